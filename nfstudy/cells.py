@@ -1,0 +1,156 @@
+"""The grid: a study and a budget -> its cells, each with a key, and the trials that fill them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from nfstudy.errors import SpecError
+from nfstudy.spec import Range, Sampling, Search, Settings, StudySpec
+
+KEY_VERSION = 1
+"""Part of every key; raised when the same settings come to mean other numbers."""
+
+MAX_CELLS = 100_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid: a row of a table, a point of a curve.
+
+    `settings` are canonical. Where the study searches for some of them, the cell's identity holds the search itself in
+    their place, so a cell's key is known before its search has ended, and changes with the search.
+    """
+
+    settings: Settings
+    budget: str
+    search: Search | None = None
+
+    @property
+    def key(self) -> str:
+        """The first 16 hex digits of the SHA-256 of all that can change a number of this cell."""
+        return _digest({"budget": self.budget, "settings": self.identity()})
+
+    def identity(self) -> dict[str, Any]:
+        """Return dotted path -> value of the settings in use, a searched one's value being its search."""
+        flat = self.settings.flat()
+        if self.search:
+            sampling = self.search.sampler.model_dump()
+            for path, axis in self.search.space.items():
+                flat[path] = {"search": axis.model_dump() if isinstance(axis, Range) else axis, "by": sampling}
+        return flat
+
+    @property
+    def label(self) -> str:
+        """A short name for people, such as `planar K=40 D=40`."""
+        flow = self.settings.flow
+        return f"{flow.family} K={flow.length} D={self.settings.model.latent}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run: a cell at fully resolved settings, and which of its repetitions or search trials it is."""
+
+    study: str
+    cell: Cell
+    settings: Settings
+    stage: Literal["repetition", "search"]
+    index: int
+    """Repetition 1, 2, ...; or the number of the search trial, 0, 1, ..."""
+
+    @property
+    def identity(self) -> tuple[str, str, int, str]:
+        """(cell key, stage, index, digest of the resolved settings): what is run exactly once."""
+        return (self.cell.key, self.stage, self.index, settings_digest(self.settings))
+
+    @property
+    def repetition(self) -> int:
+        """The axis of the seeds: 0 for all trials of a search, so that they differ in what is searched alone."""
+        return self.index if self.stage == "repetition" else 0
+
+    @property
+    def label(self) -> str:
+        """The cell's short name with the repetition or trial, such as `planar K=40 D=40 #2`."""
+        return f"{self.cell.label} {'#' if self.stage == 'repetition' else 'search '}{self.index}"
+
+
+def settings_digest(settings: Settings) -> str:
+    """Return the first 16 hex digits of the SHA-256 of fully resolved settings."""
+    return _digest(settings.canonical().flat())
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps({"version": KEY_VERSION, **content}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def budget_settings(study: StudySpec, budget: str) -> Settings:
+    """Return the study's settings under one budget; raises SpecError where they are impossible together."""
+    return _replaced(study.settings, study.budgets[budget].settings, f"budget {budget}")
+
+
+def make_cell(study: StudySpec, budget: str, point: Mapping[str, Any]) -> Cell:
+    """Return the cell at one point (dotted path -> value) of the grid; raises SpecError where it is impossible."""
+    settings = _replaced(budget_settings(study, budget), point, ", ".join(f"{k} {v}" for k, v in point.items()))
+    return Cell(settings.canonical(), budget, budget_search(study, budget))
+
+
+def budget_search(study: StudySpec, budget: str) -> Search | None:
+    """Return the nuisance search at the budget's number of trials."""
+    if study.search is None:
+        return None
+    return study.search.model_copy(update={"sampler": budget_sampling(study, budget, study.search.sampler)})
+
+
+def budget_sampling(study: StudySpec, budget: str, sampling: Sampling) -> Sampling:
+    """Return a sampler's record at the budget's number of trials."""
+    trials = study.budgets[budget].trials
+    return sampling.model_copy(update={"trials": trials}) if trials else sampling
+
+
+def budget_repetitions(study: StudySpec, budget: str) -> int:
+    """Return how many repetitions each cell has under one budget."""
+    return study.budgets[budget].repetitions or study.repetitions
+
+
+def expand_cells(study: StudySpec, budget: str) -> list[Cell]:
+    """List the cells of an exhaustive grid in file order, each once.
+
+    The last axis varies fastest. Points that mean the same training (length 0 under several families) are one cell.
+    For a study with a sampler, the cells are not known beforehand; its grid is only checked at its corners.
+
+    Raises:
+        SpecError: some point's settings are impossible together, or there are too many points.
+    """
+    corners = {path: ((axis.low, axis.high) if isinstance(axis, Range) else axis) for path, axis in study.grid.items()}
+    points = 1
+    for values in corners.values():
+        points *= len(values)
+    if points > MAX_CELLS:
+        raise SpecError(f"the grid has {points:,} points; allowed: at most {MAX_CELLS:,}")
+    cells: dict[str, Cell] = {}
+    for values in itertools.product(*corners.values()):
+        cell = make_cell(study, budget, dict(zip(corners, values, strict=True)))
+        cells.setdefault(cell.key, cell)
+    return [] if isinstance(study.sampler, Sampling) else list(cells.values())
+
+
+def repetitions_of(study: StudySpec, cell: Cell, settings: Settings) -> list[Trial]:
+    """List a cell's repetitions at its resolved settings."""
+    count = budget_repetitions(study, cell.budget)
+    return [Trial(study.study, cell, settings, "repetition", index) for index in range(1, count + 1)]
+
+
+def _replaced(settings: Settings, values: Mapping[str, Any], where: str) -> Settings:
+    try:
+        return settings.replace(values)
+    except ValidationError as error:
+        details = error.errors()[0]
+        reason = details.get("ctx", {}).get("error") or f"{'.'.join(map(str, details['loc']))}: {details['msg']}"
+        raise SpecError(f"{where}: {reason}") from None

@@ -1,0 +1,42 @@
+"""What a training run gives back: plain records that travel between processes, free of torch and mlflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Outcome = Literal["finished", "diverged", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """The numbers of one epoch."""
+
+    epoch: int
+    """1, 2, ..."""
+    update: int
+    """Parameter updates done so far."""
+    updates: int
+    """Parameter updates in all."""
+    metrics: Mapping[str, float]
+    """Names of `METRICS` with the splits train and valid."""
+
+
+OnEpoch = Callable[[EpochRecord], bool]
+"""Called after each epoch; False ends the training there (pruned)."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How a trial ended. A diverged or pruned trial is a result, not an error."""
+
+    outcome: Outcome
+    update: int
+    """The update at which it ended."""
+    reason: str = ""
+    """Why it did not finish; empty when it did."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Names of `METRICS` with the splits test and time."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """File name -> content: `checkpoint.pt`, `samples.png`, `reconstructions.png`, a failed trial's `traceback.txt`."""

@@ -1,0 +1,150 @@
+"""Logged runs as the rest of the suite sees them, and what they say of each cell; free of mlflow and torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import pandas as pd
+
+from nfstudy.cells import Cell, budget_repetitions, expand_cells, make_cell
+from nfstudy.spec import Sampling, StudySpec
+
+RUN_COLUMNS = {
+    "run_id": "str",
+    "run_name": "str",
+    "budget": "str",
+    "cell": "str",
+    "settings": "str",
+    "stage": "str",
+    "index": "int",
+    "point": "str",
+    "outcome": "str",
+    "reason": "str",
+    "update": "float",
+    "commit": "str",
+    "dirty": "bool",
+    "data": "str",
+    "data_fingerprint": "str",
+    "device": "str",
+    "threads": "str",
+    "started": "int",
+}
+"""The leading columns of a runs frame.
+
+`outcome` is one of finished, diverged, pruned, failed, running, killed; `started` is in milliseconds since 1970. After
+them stand one column a setting (its dotted path; text, number, truth or None) and one a metric (its name in `METRICS`;
+float, NaN where the run has none).
+"""
+
+
+class LoggedRuns(Protocol):
+    """The runs of one study in some store: the only way in which reports and status see a store."""
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row a run, columns as in `RUN_COLUMNS`, sorted by (cell, stage, index, started, run_id)."""
+
+    def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+        """Return the logged points: columns run_id, metric, update, value; sorted by these."""
+
+    def artifact(self, run_id: str, name: str) -> bytes | None:
+        """Return a file of a run, or None where it has no such file."""
+
+    def link(self, run_id: str) -> str | None:
+        """Return the address of the run's page where a tracking server is set, else None."""
+
+
+State = Literal["done", "running", "failed", "diverged", "missing"]
+
+
+@dataclass(frozen=True)
+class CellState:
+    """What the logged runs say of one cell."""
+
+    cell: Cell
+    state: State
+    wanted: int
+    """Repetitions asked for."""
+    finished: tuple[str, ...] = ()
+    """Run ids of the finished repetitions, by repetition."""
+    diverged: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    running: tuple[str, ...] = ()
+    note: str = ""
+    """Why the cell is not simply done, for people; empty when it is."""
+
+
+def latest_per_identity(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep one run for each (cell, stage, index): a result before an attempt without one, then the latest started.
+
+    Results are finished, diverged and pruned runs; a retry is a new run, so a killed or failed one may stand before it.
+    """
+    if frame.empty:
+        return frame
+    rank = frame["outcome"].map({"finished": 2, "diverged": 2, "pruned": 2, "running": 1}).fillna(0)
+    ordered = frame.assign(_rank=rank).sort_values(["_rank", "started", "run_id"], kind="stable")
+    kept = ordered.drop_duplicates(["cell", "stage", "index"], keep="last").drop(columns="_rank")
+    return kept.sort_values(["cell", "stage", "index"], kind="stable").reset_index(drop=True)
+
+
+def study_cells(study: StudySpec, budget: str, frame: pd.DataFrame) -> list[Cell]:
+    """List the cells of a study: its grid's, or for a study with a sampler those that its runs have visited."""
+    if not isinstance(study.sampler, Sampling):
+        return expand_cells(study, budget)
+    points = frame.loc[frame["budget"] == budget].sort_values(["started", "run_id"])["point"].drop_duplicates()
+    cells = (make_cell(study, budget, json.loads(point)) for point in points)
+    known = set(frame["cell"])
+    return [cell for cell in {cell.key: cell for cell in cells}.values() if cell.key in known]
+
+
+def cell_states(study: StudySpec, budget: str, frame: pd.DataFrame, active: bool = False) -> list[CellState]:
+    """Say of each cell whether it is done, running, failed, diverged or missing.
+
+    Arguments:
+        study: the study.
+        budget: which of its budgets.
+        frame: its runs (`LoggedRuns.frame`); those of other budgets do not count.
+        active: whether a coordinator is at work now; without one, a run still marked running was cut off.
+    """
+    runs = latest_per_identity(frame.loc[frame["budget"] == budget]) if not frame.empty else frame
+    wanted = budget_repetitions(study, budget)
+    by_cell = dict(tuple(runs.groupby("cell"))) if not runs.empty else {}
+    return [_cell_state(cell, by_cell.get(cell.key), wanted, active) for cell in study_cells(study, budget, frame)]
+
+
+def _cell_state(cell: Cell, runs: pd.DataFrame | None, wanted: int, active: bool) -> CellState:
+    if runs is None:
+        return CellState(cell, "missing", wanted, note="not run")
+    repetitions = runs[(runs["stage"] == "repetition") & (runs["index"] <= wanted)]
+    running = tuple(runs.loc[runs["outcome"] == "running", "run_id"]) if active else ()
+    cut_off = tuple(repetitions.loc[repetitions["outcome"].isin(["running", "killed"]), "run_id"])
+
+    def ids(outcome: str) -> tuple[str, ...]:
+        return tuple(repetitions.loc[repetitions["outcome"] == outcome, "run_id"])
+
+    finished, diverged, failed = ids("finished"), ids("diverged"), ids("failed")
+    pruned = ids("pruned")
+    notes = [f"diverged: {row.reason}" for row in repetitions[repetitions["outcome"] == "diverged"].itertuples()]
+    notes += [f"failed: {row.reason}" for row in repetitions[repetitions["outcome"] == "failed"].itertuples()]
+    notes += [f"pruned: {row.reason}" for row in repetitions[repetitions["outcome"] == "pruned"].itertuples()]
+    short = wanted - len(finished) - len(diverged) - len(failed)
+    state: State
+    if running:
+        state = "running"
+        notes.append("running")
+    elif pruned:
+        state = "done"
+    elif failed:
+        state = "failed"
+    elif short > 0:
+        state = "missing"
+        notes.append(
+            "cut off" if cut_off else f"{short} of {wanted} repetitions not run" if short < wanted else "not run"
+        )
+    elif diverged:
+        state = "diverged"
+    else:
+        state = "done"
+    return CellState(cell, state, wanted, finished, diverged, failed, running, "; ".join(dict.fromkeys(notes)))
