@@ -1,0 +1,93 @@
+"""Where a project keeps its things: store, artifacts, reports, data, locks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nfstudy.errors import StoreError
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder that holds `mlruns/`, `reports/` and perhaps `data/`."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Project:
+        """Return the project of a folder: the nearest one, going up, that holds `mlruns`; else the folder itself."""
+        here = (start or Path.cwd()).resolve()
+        return cls(next((folder for folder in (here, *here.parents) if (folder / "mlruns").is_dir()), here))
+
+    @property
+    def store(self) -> Path:
+        """The folder of the default store."""
+        return self.root / "mlruns"
+
+    @property
+    def data_folders(self) -> tuple[Path, ...]:
+        """Where data files are looked for, in order; downloads go into the last."""
+        named = os.environ.get("NFSTUDY_DATA")
+        return (*((Path(named).expanduser(),) if named else ()), self.root / "data")
+
+    def report(self, study: str) -> Path:
+        """Return the folder of a study's report."""
+        return self.root / "reports" / study
+
+    def tracking_uri(self, asked: str | None = None) -> str:
+        """Return `asked`, else $MLFLOW_TRACKING_URI, else the SQLite store under `mlruns/`."""
+        return asked or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.store / 'mlflow.db'}"
+
+    @contextmanager
+    def study_lock(self, study: str) -> Iterator[None]:
+        """Hold the study for one launcher; the lock goes with the process, however that ends.
+
+        Raises:
+            StoreError: another process holds it.
+        """
+        path = self._lock_path(study)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            lock.acquire(timeout=1)
+        except Timeout:
+            holder = _read(path.with_suffix(".pid"))
+            raise StoreError(
+                f"{self.store}: study '{study}' is being run by another process{f' (pid {holder})' if holder else ''}; "
+                "allowed: one launcher a study, so wait for it or stop it"
+            ) from None
+        except OSError as error:
+            raise StoreError(f"{self.store}: cannot be written: {error.strerror or error}") from None
+        try:
+            path.with_suffix(".pid").write_text(str(os.getpid()))
+            yield
+        finally:
+            path.with_suffix(".pid").unlink(missing_ok=True)
+            lock.release()
+
+    def is_running(self, study: str) -> bool:
+        """Say whether a launcher is at work on the study now."""
+        path = self._lock_path(study)
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
+
+    def _lock_path(self, study: str) -> Path:
+        return self.store / "locks" / f"{study}.lock"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,353 @@
+"""The only module that imports mlflow: opening a store, writing runs, reading them back.
+
+One experiment a study, one top-level run a training run. Writing is synchronous and done by one process, the
+coordinator. Artifacts get addresses of the form `mlflow-artifacts:/<study>/...`, which `resolve_artifacts` turns into
+`<folder of the database>/artifacts` for SQLite stores: so the folder can be moved, and served by a stock MLflow server.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+import pandas as pd
+from filelock import FileLock
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking import MlflowClient
+
+from nfstudy import __version__
+from nfstudy.cells import Trial, settings_digest
+from nfstudy.errors import StoreError
+from nfstudy.metrics import METRICS
+from nfstudy.outcomes import EpochRecord, TrialResult
+from nfstudy.provenance import code_state, environment
+from nfstudy.runs import RUN_COLUMNS
+
+for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
+
+SQLITE = "sqlite:///"
+PAGE = 1000
+
+
+def resolve_artifacts(artifact_uri: str, tracking_uri: str | None, registry_uri: str | None) -> ArtifactRepository:
+    """Return what reads and writes the files at an `mlflow-artifacts:` address.
+
+    Raises:
+        StoreError: the address leads out of the store's artifact folder.
+    """
+    tracking_uri = tracking_uri or mlflow.get_tracking_uri()
+    if not tracking_uri.startswith(SQLITE):
+        return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
+    root = (_database(tracking_uri).parent / "artifacts").resolve()
+    folder = (root / unquote(urlparse(artifact_uri).path).lstrip("/")).resolve()
+    if root not in (folder, *folder.parents):
+        raise StoreError(f"artifact address {artifact_uri}: leads out of {root}")
+    return LocalArtifactRepository(str(folder))
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """What a run says of its data set."""
+
+    name: str
+    fingerprint: str
+    source: str
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+class Store:
+    """An open tracking store."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.client = MlflowClient(tracking_uri=uri)
+
+    def experiment(self, study: str, description: str = "") -> str:
+        """Return the id of the study's experiment, made if it is not there."""
+        with _as_store_error(self.uri):
+            found = self.client.get_experiment_by_name(study)
+            if found is None:
+                location = f"mlflow-artifacts:/{study}" if self.uri.startswith(SQLITE) else None
+                tags = {"mlflow.note.content": description} if description else {}
+                return self.client.create_experiment(study, artifact_location=location, tags=tags)
+            if found.lifecycle_stage != "active":
+                raise StoreError(
+                    f"{self.uri}: experiment '{study}' is deleted; allowed: restore it, or rename the study"
+                )
+            if self.uri.startswith(SQLITE) and not _resolves_here(found):
+                raise StoreError(
+                    f"{self.uri}: experiment '{study}' keeps its artifacts at {found.artifact_location}; "
+                    f"allowed: mlflow-artifacts:/{study} (another tool made it: rename the study)"
+                )
+            return found.experiment_id
+
+    def start_run(self, experiment: str, trial: Trial, data: DataRecord, point: str, device: str, threads: int) -> str:
+        """Create a run with everything that would reproduce it, before training starts; return its id."""
+        code = code_state()
+        tags = {
+            "mlflow.runName": trial.label,
+            "mlflow.source.name": "nfstudy",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": code.commit,
+            "nfstudy.study": trial.study,
+            "nfstudy.budget": trial.cell.budget,
+            "nfstudy.cell": trial.cell.key,
+            "nfstudy.settings": settings_digest(trial.settings),
+            "nfstudy.stage": trial.stage,
+            "nfstudy.index": str(trial.index),
+            "nfstudy.repetition": str(trial.repetition),
+            "nfstudy.point": point,
+            "nfstudy.commit": code.commit,
+            "nfstudy.dirty": str(code.dirty).lower(),
+            "nfstudy.data": data.name,
+            "nfstudy.data_fingerprint": data.fingerprint,
+            "nfstudy.device": device,
+            "nfstudy.threads": str(threads),
+            "nfstudy.version": __version__,
+            **{f"nfstudy.{name}": environment()[f"package {name}"] for name in ("torch", "numpy", "mlflow", "optuna")},
+            "nfstudy.python": environment()["python"],
+        }
+        settings = trial.settings.flat()
+        with _as_store_error(self.uri):
+            run_id = self.client.create_run(experiment, tags=tags, run_name=trial.label).info.run_id
+            params = [Param(path, _to_param(value)) for path, value in settings.items()]
+            self.client.log_batch(run_id, params=params)
+            self.client.log_inputs(run_id, datasets=[_dataset_input(data)])
+            files = {
+                "settings.json": json.dumps(trial.settings.model_dump(), indent=2).encode(),
+                "environment.json": json.dumps(environment(), indent=2).encode(),
+            }
+            self._log_files(run_id, files | ({"git.diff": code.diff.encode()} if code.dirty else {}))
+        return run_id
+
+    def log_epoch(self, run_id: str, record: EpochRecord) -> None:
+        """Log one epoch's numbers in one batch, at the step of its last update."""
+        self._log_metrics(run_id, record.metrics, record.update)
+
+    def finish_run(self, run_id: str, result: TrialResult) -> None:
+        """Log how a run ended; its status is set last, so a run marked finished has all its numbers and files."""
+        tags = {"outcome": result.outcome, "reason": result.reason[:5000], "update": str(result.update)}
+        with _as_store_error(self.uri):
+            self._log_metrics(run_id, result.metrics, result.update)
+            self._log_files(run_id, result.files)
+            self.client.log_batch(run_id, tags=[RunTag(f"nfstudy.{key}", value) for key, value in tags.items()])
+            self.client.set_terminated(run_id, "FAILED" if result.outcome == "failed" else "FINISHED")
+
+    def kill_run(self, run_id: str) -> None:
+        """Mark a run that was cut off."""
+        with _as_store_error(self.uri):
+            self.client.set_terminated(run_id, "KILLED")
+
+    def runs(self, study: str) -> StudyRuns:
+        """Return the study's runs, which may be none."""
+        return StudyRuns(self, study)
+
+    def tidy(self) -> None:
+        """Refresh a SQLite store's statistics, without which histories are read slowly."""
+        if self.uri.startswith(SQLITE):
+            with closing(sqlite3.connect(_database(self.uri))) as connection:
+                connection.execute("ANALYZE")
+                connection.commit()
+
+    def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        unknown = metrics.keys() - METRICS.keys()
+        if unknown:
+            raise ValueError(f"metric names {sorted(unknown)}; allowed: those of nfstudy.metrics.METRICS")
+        now = int(time.time() * 1000)
+        with _as_store_error(self.uri):
+            points = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+            self.client.log_batch(run_id, metrics=points)
+
+    def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        if not files:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            self.client.log_artifacts(run_id, folder)
+
+
+@dataclass(frozen=True)
+class StudyRuns:
+    """A study's runs in a store; what `nfstudy.runs.LoggedRuns` asks for."""
+
+    store: Store
+    study: str
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row a run; see `nfstudy.runs.RUN_COLUMNS`."""
+        rows = [_row(run) for run in self._search()]
+        settings = list(dict.fromkeys(path for row in rows for path in row["params"]))
+        columns = {name: [row[name] for row in rows] for name in RUN_COLUMNS}
+        columns |= {path: pd.array([row["params"].get(path) for row in rows], dtype=object) for path in settings}
+        columns |= {name: [row["metrics"].get(name, float("nan")) for row in rows] for name in METRICS}
+        frame = pd.DataFrame(columns).astype({name: kind for name, kind in RUN_COLUMNS.items() if kind != "bool"})
+        order = ["cell", "stage", "index", "started", "run_id"]
+        return frame.sort_values(order, kind="stable").reset_index(drop=True)
+
+    def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+        """Return the logged points: columns run_id, metric, update, value; sorted by these."""
+        with _as_store_error(self.store.uri):
+            rows = [
+                (run_id, name, point.step, point.value)
+                for run_id in run_ids
+                for name in metrics
+                for point in self.store.client.get_metric_history(run_id, name)
+            ]
+        frame = pd.DataFrame(rows, columns=["run_id", "metric", "update", "value"])
+        return frame.sort_values(["run_id", "metric", "update"], kind="stable").reset_index(drop=True)
+
+    def artifact(self, run_id: str, name: str) -> bytes | None:
+        """Return a file of a run, or None where it has no such file."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Path(self.store.client.download_artifacts(run_id, name, folder)).read_bytes()
+            except (MlflowException, OSError):
+                return None
+
+    def link(self, run_id: str) -> str | None:
+        """Return the address of the run's page where a tracking server is set, else None."""
+        if not self.store.uri.startswith(("http://", "https://")):
+            return None
+        experiment = self.store.experiment(self.study)
+        return f"{self.store.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+
+    def unfinished(self) -> list[str]:
+        """Return the ids of runs still marked running."""
+        return [run.info.run_id for run in self._search() if run.info.status == "RUNNING"]
+
+    def _search(self) -> Iterator[Run]:
+        with _as_store_error(self.store.uri):
+            experiment = self.store.client.get_experiment_by_name(self.study)
+            token = "" if experiment else None
+            while token is not None:
+                page = self.store.client.search_runs(
+                    [experiment.experiment_id],
+                    filter_string=f"tags.`nfstudy.study` = '{self.study}'",
+                    run_view_type=ViewType.ACTIVE_ONLY,
+                    max_results=PAGE,
+                    page_token=token or None,
+                )
+                yield from page
+                token = page.token or None
+
+
+def open_store(uri: str, create: bool = False) -> Store:
+    """Open the store at a tracking address; a SQLite store is made whole, in WAL mode, under a lock.
+
+    Raises:
+        StoreError: there is no store and `create` is false, or it cannot be opened or understood.
+    """
+    if uri.startswith(SQLITE):
+        path = _database(uri)
+        uri = f"{SQLITE}{path}"
+        if not path.exists():
+            if not create:
+                raise StoreError(f"{path}: no store there; allowed: run a study first, or name another --tracking-uri")
+            _create_database(path, uri)
+    elif "://" not in uri:
+        raise StoreError(f"tracking address {uri}: allowed: sqlite:///FILE, http(s)://SERVER, or a database's address")
+    with _as_store_error(uri):
+        store = Store(uri)
+        store.client.search_experiments(max_results=1)
+    return store
+
+
+def _create_database(path: Path, uri: str) -> None:
+    """Make the schema once; half-made databases are what a race or a kill would leave, so it appears by one rename."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            if path.exists():
+                return
+            draft = Path(folder) / "draft.db"
+            with _as_store_error(uri):
+                SqlAlchemyStore(f"{SQLITE}{draft}", "mlflow-artifacts:/").engine.dispose()
+            with closing(sqlite3.connect(draft)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+            draft.rename(path)
+    except OSError as error:
+        raise StoreError(f"{path.parent}: cannot be written: {error.strerror or error}") from None
+
+
+def _database(uri: str) -> Path:
+    return Path(unquote(uri.removeprefix(SQLITE).split("?")[0])).absolute()
+
+
+def _resolves_here(experiment: Experiment) -> bool:
+    location = experiment.artifact_location
+    if not location.startswith("mlflow-artifacts:/"):
+        return False
+    if not isinstance(get_artifact_repository(location, tracking_uri=f"{SQLITE}x.db"), LocalArtifactRepository):
+        raise StoreError("nfstudy is not installed where it runs; allowed: after `pip install -e .` in its folder")
+    return True
+
+
+@contextmanager
+def _as_store_error(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, sqlite3.Error) as error:
+        raise StoreError(f"tracking store {uri}: {' '.join(str(error).split())[:500]}") from error
+
+
+def _dataset_input(data: DataRecord) -> DatasetInput:
+    dataset = Dataset(
+        name=data.name,
+        digest=data.fingerprint[:32],
+        source_type="nfstudy",
+        source=json.dumps({"source": data.source, "sha256": data.fingerprint}),
+        profile=json.dumps({split: list(shape) for split, shape in data.shapes.items()}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "train, valid and test")])
+
+
+def _row(run: Run) -> dict[str, Any]:
+    tags, status = run.data.tags, run.info.status
+    ended = {"FINISHED": tags.get("nfstudy.outcome", "killed"), "FAILED": "failed", "KILLED": "killed"}
+    row = {name: tags.get(f"nfstudy.{name}", "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
+    return row | {
+        "run_id": run.info.run_id,
+        "run_name": run.info.run_name,
+        "index": int(tags.get("nfstudy.index", 0)),
+        "outcome": ended.get(status, "running"),
+        "update": float(tags.get("nfstudy.update", "nan")),
+        "dirty": tags.get("nfstudy.dirty") == "true",
+        "started": run.info.start_time,
+        "params": {path: _from_param(text) for path, text in run.data.params.items()},
+        "metrics": run.data.metrics,
+    }
+
+
+def _to_param(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _from_param(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
