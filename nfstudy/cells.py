@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,12 +13,16 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from nfstudy.errors import SpecError
-from nfstudy.spec import Range, Sampling, Search, Settings, StudySpec
+from nfstudy.spec import Axis, Range, Sampling, Search, Settings, StudySpec
 
 KEY_VERSION = 1
 """Part of every key; raised when the same settings come to mean other numbers."""
 
 MAX_CELLS = 100_000
+
+
+Identity = tuple[str, str, int, str]
+"""(cell key, stage, index, digest of the resolved settings): what is run exactly once."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,8 @@ class Trial:
     """Repetition 1, 2, ...; or the number of the search trial, 0, 1, ..."""
 
     @property
-    def identity(self) -> tuple[str, str, int, str]:
-        """(cell key, stage, index, digest of the resolved settings): what is run exactly once."""
+    def identity(self) -> Identity:
+        """What is run exactly once."""
         return (self.cell.key, self.stage, self.index, settings_digest(self.settings))
 
     @property
@@ -120,25 +125,37 @@ def budget_repetitions(study: StudySpec, budget: str) -> int:
 
 
 def expand_cells(study: StudySpec, budget: str) -> list[Cell]:
-    """List the cells of an exhaustive grid in file order, each once.
+    """List the cells of an exhaustive grid in file order, each once; see `expand_points`."""
+    return [cell for cell, _ in expand_points(study, budget)]
+
+
+def expand_points(study: StudySpec, budget: str) -> list[tuple[Cell, dict[str, Any]]]:
+    """List the cells of an exhaustive grid in file order, each once and with its first place in the grid.
 
     The last axis varies fastest. Points that mean the same training (length 0 under several families) are one cell.
-    For a study with a sampler, the cells are not known beforehand; its grid is only checked at its corners.
+    For a study with a sampler, the cells are not known beforehand: the list is empty, and only the corners are checked.
 
     Raises:
         SpecError: some point's settings are impossible together, or there are too many points.
     """
-    corners = {path: ((axis.low, axis.high) if isinstance(axis, Range) else axis) for path, axis in study.grid.items()}
-    points = 1
-    for values in corners.values():
-        points *= len(values)
-    if points > MAX_CELLS:
-        raise SpecError(f"the grid has {points:,} points; allowed: at most {MAX_CELLS:,}")
-    cells: dict[str, Cell] = {}
+    corners = {path: _ends(axis) for path, axis in study.grid.items()}
+    count = math.prod(len(values) for values in corners.values())
+    if count > MAX_CELLS:
+        raise SpecError(f"the grid has {count:,} points; allowed: at most {MAX_CELLS:,}")
+    found: dict[str, tuple[Cell, dict[str, Any]]] = {}
     for values in itertools.product(*corners.values()):
-        cell = make_cell(study, budget, dict(zip(corners, values, strict=True)))
-        cells.setdefault(cell.key, cell)
-    return [] if isinstance(study.sampler, Sampling) else list(cells.values())
+        point = dict(zip(corners, values, strict=True))
+        cell = make_cell(study, budget, point)
+        if cell.key not in found:
+            found[cell.key] = (cell, point)
+            for path, axis in cell.search.space.items() if cell.search else ():
+                for value in _ends(axis):
+                    _replaced(cell.settings, {path: value}, f"{cell.label} with {path} {value}")
+    return [] if isinstance(study.sampler, Sampling) else list(found.values())
+
+
+def _ends(axis: Axis) -> tuple[Any, ...]:
+    return (axis.low, axis.high) if isinstance(axis, Range) else axis
 
 
 def repetitions_of(study: StudySpec, cell: Cell, settings: Settings) -> list[Trial]:

@@ -120,8 +120,6 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
     if spec.search:
         for path in spec.search.space.keys() & spec.grid.keys():
             yield ("search", "space", path), "is an axis of the grid too; allowed: in one of the two"
-        if spec.search.sampler.name == "brute-force":
-            yield ("search", "sampler", "name"), "got 'brute-force'; allowed: a sampler that draws its trials"
     for name, budget in spec.budgets.items():
         for path, value in budget.settings.items():
             yield from _value_mistakes(spec.settings, ("budgets", name, path), path, value)

@@ -326,7 +326,8 @@ Pruner = Annotated[
     Field(discriminator="name"),
 ]
 
-SamplerName = Literal["tpe", "random", "gp", "cmaes", "qmc", "nsgaii", "nsgaiii", "brute-force"]
+SamplerName = Literal["tpe", "random", "gp", "cmaes", "qmc", "nsgaii", "nsgaiii"]
+"""Optuna's samplers that draw; its grid and brute-force samplers are what `exhaustive` is for."""
 
 
 class Sampling(Record):

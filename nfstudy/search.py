@@ -1,0 +1,275 @@
+"""The only module that imports optuna: proposes cells and searched settings, and keeps the trials in a journal file.
+
+One process, the coordinator, opens the journal, under the study's lock. There is one Optuna study for the cells of a
+(study, budget), its trials being cells, their value the mean validation free energy F over the repetitions; and one for
+the search inside each cell. Which runs are done is not decided here but by what the tracking store holds.
+
+Every proposal is drawn with a seed of its own number, in generations whose values are told in order: so the same study
+makes the same proposals whatever the number of workers, and after any interruption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import BaseTrial, FrozenTrial, TrialState
+
+from nfstudy.cells import Cell, Trial, budget_sampling, expand_points, make_cell, repetitions_of
+from nfstudy.errors import StoreError
+from nfstudy.schedule import Plan, Request, Told
+from nfstudy.seeds import derive_seed
+from nfstudy.spec import Axis, Pruner, Range, Sampling, StudySpec
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+logging.getLogger("optuna").setLevel(logging.ERROR)
+
+SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, deterministic_objective=False),
+    "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, warn_independent_sampling=False),
+    "nsgaii": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
+    "nsgaiii": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed),
+}
+
+PRUNERS: dict[str, Callable[..., optuna.pruners.BasePruner]] = {
+    "median": optuna.pruners.MedianPruner,
+    "percentile": optuna.pruners.PercentilePruner,
+    "successive-halving": optuna.pruners.SuccessiveHalvingPruner,
+    "hyperband": optuna.pruners.HyperbandPruner,
+    "threshold": optuna.pruners.ThresholdPruner,
+}
+
+
+def study_plan(study: StudySpec, budget: str, journal: Path) -> Plan:
+    """Return the plan of a whole study under one budget.
+
+    Arguments:
+        study: the study.
+        budget: which of its budgets.
+        journal: the file in which Optuna keeps the trials; made where it is not there.
+
+    Raises:
+        StoreError: the journal cannot be read or written.
+    """
+    storage = _open_journal(journal)
+    grid = _digest(
+        {path: axis if not isinstance(axis, Range) else axis.model_dump() for path, axis in study.grid.items()}
+    )
+    name = f"{study.study}/{budget}/{grid}"
+    if isinstance(study.sampler, Sampling):
+        sampling = budget_sampling(study, budget, study.sampler)
+        proposals = Proposals(storage, name, study.grid, sampling, study.settings.seed)
+        return _sampled_plan(study, budget, storage, proposals, sampling)
+    proposals = Proposals(storage, name, study.grid, None, study.settings.seed)
+    return _exhaustive_plan(study, budget, storage, proposals)
+
+
+def _exhaustive_plan(study: StudySpec, budget: str, storage: JournalStorage, proposals: Proposals) -> Plan:
+    points = {cell.key: (cell, point) for cell, point in expand_points(study, budget)}
+    proposals.enqueue({key: point for key, (_, point) in points.items()})
+    trials = proposals.queued()
+    tolds = yield [_cell_plan(study, *points[trial.user_attrs["cell"]], storage, None) for trial in trials]
+    for trial, told in zip(trials, tolds, strict=True):
+        proposals.tell(trial, told)
+
+
+def _sampled_plan(
+    study: StudySpec, budget: str, storage: JournalStorage, proposals: Proposals, sampling: Sampling
+) -> Plan:
+    for numbers in _generations(sampling):
+        trials = [proposals.trial(number) for number in numbers]
+        plans = []
+        for trial in trials:
+            point = proposals.suggest(trial)
+            keep_going = proposals.keep_going(trial) if sampling.pruner else None
+            plans.append(_cell_plan(study, make_cell(study, budget, point), point, storage, keep_going))
+        tolds = yield plans
+        for trial, told in zip(trials, tolds, strict=True):
+            proposals.tell(trial, told)
+
+
+def _cell_plan(
+    study: StudySpec,
+    cell: Cell,
+    point: Mapping[str, Any],
+    storage: JournalStorage,
+    keep_going: Callable[[int, float], bool] | None,
+) -> Plan:
+    """Search the cell's nuisance settings, if the study does, then run its repetitions; return their mean F."""
+    text = json.dumps(point, sort_keys=True)
+    settings = cell.settings
+    if cell.search:
+        chosen = yield [_search_plan(study, cell, text, storage)]
+        settings = settings.replace(chosen[0])
+    repetitions = [Request(trial, text) for trial in repetitions_of(study, cell, settings)]
+    tolds: list[Told] = []
+    if keep_going:
+        repetitions[0] = Request(repetitions[0].trial, text, keep_going)
+        tolds = yield repetitions[:1]
+        if tolds[0].outcome == "pruned":
+            return tolds[0]
+    tolds += yield repetitions[len(tolds) :]
+    worst = next((told.outcome for told in tolds if told.outcome != "finished"), "finished")
+    return Told(worst, fmean(told.value for told in tolds))
+
+
+def _search_plan(study: StudySpec, cell: Cell, point: str, storage: JournalStorage) -> Plan:
+    """Run the search trials of one cell and return the values (dotted path -> value) with the best validation bound.
+
+    Ties, and a search in which nothing finished, go to the earliest trial.
+    """
+    assert cell.search is not None
+    sampling = cell.search.sampler
+    name = f"{study.study}/{cell.budget}/search/{cell.key}"
+    proposals = Proposals(storage, name, cell.search.space, sampling, study.settings.seed)
+    tried: list[tuple[float, int, dict[str, Any]]] = []
+    for numbers in _generations(sampling):
+        trials = [proposals.trial(number) for number in numbers]
+        values = [proposals.suggest(trial) for trial in trials]
+        requests = [
+            Request(
+                Trial(study.study, cell, cell.settings.replace(value), "search", trial.number),
+                point,
+                proposals.keep_going(trial) if sampling.pruner else None,
+            )
+            for trial, value in zip(trials, values, strict=True)
+        ]
+        tolds = yield requests
+        for trial, value, told in zip(trials, values, tolds, strict=True):
+            proposals.tell(trial, told)
+            tried.append((told.value if told.outcome == "finished" else math.inf, trial.number, value))
+    return min(tried, key=lambda entry: entry[:2])[2]
+
+
+def _generations(sampling: Sampling) -> Iterator[range]:
+    for first in range(0, sampling.trials, sampling.batch):
+        yield range(first, min(first + sampling.batch, sampling.trials))
+
+
+class Proposals:
+    """One Optuna study in the journal, minimising F."""
+
+    def __init__(
+        self, storage: JournalStorage, name: str, space: Mapping[str, Axis], sampling: Sampling | None, seed: int
+    ) -> None:
+        """Open or make it; without a `sampling` its trials are only those that are enqueued."""
+        self._space = {path: _distribution(axis) for path, axis in space.items()}
+        self._sampling = sampling
+        self._seed = seed
+        self._name = name
+        pruner = _pruner(sampling.pruner if sampling else None)
+        self.study = optuna.create_study(
+            storage=storage, study_name=name, direction="minimize", pruner=pruner, load_if_exists=True
+        )
+
+    def enqueue(self, points: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put every cell (key -> point) in the queue that is neither in it nor begun nor complete."""
+        known = {trial.user_attrs.get("cell") for trial in self._trials() if trial.state != TrialState.FAIL}
+        for key, point in points.items():
+            if key not in known:
+                self.study.enqueue_trial(dict(point), user_attrs={"cell": key})
+
+    def queued(self) -> list[BaseTrial]:
+        """Begin every trial in the queue; return all that have not failed, in order."""
+        self.study.sampler = optuna.samplers.RandomSampler(seed=0)
+        for _ in [trial for trial in self._trials() if trial.state == TrialState.WAITING]:
+            self.suggest(self.study.ask())
+        return [self._live(trial) for trial in self._trials() if trial.state != TrialState.FAIL]
+
+    def trial(self, number: int) -> BaseTrial:
+        """Return trial `number`: proposed now, or as an earlier launch proposed it, ended or not."""
+        assert self._sampling is not None
+        # Quasi-random points are one sequence, so that sampler has one seed for all numbers.
+        axes = () if self._sampling.name == "qmc" else (number,)
+        seed = derive_seed(self._seed, "proposal", self._name, *axes) % 2**32
+        self.study.sampler = SAMPLERS[self._sampling.name](seed)
+        trials = self._trials()
+        return self.study.ask() if number == len(trials) else self._live(trials[number])
+
+    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
+        """Return the trial's values, dotted path -> value."""
+        return {path: _suggest(trial, path, distribution) for path, distribution in self._space.items()}
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _live(self, trial: FrozenTrial) -> BaseTrial:
+        """Return a trial that an earlier launch began in the form that takes reports; an ended one as it is."""
+        return trial if trial.state.is_finished() else optuna.Trial(self.study, trial._trial_id)
+
+    def keep_going(self, trial: BaseTrial) -> Callable[[int, float], bool]:
+        """Return the function that reports an epoch's F to the pruner and says whether to go on."""
+
+        def report(epoch: int, value: float) -> bool:
+            trial.report(value, epoch)
+            return not trial.should_prune()
+
+        return report
+
+    def tell(self, trial: BaseTrial, told: Told) -> None:
+        """Record how a trial ended; one that had ended before is left as it is."""
+        if isinstance(trial, FrozenTrial):
+            return
+        if told.outcome == "failed":
+            self.study.tell(trial, state=TrialState.FAIL)
+        elif told.outcome == "pruned":
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, told.value)
+
+
+def _open_journal(path: Path) -> JournalStorage:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(path)))
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened: {error.strerror or error}") from None
+    except (ValueError, KeyError) as error:
+        raise StoreError(
+            f"{path}: is not a journal of Optuna trials ({error}); allowed: an intact one, or none (it is rebuilt "
+            "from the tracking store)"
+        ) from None
+
+
+def _distribution(axis: Axis) -> BaseDistribution:
+    if not isinstance(axis, Range):
+        return CategoricalDistribution(axis)
+    if isinstance(axis.low, int) and isinstance(axis.high, int):
+        return IntDistribution(axis.low, axis.high, log=axis.log, step=int(axis.step or 1))
+    return FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
+
+
+def _suggest(trial: BaseTrial, path: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(path, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            path, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(path, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def _pruner(record: Pruner | None) -> optuna.pruners.BasePruner:
+    if record is None:
+        return optuna.pruners.NopPruner()
+    return PRUNERS[record.name](**record.model_dump(exclude={"name"}))
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
