@@ -133,11 +133,17 @@ def expand_points(study: StudySpec, budget: str) -> list[tuple[Cell, dict[str, A
     """List the cells of an exhaustive grid in file order, each once and with its first place in the grid.
 
     The last axis varies fastest. Points that mean the same training (length 0 under several families) are one cell.
-    For a study with a sampler, the cells are not known beforehand: the list is empty, and only the corners are checked.
+    The cells of a study with a sampler are not known beforehand: there the list is empty.
 
     Raises:
         SpecError: some point's settings are impossible together, or there are too many points.
     """
+    points = corner_points(study, budget)
+    return [] if isinstance(study.sampler, Sampling) else points
+
+
+def corner_points(study: StudySpec, budget: str) -> list[tuple[Cell, dict[str, Any]]]:
+    """List the cells of a grid in which the two ends stand for a range; as `expand_points` otherwise."""
     corners = {path: _ends(axis) for path, axis in study.grid.items()}
     count = math.prod(len(values) for values in corners.values())
     if count > MAX_CELLS:
@@ -151,7 +157,7 @@ def expand_points(study: StudySpec, budget: str) -> list[tuple[Cell, dict[str, A
             for path, axis in cell.search.space.items() if cell.search else ():
                 for value in _ends(axis):
                     _replaced(cell.settings, {path: value}, f"{cell.label} with {path} {value}")
-    return [] if isinstance(study.sampler, Sampling) else list(found.values())
+    return list(found.values())
 
 
 def _ends(axis: Axis) -> tuple[Any, ...]:
@@ -171,3 +177,11 @@ def _replaced(settings: Settings, values: Mapping[str, Any], where: str) -> Sett
         details = error.errors()[0]
         reason = details.get("ctx", {}).get("error") or f"{'.'.join(map(str, details['loc']))}: {details['msg']}"
         raise SpecError(f"{where}: {reason}") from None
+
+
+def total_runs(study: StudySpec, budget: str, cells: int) -> int:
+    """Return how many runs a study of so many cells has in all, its searches included; with a sampler, at most."""
+    search = budget_search(study, budget)
+    if isinstance(study.sampler, Sampling):
+        cells = budget_sampling(study, budget, study.sampler).trials
+    return cells * (budget_repetitions(study, budget) + (search.sampler.trials if search else 0))

@@ -40,3 +40,14 @@ class TrialResult:
     """Names of `METRICS` with the splits test and time."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """File name -> content: `checkpoint.pt`, `samples.png`, `reconstructions.png`, a failed trial's `traceback.txt`."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a trial takes on this machine, measured, in seconds of wall clock."""
+
+    update: float
+    validation: float
+    """One pass over the validation images."""
+    test: float
+    """The whole test evaluation."""

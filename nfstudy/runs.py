@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import pandas as pd
 
-from nfstudy.cells import Cell, budget_repetitions, expand_cells, make_cell
+from nfstudy.cells import Cell, budget_repetitions, expand_cells, make_cell, total_runs
 from nfstudy.spec import Sampling, StudySpec
 
 RUN_COLUMNS = {
@@ -56,6 +57,9 @@ class LoggedRuns(Protocol):
         """Return the address of the run's page where a tracking server is set, else None."""
 
 
+RESULTS = ("finished", "diverged", "pruned")
+"""Outcomes that are results: such a run is not run again."""
+
 State = Literal["done", "running", "failed", "diverged", "missing"]
 
 
@@ -83,7 +87,7 @@ def latest_per_identity(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if frame.empty:
         return frame
-    rank = frame["outcome"].map({"finished": 2, "diverged": 2, "pruned": 2, "running": 1}).fillna(0)
+    rank = frame["outcome"].map({**dict.fromkeys(RESULTS, 2), "running": 1}).fillna(0)
     ordered = frame.assign(_rank=rank).sort_values(["_rank", "started", "run_id"], kind="stable")
     kept = ordered.drop_duplicates(["cell", "stage", "index"], keep="last").drop(columns="_rank")
     return kept.sort_values(["cell", "stage", "index"], kind="stable").reset_index(drop=True)
@@ -112,6 +116,15 @@ def cell_states(study: StudySpec, budget: str, frame: pd.DataFrame, active: bool
     wanted = budget_repetitions(study, budget)
     by_cell = dict(tuple(runs.groupby("cell"))) if not runs.empty else {}
     return [_cell_state(cell, by_cell.get(cell.key), wanted, active) for cell in study_cells(study, budget, frame)]
+
+
+def runs_left(study: StudySpec, budget: str, frame: pd.DataFrame) -> int:
+    """Return how many runs a study still needs; with a sampler, at most."""
+    cells = study_cells(study, budget, frame)
+    wanted = {"repetition": budget_repetitions(study, budget), "search": math.inf}
+    latest = latest_per_identity(frame[(frame["budget"] == budget) & frame["outcome"].isin(RESULTS)])
+    counted = latest["cell"].isin([cell.key for cell in cells]) & (latest["index"] <= latest["stage"].map(wanted).astype(float))
+    return total_runs(study, budget, len(cells)) - int(counted.sum())
 
 
 def _cell_state(cell: Cell, runs: pd.DataFrame | None, wanted: int, active: bool) -> CellState:

@@ -85,6 +85,11 @@ class Store:
         self.uri = uri
         self.client = MlflowClient(tracking_uri=uri)
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of a SQLite store's file; None for a server or another database."""
+        return _database(self.uri).parent if self.uri.startswith(SQLITE) else None
+
     def experiment(self, study: str, description: str = "") -> str:
         """Return the id of the study's experiment, made if it is not there."""
         with _as_store_error(self.uri):
@@ -199,14 +204,7 @@ class StudyRuns:
 
     def frame(self) -> pd.DataFrame:
         """Return one row a run; see `nfstudy.runs.RUN_COLUMNS`."""
-        rows = [_row(run) for run in self._search()]
-        settings = list(dict.fromkeys(path for row in rows for path in row["params"]))
-        columns = {name: [row[name] for row in rows] for name in RUN_COLUMNS}
-        columns |= {path: pd.array([row["params"].get(path) for row in rows], dtype=object) for path in settings}
-        columns |= {name: [row["metrics"].get(name, float("nan")) for row in rows] for name in METRICS}
-        frame = pd.DataFrame(columns).astype({name: kind for name, kind in RUN_COLUMNS.items() if kind != "bool"})
-        order = ["cell", "stage", "index", "started", "run_id"]
-        return frame.sort_values(order, kind="stable").reset_index(drop=True)
+        return _frame([_row(run) for run in self._search()])
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""
@@ -276,6 +274,13 @@ def open_store(uri: str, create: bool = False) -> Store:
     return store
 
 
+def load_frame(uri: str, study: str) -> pd.DataFrame:
+    """Return the runs of a study, none where the store has not been made yet; see `StudyRuns.frame`."""
+    if uri.startswith(SQLITE) and not _database(uri).exists():
+        return _frame([])
+    return open_store(uri).runs(study).frame()
+
+
 def _create_database(path: Path, uri: str) -> None:
     """Make the schema once; half-made databases are what a race or a kill would leave, so it appears by one rename."""
     try:
@@ -340,6 +345,16 @@ def _row(run: Run) -> dict[str, Any]:
         "params": {path: _from_param(text) for path, text in run.data.params.items()},
         "metrics": run.data.metrics,
     }
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    settings = list(dict.fromkeys(path for row in rows for path in row["params"]))
+    columns = {name: [row[name] for row in rows] for name in RUN_COLUMNS}
+    columns |= {path: pd.array([row["params"].get(path) for row in rows], dtype=object) for path in settings}
+    columns |= {name: [row["metrics"].get(name, float("nan")) for row in rows] for name in METRICS}
+    frame = pd.DataFrame(columns).astype({name: kind for name, kind in RUN_COLUMNS.items() if kind != "bool"})
+    order = ["cell", "stage", "index", "started", "run_id"]
+    return frame.sort_values(order, kind="stable").reset_index(drop=True)
 
 
 def _to_param(value: Any) -> str:

@@ -1,0 +1,165 @@
+"""What each command does, and what it says on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+
+import pandas as pd
+
+from nfstudy.cells import budget_repetitions, corner_points
+from nfstudy.errors import SpecError, UserError
+from nfstudy.forecast import Forecast, in_words, logged_seconds
+from nfstudy.project import Project
+from nfstudy.provenance import usable_cores
+from nfstudy.reader import read_study
+from nfstudy.runs import cell_states, runs_left
+from nfstudy.spec import Sampling, StudySpec
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run what is missing of a study, then rebuild its report; or only say what would be run."""
+    study, budget = _read(options)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options.device):
+        raise UserError(f"--device {options.device}: allowed: auto, cpu, cuda, cuda:N")
+    project = Project.find()
+    uri = project.tracking_uri(options.tracking_uri)
+    with nullcontext() if options.dry_run else project.study_lock(study.study):
+        return _run(study, budget, project, uri, options)
+
+
+def report(options: argparse.Namespace) -> int:
+    """Rebuild a study's report from its logged runs."""
+    study, budget = _read(options)
+    project = Project.find()
+    uri = project.tracking_uri(options.tracking_uri)
+    folder = Path(options.output) if options.output else project.report(study.study)
+    print(f"report: {_nearby(_build_report(study, budget, project, uri, folder, options.partial))}")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say of each cell whether it is done, running, failed, diverged or missing, and how long the rest takes."""
+    from nfstudy.tracking import load_frame
+
+    study, budget = _read(options)
+    project = Project.find()
+    frame = load_frame(project.tracking_uri(options.tracking_uri), study.study)
+    active = project.is_running(study.study)
+    print(f"{study.study}, budget {budget}{', at work now' if active else ''}")
+    _print_cells(study, budget, frame, logged_seconds(frame), usable_cores(), active)
+    return 0
+
+
+def ui(options: argparse.Namespace) -> int:
+    """Start the MLflow UI on the project's store."""
+    from nfstudy.ui import serve
+
+    return serve(Project.find().tracking_uri(options.tracking_uri), options.host, options.port)
+
+
+def _run(study: StudySpec, budget: str, project: Project, uri: str, options: argparse.Namespace) -> int:
+    from nfstudy.runner import Interrupted, Summary, measure_costs, prepare_data, run_study, stoppable
+    from nfstudy.tracking import load_frame
+    from nfstudy.workers import Pool
+
+    data = prepare_data(study, budget, project)
+    frame = load_frame(uri, study.study)
+    left = runs_left(study, budget, frame)
+    at_most = "at most " if isinstance(study.sampler, Sampling) else ""
+    print(f"{study.title}\n{study.study}, budget {budget}: {at_most}{left} runs to do", flush=True)
+    summary: Summary | None = None
+    if left:
+        workers = min(options.workers or max(usable_cores() // options.threads, 1), left)
+        try:
+            with stoppable(), Pool(workers, options.threads, options.device, project.data_folders) as pool:
+                cells = [cell for cell, _ in corner_points(study, budget)]
+                expected = measure_costs(pool, cells) | logged_seconds(frame)
+                _print_cells(study, budget, frame, expected, workers)
+                if not options.dry_run:
+                    summary = run_study(study, budget, project, uri, data, expected, pool)
+        except Interrupted as signal:
+            print(f"stopped by {signal}; what had ended is saved, go on with: {_again(options)}")
+            return 130
+    if options.dry_run:
+        return 0
+    if summary:
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
+        print(f"{counts or 'nothing was missing'} in {in_words(summary.seconds)}")
+    index = _build_report(study, budget, project, uri, project.report(study.study), partial=True)
+    print(f"report: {_nearby(index)}\nbrowse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
+    for failure in summary.failures if summary else ():
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if summary and summary.failures else 0
+
+
+def _build_report(study: StudySpec, budget: str, project: Project, uri: str, folder: Path, partial: bool) -> Path:
+    from nfstudy.report.build import build_report
+    from nfstudy.tracking import open_store
+
+    # While we hold the study's lock ourselves nothing is running any more.
+    active = not partial and project.is_running(study.study)
+    return build_report(study, budget, open_store(uri).runs(study.study), folder, partial, active)
+
+
+def _print_cells(
+    study: StudySpec,
+    budget: str,
+    frame: pd.DataFrame,
+    expected: Mapping[str, float],
+    workers: int,
+    active: bool = False,
+) -> None:
+    """Print a line a cell and the time that is left.
+
+    Arguments:
+        study: the study.
+        budget: which of its budgets.
+        frame: its logged runs.
+        expected: cell key -> expected seconds of one run.
+        workers: how many share the work.
+        active: whether a coordinator is at work now.
+    """
+    states = cell_states(study, budget, frame, active)
+    wanted = budget_repetitions(study, budget)
+    forecast = Forecast(expected, workers)
+    print(f"  {'cell':<16}  {'':<26} {'state':<9} {'runs':>7}  each takes")
+    for state in states:
+        runs = f"{len(state.finished) + len(state.diverged)}/{wanted}"
+        each = in_words(forecast.expected(state.cell.key))
+        note = f"  {state.note}" if state.state in ("diverged", "failed") else ""
+        print(f"  {state.cell.key:<16}  {state.cell.label:<26} {state.state:<9} {runs:>7}  {each}{note}")
+    count = Counter(state.state for state in states)
+    print("  " + ", ".join(f"{number} {state}" for state, number in count.items()))
+    left = runs_left(study, budget, frame)
+    per_cell = {state.cell.key: wanted - len(state.finished) - len(state.diverged) for state in states}
+    waiting = [key for key, number in per_cell.items() for _ in range(number)]
+    # The trials of a search, and cells that a sampler has yet to propose, are of no cell that is known.
+    waiting += [""] * (left - len(waiting))
+    words = in_words(forecast.left(waiting, ())) if left else "none"
+    print(f"  time left: {words}{f' on {workers} workers' if left else ''}", flush=True)
+
+
+def _again(options: argparse.Namespace) -> str:
+    words = ["python -m nfstudy run", options.study]
+    words += [f"--budget {options.budget}"] if options.budget else []
+    return " ".join(words)
+
+
+def _nearby(path: Path) -> str:
+    """Return a path as seen from the current folder, where it is below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)
+
+
+def _read(options: argparse.Namespace) -> tuple[StudySpec, str]:
+    study = read_study(options.study)
+    budget = options.budget or study.budget
+    if budget not in study.budgets:
+        raise SpecError(f"{options.study}: no budget '{budget}'; allowed: {', '.join(study.budgets)}")
+    return study, budget

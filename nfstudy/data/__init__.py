@@ -1,0 +1,40 @@
+"""Images by name: the digits that scikit-learn carries, and MNIST from its authors' files. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nfstudy.data import digits, mnist
+from nfstudy.data.dataset import Dataset, binarise, make_dataset
+from nfstudy.data.files import data_folders
+from nfstudy.spec import DataSpec
+
+__all__ = ["Dataset", "data_folders", "load_dataset"]
+
+
+def load_dataset(spec: DataSpec, folders: Sequence[Path], download: bool = True) -> Dataset:
+    """Return all images of a data set, split and binarised; `spec.train_images` is left to the training.
+
+    The same call gives the same bytes on every machine: what is drawn is drawn from constant seeds.
+
+    Arguments:
+        spec: which images, and how they become bits.
+        folders: where MNIST's files are looked for, in order (see `data_folders`); downloads go into the last.
+        download: whether missing files may be fetched from their authors' mirrors.
+
+    Raises:
+        DataError: a file is truncated or altered, or missing and out of reach.
+    """
+    name = f"{spec.name}-{spec.binarisation}"
+    if spec.name == "mnist" and spec.binarisation == "static":
+        bits, source = mnist.read_static(folders, download)
+        return make_dataset(name, mnist.SHAPE, 1, bits, source)
+    if spec.name == "mnist":
+        shape, full = mnist.SHAPE, mnist.LEVELS
+        greys, source = mnist.read_grey(folders, download)
+    else:
+        shape, full = digits.SHAPE, digits.LEVELS
+        greys, source = digits.read_grey()
+    splits, levels = binarise(greys, full, spec.name, spec.binarisation)
+    return make_dataset(name, shape, levels, splits, source)

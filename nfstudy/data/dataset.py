@@ -1,0 +1,99 @@
+"""A data set in memory, its fingerprint, and how grey levels become bits."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from nfstudy.seeds import derive_seed
+
+DATA_SEED = 0
+"""Base of the seeds that make the data: a constant, so that a study's `seed` never changes its images."""
+
+
+class Splits(NamedTuple):
+    """Images as uint8 arrays of shape (N, D), pixels row by row."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images ready for training; the arrays are read-only."""
+
+    name: str
+    """Images and binarisation, such as `mnist-static`."""
+    shape: tuple[int, int]
+    """(height, width) in pixels; D = height · width."""
+    train: np.ndarray
+    """(N, D) uint8: bits if `levels` is 1, else grey levels 0 ... `levels` to be binarised anew at every use."""
+    valid: np.ndarray
+    """(N, D) uint8 bits."""
+    test: np.ndarray
+    """(N, D) uint8 bits."""
+    levels: int
+    """A training pixel v is 1 with probability v / `levels`."""
+    fingerprint: str
+    """`fingerprint` of the three splits."""
+    source: str
+    """One line for people: the files, or the package and version, the images come from."""
+
+
+def make_dataset(name: str, shape: tuple[int, int], levels: int, splits: Splits, source: str) -> Dataset:
+    """Return the data set with its fingerprint, its arrays made contiguous and read-only."""
+    frozen = Splits(*(np.ascontiguousarray(images) for images in splits))
+    for images in frozen:
+        images.setflags(write=False)
+    return Dataset(name, shape, *frozen, levels, fingerprint(name, shape, frozen), source)
+
+
+def fingerprint(name: str, shape: tuple[int, int], splits: Splits) -> str:
+    """Return the SHA-256, in hex digits, of the name, the shapes and every byte of the three splits."""
+    digest = hashlib.sha256(f"{name} {shape[0]}x{shape[1]}\n".encode())
+    for split, images in zip(Splits._fields, splits, strict=True):
+        digest.update(f"{split} {images.shape[0]}x{images.shape[1]} {images.dtype}\n".encode())
+        digest.update(images)
+    return digest.hexdigest()
+
+
+def data_generator(purpose: str, *axes: str) -> np.random.Generator:
+    """Return a PCG64 generator seeded by `DATA_SEED`, the purpose and the axes."""
+    return np.random.Generator(np.random.PCG64(derive_seed(DATA_SEED, purpose, *axes)))
+
+
+def binarise(
+    greys: Splits, levels: int, name: str, binarisation: Literal["static", "dynamic", "threshold"]
+) -> tuple[Splits, int]:
+    """Return the splits as a training sees them, and the levels of the train split.
+
+    `static`: every pixel v is drawn once as Bernoulli(v / levels); `threshold`: it is 1 where v / levels ≥ 1/2;
+    `dynamic`: the train split stays grey, and the other two are drawn once. Draws depend on the data set's name and
+    the split, so the held-out bits of `static` and `dynamic` are the same.
+
+    Arguments:
+        greys: uint8 (N, D), values 0 ... levels.
+        levels: the value of full ink.
+        name: of the images, such as `digits`.
+        binarisation: which of the three.
+    """
+    if binarisation == "threshold":
+        return Splits(*((images >= (levels + 1) // 2).astype(np.uint8) for images in greys)), 1
+
+    def draw(split: str) -> np.ndarray:
+        return draw_bits(getattr(greys, split), levels, data_generator("binarisation", name, split))
+
+    train, train_levels = (greys.train, levels) if binarisation == "dynamic" else (draw("train"), 1)
+    return Splits(train, draw("valid"), draw("test")), train_levels
+
+
+def draw_bits(greys: np.ndarray, levels: int, generator: np.random.Generator) -> np.ndarray:
+    """Return x ~ Bernoulli(v / levels) for each pixel v, as uint8 of the same shape.
+
+    With u uniform on 0 ... levels − 1, P(u < v) = v / levels exactly, without rounding.
+    """
+    return (generator.integers(levels, size=greys.shape, dtype=np.uint8) < greys).astype(np.uint8)

@@ -1,0 +1,43 @@
+"""Normalizing flows: each family a pure function of its parameters, and a small module that amortises them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nfstudy.flows.base import Flow, NoFlow
+from nfstudy.flows.nice import NiceFlow, NiceOrthFlow, NicePermFlow
+from nfstudy.flows.planar import PlanarFlow
+from nfstudy.flows.radial import RadialFlow
+
+if TYPE_CHECKING:
+    from nfstudy.spec import FlowSpec
+
+FLOWS: dict[str, type[Flow]] = {
+    "none": NoFlow,
+    "planar": PlanarFlow,
+    "radial": RadialFlow,
+    "nice-perm": NicePermFlow,
+    "nice-orth": NiceOrthFlow,
+}
+"""Family name -> class."""
+
+
+def make_flow(spec: FlowSpec, latent: int, features: int) -> Flow:
+    """Return a flow whose weights are still to be set by `Flow.initialise`; of length 0, it is `NoFlow`.
+
+    Arguments:
+        spec: family, length K, and the width of NICE's coupling networks.
+        latent: D, the number of latent variables.
+        features: F, the width of the inference network's last hidden layer.
+
+    Raises:
+        ValueError: the family is unknown, or needs more latent variables.
+    """
+    if spec.family not in FLOWS:
+        raise ValueError(f"flow.family {spec.family}: allowed: {', '.join(FLOWS)}")
+    family = FLOWS[spec.family]
+    if family is NoFlow or spec.length == 0:
+        return NoFlow(latent, 0, features)
+    if issubclass(family, NiceFlow):
+        return family(latent, spec.length, features, spec.coupling_hidden)
+    return family(latent, spec.length, features)

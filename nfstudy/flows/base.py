@@ -1,0 +1,134 @@
+"""What all normalizing flows share: their contract, the amortised head, and logarithms that never underflow."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Generators = Callable[[str], torch.Generator]
+"""The name of a part -> a CPU generator of its own; the same name always gives the same stream."""
+
+HEAD_SCALE = 1e-3
+"""Standard deviation of what an initial head adds to its biases, for features of mean square 1."""
+
+
+class Flow(nn.Module, ABC):
+    """A chain z_K = f_K ∘ … ∘ f_1(z_0) whose parameters may depend on the image (Rezende & Mohamed 2015, eqs. 6, 7).
+
+    A flow is used in two steps, so that many samples z_0 of one image share one set of parameters:
+
+        parameters = flow.parameters_from(features)
+        z_K, log_det = flow(z_0, parameters)
+
+    Arguments of every family:
+        latent: D, the number of latent variables.
+        length: K, the number of steps.
+        features: F, the width of the inference network's last hidden layer.
+
+    Weights are meaningless until `initialise` has been called.
+    """
+
+    def __init__(self, latent: int, length: int, features: int) -> None:
+        super().__init__()
+        self.latent = latent
+        self.length = length
+        self.features = features
+
+    @abstractmethod
+    def initialise(self, generator: Generators) -> None:
+        """Set all weights so that the chain starts near the identity.
+
+        Step k draws only from generators whose names hold k (1, 2, ..., K), so a longer chain begins with the same
+        steps.
+        """
+
+    @abstractmethod
+    def parameters_from(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Return the amortised parameters of all K steps.
+
+        Arguments:
+            features: the inference network's last hidden layer, (B, F).
+        """
+
+    @abstractmethod
+    def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return z_K, (..., B, D), and Σ_k ln|det ∂f_k/∂z_{k−1}| in nats, (..., B), eq. (7).
+
+        Arguments:
+            z: z_0, (..., B, D); the leading axes are samples and share the parameters.
+            parameters: what `parameters_from` returned for the B images.
+        """
+
+
+class NoFlow(Flow):
+    """K = 0: z_K = z_0, so that q_K is the diagonal Gaussian q_0 itself."""
+
+    def initialise(self, generator: Generators) -> None:
+        """Do nothing: there are no weights."""
+
+    def parameters_from(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Return no parameters."""
+        return ()
+
+    def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return z, (..., B, D), and zeros, (..., B)."""
+        return z, z.new_zeros(z.shape[:-1])
+
+
+class StepHead(nn.Linear):
+    """A linear layer from features (..., F) to n numbers for each of the K steps, (..., K, n)."""
+
+    def __init__(self, features: int, length: int, size: int) -> None:
+        super().__init__(features, length * size)
+        self.length = length
+        self.size = size
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the numbers of all steps, (..., K, n)."""
+        return super().forward(features).unflatten(-1, (self.length, self.size))
+
+    @torch.no_grad()
+    def initialise_step(self, step: int, bias: Tensor, scale: float, generator: torch.Generator) -> None:
+        """Set the biases of one step, and draw its weights from N(0, scale² / F).
+
+        Arguments:
+            step: k, counted from 1.
+            bias: the numbers that this step has before it has learned from any feature, (n,).
+            scale: standard deviation of the sum over features of mean square 1.
+            generator: where the weights are drawn from.
+        """
+        rows = slice((step - 1) * self.size, step * self.size)
+        self.bias[rows] = bias.to(self.bias)
+        draw_normal(self.weight[rows], scale / self.in_features**0.5, generator)
+
+
+@torch.no_grad()
+def draw_normal(weights: Tensor, deviation: float, generator: torch.Generator) -> None:
+    """Fill `weights` in place from N(0, deviation²); drawn in float64 on the CPU, whatever their type and device."""
+    weights.copy_(deviation * torch.randn(weights.shape, generator=generator, dtype=torch.float64))
+
+
+def require_steps(length: int) -> None:
+    """Raise ValueError unless a chain has at least one step."""
+    if length < 1:
+        raise ValueError(f"length {length}: allowed: at least 1 (without steps, use NoFlow)")
+
+
+def softplus(x: Tensor) -> Tensor:
+    """Return ln(1 + eˣ), exact to rounding everywhere (torch's `softplus` turns linear above 20)."""
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
+def log_softplus(x: Tensor) -> Tensor:
+    """Return ln ln(1 + eˣ), which is x − eˣ/2 + … and so x to rounding where eˣ would underflow."""
+    linear = x < -40
+    return torch.where(linear, x, softplus(torch.where(linear, 0, x)).log())
+
+
+def log_nonnegative(x: Tensor) -> Tensor:
+    """Return ln x for x ≥ 0: −∞ with gradient 0 at x = 0, as a term of `torch.logaddexp` there adds nothing."""
+    zero = x == 0
+    return torch.where(zero, -torch.inf, torch.where(zero, 1, x).log())

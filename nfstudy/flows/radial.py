@@ -1,0 +1,83 @@
+"""Radial flow: each step contracts or expands space about one point (Rezende & Mohamed 2015, eq. 14)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nfstudy.flows.base import (
+    HEAD_SCALE,
+    Flow,
+    Generators,
+    StepHead,
+    log_nonnegative,
+    log_softplus,
+    require_steps,
+    softplus,
+)
+
+
+def radial_flow(z: Tensor, z0: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply K radial steps f(z) = z + β̂ h (z − z0), h = 1/(α + r), r = ‖z − z0‖, eq. (14) with Appendix A.
+
+    The constraint is β̂ = −α + p, p = ln(1 + e^β) (this one has no −1), so that β̂ > −α. A step's determinant is
+
+        (1 + β̂h)^(D−1) (1 + β̂h + β̂h′r),    1 + β̂h = (r + p)/(α + r),
+                                           1 + β̂h + β̂h′r = (r² + 2αr + αp)/(α + r)²,
+
+    sums of positive terms only, whose logarithms are finite even where the determinant underflows.
+
+    Arguments:
+        z: z_0, (..., B, D); leading axes are samples, over which the parameters are broadcast without copies.
+        z0: reference points, (B, K, D) or (K, D), K ≥ 1.
+        alpha: α > 0, (B, K) or (K,).
+        beta: unconstrained β, (B, K) or (K,).
+
+    Returns:
+        z_K, (..., B, D), and Σ_k ln|det ∂f_k/∂z_{k−1}| in nats, (..., B).
+    """
+    beta_hat = constrain_beta(beta, alpha)
+    distances = []
+    for z0_k, alpha_k, beta_k in zip(z0.unbind(-2), alpha.unbind(-1), beta_hat.unbind(-1), strict=True):
+        offset = z - z0_k
+        r = torch.linalg.vector_norm(offset, dim=-1)
+        z = torch.addcmul(z, offset, (beta_k / (alpha_k + r)).unsqueeze(-1))
+        distances.append(r)
+    r = torch.stack(distances, dim=-1)
+    log_r, log_p, log_reach = log_nonnegative(r), log_softplus(beta), (alpha + r).log()
+    across = torch.logaddexp(log_r, log_p) - log_reach
+    along = torch.logaddexp(log_r + (r + 2 * alpha).log(), alpha.log() + log_p) - 2 * log_reach
+    return z, ((z.shape[-1] - 1) * across + along).sum(-1)
+
+
+def constrain_beta(beta: Tensor, alpha: Tensor) -> Tensor:
+    """Return β̂ = −α + ln(1 + e^β) > −α, which makes every step invertible (Appendix A)."""
+    return softplus(beta) - alpha
+
+
+class RadialFlow(Flow):
+    """K radial steps with z0, α and β from one linear head: K (D + 2) numbers an image; α = ln(1 + e^(head))."""
+
+    def __init__(self, latent: int, length: int, features: int) -> None:
+        require_steps(length)
+        super().__init__(latent, length, features)
+        self.head = StepHead(features, length, latent + 2)
+
+    def initialise(self, generator: Generators) -> None:
+        """Start each step at z0 ~ N(0, I), α = √D, about the distance to z0, and ln(1 + e^β) = α, where β̂ = 0."""
+        raw = math.log(math.expm1(math.sqrt(self.latent)))
+        for step in range(1, self.length + 1):
+            stream = generator(f"step {step}")
+            z0 = torch.randn(self.latent, generator=stream, dtype=torch.float64)
+            self.head.initialise_step(step, torch.cat([z0, z0.new_tensor([raw, raw])]), HEAD_SCALE, stream)
+
+    def parameters_from(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Return z0 (B, K, D), α (B, K) and unconstrained β (B, K) of features (B, F)."""
+        z0, alpha, beta = self.head(features).split([self.latent, 1, 1], dim=-1)
+        return z0, softplus(alpha.squeeze(-1)), beta.squeeze(-1)
+
+    def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return z_K, (..., B, D), and the summed log-determinants in nats, (..., B); see `radial_flow`."""
+        return radial_flow(z, *parameters)

@@ -1,0 +1,143 @@
+"""Build a report: gather a study's runs, refuse if some are missing, make the exhibits, write them with a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nfstudy.errors import ReportError
+from nfstudy.report.estimates import Results, gather_results
+from nfstudy.report.exhibits import EXHIBITS
+from nfstudy.report.figures import render
+from nfstudy.report.html import Page, render_html, render_markdown
+from nfstudy.report.rows import Exhibit
+from nfstudy.report.tables import to_csv, to_latex, to_markdown
+from nfstudy.runs import LoggedRuns
+from nfstudy.spec import StudySpec
+
+MANIFEST = "manifest.json"
+LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "seaborn", "tabulate")
+"""Those whose version can change the bytes of a report."""
+
+
+def build_report(
+    study: StudySpec, budget: str, runs: LoggedRuns, folder: Path, partial: bool = False, active: bool = False
+) -> Path:
+    """Write a study's report into a folder of its own and return the path of its `index.html`.
+
+    The same runs give the same bytes. The files of an earlier report there are replaced or removed, others are left
+    alone. Files are swapped in only after all of them have been made, and the manifest last.
+
+    Arguments:
+        study: the study.
+        budget: which of its budgets.
+        runs: its logged runs.
+        folder: where to write, such as `reports/mnist`.
+        partial: build although cells are missing, running or failed; the report says so everywhere.
+        active: whether a coordinator is at work now, so that runs marked running are.
+
+    Raises:
+        ReportError: the budget is unknown, nothing has run, cells are unfinished without `partial`, or the folder
+            holds a manifest that is not a report's.
+    """
+    if budget not in study.budgets:
+        raise ReportError(f"study {study.study}: no budget '{budget}'; allowed: {', '.join(study.budgets)}")
+    results = gather_results(study, budget, runs, active)
+    _refuse_unfinished(results, partial)
+    exhibits = [EXHIBITS[name](results) for name in dict.fromkeys(study.exhibits)]
+    files = _render_files(results, exhibits)
+    _write(folder, {**files, MANIFEST: _manifest(results, exhibits, files)})
+    return folder / "index.html"
+
+
+def _refuse_unfinished(results: Results, partial: bool) -> None:
+    study, budget = results.study.study, results.budget
+    if not results.cells:
+        raise ReportError(f"study {study}, budget {budget}: nothing has run; allowed: a study with runs")
+    if results.unfinished and not partial:
+        lines = [f"  {r.label.row}: {r.state.state} ({r.state.note})" for r in results.unfinished]
+        raise ReportError(
+            f"study {study}, budget {budget}: {len(lines)} of {len(results.cells)} cells are unfinished; "
+            "allowed: all done or diverged, or a partial report\n" + "\n".join(lines)
+        )
+
+
+def _render_files(results: Results, exhibits: Iterable[Exhibit]) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    pictures: dict[str, bytes] = {}
+    for exhibit in exhibits:
+        for drawing in exhibit.drawings:
+            pictures[drawing.id] = files[f"figures/{drawing.id}.png"] = render(drawing.figure, "png")
+            files[f"figures/{drawing.id}.svg"] = render(drawing.figure, "svg")
+        for table in exhibit.tables:
+            for ending, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
+                files[f"tables/{table.id}.{ending}"] = write(table).encode()
+    page = Page(results, tuple(exhibits), version("nfstudy"))
+    files["index.html"] = render_html(page, pictures).encode()
+    files["index.md"] = render_markdown(page).encode()
+    return files
+
+
+def _manifest(results: Results, exhibits: Iterable[Exhibit], files: Mapping[str, bytes]) -> bytes:
+    content = {
+        "study": results.study.study,
+        "title": results.study.title,
+        "budget": results.budget,
+        "cells": {"finished": len(results.cells) - len(results.unfinished), "of": len(results.cells)},
+        "nfstudy": version("nfstudy"),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "exhibits": {exhibit.name: _sources(results, exhibit) for exhibit in exhibits},
+        "files": {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
+    }
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _sources(results: Results, exhibit: Exhibit) -> dict[str, Any]:
+    """Say which files an exhibit is, and which runs, commits and data it comes from."""
+    entries = (entry for table in exhibit.tables for row in table.rows for entry in row.entries)
+    run_ids = {run_id for entry in entries for run_id in entry.run_ids} | set(exhibit.run_ids)
+    runs = results.runs[results.runs["run_id"].isin(run_ids)]
+    pictures = [f"figures/{drawing.id}.{ending}" for drawing in exhibit.drawings for ending in ("png", "svg")]
+    tables = [f"tables/{table.id}.{ending}" for table in exhibit.tables for ending in ("csv", "md", "tex")]
+    return {
+        "files": [*pictures, *tables],
+        "runs": sorted(run_ids),
+        "commits": sorted({f"{r.commit}{'+dirty' if r.dirty else ''}" for r in runs.itertuples()}),
+        "data": {data: sorted(set(group)) for data, group in runs.groupby("data")["data_fingerprint"]},
+    }
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    stale = _earlier_files(folder) - set(files)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
+        for name, content in files.items():
+            path = Path(made, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        for name in stale:
+            (folder / name).unlink(missing_ok=True)
+        for name in files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(made, name), folder / name)
+
+
+def _earlier_files(folder: Path) -> set[str]:
+    """Return the files that the folder's manifest lists, relative to it."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return set()
+    try:
+        names = set(json.loads(path.read_bytes())["files"])
+    except (ValueError, KeyError, TypeError):
+        raise ReportError(f"{path}: not the manifest of a report; allowed: one written here, or none") from None
+    for name in names:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ReportError(f"{path}: lists '{name}'; allowed: files inside {folder}")
+    return names

@@ -1,0 +1,135 @@
+"""The exhibits that set the paper's numbers beside ours: Table 2 and Figure 4."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from nfstudy.cells import budget_repetitions
+from nfstudy.report.estimates import BOUNDS, NLL, CellResult, Quantity, Results
+from nfstudy.report.figures import Curve, Panel, draw_curves
+from nfstudy.report.labels import FAMILY_NAMES, Label
+from nfstudy.report.paper import FIGURE_4, STATED_REPETITIONS, TABLE_2, Table2Row, departures
+from nfstudy.report.rows import Drawing, Exhibit, cell_row, curve_groups, curves_of, measured, remark, stamped
+from nfstudy.report.tables import Entry, Row, Table, format_number
+
+NOT_HERE = "not in this study"
+QUOTED = "quoted by the paper, not run here"
+
+
+def table_2(results: Results) -> Exhibit:
+    """Set −ln p(x) beside the paper's Table 2, row by row."""
+    rows = [row for line in TABLE_2 for row in _table_2_rows(line, results)]
+    caption = (
+        "−ln p(x) on the MNIST test set, in nats per image; lower is better. Ours: mean ± standard error (number of "
+        "runs) of the importance-sampled estimate. Difference: ours − paper. The paper's ≤ marks the same kind of "
+        "estimate, cut to one decimal; it is not the free energy F."
+    )
+    table = Table("table-2", stamped(caption, results), ("row", "paper", "ours", "difference", "note"), tuple(rows))
+    named = {(line.family, line.length) for line in TABLE_2}
+    others = sum((result.label.family, result.label.length) not in named for result in results.cells)
+    elsewhere = f" {others} of the study's cells have no row in the paper's table." if others else ""
+    return Exhibit("table-2", "Table 2: −ln p(x) on MNIST", _how_run(results) + elsewhere, (table,))
+
+
+def _table_2_rows(line: Table2Row, results: Results) -> Iterator[Row]:
+    paper = Entry(text=line.published.display, reference=line.published, note=line.published.source)
+    if line.quoted_from:
+        ours = Entry(quantity=NLL, reference=line.published, note=QUOTED)
+        note = f"quoted from {line.quoted_from}; another model"
+        yield Row(line.name, (paper, ours, Entry(), Entry(text=note)))
+        return
+    cells = [r for r in results.cells if (r.label.family, r.label.length) == (line.family, line.length)]
+    for result in cells:
+        ours = measured(result, NLL, line.published)
+        variant = result.label.variant_text
+        name = f"{line.name}, {variant}" if variant else line.name
+        yield cell_row(result, (paper, ours, _difference(ours), remark([ours])), name)
+    if not cells:
+        ours = Entry(quantity=NLL, reference=line.published, note=NOT_HERE)
+        yield Row(line.name, (paper, ours, Entry(), Entry()), line.family or "", line.length)
+
+
+def figure_4(results: Results) -> Exhibit:
+    """Draw F, KL and −ln p(x) over the flow length with the paper's points, and list them."""
+    groups = curve_groups(results)
+    panels = [
+        Panel(f"({letter}) {quantity.title}", f"{quantity.name} ({quantity.unit})", curves)
+        for letter, quantity in zip("abc", BOUNDS, strict=True)
+        if (curves := [*curves_of(groups, quantity, ", ours"), *_published_curves(quantity)])
+    ]
+    caption = (
+        "Free energy, KL divergence and −ln p(x) on the MNIST test set over the flow length K. Filled: ours, mean and "
+        "standard error over repetitions. Hollow: the paper's Figure 4, with its error bars. The diagonal Gaussian "
+        "(K = 0) starts each of our curves; the paper draws it on its NF curve only."
+    )
+    figure = draw_curves("MNIST: our runs and the paper's Figure 4", "flow length K", panels, results.stamp)
+    drawing = Drawing("figure-4", figure, stamped(caption, results))
+    headers = [
+        column for quantity in BOUNDS for column in (quantity.name, f"{quantity.name} paper", f"{quantity.name} diff.")
+    ]
+    table = Table(
+        "figure-4",
+        stamped(
+            "The points of the figure, in nats per image: ours as mean ± standard error (number of runs), the paper's "
+            "as read off its vector drawing ± half its error bar. Difference: ours − paper.",
+            results,
+        ),
+        ("row", *headers, "note"),
+        tuple(_figure_4_rows(results)),
+    )
+    return Exhibit("figure-4", "Figure 4: effect of the flow length", _how_run(results), (table,), (drawing,))
+
+
+def _published_curves(quantity: Quantity) -> list[Curve]:
+    curves = []
+    for family in ("planar", "nice-perm"):
+        points = {
+            length: published
+            for (name, length, shown), published in FIGURE_4.items()
+            if shown == quantity.name and (name == family or (name == "none" and family == "planar"))
+        }
+        values = [published.value for published in points.values()]
+        bars = [published.half_bar for published in points.values()]
+        label = f"{FAMILY_NAMES[family]}, paper"
+        curves.append(Curve(label, list(points), values, bars, family, published=True))
+    return curves
+
+
+def _figure_4_rows(results: Results) -> Iterator[Row]:
+    for result in results.cells:
+        label = result.label
+        ours = [measured(result, q, FIGURE_4.get((label.family, label.length, q.name))) for q in BOUNDS]
+        yield cell_row(result, (*_beside(ours), remark(ours)))
+    present = {(result.label.family, result.label.length) for result in results.cells}
+    for family, length in dict.fromkeys((family, length) for family, length, _ in FIGURE_4):
+        if (family, length) not in present:
+            absent = [Entry(quantity=q, reference=FIGURE_4[family, length, q.name], note=NOT_HERE) for q in BOUNDS]
+            yield Row(Label(family, length).row, (*_beside(absent), Entry()), family, length)
+
+
+def _beside(ours: Sequence[Entry]) -> Iterator[Entry]:
+    for entry in ours:
+        paper = entry.reference
+        yield entry
+        yield Entry(text=paper.display, reference=paper, note=paper.source) if paper else Entry(text="–")
+        yield _difference(entry)
+
+
+def _difference(ours: Entry) -> Entry:
+    text = "" if ours.difference is None else format_number(ours.difference, 2, signed=True)
+    return Entry(text=text, reference=ours.reference)
+
+
+def _how_run(results: Results) -> str:
+    """Say where the cells depart from what the paper states, so that no difference is read without its reasons."""
+    lists = [departures(result.cell.settings) for result in results.cells]
+    shared = [text for text in lists[0] if all(text in other for other in lists)] if lists else []
+    repetitions = budget_repetitions(results.study, results.budget)
+    if repetitions != STATED_REPETITIONS:
+        shared.append(f"repetitions {repetitions} (paper: {STATED_REPETITIONS})")
+    rest = "a further difference stands in a row's name" if _departs_by_row(results.cells, shared) else ""
+    return f"Not as the paper states: {'; '.join(filter(None, (*shared, rest)))}." if shared or rest else ""
+
+
+def _departs_by_row(cells: Sequence[CellResult], shared: Sequence[str]) -> bool:
+    return any(set(departures(result.cell.settings)) - set(shared) for result in cells)

@@ -1,0 +1,164 @@
+"""Rows of runs -> estimates: how many repetitions, their mean, its standard error, and which runs they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from nfstudy.cells import Cell
+from nfstudy.report.labels import Label, label_cells
+from nfstudy.runs import CellState, LoggedRuns, cell_states, latest_per_identity
+from nfstudy.spec import StudySpec
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number that a report shows, and the logged metric it is read from."""
+
+    name: str
+    """As in tables."""
+    title: str
+    """As on the axis of a figure, without its unit."""
+    column: str
+    """Name in `nfstudy.metrics.METRICS`."""
+    sign: int = 1
+    """−1 where the report shows the metric's negative: F = −ELBO, as the paper does."""
+    unit: str = "nats per image"
+    decimals: int = 2
+
+
+FREE_ENERGY = Quantity("F", "Free energy F = −ELBO", "test/elbo", sign=-1)
+KL = Quantity("KL", "KL(q‖p(z|x)) = F + ln p(x)", "test/kl")
+NLL = Quantity("−ln p(x)", "−ln p(x)", "test/nll")
+SECONDS = Quantity("seconds", "Training and evaluation", "time/wall_seconds", unit="seconds", decimals=1)
+SPEED = Quantity("updates/s", "Training speed", "time/updates_per_second", unit="1/second", decimals=1)
+
+BOUNDS = (FREE_ENERGY, KL, NLL)
+"""The three panels of the paper's Figure 4, in its order."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over repetitions."""
+
+    n: int
+    mean: float | None
+    """None with n = 0."""
+    se: float | None
+    """Standard error of the mean, sd / √n with n − 1 in the sd; None with n < 2."""
+    run_ids: tuple[str, ...]
+    """The runs averaged, by repetition."""
+    left_out: int = 0
+    """Runs without a finite value."""
+
+
+def estimate(values: Mapping[str, float]) -> Estimate:
+    """Average one value a run.
+
+    mean = Σ x_i / n;  se = √(Σ (x_i − mean)² / (n − 1)) / √n.
+
+    Arguments:
+        values: run id -> value, in the unit that mean and se then have; values that are not finite are left out and
+            counted.
+    """
+    finite = {run_id: value for run_id, value in values.items() if math.isfinite(value)}
+    n = len(finite)
+    numbers = np.fromiter(finite.values(), dtype=float, count=n)
+    mean = float(numbers.mean()) if n else None
+    se = float(numbers.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    return Estimate(n, mean, se, tuple(finite), len(values) - n)
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One cell with its state, its name, and its repetitions."""
+
+    state: CellState
+    label: Label
+    repetitions: pd.DataFrame
+    """One row a repetition that has been started, whatever came of it (`nfstudy.runs.RUN_COLUMNS`)."""
+
+    @property
+    def cell(self) -> Cell:
+        """The point of the grid."""
+        return self.state.cell
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more is to come: a diverged repetition is a result."""
+        return self.state.state in ("done", "diverged")
+
+    @property
+    def note(self) -> str:
+        """Why the mean is not over all repetitions asked for; empty when it is."""
+        state, counts = self.state, self.repetitions["outcome"].value_counts()
+        pruned = int(counts.get("pruned", 0))
+        open_runs = min(len(state.running), int(counts.get("running", 0)))
+        absent = state.wanted - len(state.finished) - len(state.diverged) - len(state.failed) - pruned - open_runs
+        parts = (
+            (len(state.diverged), "diverged"),
+            (pruned, "pruned"),
+            (len(state.failed), "failed"),
+            (open_runs, "running"),
+            (absent, "not run"),
+        )
+        if absent == state.wanted:
+            return "running" if state.running else "not run"
+        return ", ".join(f"{count} of {state.wanted} {what}" for count, what in parts if count)
+
+    def estimate(self, quantity: Quantity) -> Estimate:
+        """Average a quantity over the finished repetitions."""
+        finished = self.repetitions[self.repetitions["outcome"] == "finished"]
+        if quantity.column not in finished:
+            return Estimate(0, None, None, (), len(finished))
+        values = quantity.sign * finished[quantity.column].astype(float)
+        return estimate(dict(zip(finished["run_id"], values, strict=True)))
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report is made from."""
+
+    study: StudySpec
+    budget: str
+    store: LoggedRuns
+    cells: tuple[CellResult, ...]
+    runs: pd.DataFrame
+    """One row a trial of these cells, searches included, with how many `attempts` it took."""
+
+    @property
+    def unfinished(self) -> tuple[CellResult, ...]:
+        """The cells that are missing, running or failed."""
+        return tuple(result for result in self.cells if not result.complete)
+
+    @property
+    def stamp(self) -> str:
+        """`incomplete: 3 of 9 cells` where some are unfinished, else empty."""
+        done = len(self.cells) - len(self.unfinished)
+        return f"incomplete: {done} of {len(self.cells)} cells" if self.unfinished else ""
+
+
+def gather_results(study: StudySpec, budget: str, store: LoggedRuns, active: bool = False) -> Results:
+    """Read a study's runs under one budget and put them by cell; other budgets' runs do not count.
+
+    Arguments:
+        study: the study.
+        budget: which of its budgets.
+        store: its runs.
+        active: whether a coordinator is at work now (see `nfstudy.runs.cell_states`).
+    """
+    frame = store.frame()
+    states = cell_states(study, budget, frame, active)
+    frame = frame[(frame["budget"] == budget) & frame["cell"].isin([state.cell.key for state in states])]
+    attempts = frame.groupby(["cell", "stage", "index"], sort=False)["run_id"].transform("size")
+    runs = latest_per_identity(frame.assign(attempts=attempts))
+    labels = label_cells([state.cell for state in states])
+    cells = []
+    for state, label in zip(states, labels, strict=True):
+        own = runs[(runs["cell"] == state.cell.key) & (runs["stage"] == "repetition") & (runs["index"] <= state.wanted)]
+        cells.append(CellResult(state, label, own))
+    return Results(study, budget, store, tuple(cells), runs)

@@ -1,0 +1,194 @@
+"""The exhibits that a study may ask for: results -> tables, figures and a text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from nfstudy.errors import ReportError
+from nfstudy.report.comparison import figure_4, table_2
+from nfstudy.report.estimates import BOUNDS, FREE_ENERGY, SECONDS, SPEED, CellResult, Quantity, Results
+from nfstudy.report.figures import Column, Facet, Panel, draw_curves, draw_histories, draw_tiles
+from nfstudy.report.rows import (
+    CurveGroup,
+    Drawing,
+    Exhibit,
+    cell_row,
+    curve_groups,
+    curves_of,
+    measured,
+    remark,
+    stamped,
+)
+from nfstudy.report.tables import Entry, Table
+from nfstudy.runs import LoggedRuns
+from nfstudy.spec import Exhibit as ExhibitName
+
+MAX_SAMPLE_CELLS = 4
+PICTURES = {"samples": "samples.png", "reconstructions": "reconstructions.png"}
+SPLITS = {"train/elbo": "training", "valid/elbo": "validation"}
+
+
+def summary(results: Results) -> Exhibit:
+    """List every cell with its numbers, its cost and its state."""
+    columns = (*BOUNDS, SECONDS, SPEED)
+    rows = [
+        cell_row(
+            result,
+            [
+                *(measured(result, quantity) for quantity in columns),
+                Entry(text=f"{result.estimate(FREE_ENERGY).n} of {result.state.wanted}"),
+                Entry(text=result.state.state, note=result.state.note),
+            ],
+        )
+        for result in results.cells
+    ]
+    caption = (
+        "Every cell of the study on the test set: mean ± standard error (number of runs) over its finished "
+        "repetitions. F, KL and −ln p(x) in nats per image, lower is better; seconds of training and evaluation; "
+        "parameter updates a second of training."
+    )
+    headers = ("cell", *(quantity.name for quantity in columns), "runs", "state")
+    table = Table("summary", stamped(caption, results), headers, tuple(rows))
+    return Exhibit("summary", "Summary", "", (table,))
+
+
+def flow_length(results: Results) -> Exhibit:
+    """Draw F, KL and −ln p(x) over the flow length, one curve a family."""
+    groups = curve_groups(results)
+    panels = [
+        Panel(quantity.title, f"{quantity.name} ({quantity.unit})", curves)
+        for quantity in BOUNDS
+        if (curves := curves_of(groups, quantity))
+    ]
+    caption = (
+        "Free energy, KL divergence and −ln p(x) on the test set over the flow length K: mean and standard error over "
+        "repetitions. The diagonal Gaussian (K = 0) starts every curve."
+    )
+    table = Table(
+        "flow-length",
+        stamped("The points of the figure, in nats per image: mean ± standard error (number of runs).", results),
+        ("row", *(quantity.name for quantity in BOUNDS), "note"),
+        tuple(
+            cell_row(result, [*entries, remark(entries)])
+            for result in results.cells
+            if (entries := [measured(result, quantity) for quantity in BOUNDS])
+        ),
+    )
+    title = "Effect of the flow length"
+    drawings = ()
+    if panels:
+        figure = draw_curves(f"{title}, test set", "flow length K", panels, results.stamp)
+        drawings = (Drawing("flow-length", figure, stamped(caption, results)),)
+    return Exhibit("flow-length", title, "" if panels else "No run has a number to draw.", (table,), drawings)
+
+
+def learning_curves(results: Results) -> Exhibit:
+    """Draw F on the training and validation sets over the parameter updates, one line a run."""
+    runs = {
+        run.run_id: result
+        for result in results.cells
+        for run in result.repetitions.itertuples()
+        if run.outcome in ("finished", "diverged")
+    }
+    points = _histories(results.store, runs)
+    facets = [
+        Facet(group.label.curve, own)
+        for group in curve_groups(results)
+        if not (own := points[points["run_id"].isin(_run_ids(group, runs))]).empty
+    ]
+    ends = (Quantity("F, training", "", "train/elbo", sign=-1), Quantity("F, validation", "", "valid/elbo", sign=-1))
+    table = Table(
+        "learning-curves",
+        stamped("F at the last logged epoch, in nats per image: mean ± standard error (number of runs).", results),
+        ("row", *(quantity.name for quantity in ends), "note"),
+        tuple(
+            cell_row(result, [*entries, remark(entries)])
+            for result in results.cells
+            if (entries := [measured(result, quantity) for quantity in ends])
+        ),
+    )
+    caption = (
+        "Free energy F = −ELBO (β = 1) over the parameter updates, one line a repetition. The axis ends at the "
+        "highest value after the first quarter of the updates. The diagonal Gaussian (K = 0) stands in every panel."
+    )
+    drawings = ()
+    if facets:
+        figure = draw_histories("Learning curves", "F (nats per image)", facets, results.stamp)
+        drawings = (Drawing("learning-curves", figure, stamped(caption, results)),)
+    text = "" if facets else "No run has logged an epoch."
+    return Exhibit("learning-curves", "Learning curves", text, (table,), drawings, tuple(sorted(set(points["run_id"]))))
+
+
+def _run_ids(group: CurveGroup, runs: dict[str, CellResult]) -> set[str]:
+    keys = {result.cell.key for result in group.cells}
+    return {run_id for run_id, result in runs.items() if result.cell.key in keys}
+
+
+def _histories(store: LoggedRuns, runs: dict[str, CellResult]) -> pd.DataFrame:
+    """Return F over the updates: columns run_id, length, split, update, value; points that are not finite left out."""
+    points = store.history(list(runs), list(SPLITS))
+    points = points[np.isfinite(points["value"].astype(float))]
+    return pd.DataFrame(
+        {
+            "run_id": points["run_id"],
+            "length": [runs[run_id].label.length for run_id in points["run_id"]],
+            "split": points["metric"].map(SPLITS),
+            "update": points["update"],
+            "value": -points["value"],
+        }
+    )
+
+
+def samples(results: Results) -> Exhibit:
+    """Show samples of the model and reconstructions, of the first repetition of a few cells."""
+    first = {
+        run.run_id: result
+        for result in results.cells
+        for run in result.repetitions.itertuples()
+        if run.index == 1 and run.outcome == "finished"
+    }
+    chosen = _spread(list(first), MAX_SAMPLE_CELLS)
+    columns = [
+        Column(first[run_id].label.row, [_picture(results.store, run_id, name) for name in PICTURES.values()])
+        for run_id in chosen
+    ]
+    if not columns:
+        return Exhibit("samples", "Samples", "No first repetition has finished, so there is nothing to show.")
+    caption = "Samples drawn from the model, and test images with their reconstructions, of repetition 1 of each cell."
+    figure = draw_tiles("Samples and reconstructions", list(PICTURES), columns, results.stamp)
+    text = f"{len(chosen)} of {len(first)} cells, spread over the study's order." if len(chosen) < len(first) else ""
+    drawing = Drawing("samples", figure, stamped(caption, results))
+    return Exhibit("samples", "Samples", text, drawings=(drawing,), run_ids=tuple(chosen))
+
+
+def _spread(items: Sequence[str], most: int) -> list[str]:
+    """Return at most so many items, evenly spaced, the first and the last among them."""
+    places = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int))
+    return [items[place] for place in places]
+
+
+def _picture(store: LoggedRuns, run_id: str, name: str) -> np.ndarray | None:
+    content = store.artifact(run_id, name)
+    if content is None:
+        return None
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise ReportError(f"run {run_id}, {name}: not a readable picture ({error}); allowed: a PNG file") from None
+
+
+EXHIBITS: dict[ExhibitName, Callable[[Results], Exhibit]] = {
+    "summary": summary,
+    "flow-length": flow_length,
+    "table-2": table_2,
+    "figure-4": figure_4,
+    "learning-curves": learning_curves,
+    "samples": samples,
+}
+"""Name in a study file -> the function that makes it."""

@@ -1,0 +1,224 @@
+"""Numbers -> matplotlib figures, drawn with seaborn inside a style of our own; no pyplot state, no global settings."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+DPI = 150
+_MARKERS = "osD^vPX"
+_STAMP_COLOUR = "#b3261e"
+_LEGEND_HEADINGS = ("curve", "split")
+"""Entries that seaborn adds to name its variables."""
+_PALETTE = sns.color_palette("colorblind")
+_FAMILY_COLOURS = dict(zip(("planar", "nice-perm", "radial", "nice-orth", "none"), (0, 1, 2, 4, 7), strict=True))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points with error bars."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    bars: Sequence[float | None]
+    """Half error bars in the unit of y; None where there is none."""
+    family: str
+    """Flow family: its colour."""
+    variant: int = 0
+    """Which of the family's curves: its marker."""
+    published: bool = False
+    """Drawn hollow and dashed, as numbers of others."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    y_label: str
+    curves: Sequence[Curve]
+
+
+@dataclass(frozen=True)
+class Facet:
+    """One panel of learning curves."""
+
+    title: str
+    points: pd.DataFrame
+    """Columns run_id, length, split, update, value."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A cell's pictures."""
+
+    title: str
+    pictures: Sequence[np.ndarray | None]
+    """One a kind, colours (height, width, 3) of 8 bits; None for one that the run does not have."""
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Apply the report's style to what is drawn or rendered inside, and nothing else."""
+    settings: dict[str, Any] = {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook", font_scale=0.9)}
+    # A font that matplotlib ships and ids hashed from a fixed salt: the same bytes on every machine.
+    own = {"font.family": "DejaVu Sans", "svg.hashsalt": "nfstudy", "svg.fonttype": "path", "axes.titlesize": 11}
+    with matplotlib.rc_context({**settings, **own}):
+        yield
+
+
+def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    """Return a figure's file content, without dates: the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {}
+    with figure_style():
+        figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+    return buffer.getvalue()
+
+
+def draw_curves(title: str, x_label: str, panels: Sequence[Panel], stamp: str = "") -> Figure:
+    """Draw panels side by side over one x, with one legend below them.
+
+    Arguments:
+        title: of the whole figure.
+        x_label: with its unit.
+        panels: at least one; curves of one label are one entry of the legend.
+        stamp: printed in a corner when not empty, such as `incomplete: 3 of 9 cells`.
+    """
+    with figure_style():
+        figure = Figure(figsize=(4.4 * len(panels), 4.6), layout="constrained")
+        all_axes = np.ravel(figure.subplots(1, len(panels)))
+        for axes, panel in zip(all_axes, panels, strict=True):
+            for curve in panel.curves:
+                _draw_curve(axes, curve)
+            axes.set(title=panel.title, xlabel=x_label, ylabel=panel.y_label)
+            lengths = sorted({x for curve in panel.curves for x in curve.x})
+            axes.xaxis.set_major_locator(FixedLocator(lengths) if len(lengths) <= 6 else MaxNLocator(integer=True))
+        _legend(figure, all_axes)
+        _finish(figure, title, stamp)
+    return figure
+
+
+def _draw_curve(axes: Axes, curve: Curve) -> None:
+    colour = _PALETTE[_FAMILY_COLOURS[curve.family]]
+    axes.errorbar(
+        curve.x,
+        curve.y,
+        yerr=[math.nan if bar is None else bar for bar in curve.bars],
+        label=curve.label,
+        color=colour,
+        marker=_MARKERS[curve.variant % len(_MARKERS)],
+        markersize=7 if curve.published else 5.5,
+        markerfacecolor="none" if curve.published else colour,
+        linestyle="--" if curve.published else "-",
+        linewidth=1.2 if curve.published else 1.8,
+        capsize=3,
+        zorder=2 if curve.published else 3,
+    )
+
+
+def draw_histories(title: str, y_label: str, facets: Sequence[Facet], stamp: str = "") -> Figure:
+    """Draw learning curves: a panel a facet, colour the flow length, dashes the split, a line a run.
+
+    The y axis ends at the highest value after the first quarter of the updates, so that the start, hundreds of nats
+    higher, does not flatten the rest.
+    """
+    columns = min(3, len(facets))
+    rows = math.ceil(len(facets) / columns)
+    lengths = sorted({length for facet in facets for length in facet.points["length"]})
+    names = [f"K = {length}" for length in lengths]
+    palette = dict(zip(names, sns.color_palette("viridis", len(lengths)), strict=True))
+    low, high = _limits(pd.concat([facet.points for facet in facets]))
+    with figure_style():
+        figure = Figure(figsize=(max(6.5, 4.6 * columns), 3.6 * rows + 0.9), layout="constrained")
+        all_axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for axes, facet in zip(all_axes, facets, strict=False):
+            sns.lineplot(
+                facet.points.assign(curve="K = " + facet.points["length"].astype(str)),
+                x="update",
+                y="value",
+                hue="curve",
+                palette=palette,
+                hue_order=names,
+                style="split",
+                style_order=["validation", "training"],
+                units="run_id",
+                estimator=None,
+                linewidth=1.1,
+                legend="full",
+                ax=axes,
+            )
+            axes.set(title=facet.title, xlabel="parameter updates", ylabel=y_label, ylim=(low, high))
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda update, _: f"{update:,.0f}"))
+            axes.get_legend().remove()
+        for axes in all_axes[len(facets) :]:
+            axes.set_visible(False)
+        _legend(figure, all_axes[: len(facets)])
+        _finish(figure, title, stamp)
+    return figure
+
+
+def _limits(points: pd.DataFrame) -> tuple[float, float]:
+    late = points.loc[points["update"] >= 0.25 * points["update"].max(), "value"]
+    margin = 0.03 * (late.max() - late.min()) or 1.0
+    return float(late.min() - margin), float(late.max() + margin)
+
+
+def draw_tiles(title: str, kinds: Sequence[str], columns: Sequence[Column], stamp: str = "") -> Figure:
+    """Draw pictures side by side: a column a cell, a row a kind of picture.
+
+    Arguments:
+        title: of the whole figure.
+        kinds: the names of the rows.
+        columns: at least one, each with one picture a kind.
+        stamp: as for `draw_curves`.
+    """
+    with figure_style():
+        figure = Figure(figsize=(max(6.5, 3.4 * len(columns)), 3.4 * len(kinds) + 0.9), layout="constrained")
+        grid = figure.subplots(len(kinds), len(columns), squeeze=False)
+        for column, line in zip(columns, grid.T, strict=True):
+            line[0].set_title(column.title)
+            for axes, pixels in zip(line, column.pictures, strict=True):
+                axes.set(xticks=[], yticks=[])
+                axes.grid(visible=False)
+                if pixels is None:
+                    axes.text(0.5, 0.5, "no such picture", ha="center", va="center", color="0.4")
+                else:
+                    axes.imshow(pixels, interpolation="nearest")
+        for axes, kind in zip(grid[:, 0], kinds, strict=True):
+            axes.set_ylabel(kind)
+        _finish(figure, title, stamp)
+    return figure
+
+
+def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
+    handles: dict[str, Any] = {}
+    for axes in all_axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            if label not in _LEGEND_HEADINGS:
+                handles.setdefault(label, handle)
+    if handles:
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False)
+
+
+def _finish(figure: Figure, title: str, stamp: str) -> None:
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    for axes in figure.axes:
+        sns.despine(ax=axes)
+    if stamp:
+        figure.text(0.99, 0.985, stamp, ha="right", va="top", color=_STAMP_COLOUR, fontsize=10, fontweight="bold")

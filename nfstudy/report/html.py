@@ -1,0 +1,194 @@
+"""A report's pages: `index.html`, which needs no other file and no script, and `index.md` beside its figures."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from nfstudy.cells import budget_repetitions, budget_settings
+from nfstudy.report.estimates import Results
+from nfstudy.report.labels import setting_name, setting_text
+from nfstudy.report.paper import CITATION, STATED_SETTINGS
+from nfstudy.report.rows import Exhibit
+from nfstudy.report.tables import Entry, markdown_text, to_markdown
+
+_SHORT = 10
+"""Digits of a commit or a fingerprint that are shown."""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A line of the provenance table."""
+
+    id: str
+    link: str | None
+    """The run's page on a tracking server."""
+    cell: str
+    trial: str
+    """`repetition 1` or `search 7`."""
+    outcome: str
+    reason: str
+    attempts: int
+    commit: str
+    data: str
+    machine: str
+    settings: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that both templates show."""
+
+    results: Results
+    exhibits: Sequence[Exhibit]
+    version: str
+    """Of nfstudy."""
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """(name, text) of the lines under the title."""
+        results, runs = self.results, self.results.runs
+        done = len(results.cells) - len(results.unfinished)
+        wanted = budget_repetitions(results.study, results.budget)
+        outcomes = runs["outcome"].value_counts().sort_index()
+        return [
+            ("Budget", results.budget),
+            ("Complete", f"{done} of {len(results.cells)} cells, {wanted} repetitions each"),
+            ("Runs", ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "none"),
+            ("Data", "; ".join(_data_sets(runs)) or "–"),
+            ("Code", "; ".join(_commits(runs)) or "–"),
+            ("Report", f"nfstudy {self.version}"),
+            ("Paper", CITATION),
+        ]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Say what makes the runs hard to reproduce or to compare with each other."""
+        runs, found = self.results.runs, []
+        if runs["commit"].nunique() > 1:
+            found.append(f"The runs come from {runs['commit'].nunique()} commits.")
+        dirty = int(runs["dirty"].astype(bool).sum())
+        if dirty:
+            found.append(f"{dirty} of {len(runs)} runs were made with uncommitted changes.")
+        for data, prints in runs.groupby("data")["data_fingerprint"].nunique().items():
+            if prints > 1:
+                found.append(f"The runs on {data} saw {prints} different files of that name.")
+        return found
+
+    @property
+    def settings(self) -> list[tuple[str, str, str]]:
+        """(dotted path, value or axis, what the paper states) of the study's settings under the budget."""
+        study = self.results.study
+        axes = {**study.grid, **(study.search.space if study.search else {})}
+        rows = []
+        for path, value in budget_settings(study, self.results.budget).flat().items():
+            axis = axes.get(path)
+            if axis is None:
+                shown = setting_text(value)
+            elif isinstance(axis, tuple):
+                shown = ", ".join(map(setting_text, axis))
+            else:
+                shown = f"{setting_text(axis.low)} to {setting_text(axis.high)}"
+            stated = setting_text(STATED_SETTINGS[path]) if path in STATED_SETTINGS else ""
+            rows.append((path, shown, stated))
+        return rows
+
+    def run_rows(self) -> Iterator[RunRow]:
+        """Yield the provenance of every run, by cell in the study's order."""
+        study = self.results.study
+        paths = dict.fromkeys((*study.grid, *(study.search.space if study.search else ()), "train.updates"))
+        by_cell = dict(tuple(self.results.runs.groupby("cell")))
+        for result in self.results.cells:
+            for run in by_cell.get(result.cell.key, self.results.runs.iloc[:0]).to_dict("records"):
+                yield RunRow(
+                    id=run["run_id"],
+                    link=_web_address(self.results.store.link(run["run_id"])),
+                    cell=result.label.row,
+                    trial=f"{run['stage']} {run['index']}",
+                    outcome=run["outcome"],
+                    reason=run["reason"] or "",
+                    attempts=run["attempts"],
+                    commit=_commit(run["commit"], run["dirty"]),
+                    data=f"{run['data']} {run['data_fingerprint'][:_SHORT]}",
+                    machine=f"{run['device']}, threads {run['threads']}",
+                    settings=_settings(run, paths),
+                )
+
+
+def render_html(page: Page, pictures: Mapping[str, bytes]) -> str:
+    """Return the self-contained page; all text is escaped.
+
+    Arguments:
+        page: what is shown.
+        pictures: a figure's id -> its PNG file.
+    """
+    addresses = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
+    return (
+        _environment().get_template("index.html.jinja").render(page=page, pictures=addresses, runs=[*page.run_rows()])
+    )
+
+
+def render_markdown(page: Page) -> str:
+    """Return the page for reading on a code host, which refers to `figures/<id>.png`; all text is escaped."""
+    return _environment().get_template("index.md.jinja").render(page=page, runs=[*page.run_rows()])
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("nfstudy.report", "."),
+        autoescape=select_autoescape(enabled_extensions=("html.jinja",), default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(text=markdown_text, table=to_markdown, tooltip=_tooltip)
+    return environment
+
+
+def _tooltip(entry: Entry) -> str:
+    """Return all that is known of an entry."""
+    lines = []
+    if entry.quantity and entry.estimate and entry.estimate.mean is not None:
+        se = "" if entry.estimate.se is None else f" ± {entry.estimate.se:.6g} (standard error)"
+        unit = entry.quantity.unit
+        lines.append(f"{entry.quantity.name} = {entry.estimate.mean:.8g}{se} {unit}, n = {entry.estimate.n}")
+        lines.append(f"runs: {' '.join(entry.run_ids)}")
+    if entry.reference:
+        lines.append(f"{entry.reference.source}: {entry.reference.display} ({entry.reference.confidence})")
+    if entry.note and not (entry.reference and entry.note == entry.reference.source):
+        lines.append(entry.note)
+    return "\n".join(lines)
+
+
+def _web_address(link: str | None) -> str | None:
+    return link if link and link.startswith(("http://", "https://")) else None
+
+
+def _commit(commit: str | None, dirty: bool) -> str:
+    return f"{(commit or 'unknown')[:_SHORT]}{' + uncommitted changes' if dirty else ''}"
+
+
+def _commits(runs: pd.DataFrame) -> list[str]:
+    pairs = runs[["commit", "dirty"]].drop_duplicates().sort_values(["commit", "dirty"])
+    return [_commit(commit, dirty) for commit, dirty in pairs.itertuples(index=False)]
+
+
+def _data_sets(runs: pd.DataFrame) -> list[str]:
+    pairs = runs[["data", "data_fingerprint"]].drop_duplicates().sort_values(["data", "data_fingerprint"])
+    return [f"{data} (SHA-256 {print_[:_SHORT]}…)" for data, print_ in pairs.itertuples(index=False)]
+
+
+def _settings(run: Mapping[str, Any], paths: Mapping[str, None]) -> str:
+    shown = {path: run[path] for path in paths if path in run and not _absent(run[path])}
+    return ", ".join(f"{setting_name(path)} = {setting_text(value)}" for path, value in shown.items())
+
+
+def _absent(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

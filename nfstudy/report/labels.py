@@ -1,0 +1,108 @@
+"""Names for people: of flow families, settings, rows and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nfstudy.cells import Cell
+
+FAMILY_NAMES = {
+    "none": "diagonal Gaussian",
+    "planar": "NF (planar)",
+    "radial": "NF (radial)",
+    "nice-perm": "NICE-perm",
+    "nice-orth": "NICE-orth",
+}
+"""Flow family in a study file -> its name in tables and legends."""
+
+SETTING_NAMES = {
+    "data.name": "data",
+    "data.train_images": "training images",
+    "model.latent": "D",
+    "flow.coupling_hidden": "coupling units",
+    "objective.beta_start": "β start",
+}
+"""Dotted paths whose last part does not make a good name."""
+
+FLOW_PATHS = ("flow.family", "flow.length")
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a cell is called: its flow, and whatever else differs among the study's cells."""
+
+    family: str
+    length: int
+    variant: tuple[tuple[str, Any], ...] = ()
+    """(dotted path, value) of the other settings that differ among the cells."""
+
+    @property
+    def row(self) -> str:
+        """The cell's name in a table, such as `NF (planar), K = 40, D = 2`."""
+        return ", ".join((FAMILY_NAMES[self.family], f"K = {self.length}", *self._variant_names()))
+
+    @property
+    def curve(self) -> str:
+        """The name of the curve it lies on, such as `NF (planar), D = 2`."""
+        return ", ".join((FAMILY_NAMES[self.family], *self._variant_names()))
+
+    @property
+    def variant_text(self) -> str:
+        """The differing settings alone, such as `D = 2`; empty where none differ."""
+        return ", ".join(self._variant_names())
+
+    def _variant_names(self) -> tuple[str, ...]:
+        return tuple(f"{setting_name(path)} = {setting_text(value)}" for path, value in self.variant)
+
+
+def setting_name(path: str) -> str:
+    """Return the name of a setting for people: `train.learning_rate` -> `learning rate`."""
+    return SETTING_NAMES.get(path) or path.rsplit(".", 1)[-1].replace("_", " ")
+
+
+def setting_text(value: Any) -> str:
+    """Return a setting's value for people: `500000` -> `500,000`, `None` -> `null` as in a study file."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def varied_settings(cells: Sequence[Cell]) -> tuple[str, ...]:
+    """List the dotted paths, other than the flow's family and length, that take several values among the cells.
+
+    A setting that only some cells use counts where those differ among themselves.
+    """
+    seen: dict[str, set[Any]] = {}
+    for cell in cells:
+        for path, value in cell.settings.flat().items():
+            seen.setdefault(path, set()).add(value)
+    return tuple(path for path, values in seen.items() if len(values) > 1 and path not in FLOW_PATHS)
+
+
+def label_cells(cells: Sequence[Cell]) -> list[Label]:
+    """Return a label for each cell, distinct for distinct cells."""
+    varied = varied_settings(cells)
+    labels = []
+    for cell in cells:
+        flat = cell.settings.flat()
+        variant = tuple((path, flat[path]) for path in varied if path in flat)
+        labels.append(Label(cell.settings.flow.family, cell.settings.flow.length, variant))
+    return labels
+
+
+def on_curve(label: Label, curve: Label) -> bool:
+    """Say whether a cell lies on a curve.
+
+    A curve is a family with one variant; a cell of length 0 is the diagonal Gaussian that every family starts from, so
+    it lies on each curve with whose variant it agrees.
+    """
+    if label.length > 0 or curve.length == 0:
+        return label.family == curve.family and label.variant == curve.variant
+    there = dict(curve.variant)
+    return all(there.get(path, value) == value for path, value in label.variant)

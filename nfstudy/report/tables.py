@@ -1,0 +1,194 @@
+"""Tables whose entries know their number, its reference and its runs; as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from nfstudy.report.estimates import Estimate, Quantity
+from nfstudy.report.paper import Published
+
+CSV_COLUMNS = (
+    "row",
+    "flow",
+    "length",
+    "metric",
+    "unit",
+    "ours_mean",
+    "ours_se",
+    "n",
+    "paper",
+    "paper_half_bar",
+    "paper_source",
+    "difference",
+    "note",
+    "run_ids",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands at one row and column: text, or a number with all that is known of it.
+
+    An entry for a quantity that has no value must say why in its note, and shows the note in its place.
+    """
+
+    text: str = ""
+    quantity: Quantity | None = None
+    estimate: Estimate | None = None
+    reference: Published | None = None
+    difference: float | None = None
+    """Ours minus the paper's, where the two can be compared."""
+    note: str = ""
+    run_ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.quantity and self.value is None and not self.note:
+            raise ValueError(f"an entry for {self.quantity.name} has neither value nor note; allowed: at least one")
+
+    @property
+    def value(self) -> float | None:
+        """The mean, in the quantity's unit."""
+        return self.estimate.mean if self.estimate else None
+
+    @property
+    def display(self) -> str:
+        """What is printed: the text, `mean ± se (n)`, or the note where there is no number."""
+        if self.quantity is None:
+            return self.text
+        if self.estimate is None or self.estimate.mean is None:
+            return self.note
+        return format_estimate(self.estimate, self.quantity.decimals)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table; `flow` and `length` are empty for lines that are no cell of ours."""
+
+    name: str
+    entries: tuple[Entry, ...]
+    flow: str = ""
+    length: int | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column holds the rows' names."""
+
+    id: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row.entries) != len(self.columns) - 1:
+                raise ValueError(
+                    f"table {self.id}, row {row.name}: {len(row.entries)} entries; allowed: {len(self.columns) - 1}"
+                )
+
+    def is_numeric(self, column: int) -> bool:
+        """Say whether a column, counted from 0 after the names of the rows, holds numbers."""
+        return any(row.entries[column].quantity or row.entries[column].reference for row in self.rows)
+
+
+def format_number(value: float, decimals: int, signed: bool = False) -> str:
+    """Return a number with so many decimals, a true minus sign, and zero never negative."""
+    text = f"{round(value, decimals) + 0.0:{'+' if signed else ''}.{decimals}f}"
+    return text.replace("-", "−")
+
+
+def format_estimate(estimate: Estimate, decimals: int) -> str:
+    """Return `mean ± se (n)`, or `mean (n = 1)` where one run has no standard error."""
+    if estimate.mean is None:
+        raise ValueError("an estimate of no runs; allowed: at least one run")
+    mean = format_number(estimate.mean, decimals)
+    if estimate.se is None:
+        return f"{mean} (n = 1)"
+    return f"{mean} ± {format_number(estimate.se, decimals)} ({estimate.n})"
+
+
+def to_csv(table: Table) -> str:
+    """Return one line for each row and quantity, numbers in full precision, run ids separated by spaces."""
+    return pd.DataFrame(_long_form(table), columns=CSV_COLUMNS).to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(table: Table) -> str:
+    """Return a pipe table under its caption; text is escaped."""
+    grid = _display_grid(table).map(markdown_text)
+    headers = [markdown_text(column) for column in table.columns]
+    align = ("left", *("right" if table.is_numeric(i) else "left" for i in range(len(table.columns) - 1)))
+    body = grid.to_markdown(index=False, headers=headers, disable_numparse=True, colalign=align)
+    return f"{body}\n\n*{markdown_text(table.caption)}*\n"
+
+
+def to_latex(table: Table) -> str:
+    """Return a table float with rules of the LaTeX package booktabs; text is escaped."""
+    style = _display_grid(table).style.format(latex_text).format_index(latex_text, axis="columns").hide(axis="index")
+    align = "l" + "".join("r" if table.is_numeric(i) else "l" for i in range(len(table.columns) - 1))
+    caption, label = latex_text(table.caption), f"tab:{table.id}"
+    return style.to_latex(
+        hrules=True, column_format=align, caption=caption, label=label, position="ht", position_float="centering"
+    )
+
+
+def markdown_text(text: str) -> str:
+    """Escape text so that Markdown shows it as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", " ".join(text.split()))
+
+
+_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "−": "$-$",
+        "±": r"$\pm$",
+        "≤": r"$\leq$",
+        "×": r"$\times$",
+        "‖": r"$\|$",
+        "β": r"$\beta$",
+        "–": "--",
+    }
+)
+
+
+def latex_text(text: str) -> str:
+    """Escape text for LaTeX, with its mathematical signs as commands."""
+    return text.translate(_LATEX)
+
+
+def _display_grid(table: Table) -> pd.DataFrame:
+    lines = [(row.name, *(entry.display for entry in row.entries)) for row in table.rows]
+    return pd.DataFrame(lines, columns=table.columns, dtype="str")
+
+
+def _long_form(table: Table) -> Iterator[tuple[Any, ...]]:
+    for row in table.rows:
+        for entry in row.entries:
+            if entry.quantity is None:
+                continue
+            ours, paper = entry.estimate, entry.reference
+            yield (
+                row.name,
+                row.flow,
+                "" if row.length is None else row.length,
+                entry.quantity.name,
+                entry.quantity.unit,
+                ours.mean if ours else None,
+                ours.se if ours else None,
+                ours.n if ours else 0,
+                paper.value if paper else None,
+                paper.half_bar if paper else None,
+                paper.source if paper else "",
+                entry.difference,
+                entry.note,
+                " ".join(entry.run_ids),
+            )

@@ -1,0 +1,197 @@
+"""`fit`: stochastic gradient descent on the annealed free energy, the only loop that takes gradients."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+from nfstudy.data import Dataset
+from nfstudy.dlgm import DLGM
+from nfstudy.errors import SpecError
+from nfstudy.evaluation import evaluate_bound
+from nfstudy.objective import BoundTerms, beta_at, bound_terms, free_energy
+from nfstudy.outcomes import EpochRecord, OnEpoch, Outcome
+from nfstudy.seeds import derive_seed
+from nfstudy.spec import Settings, TrainSpec
+
+WHOLE_TRAINING = ("T_max", "total_iters", "total_steps")
+"""Schedule lengths of which null stands for `train.updates`."""
+
+
+@dataclass(frozen=True)
+class TrainingEnd:
+    """How a training ended."""
+
+    outcome: Outcome
+    """finished, diverged or pruned."""
+    update: int
+    """Updates done; of a diverged training, the number of the update (1, 2, ...) that went wrong."""
+    reason: str
+    """Why it did not finish; empty when it did."""
+    seconds: float
+    """Wall-clock seconds of the updates, without the validations."""
+
+
+class DivergenceError(Exception):
+    """A loss, gradient or bound that is not finite."""
+
+
+def fit(
+    model: DLGM, dataset: Dataset, settings: Settings, repetition: int, device: str, on_epoch: OnEpoch
+) -> TrainingEnd:
+    """Train a model in place by Alg. 1: one posterior sample an image and update, eq. (20).
+
+    An epoch is N // batch updates over the training images in a new order, its remainder left out; the last may be
+    cut so that there are `train.updates` in all. Orders, posterior noise and new bits come from CPU generators seeded
+    by the repetition and the epoch, so neither the device nor other trials change them.
+
+    Arguments:
+        model: initialised, on `device`.
+        dataset: all of whose training images are used.
+        settings: objective, train and seed.
+        repetition: the axis over which orders and noise differ.
+        device: where tensors live, such as `cpu` or `cuda:0`.
+        on_epoch: told of every epoch; False ends the training there.
+
+    Returns:
+        How it ended. After a divergence the model holds the last finite parameters, or those of the failed validation.
+
+    Raises:
+        SpecError: the schedule cannot last the training.
+    """
+    loop = _Loop(model, dataset, settings, repetition, device)
+    total = settings.train.updates
+    epoch, seconds = 0, 0.0
+    try:
+        while loop.update < total:
+            epoch += 1
+            started = time.perf_counter()
+            metrics = loop.run_epoch(epoch)
+            seconds += time.perf_counter() - started
+            metrics |= loop.validate(dataset.valid)
+            if not on_epoch(EpochRecord(epoch, loop.update, total, metrics)):
+                return TrainingEnd("pruned", loop.update, f"pruned after epoch {epoch}", seconds)
+    except DivergenceError as error:
+        return TrainingEnd("diverged", loop.update, str(error), seconds)
+    return TrainingEnd("finished", loop.update, "", seconds)
+
+
+class _Loop:
+    """What changes from update to update."""
+
+    def __init__(self, model: DLGM, dataset: Dataset, settings: Settings, repetition: int, device: str) -> None:
+        self.model = model
+        self.settings = settings
+        self.repetition = repetition
+        self.device = device
+        self.levels = dataset.levels
+        self.images = torch.tensor(dataset.train, device=device)
+        self.parameters = list(model.parameters())
+        self.optimiser = make_optimiser(self.parameters, settings.train)
+        self.schedule = make_schedule(self.optimiser, settings.train)
+        self.update = 0
+        """Updates done, or begun while one is under way."""
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        """Do an epoch's updates and return its train/* metrics; raises DivergenceError."""
+        spec = self.settings.objective
+        noise_stream = self._generator("posterior noise", epoch)
+        sums = torch.zeros(len(BoundTerms._fields) + 1, dtype=torch.float64, device=self.device)
+        count = 0
+        for x in self._batches(epoch):
+            if self.schedule and self.update:
+                self.schedule.step()
+            noise = torch.randn(len(x), self.settings.model.latent, generator=noise_stream)
+            terms = bound_terms(self.model, x, noise.to(self.device))
+            energies = free_energy(terms, beta_at(self.update, spec), spec.annealing)
+            self.update += 1
+            norm = self._descend(energies.mean())
+            sums += torch.stack([*terms, energies]).detach().mean(-1)
+            count += 1
+        *means, objective = sums / count
+        return {
+            **{f"train/{name}": value for name, value in BoundTerms(*means).numbers().items()},
+            "train/objective": objective.item(),
+            "train/beta": beta_at(self.update, spec),
+            "train/learning_rate": self.optimiser.param_groups[0]["lr"],
+            "train/gradient_norm": norm.item(),
+        }
+
+    def validate(self, images: np.ndarray) -> dict[str, float]:
+        """Return the valid/* metrics, from noise that is the same every time; raises DivergenceError."""
+        bound = evaluate_bound(self.model, images, derive_seed(self.settings.seed, "evaluation", "valid"))
+        if not math.isfinite(bound["elbo"]):
+            raise DivergenceError(f"valid/elbo is {bound['elbo']} after update {self.update}")
+        return {f"valid/{name}": value for name, value in bound.items()}
+
+    def _descend(self, loss: Tensor) -> Tensor:
+        """Take one step and return the gradient's norm before clipping; a step that is not finite is not taken."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        gradients = [parameter.grad for parameter in self.parameters]
+        norm = nn.utils.get_total_norm(gradients)
+        # One transfer an update: a loss that is not finite shows in the sum as well.
+        if not math.isfinite((norm + loss.detach()).item()):
+            name, value = ("loss", loss.item()) if not math.isfinite(loss.item()) else ("gradient norm", norm.item())
+            raise DivergenceError(f"{name} is {value} at update {self.update}")
+        if self.settings.train.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.settings.train.clip_norm, norm)
+        self.optimiser.step()
+        return norm
+
+    def _batches(self, epoch: int) -> Iterator[Tensor]:
+        """Yield the epoch's minibatches (batch, pixels) of bits, as floats."""
+        size = self.settings.train.batch
+        updates = min(len(self.images) // size, self.settings.train.updates - self.update)
+        order = torch.randperm(len(self.images), generator=self._generator("data order", epoch)).to(self.device)
+        bits_stream = self._generator("training bits", epoch)
+        for indices in order[: updates * size].split(size):
+            batch = self.images[indices]
+            if self.levels > 1:
+                # With u uniform on 0 ... levels − 1, P(u < v) is v / levels exactly.
+                uniform = torch.randint(self.levels, batch.shape, generator=bits_stream, dtype=torch.uint8)
+                batch = uniform.to(self.device) < batch
+            yield batch.float()
+
+    def _generator(self, purpose: str, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.settings.seed, purpose, self.repetition, epoch))
+
+
+def make_optimiser(parameters: list[nn.Parameter], train: TrainSpec) -> Optimizer:
+    """Return torch's RMSprop or Adam with the settings' learning rate and constants."""
+    if train.optimiser == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters, lr=train.learning_rate, alpha=train.decay, eps=train.epsilon, momentum=train.momentum
+        )
+    return torch.optim.Adam(
+        parameters, lr=train.learning_rate, betas=(train.beta1, train.beta2), eps=train.epsilon, fused=True
+    )
+
+
+def make_schedule(optimiser: Optimizer, train: TrainSpec) -> LRScheduler | None:
+    """Return torch's schedule of the settings' name, to be stepped between updates; None if it is constant.
+
+    Raises:
+        SpecError: a one-cycle schedule ends before the training.
+    """
+    fields = train.schedule.model_dump()
+    name = fields.pop("name")
+    if name == "constant":
+        return None
+    fields = {key: train.updates if key in WHOLE_TRAINING and value is None else value for key, value in fields.items()}
+    if name == "OneCycleLR":
+        if fields["total_steps"] < train.updates:
+            raise SpecError(
+                f"train.schedule.total_steps {fields['total_steps']}: allowed: at least train.updates, {train.updates}"
+            )
+        # torch would cycle the momentum too, against the settings' own.
+        fields["cycle_momentum"] = False
+    return getattr(lr_scheduler, name)(optimiser, **fields)

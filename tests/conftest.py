@@ -1,0 +1,26 @@
+"""Fixtures that more than one test module uses."""
+
+from pathlib import Path
+
+import pytest
+
+from nfstudy.data import data_folders
+from nfstudy.data.files import locate
+from nfstudy.data.mnist import AMAT_FILES, IMAGE_FILES, LABEL_FILES
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+def skip_without(files, folders):
+    """Skip the test where one of the data files is in none of the folders, saying which and where they belong."""
+    missing = [file.name for file in files if locate(file, folders) is None]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} under $NFSTUDY_DATA or data/ (README.md says where to get them)")
+
+
+@pytest.fixture(scope="session")
+def mnist_folders():
+    """Return folders that hold all of MNIST: both the IDX files, with labels, and the fixed binarisation."""
+    folders = tuple(folder.resolve() for folder in (*data_folders(), CHECKOUT / "data"))
+    skip_without((*AMAT_FILES, *IMAGE_FILES, *LABEL_FILES), folders)
+    return folders
