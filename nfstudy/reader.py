@@ -1,28 +1,21 @@
-"""A study file's text -> `StudySpec`, or one `SpecError` that lists every mistake with its file, line and key path.
-
-YAML is composed into nodes, which keep their positions, and only then turned into plain values: YAML 1.2 (so that
-`1e-3` is a number and `no` a word), no tags, no repeated keys, and limits on size, depth and what aliases unfold to.
-"""
+"""A study file's text -> `StudySpec`, or one `SpecError` that lists every mistake with its file, line and key path."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from nfstudy.cells import expand_cells
+from nfstudy.cells import corner_points
+from nfstudy.document import UNKNOWN, Document, Mistake, Place, shown
 from nfstudy.errors import SpecError
 from nfstudy.spec import SETTING_DEFAULTS, Range, Sampling, Settings, StudySpec
 
 MAX_BYTES = 256 * 1024
-MAX_DEPTH = 20
-MAX_NODES = 20_000
 
 SECTIONS = tuple(Settings.model_fields)
 KEYS = (*(key for key in StudySpec.model_fields if key != "settings"), *SECTIONS)
@@ -53,11 +46,11 @@ def read_study(path: Path | str) -> StudySpec:
 
 def parse_study(text: str, name: str) -> StudySpec:
     """Check a study's text; `name` is what messages call the file. Raises `SpecError`."""
-    document = _Document(text, name)
+    document = Document(text, name)
     tree = document.tree()
     if not isinstance(tree, dict):
-        document.fail([((), f"got {_shown(tree)}; allowed: a mapping with the keys {', '.join(KEYS)}")])
-    document.refuse_unknown((), tree, KEYS)
+        document.fail([((), f"got {shown(tree)}; allowed: a mapping with the keys {', '.join(KEYS)}")])
+    document.fail(_unknown_keys((), tree, KEYS))
 
     settings = {key: tree.pop(key) for key in SECTIONS if key in tree}
     mistakes = list(_field_mistakes(Settings, settings))
@@ -70,25 +63,25 @@ def parse_study(text: str, name: str) -> StudySpec:
     document.fail(_meaning_mistakes(spec, tree))
     for budget in spec.budgets:
         try:
-            expand_cells(spec, budget)
+            corner_points(spec, budget)
         except SpecError as error:
-            document.fail([(("budgets", budget) if budget in tree.get("budgets", {}) else ("grid",), str(error))])
+            document.fail([(_blamed(document, str(error), budget), str(error))])
     return spec
 
 
-def _budgets(document: _Document, tree: dict[str, Any]) -> dict[str, Any]:
+def _budgets(document: Document, tree: dict[str, Any]) -> dict[str, Any]:
     """Split each budget's flat mapping into its own keys and the settings it changes."""
     budgets = tree.get("budgets", {"default": {}})
     if not isinstance(budgets, dict):
-        document.fail([(("budgets",), f"got {_shown(budgets)}; allowed: a mapping of budget names")])
+        document.fail([(("budgets",), f"got {shown(budgets)}; allowed: a mapping of budget names")])
     split = {}
     for name, changes in budgets.items():
         where = ("budgets", name)
         if not isinstance(changes, dict):
-            document.fail([(where, f"got {_shown(changes)}; allowed: a mapping of settings to values")])
+            document.fail([(where, f"got {shown(changes)}; allowed: a mapping of settings to values")])
         own = {key: changes[key] for key in ("repetitions", "trials") if key in changes}
         others = {key: value for key, value in changes.items() if key not in own}
-        document.refuse_unknown(where, others, ("repetitions", "trials", "train.schedule", *OVERRIDABLE))
+        document.fail(_unknown_keys(where, others, ("repetitions", "trials", "train.schedule", *OVERRIDABLE)))
         split[name] = {"settings": others, **own}
     return split
 
@@ -116,7 +109,7 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
             for index, value in enumerate(axis):
                 yield from _value_mistakes(spec.settings, (*where, index), path, value)
                 if value in axis[:index]:
-                    yield (*where, index), f"got {_shown(value)} a second time; allowed: each value once"
+                    yield (*where, index), f"got {shown(value)} a second time; allowed: each value once"
     if spec.search:
         for path in spec.search.space.keys() & spec.grid.keys():
             yield ("search", "space", path), "is an axis of the grid too; allowed: in one of the two"
@@ -130,7 +123,7 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
             yield ("exhibits", index), f"got '{exhibit}' on {spec.settings.data.name}; allowed: with data.name mnist"
 
 
-def _value_mistakes(settings: Settings, where: Path_, path: str, value: Any) -> Iterator[Mistake]:
+def _value_mistakes(settings: Settings, where: Place, path: str, value: Any) -> Iterator[Mistake]:
     """Yield what makes `value` impossible for the setting at `path`, whatever the other settings are."""
     section, *rest = path.split(".")
     record = type(getattr(settings, section)) if rest else Settings
@@ -149,11 +142,17 @@ def _field_mistakes(record: type[BaseModel], values: dict[str, Any]) -> Iterator
         record.model_validate(values)
     except ValidationError as error:
         for details in error.errors():
-            yield tuple(details["loc"]), _explain(details, details["input"])
-
-
-Path_ = tuple[str | int, ...]
-Mistake = tuple[Path_, str]
+            where, message = tuple(details["loc"]), _explain(details, details["input"])
+            if details["type"] == "union_tag_invalid":
+                where = (*where, "name")
+            if message == UNKNOWN:
+                message = _unknown(where, _known_keys(where))
+            if where[:1] == ("settings",):
+                where = where[1:]
+            if not where:  # Settings that are impossible together: the message begins with the one to blame.
+                path, _, message = message.partition(": ")
+                where = tuple(path.split("."))
+            yield where, message
 
 
 def _explain(details: Mapping[str, Any], seen: Any) -> str:
@@ -162,28 +161,17 @@ def _explain(details: Mapping[str, Any], seen: Any) -> str:
     if kind == "missing":
         return "is missing; allowed: a value for this key"
     if kind == "extra_forbidden":
-        return "unknown key; allowed: only keys of this section"
+        return UNKNOWN
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":
-        return f"got {_shown(seen)}; allowed: {context['expected']}"
+        return f"got {shown(seen)}; allowed: {context['expected']}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        got = context.get("tag", _shown(seen))
+        got = context.get("tag", shown(seen))
         return f"got {got}; allowed: a name among {context.get('expected_tags', 'the known ones')}"
     if kind == "string_pattern_mismatch":
-        return f"got {_shown(seen)}; allowed: text that matches {context['pattern']}"
-    return f"got {_shown(seen)}; allowed: {message.removeprefix('Input should be ').removeprefix('a valid ')}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, tuple):
-        return "a list"
-    if value is None:
-        return "nothing (null)"
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+        return f"got {shown(seen)}; allowed: text that matches {context['pattern']}"
+    return f"got {shown(seen)}; allowed: {message.removeprefix('Input should be ').removeprefix('a valid ')}"
 
 
 def _suggest(word: str, allowed: Iterable[str]) -> str:
@@ -191,131 +179,40 @@ def _suggest(word: str, allowed: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-class _Document:
-    """The composed YAML of one study file: its plain values, and where each of them stands."""
-
-    def __init__(self, text: str, name: str) -> None:
-        self.name = name
-        self.lines = text.splitlines()
-        yaml = YAML(typ="safe", pure=True)
-        try:
-            self._check_limits(yaml, text)
-            self.root: Node | None = yaml.compose(text)
-        except MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line, column = (mark.line, mark.column) if mark else (0, 0)
-            raise SpecError(self._located(line, column, f"is not YAML: {error.problem or error.context}")) from None
-        except (YAMLError, RecursionError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise SpecError(f"{name}: is not YAML: {reason}; allowed: one YAML document") from None
-        self._constructor = yaml.constructor
-
-    def _check_limits(self, yaml: YAML, text: str) -> None:
-        """Refuse deep nesting before anything recurses into it."""
-        depth = 0
-        for event in yaml.parse(text):
-            kind = type(event).__name__
-            depth += kind in ("MappingStartEvent", "SequenceStartEvent")
-            depth -= kind in ("MappingEndEvent", "SequenceEndEvent")
-            if depth > MAX_DEPTH:
-                mark = event.start_mark
-                message = f"is nested more than {MAX_DEPTH} deep; allowed: at most {MAX_DEPTH} levels"
-                raise SpecError(self._located(mark.line, mark.column, message))
-
-    def tree(self) -> Any:
-        """Return the plain values: dict, tuple, str, int, float, bool, None."""
-        if self.root is None:
-            raise SpecError(f"{self.name}: is empty; allowed: a mapping with the keys {', '.join(KEYS)}")
-        self._unfolded = 0
-        return self._plain(self.root, ())
-
-    def _plain(self, node: Node, above: tuple[Node, ...]) -> Any:
-        self._unfolded += 1
-        if self._unfolded > MAX_NODES or any(node is outer for outer in above):
-            message = f"aliases unfold to more than {MAX_NODES:,} values; allowed: at most {MAX_NODES:,}"
-            raise SpecError(self._at(node, message))
-        if isinstance(node, SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-            return tuple(self._plain(child, (*above, node)) for child in node.value)
-        if isinstance(node, MappingNode) and node.tag == "tag:yaml.org,2002:map":
-            mapping: dict[str, Any] = {}
-            for key_node, value_node in node.value:
-                key = self._plain(key_node, (*above, node))
-                if not isinstance(key, str) or key == "<<":
-                    raise SpecError(self._at(key_node, f"got the key {_shown(key)}; allowed: plain words as keys"))
-                if key in mapping:
-                    raise SpecError(self._at(key_node, f"the key '{key}' stands twice; allowed: once"))
-                mapping[key] = self._plain(value_node, (*above, node))
-            return mapping
-        tag = str(node.tag).removeprefix("tag:yaml.org,2002:")
-        if not isinstance(node, ScalarNode) or tag not in ("str", "int", "float", "bool", "null"):
-            message = f"got a value of YAML type '{tag}'; allowed: text, numbers, true, false, null, lists, mappings"
-            raise SpecError(self._at(node, message))
-        try:
-            return self._constructor.construct_object(node)
-        except (YAMLError, ValueError):
-            raise SpecError(self._at(node, f"got {_shown(node.value)}; allowed: a readable value")) from None
-
-    def refuse_unknown(self, where: Path_, mapping: Mapping[str, Any], allowed: Iterable[str]) -> None:
-        """Raise for keys of `mapping` (which stands at `where`) that are not allowed."""
-        allowed = tuple(allowed)
-        mistakes = [
-            ((*where, key), f"unknown key; allowed: {', '.join(allowed)}{_suggest(key, allowed)}")
-            for key in mapping
-            if key not in allowed
-        ]
-        self.fail(mistakes)
-
-    def fail(self, mistakes: Iterable[Mistake]) -> None:
-        """Raise one `SpecError` that lists all mistakes, if there are any."""
-        messages = []
-        for where, message in mistakes:
-            path, node, missing = self._find(where)
-            if message.startswith("unknown key; allowed: only"):
-                message = self._name_allowed(path, message)
-            messages.append(self._at(node, f"{'.'.join(map(str, (*path, *missing)))}: {message}"))
-        if messages:
-            raise SpecError("\n".join(dict.fromkeys(messages)))
-
-    def _name_allowed(self, path: Path_, message: str) -> str:
-        record: Any = Settings if path[0] in SECTIONS else StudySpec
-        for part in path[:-1]:
-            field = record.model_fields.get(part) if isinstance(record, type) else None
-            record = field.annotation if field else None
-        if not (isinstance(record, type) and issubclass(record, BaseModel)):
-            return f"unknown key; allowed: the keys of this {path[-2]}"
-        allowed = tuple(record.model_fields)
-        return f"unknown key; allowed: {', '.join(allowed)}{_suggest(str(path[-1]), allowed)}"
-
-    def _find(self, where: Path_) -> tuple[Path_, Node, Path_]:
-        """Return the part of `where` that stands in the file, its node, and the part that does not.
-
-        pydantic's paths hold the tags of unions besides keys: parts that stand nowhere are left out, but for the last.
-        """
-        container, node, found = self.root, self.root, []
-        missing: Path_ = ()
-        where = where[1:] if where[:1] == ("settings",) else where
-        for position, part in enumerate(where):
-            nodes = _children(container)
-            if part in nodes:
-                node, container = nodes[part]
-                found.append(part)
-            elif position == len(where) - 1 and isinstance(part, str) and part[:1].islower():
-                missing = (part,)
-        return tuple(found), node, missing
-
-    def _at(self, node: Node, message: str) -> str:
-        return self._located(node.start_mark.line, node.start_mark.column, message)
-
-    def _located(self, line: int, column: int, message: str) -> str:
-        shown = self.lines[line] if line < len(self.lines) else ""
-        head = f"{self.name}:{line + 1}:{column + 1}: {message}"
-        return f"{head}\n    {line + 1:>4} | {shown[:160]}\n         | {' ' * column}^" if column < 160 else head
+def _unknown_keys(where: Place, mapping: Mapping[str, Any], allowed: tuple[str, ...]) -> Iterator[Mistake]:
+    """Yield the keys of a mapping that are not allowed."""
+    for key in mapping:
+        if key not in allowed:
+            yield (*where, key), _unknown((key,), allowed)
 
 
-def _children(node: Node | None) -> dict[str | int, tuple[Node, Node]]:
-    """Return part -> (the node a message points at, the node to go on from)."""
-    if isinstance(node, MappingNode):
-        return {key.value: (value if isinstance(value, ScalarNode) else key, value) for key, value in node.value}
-    if isinstance(node, SequenceNode):
-        return {index: (child, child) for index, child in enumerate(node.value)}
-    return {}
+def _unknown(where: Place, allowed: tuple[str, ...]) -> str:
+    return f"{UNKNOWN}; allowed: {', '.join(allowed)}{_suggest(str(where[-1]), allowed)}"
+
+
+def _blamed(document: Document, message: str, budget: str) -> Place:
+    """Return where the setting stands that a message about a cell blames: in its budget, the grid, or its section."""
+    found = re.search(r"([a-z_]+(?:\.\w+)+): got", message)
+    path = found.group(1) if found else ""
+    places: tuple[Place, ...] = (("budgets", budget, path), ("grid", path), tuple(path.split(".")))
+    return next((place for place in places if document.holds(place)), ("grid",))
+
+
+def _known_keys(where: Place) -> tuple[str, ...]:
+    """Return the keys that the record at `where`, a pydantic path that ends in an unknown key, does have."""
+    records: list[type[BaseModel]] = [Settings if where[0] in SECTIONS else StudySpec]
+    for part in where[:-1]:
+        tagged = (
+            [record for record in records if part in get_args(record.model_fields["name"].annotation)]
+            if all("name" in record.model_fields for record in records)
+            else []
+        )
+        fields = [record.model_fields[part] for record in records if part in record.model_fields]
+        records = tagged or [record for field in fields for record in _records_in(field.annotation)] or records
+    return tuple(dict.fromkeys(key for record in records for key in record.model_fields))
+
+
+def _records_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [record for part in get_args(annotation) for record in _records_in(part)]

@@ -123,7 +123,9 @@ def runs_left(study: StudySpec, budget: str, frame: pd.DataFrame) -> int:
     cells = study_cells(study, budget, frame)
     wanted = {"repetition": budget_repetitions(study, budget), "search": math.inf}
     latest = latest_per_identity(frame[(frame["budget"] == budget) & frame["outcome"].isin(RESULTS)])
-    counted = latest["cell"].isin([cell.key for cell in cells]) & (latest["index"] <= latest["stage"].map(wanted).astype(float))
+    counted = latest["cell"].isin([cell.key for cell in cells]) & (
+        latest["index"] <= latest["stage"].map(wanted).astype(float)
+    )
     return total_runs(study, budget, len(cells)) - int(counted.sum())
 
 

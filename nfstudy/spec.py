@@ -212,25 +212,52 @@ class Settings(Record):
 
     @model_validator(mode="after")
     def _possible(self) -> Settings:
-        if self.flow.family in NICE_FAMILIES and self.flow.length > 0 and self.model.latent < 2:
-            raise ValueError(
-                f"flow.family {self.flow.family} with model.latent {self.model.latent}: "
-                "a coupling splits the latent variables in two, allowed: model.latent of at least 2"
-            )
+        nice = self.flow.family in NICE_FAMILIES and self.flow.length > 0
         train_images, _, test_images = IMAGES[self.data.name]
-        for key, value, most in (
-            ("data.train_images", self.data.train_images or 1, train_images),
-            ("evaluation.test_images", self.evaluation.test_images or 1, test_images),
-            ("train.batch", self.train.batch, self.data.train_images or train_images),
-        ):
-            if value > most:
-                raise ValueError(f"{key} {value}: allowed: at most {most}, the images there are to take from")
-        pieces = self.model.hidden_counts == "pieces"
-        if pieces and self.model.hidden % self.model.maxout:
-            raise ValueError(
-                f"model.hidden {self.model.hidden} pieces do not divide into windows of model.maxout "
-                f"{self.model.maxout}: allowed: a multiple of it"
-            )
+        schedule_steps = getattr(self.train.schedule, "total_steps", None)
+        pieces = self.model.hidden if self.model.hidden_counts == "pieces" else 0
+        # Of each: the setting to blame, whether it is impossible, and what would do.
+        checks: tuple[tuple[str, Any, bool, str], ...] = (
+            (
+                "model.latent",
+                self.model.latent,
+                nice and self.model.latent < 2,
+                f"at least 2 with flow.family {self.flow.family}, which splits the latent variables in two",
+            ),
+            (
+                "data.train_images",
+                self.data.train_images,
+                (self.data.train_images or 0) > train_images,
+                f"at most {train_images}, the training images of {self.data.name}",
+            ),
+            (
+                "evaluation.test_images",
+                self.evaluation.test_images,
+                (self.evaluation.test_images or 0) > test_images,
+                f"at most {test_images}, the test images of {self.data.name}",
+            ),
+            (
+                "train.batch",
+                self.train.batch,
+                self.train.batch > (self.data.train_images or train_images),
+                f"at most {self.data.train_images or train_images}, the training images",
+            ),
+            (
+                "train.schedule.total_steps",
+                schedule_steps,
+                schedule_steps is not None and schedule_steps < self.train.updates,
+                f"at least train.updates, {self.train.updates}",
+            ),
+            (
+                "model.hidden",
+                self.model.hidden,
+                pieces % self.model.maxout != 0,
+                f"pieces that divide into windows of model.maxout, {self.model.maxout}",
+            ),
+        )
+        for path, value, impossible, allowed in checks:
+            if impossible:
+                raise ValueError(f"{path}: got {value}; allowed: {allowed}")
         return self
 
     def replace(self, values: Mapping[str, Any]) -> Settings:

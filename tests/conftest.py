@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from nfstudy.data import data_folders
 from nfstudy.data.files import locate
 from nfstudy.data.mnist import AMAT_FILES, IMAGE_FILES, LABEL_FILES
+from nfstudy.project import Project
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -21,6 +21,6 @@ def skip_without(files, folders):
 @pytest.fixture(scope="session")
 def mnist_folders():
     """Return folders that hold all of MNIST: both the IDX files, with labels, and the fixed binarisation."""
-    folders = tuple(folder.resolve() for folder in (*data_folders(), CHECKOUT / "data"))
+    folders = Project(CHECKOUT).data_folders
     skip_without((*AMAT_FILES, *IMAGE_FILES, *LABEL_FILES), folders)
     return folders

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from nfstudy.data import data_folders, load_dataset, mnist
+from nfstudy.data import load_dataset, mnist
 from nfstudy.data.dataset import Splits, binarise, draw_bits, fingerprint
 from nfstudy.data.files import DataFile, locate, read_files
 from nfstudy.errors import DataError
@@ -228,13 +228,6 @@ def test_files_are_found_in_any_subfolder_and_form(tmp_path, subfolder, name, co
 def test_the_first_folder_wins(tmp_path):
     paths = [put(tmp_path / folder / "tiny.amat", CONTENT) for folder in ("first", "second")]
     assert locate(data_file(), [tmp_path / "first", tmp_path / "second"]) == (data_file(), paths[0])
-
-
-def test_folders_are_the_variable_and_then_data(monkeypatch, tmp_path):
-    monkeypatch.setenv("NFSTUDY_DATA", str(tmp_path))
-    assert data_folders() == (tmp_path, Path("data"))
-    monkeypatch.delenv("NFSTUDY_DATA")
-    assert data_folders() == (Path("data"),)
 
 
 DAMAGES = {

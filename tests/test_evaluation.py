@@ -76,7 +76,9 @@ def test_kl_is_the_closed_form_gap(shift, widening):
     # KL of two diagonal Gaussians with the same axes, exact posterior variance v_d.
     variance = 1 / (1 + (WEIGHTS**2).sum(0) / SCALE**2)
     exact = (0.5 * (widening + shift**2 / variance - 1 - math.log(widening))).sum()
-    assert evaluate_likelihood(LinearGaussian(shift, widening), images(120), 4000, 1).kl == pytest.approx(exact, rel=0.03)
+    assert evaluate_likelihood(LinearGaussian(shift, widening), images(120), 4000, 1).kl == pytest.approx(
+        exact, rel=0.03
+    )
 
 
 @wrong_posteriors

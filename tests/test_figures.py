@@ -71,6 +71,17 @@ def test_one_legend_below_all_panels_covers_no_data():
     assert legend.get_window_extent().y1 < min(axes.get_window_extent().y0 for axes in figure.axes)
 
 
+def test_a_legend_of_many_long_names_stays_inside_the_figure():
+    names = [f"NICE-perm, D = 40, learning rate = 0.00{i}, ours" for i in range(9)]
+    many = [Curve(name, [0, 10], [97.0, 95.0], [None, None], "nice-perm", i) for i, name in enumerate(names)]
+    figure = draw_curves("Flow length", "flow length K", [Panel("F", "F (nats per image)", many)] * 3)
+    figure.draw_without_rendering()
+    extent = figure.legends[0].get_window_extent()
+    assert extent.x0 >= 0
+    assert extent.x1 <= figure.bbox.x1
+    assert extent.y1 < min(axes.get_window_extent().y0 for axes in figure.axes)
+
+
 @pytest.mark.parametrize("stamp", ["incomplete: 3 of 9 cells", ""])
 def test_the_stamp_is_drawn_when_there_is_one(stamp):
     texts = [text.get_text() for text in curves(stamp).texts]

@@ -95,7 +95,7 @@ def test_log_det_at_extreme_parameters(wu, a, log_det, dtype):
 @pytest.mark.parametrize("norm", [0.0, 1e-25, 1e-20, 4e-10, 1.0, 100.0], ids=lambda norm: f"w={norm:g}")
 def test_values_and_gradients_are_finite_in_float32(norm, wu, bias, size):
     direction = torch.tensor([0.6, -0.8, 0.0])
-    u = wu * direction / max(norm, 1) + torch.tensor([0.0, 0.0, 1.0])
+    u = wu * direction / (norm if norm > 1e-10 else 1) + torch.tensor([0.0, 0.0, 1.0])
     z = size * torch.tensor([[0.8, 0.6, 0.0], [0.6, -0.8, 0.0], [0.0, 0.0, 1.0]])
     inputs = [z, u.repeat(3, 2, 1), (norm * direction).repeat(3, 2, 1), torch.full((3, 2), bias)]
     for tensor in inputs:

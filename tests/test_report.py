@@ -10,11 +10,12 @@ import re
 import pytest
 from fake_runs import FakeRuns, run_all, study
 
-from nfstudy.cells import expand_cells
+from nfstudy.cells import Trial, expand_cells, make_cell
 from nfstudy.errors import ReportError
 from nfstudy.report.build import build_report
 from nfstudy.report.estimates import gather_results
 from nfstudy.report.exhibits import EXHIBITS, learning_curves, samples
+from nfstudy.report.html import Page
 from nfstudy.report.paper import FIGURE_4, TABLE_2, departures, why_not_comparable
 from nfstudy.report.rows import curve_groups
 from nfstudy.report.tables import to_csv
@@ -353,6 +354,25 @@ def test_a_manifest_that_is_not_ours_stops_the_build(tmp_path, manifest, message
 def test_an_unknown_budget_is_refused(tmp_path):
     with pytest.raises(ReportError, match="no budget 'huge'; allowed: full, laptop"):
         build_report(study(SMALL), "huge", FakeRuns(), tmp_path)
+
+
+def test_a_sampled_study_shows_what_it_visited_and_draws_only_so_many_curves():
+    grid = "{flow.length: [0, 10], train.learning_rate: {low: 0.001, high: 1.0, log: true}}"
+    spec = study(SMALL, grid=grid, repetitions="1\nflow: {family: planar}\nsampler: {name: random, trials: 40}")
+    runs = FakeRuns()
+    for trial in range(30):
+        point = {"flow.length": 10, "train.learning_rate": round(0.001 * (trial + 1), 3)}
+        cell = make_cell(spec, "full", point)
+        runs.add(Trial(spec.study, cell, cell.settings, "repetition", 1), point=json.dumps(point))
+    shown = exhibit("flow-length", spec, runs)
+    assert shown.text == "The figure shows the first 24 of 30 curves; the table, all cells."
+    assert len(shown.drawings[0].figure.axes[0].containers) == 24
+    assert [row.name for row in shown.tables[0].rows][::29] == [
+        "NF (planar), K = 10, learning rate = 0.001",
+        "NF (planar), K = 10, learning rate = 0.03",
+    ]
+    facts = dict(Page(gather_results(spec, "full", runs), [], "1").facts)
+    assert facts["Complete"].endswith("1 repetitions each; the cells are those visited by random in up to 40 trials")
 
 
 def test_a_sampled_study_without_runs_is_refused(tmp_path):

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from nfstudy.data import digits, mnist
 from nfstudy.data.dataset import Dataset, binarise, make_dataset
-from nfstudy.data.files import data_folders
 from nfstudy.spec import DataSpec
 
-__all__ = ["Dataset", "data_folders", "load_dataset"]
+__all__ = ["Dataset", "load_dataset"]
 
 
 def load_dataset(spec: DataSpec, folders: Sequence[Path], download: bool = True) -> Dataset:
@@ -20,7 +19,7 @@ def load_dataset(spec: DataSpec, folders: Sequence[Path], download: bool = True)
 
     Arguments:
         spec: which images, and how they become bits.
-        folders: where MNIST's files are looked for, in order (see `data_folders`); downloads go into the last.
+        folders: where MNIST's files are looked for, in order (see `nfstudy.project`); downloads go into the last.
         download: whether missing files may be fetched from their authors' mirrors.
 
     Raises:

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from nfstudy.errors import DataError
 
-FOLDER_VARIABLE = "NFSTUDY_DATA"
 SUBFOLDERS = ("", "mnist", "binarized_mnist", "MNIST/raw")
 """Where in a data folder files are looked for; the last is how torchvision lays MNIST out."""
 
@@ -40,12 +39,6 @@ class DataFile:
     """Addresses, ending in a slash, that its name is appended to; tried in order."""
     unpacked: DataFile | None = None
     """For a .gz: the file inside, which does as well."""
-
-
-def data_folders() -> tuple[Path, ...]:
-    """Return the folders that data files are looked for in: $NFSTUDY_DATA where set, then data/."""
-    given = os.environ.get(FOLDER_VARIABLE)
-    return (*([Path(given).expanduser()] if given else []), Path("data"))
 
 
 def locate(file: DataFile, folders: Sequence[Path]) -> tuple[DataFile, Path] | None:

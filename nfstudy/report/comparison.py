@@ -9,7 +9,7 @@ from nfstudy.report.estimates import BOUNDS, NLL, CellResult, Quantity, Results
 from nfstudy.report.figures import Curve, Panel, draw_curves
 from nfstudy.report.labels import FAMILY_NAMES, Label
 from nfstudy.report.paper import FIGURE_4, STATED_REPETITIONS, TABLE_2, Table2Row, departures
-from nfstudy.report.rows import Drawing, Exhibit, cell_row, curve_groups, curves_of, measured, remark, stamped
+from nfstudy.report.rows import Drawing, Exhibit, cell_row, curves_of, drawn_groups, measured, remark, stamped
 from nfstudy.report.tables import Entry, Row, Table, format_number
 
 NOT_HERE = "not in this study"
@@ -51,7 +51,7 @@ def _table_2_rows(line: Table2Row, results: Results) -> Iterator[Row]:
 
 def figure_4(results: Results) -> Exhibit:
     """Draw F, KL and −ln p(x) over the flow length with the paper's points, and list them."""
-    groups = curve_groups(results)
+    groups, more = drawn_groups(results)
     panels = [
         Panel(f"({letter}) {quantity.title}", f"{quantity.name} ({quantity.unit})", curves)
         for letter, quantity in zip("abc", BOUNDS, strict=True)
@@ -77,7 +77,9 @@ def figure_4(results: Results) -> Exhibit:
         ("row", *headers, "note"),
         tuple(_figure_4_rows(results)),
     )
-    return Exhibit("figure-4", "Figure 4: effect of the flow length", _how_run(results), (table,), (drawing,))
+    return Exhibit(
+        "figure-4", "Figure 4: effect of the flow length", f"{_how_run(results)} {more}".strip(), (table,), (drawing,)
+    )
 
 
 def _published_curves(quantity: Quantity) -> list[Curve]:

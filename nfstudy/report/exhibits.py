@@ -18,8 +18,8 @@ from nfstudy.report.rows import (
     Drawing,
     Exhibit,
     cell_row,
-    curve_groups,
     curves_of,
+    drawn_groups,
     measured,
     remark,
     stamped,
@@ -59,7 +59,7 @@ def summary(results: Results) -> Exhibit:
 
 def flow_length(results: Results) -> Exhibit:
     """Draw F, KL and −ln p(x) over the flow length, one curve a family."""
-    groups = curve_groups(results)
+    groups, text = drawn_groups(results)
     panels = [
         Panel(quantity.title, f"{quantity.name} ({quantity.unit})", curves)
         for quantity in BOUNDS
@@ -84,7 +84,7 @@ def flow_length(results: Results) -> Exhibit:
     if panels:
         figure = draw_curves(f"{title}, test set", "flow length K", panels, results.stamp)
         drawings = (Drawing("flow-length", figure, stamped(caption, results)),)
-    return Exhibit("flow-length", title, "" if panels else "No run has a number to draw.", (table,), drawings)
+    return Exhibit("flow-length", title, text if panels else "No run has a number to draw.", (table,), drawings)
 
 
 def learning_curves(results: Results) -> Exhibit:
@@ -96,9 +96,10 @@ def learning_curves(results: Results) -> Exhibit:
         if run.outcome in ("finished", "diverged")
     }
     points = _histories(results.store, runs)
+    groups, more = drawn_groups(results)
     facets = [
         Facet(group.label.curve, own)
-        for group in curve_groups(results)
+        for group in groups
         if not (own := points[points["run_id"].isin(_run_ids(group, runs))]).empty
     ]
     ends = (Quantity("F, training", "", "train/elbo", sign=-1), Quantity("F, validation", "", "valid/elbo", sign=-1))
@@ -120,7 +121,7 @@ def learning_curves(results: Results) -> Exhibit:
     if facets:
         figure = draw_histories("Learning curves", "F (nats per image)", facets, results.stamp)
         drawings = (Drawing("learning-curves", figure, stamped(caption, results)),)
-    text = "" if facets else "No run has logged an epoch."
+    text = more if facets else "No run has logged an epoch."
     return Exhibit("learning-curves", "Learning curves", text, (table,), drawings, tuple(sorted(set(points["run_id"]))))
 
 

@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 DPI = 150
 _MARKERS = "osD^vPX"
+_LINES = ("-", ":", "-.")
 _STAMP_COLOUR = "#b3261e"
 _LEGEND_HEADINGS = ("curve", "split")
 """Entries that seaborn adds to name its variables."""
@@ -38,7 +39,7 @@ class Curve:
     family: str
     """Flow family: its colour."""
     variant: int = 0
-    """Which of the family's curves: its marker."""
+    """Which of the family's curves: its marker and line."""
     published: bool = False
     """Drawn hollow and dashed, as numbers of others."""
 
@@ -123,7 +124,7 @@ def _draw_curve(axes: Axes, curve: Curve) -> None:
         marker=_MARKERS[curve.variant % len(_MARKERS)],
         markersize=7 if curve.published else 5.5,
         markerfacecolor="none" if curve.published else colour,
-        linestyle="--" if curve.published else "-",
+        linestyle="--" if curve.published else _LINES[curve.variant % len(_LINES)],
         linewidth=1.2 if curve.published else 1.8,
         capsize=3,
         zorder=2 if curve.published else 3,
@@ -144,7 +145,7 @@ def draw_histories(title: str, y_label: str, facets: Sequence[Facet], stamp: str
     low, high = _limits(pd.concat([facet.points for facet in facets]))
     with figure_style():
         figure = Figure(figsize=(max(6.5, 4.6 * columns), 3.6 * rows + 0.9), layout="constrained")
-        all_axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        all_axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for axes, facet in zip(all_axes, facets, strict=False):
             sns.lineplot(
                 facet.points.assign(curve="K = " + facet.points["length"].astype(str)),
@@ -212,7 +213,11 @@ def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
             if label not in _LEGEND_HEADINGS:
                 handles.setdefault(label, handle)
     if handles:
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False)
+        # Inches that an entry takes at the style's font size; further lines of the legend make the figure taller.
+        width = 0.7 + 0.085 * max(map(len, handles))
+        columns = min(len(handles), max(1, int(figure.get_figwidth() / width)))
+        figure.set_figheight(figure.get_figheight() + 0.22 * (math.ceil(len(handles) / columns) - 1))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _finish(figure: Figure, title: str, stamp: str) -> None:

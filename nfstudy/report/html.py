@@ -11,12 +11,13 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from nfstudy.cells import budget_repetitions, budget_settings
+from nfstudy.cells import budget_repetitions, budget_sampling, budget_settings
 from nfstudy.report.estimates import Results
 from nfstudy.report.labels import setting_name, setting_text
 from nfstudy.report.paper import CITATION, STATED_SETTINGS
 from nfstudy.report.rows import Exhibit
 from nfstudy.report.tables import Entry, markdown_text, to_markdown
+from nfstudy.spec import Sampling
 
 _SHORT = 10
 """Digits of a commit or a fingerprint that are shown."""
@@ -54,12 +55,15 @@ class Page:
     def facts(self) -> list[tuple[str, str]]:
         """(name, text) of the lines under the title."""
         results, runs = self.results, self.results.runs
-        done = len(results.cells) - len(results.unfinished)
-        wanted = budget_repetitions(results.study, results.budget)
+        study, done = results.study, len(results.cells) - len(results.unfinished)
+        complete = f"{done} of {len(results.cells)} cells, {budget_repetitions(study, results.budget)} repetitions each"
+        if isinstance(study.sampler, Sampling):
+            trials = budget_sampling(study, results.budget, study.sampler).trials
+            complete += f"; the cells are those visited by {study.sampler.name} in up to {trials:,} trials"
         outcomes = runs["outcome"].value_counts().sort_index()
         return [
             ("Budget", results.budget),
-            ("Complete", f"{done} of {len(results.cells)} cells, {wanted} repetitions each"),
+            ("Complete", complete),
             ("Runs", ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "none"),
             ("Data", "; ".join(_data_sets(runs)) or "–"),
             ("Code", "; ".join(_commits(runs)) or "–"),

@@ -13,6 +13,9 @@ from nfstudy.report.labels import Label, on_curve
 from nfstudy.report.paper import Published, why_not_comparable
 from nfstudy.report.tables import Entry, Row, Table
 
+MAX_CURVES = 24
+"""More curves, as a sampled study may have, cannot be told apart in a figure; its tables hold all cells."""
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -98,6 +101,16 @@ def curve_groups(results: Results) -> list[CurveGroup]:
         cells = sorted((r for r in results.cells if on_curve(r.label, curve)), key=lambda r: r.label.length)
         groups.append(CurveGroup(curve, tuple(cells), variant))
     return groups
+
+
+def drawn_groups(results: Results) -> tuple[list[CurveGroup], str]:
+    """Return the first `MAX_CURVES` curves, and a sentence that says so where there are more."""
+    groups = curve_groups(results)
+    if len(groups) <= MAX_CURVES:
+        return groups, ""
+    return groups[
+        :MAX_CURVES
+    ], f"The figure shows the first {MAX_CURVES} of {len(groups)} curves; the table, all cells."
 
 
 def curves_of(groups: Sequence[CurveGroup], quantity: Quantity, suffix: str = "") -> list[Curve]:
