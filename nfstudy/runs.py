@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import pandas as pd
 
 from nfstudy.cells import Cell, budget_repetitions, expand_cells, make_cell, total_runs
+from nfstudy.metrics import METRICS
 from nfstudy.spec import Sampling, StudySpec
 
 RUN_COLUMNS = {
@@ -39,6 +40,21 @@ RUN_COLUMNS = {
 them stand one column a setting (its dotted path; text, number, truth or None) and one a metric (its name in `METRICS`;
 float, NaN where the run has none).
 """
+
+
+def make_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the frame of runs, as `LoggedRuns.frame` describes it.
+
+    Arguments:
+        rows: a value for each of `RUN_COLUMNS`, and `params` and `metrics`, mappings of those that the run has.
+    """
+    settings = list(dict.fromkeys(path for row in rows for path in row["params"]))
+    columns = {name: [row[name] for row in rows] for name in RUN_COLUMNS}
+    columns |= {path: pd.array([row["params"].get(path) for row in rows], dtype=object) for path in settings}
+    columns |= {name: [row["metrics"].get(name, float("nan")) for row in rows] for name in METRICS}
+    frame = pd.DataFrame(columns).astype({name: kind for name, kind in RUN_COLUMNS.items() if kind != "bool"})
+    order = ["cell", "stage", "index", "started", "run_id"]
+    return frame.sort_values(order, kind="stable").reset_index(drop=True)
 
 
 class LoggedRuns(Protocol):

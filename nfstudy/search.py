@@ -16,6 +16,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -66,16 +67,15 @@ def study_plan(study: StudySpec, budget: str, journal: Path) -> Plan:
     Raises:
         StoreError: the journal cannot be read or written.
     """
-    storage = _open_journal(journal)
-    grid = _digest(
-        {path: axis if not isinstance(axis, Range) else axis.model_dump() for path, axis in study.grid.items()}
-    )
+    grid = _digest({path: axis.model_dump() if isinstance(axis, Range) else axis for path, axis in study.grid.items()})
     name = f"{study.study}/{budget}/{grid}"
-    if isinstance(study.sampler, Sampling):
-        sampling = budget_sampling(study, budget, study.sampler)
+    sampling = budget_sampling(study, budget, study.sampler) if isinstance(study.sampler, Sampling) else None
+    with _as_store_error(journal):
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(journal)))
         proposals = Proposals(storage, name, study.grid, sampling, study.settings.seed)
+    if sampling:
         return _sampled_plan(study, budget, storage, proposals, sampling)
-    proposals = Proposals(storage, name, study.grid, None, study.settings.seed)
     return _exhaustive_plan(study, budget, storage, proposals)
 
 
@@ -233,16 +233,16 @@ class Proposals:
             self.study.tell(trial, told.value)
 
 
-def _open_journal(path: Path) -> JournalStorage:
+@contextmanager
+def _as_store_error(journal: Path) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(path)))
+        yield
     except OSError as error:
-        raise StoreError(f"{path}: cannot be opened: {error.strerror or error}") from None
+        raise StoreError(f"{journal}: cannot be opened: {error.strerror or error}") from None
     except (ValueError, KeyError) as error:
         raise StoreError(
-            f"{path}: is not a journal of Optuna trials ({error}); allowed: an intact one, or none (it is rebuilt "
-            "from the tracking store)"
+            f"{journal}: is not a journal of Optuna trials ({error}); allowed: an intact one, or none (then it is "
+            "rebuilt from the tracking store)"
         ) from None
 
 

@@ -43,7 +43,7 @@ from nfstudy.errors import StoreError
 from nfstudy.metrics import METRICS
 from nfstudy.outcomes import EpochRecord, TrialResult
 from nfstudy.provenance import code_state, environment
-from nfstudy.runs import RUN_COLUMNS
+from nfstudy.runs import RUN_COLUMNS, make_frame
 
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
@@ -204,7 +204,7 @@ class StudyRuns:
 
     def frame(self) -> pd.DataFrame:
         """Return one row a run; see `nfstudy.runs.RUN_COLUMNS`."""
-        return _frame([_row(run) for run in self._search()])
+        return make_frame([_row(run) for run in self._search()])
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""
@@ -277,7 +277,7 @@ def open_store(uri: str, create: bool = False) -> Store:
 def load_frame(uri: str, study: str) -> pd.DataFrame:
     """Return the runs of a study, none where the store has not been made yet; see `StudyRuns.frame`."""
     if uri.startswith(SQLITE) and not _database(uri).exists():
-        return _frame([])
+        return make_frame([])
     return open_store(uri).runs(study).frame()
 
 
@@ -345,16 +345,6 @@ def _row(run: Run) -> dict[str, Any]:
         "params": {path: _from_param(text) for path, text in run.data.params.items()},
         "metrics": run.data.metrics,
     }
-
-
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    settings = list(dict.fromkeys(path for row in rows for path in row["params"]))
-    columns = {name: [row[name] for row in rows] for name in RUN_COLUMNS}
-    columns |= {path: pd.array([row["params"].get(path) for row in rows], dtype=object) for path in settings}
-    columns |= {name: [row["metrics"].get(name, float("nan")) for row in rows] for name in METRICS}
-    frame = pd.DataFrame(columns).astype({name: kind for name, kind in RUN_COLUMNS.items() if kind != "bool"})
-    order = ["cell", "stage", "index", "started", "run_id"]
-    return frame.sort_values(order, kind="stable").reset_index(drop=True)
 
 
 def _to_param(value: Any) -> str:

@@ -15,7 +15,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nfstudy.data import Dataset
 from nfstudy.dlgm import DLGM
-from nfstudy.errors import SpecError
 from nfstudy.evaluation import evaluate_bound
 from nfstudy.objective import BoundTerms, beta_at, bound_terms, free_energy
 from nfstudy.outcomes import EpochRecord, OnEpoch, Outcome
@@ -63,9 +62,6 @@ def fit(
 
     Returns:
         How it ended. After a divergence the model holds the last finite parameters, or those of the failed validation.
-
-    Raises:
-        SpecError: the schedule cannot last the training.
     """
     loop = _Loop(model, dataset, settings, repetition, device)
     total = settings.train.updates
@@ -177,21 +173,13 @@ def make_optimiser(parameters: list[nn.Parameter], train: TrainSpec) -> Optimize
 
 
 def make_schedule(optimiser: Optimizer, train: TrainSpec) -> LRScheduler | None:
-    """Return torch's schedule of the settings' name, to be stepped between updates; None if it is constant.
-
-    Raises:
-        SpecError: a one-cycle schedule ends before the training.
-    """
+    """Return torch's schedule of the settings' name, to be stepped between updates; None if it is constant."""
     fields = train.schedule.model_dump()
     name = fields.pop("name")
     if name == "constant":
         return None
     fields = {key: train.updates if key in WHOLE_TRAINING and value is None else value for key, value in fields.items()}
     if name == "OneCycleLR":
-        if fields["total_steps"] < train.updates:
-            raise SpecError(
-                f"train.schedule.total_steps {fields['total_steps']}: allowed: at least train.updates, {train.updates}"
-            )
         # torch would cycle the momentum too, against the settings' own.
         fields["cycle_momentum"] = False
     return getattr(lr_scheduler, name)(optimiser, **fields)

@@ -38,9 +38,6 @@ def run_trial(trial: Trial, dataset: Dataset, device: str, on_epoch: OnEpoch) ->
 
     Returns:
         The outcome with its time/* metrics; for a finished repetition the test/* metrics and the files as well.
-
-    Raises:
-        SpecError: the schedule cannot last the training.
     """
     started = time.perf_counter()
     settings = trial.settings

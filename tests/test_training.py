@@ -9,7 +9,6 @@ from torch.optim import lr_scheduler
 from nfstudy import spec
 from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.dlgm import DLGM
-from nfstudy.errors import SpecError
 from nfstudy.metrics import METRICS
 from nfstudy.spec import Settings
 from nfstudy.training import fit, make_optimiser, make_schedule
@@ -298,9 +297,3 @@ def test_one_cycle_leaves_the_momentum_alone():
     optimiser = make_optimiser([torch.nn.Parameter(torch.zeros(1))], settings.train)
     make_schedule(optimiser, settings.train)
     assert optimiser.param_groups[0]["momentum"] == 0.6
-
-
-def test_one_cycle_shorter_than_the_training_is_refused():
-    settings = BASE.replace({"train.schedule": {"name": "OneCycleLR", "max_lr": 0.1, "total_steps": 5}})
-    with pytest.raises(SpecError, match=r"train\.schedule\.total_steps 5: allowed: at least train\.updates, 12"):
-        train(settings)

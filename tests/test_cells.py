@@ -1,0 +1,133 @@
+"""Cells, their keys and seeds: pinned, and moved only by what can change a number."""
+
+import pytest
+
+from nfstudy.cells import Trial, budget_repetitions, expand_cells, repetitions_of, settings_digest, total_runs
+from nfstudy.reader import parse_study
+from nfstudy.seeds import derive_seed
+
+STUDY = """\
+study: example
+title: An example
+data: {name: digits}
+train: {updates: 100}
+grid:
+  flow.family: [planar, nice-perm]
+  flow.length: [0, 4]
+  model.latent: [2, 40]
+budgets: {smoke: {repetitions: 1}, laptop: {}}
+repetitions: 3
+exhibits: [summary]
+"""
+
+
+def study(text=STUDY):
+    return parse_study(text, "example.yaml")
+
+
+def keys(text=STUDY, budget="laptop"):
+    return {cell.label: cell.key for cell in expand_cells(study(text), budget)}
+
+
+def test_length_0_is_one_cell_whatever_the_family():
+    labels = [cell.label for cell in expand_cells(study(), "laptop")]
+    assert labels == [
+        "none K=0 D=2",
+        "none K=0 D=40",
+        "planar K=4 D=2",
+        "planar K=4 D=40",
+        "nice-perm K=4 D=2",
+        "nice-perm K=4 D=40",
+    ]
+
+
+def test_no_flow_of_some_length_is_the_same_cell_too():
+    assert keys(STUDY.replace("[planar, nice-perm]", "[none]")) == {
+        label: key for label, key in keys().items() if label.startswith("none")
+    }
+
+
+def test_keys_are_pinned():
+    """Whoever changes what a setting means raises KEY_VERSION, and these with it; nothing else may move them."""
+    assert keys() == {
+        "none K=0 D=2": "7f6e7fd2fca4c854",
+        "none K=0 D=40": "a2df028f0b4182b5",
+        "planar K=4 D=2": "4da7b7c9ea8e82d8",
+        "planar K=4 D=40": "53ec28b6dbb77500",
+        "nice-perm K=4 D=2": "b6e03ae15ac7acd9",
+        "nice-perm K=4 D=40": "cc90feea9c95c5f4",
+    }
+
+
+def test_another_family_or_length_on_the_grid_moves_no_key():
+    more = keys(STUDY.replace("[planar, nice-perm]", "[radial, planar, nice-perm]").replace("[0, 4]", "[0, 4, 8]"))
+    assert keys().items() <= more.items()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("study: example", "study: another"),
+        ("title: An example", "title: Another"),
+        ("repetitions: 3", "repetitions: 7"),
+        ("exhibits: [summary]", "exhibits: [flow-length]"),
+        ("grid:", "objective: {annealing: energy}\ngrid:"),
+    ],
+    ids=["name", "title", "repetitions", "exhibits", "a default written out"],
+)
+def test_what_changes_no_number_moves_no_key(old, new):
+    assert keys(STUDY.replace(old, new)) == keys()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("updates: 100", "updates: 101"),
+        ("updates: 100", "updates: 100, learning_rate: 1e-4"),
+        ("updates: 100", "updates: 100, schedule: {name: CosineAnnealingLR}"),
+        ("name: digits", "name: digits, binarisation: dynamic"),
+        ("grid:", "seed: 2\ngrid:"),
+        ("grid:", "evaluation: {samples: 100}\ngrid:"),
+    ],
+)
+def test_what_changes_a_number_moves_every_key(old, new):
+    assert not set(keys(STUDY.replace(old, new)).values()) & set(keys().values())
+
+
+def test_budgets_never_share_a_key():
+    assert not set(keys(budget="smoke").values()) & set(keys(budget="laptop").values())
+    assert budget_repetitions(study(), "smoke") == 1
+    assert budget_repetitions(study(), "laptop") == 3
+
+
+def test_settings_that_a_choice_makes_idle_move_no_key():
+    wider = keys(STUDY.replace("grid:", "flow: {coupling_hidden: 7}\ngrid:"))
+    same = {label for label, key in keys().items() if wider[label] == key}
+    assert same == {label for label in keys() if not label.startswith("nice")}
+    assert keys(STUDY.replace("updates: 100", "updates: 100, beta1: 0.5")) == keys()
+
+
+def test_the_trials_of_a_search_do_not_enter_the_cells_key_but_the_search_does():
+    searched = STUDY + "search: {sampler: {name: tpe, trials: 4}, space: {train.learning_rate: [1e-3, 1e-4]}}\n"
+    longer = searched.replace("trials: 4", "trials: 5")
+    assert not set(keys(searched).values()) & set(keys().values())
+    assert not set(keys(searched).values()) & set(keys(longer).values())
+    (cell, *_) = expand_cells(study(searched), "laptop")
+    assert total_runs(study(searched), "laptop", 6) == 6 * (3 + 4)
+    chosen = cell.settings.replace({"train.learning_rate": 1e-4})
+    trial = Trial("example", cell, chosen, "search", 2)
+    assert trial.identity == (cell.key, "search", 2, settings_digest(chosen))
+    assert trial.repetition == 0
+
+
+def test_repetitions_count_from_1():
+    (cell, *_) = expand_cells(study(), "laptop")
+    assert [trial.index for trial in repetitions_of(study(), cell, cell.settings)] == [1, 2, 3]
+
+
+def test_seeds_are_pinned_and_their_parts_do_not_run_together():
+    assert derive_seed(1, "data order", 1, 1) == 2976989465760492977
+    assert derive_seed(1, "a", "bc") != derive_seed(1, "ab", "c")
+    assert derive_seed(1, "a", 1, 2) != derive_seed(1, "a", 12)
+    assert len({derive_seed(base, purpose, rep) for base in (1, 2) for purpose in "ab" for rep in (1, 2)}) == 8
+    assert all(0 <= derive_seed(1, "a", i) < 2**63 for i in range(100))

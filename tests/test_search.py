@@ -1,0 +1,180 @@
+"""Searches on a real journal file: what is proposed does not depend on order, workers or interruptions."""
+
+import math
+
+import optuna
+import pytest
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from nfstudy.errors import StoreError
+from nfstudy.reader import parse_study
+from nfstudy.schedule import Scheduler, Told
+from nfstudy.search import PRUNERS, SAMPLERS, study_plan
+
+BASE = """\
+study: s
+title: T
+data: {name: digits}
+repetitions: 2
+exhibits: [summary]
+"""
+EXHAUSTIVE = BASE + "grid: {flow.family: [planar, nice-perm], flow.length: [0, 2]}\n"
+SEARCHED = EXHAUSTIVE + (
+    "search:\n  sampler: {name: tpe, trials: 6}\n  space: {train.learning_rate: {low: 1e-5, high: 1e-2, log: true}}\n"
+)
+SAMPLED = BASE + (
+    "grid: {flow.family: [planar, nice-perm], flow.length: [0, 2, 4, 8], "
+    "train.learning_rate: {low: 1e-5, high: 1e-2, log: true}}\n"
+    "sampler: {name: %s, trials: 7, batch: 3}\n"
+)
+BEST_RATE = 10**-3.3
+
+
+def value(trial):
+    """Stand in for a validation F: best at K = 8 and a learning rate of 10^-3.3."""
+    rate = trial.settings.train.learning_rate
+    return 100 - trial.settings.flow.length + abs(math.log10(rate / BEST_RATE)) + 0.1 * trial.index
+
+
+def carry_out(text, journal, known=None, stop=math.inf, backwards=False, epochs=0):
+    """Run a study's plan, all that is ready at a time; return its outcomes by identity, up to `stop` of them."""
+    study = parse_study(text, "s.yaml")
+    outcomes = dict(known or {})
+    scheduler = Scheduler(study_plan(study, study.budget, journal), outcomes)
+    ran = 0
+    while not scheduler.done:
+        ready = []
+        while request := scheduler.next():
+            ready.append(request)
+        for request in reversed(ready) if backwards else ready:
+            if ran == stop:
+                return outcomes
+            told = Told("finished", value(request.trial))
+            for epoch in range(1, epochs + 1):
+                if request.keep_going and not request.keep_going(epoch, value(request.trial) + epochs - epoch):
+                    told = Told("pruned", math.inf)
+                    break
+            outcomes[request.trial.identity] = told
+            ran += 1
+            scheduler.tell(request, told)
+    return outcomes
+
+
+def trials_in(journal):
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    return {s.study_name: storage.get_all_trials(s._study_id) for s in storage.get_all_studies()}
+
+
+def test_the_whole_grid_is_enqueued_and_completed_once(tmp_path):
+    journal = tmp_path / "s.journal"
+    outcomes = carry_out(EXHAUSTIVE, journal)
+    assert len(outcomes) == 3 * 2
+    ((_, trials),) = trials_in(journal).items()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    assert [trial.params for trial in trials] == [
+        {"flow.family": "planar", "flow.length": 0},
+        {"flow.family": "planar", "flow.length": 2},
+        {"flow.family": "nice-perm", "flow.length": 2},
+    ]
+    assert trials[1].value == pytest.approx(98 + abs(math.log10(1e-5 / BEST_RATE)) + 0.15)
+    assert carry_out(EXHAUSTIVE, journal, outcomes) == outcomes
+    assert len(trials_in(journal).popitem()[1]) == 3
+
+
+def test_each_cell_searches_with_equally_many_trials_and_repeats_its_own_best(tmp_path):
+    outcomes = carry_out(SEARCHED, tmp_path / "s.journal")
+    study = parse_study(SEARCHED, "s.yaml")
+    plan_cells = {identity[0] for identity in outcomes}
+    assert len(plan_cells) == 3
+    for cell in plan_cells:
+        search = {i[2]: (told.value, i[3]) for i, told in outcomes.items() if i[0] == cell and i[1] == "search"}
+        repeated = {i[3] for i in outcomes if i[0] == cell and i[1] == "repetition"}
+        assert sorted(search) == list(range(study.search.sampler.trials))
+        # A trial's own index moves `value` by 0.1 a trial, as noise would: the best is the best as measured.
+        assert repeated == {min(search.values())[1]}
+
+
+def sampled(name):
+    return SAMPLED % name
+
+
+TEXTS = {"exhaustive": EXHAUSTIVE, "searched": SEARCHED} | {name: sampled(name) for name in SAMPLERS}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_proposals_do_not_depend_on_which_worker_is_first_or_on_an_interruption(name, tmp_path):
+    text = TEXTS[name]
+    straight = carry_out(text, tmp_path / "a.journal")
+    backwards = carry_out(text, tmp_path / "b.journal", backwards=True)
+    assert backwards == straight
+    half = carry_out(text, tmp_path / "c.journal", stop=len(straight) // 2)
+    assert len(half) < len(straight)
+    assert carry_out(text, tmp_path / "c.journal", half) == straight
+    assert carry_out(text, tmp_path / "lost.journal", half) == straight, "the journal can be lost"
+    for trials in trials_in(tmp_path / "c.journal").values():
+        assert all(trial.state.is_finished() for trial in trials)
+
+
+def test_a_sampler_makes_as_many_proposals_as_asked_and_another_seed_makes_others(tmp_path):
+    outcomes = carry_out(sampled("random"), tmp_path / "a.journal")
+    assert len({identity[0] for identity in outcomes}) == 7
+    other = carry_out(sampled("random") + "seed: 2\n", tmp_path / "b.journal")
+    assert not outcomes.keys() & other.keys()
+
+
+def test_proposals_that_come_to_the_same_cell_run_it_once(tmp_path):
+    text = BASE + "grid: {flow.length: [0, 2], flow.family: [planar]}\nsampler: {name: random, trials: 6, batch: 6}\n"
+    assert len(carry_out(text, tmp_path / "s.journal")) == 2 * 2
+    ((_, trials),) = trials_in(tmp_path / "s.journal").items()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+
+
+def test_pruning_depends_on_earlier_generations_only(tmp_path):
+    text = sampled("random").replace(
+        "batch: 3}", "batch: 3, pruner: {name: median, n_startup_trials: 1, n_warmup_steps: 1}}"
+    )
+    straight = carry_out(text, tmp_path / "a.journal", epochs=4)
+    assert carry_out(text, tmp_path / "b.journal", epochs=4, backwards=True) == straight
+    pruned = [identity for identity, told in straight.items() if told.outcome == "pruned"]
+    assert pruned
+    assert {index for _, _, index, _ in pruned} == {1}
+    for cell, *_ in pruned:
+        assert len([identity for identity in straight if identity[0] == cell]) == 1, "no more repetitions of it"
+
+
+def test_a_failed_cell_is_offered_again_by_the_next_launch(tmp_path):
+    journal = tmp_path / "s.journal"
+    study = parse_study(EXHAUSTIVE, "s.yaml")
+    scheduler = Scheduler(study_plan(study, study.budget, journal), {})
+    while request := scheduler.next():
+        scheduler.tell(request, Told("failed", math.inf))
+    outcomes = carry_out(EXHAUSTIVE, journal)
+    assert len(outcomes) == 3 * 2
+    ((_, trials),) = trials_in(journal).items()
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * 3 + [TrialState.COMPLETE] * 3
+
+
+def test_an_edited_grid_keeps_what_is_known(tmp_path):
+    outcomes = carry_out(EXHAUSTIVE, tmp_path / "s.journal")
+    more = carry_out(EXHAUSTIVE.replace("[0, 2]", "[0, 2, 4]"), tmp_path / "s.journal", outcomes)
+    assert len(more) == 5 * 2
+    assert outcomes.items() <= more.items()
+
+
+def test_the_records_fit_optunas_classes():
+    for name in SAMPLERS:
+        assert isinstance(SAMPLERS[name](3), optuna.samplers.BaseSampler)
+    text = sampled("tpe").replace("batch: 3}", "batch: 3, pruner: {name: %s}}")
+    options = {"percentile": "percentile, percentile: 25.0", "hyperband": "hyperband, max_resource: 9"}
+    options["threshold"] = "threshold, upper: 500.0"
+    for name in PRUNERS:
+        record = parse_study(text % options.get(name, name), "s.yaml").sampler.pruner
+        assert isinstance(PRUNERS[name](**record.model_dump(exclude={"name"})), optuna.pruners.BasePruner)
+
+
+def test_a_journal_that_is_none_is_a_clear_error(tmp_path):
+    (tmp_path / "s.journal").write_text("not a journal\n")
+    study = parse_study(EXHAUSTIVE, "s.yaml")
+    with pytest.raises(StoreError, match=r"s\.journal: is not a journal"):
+        study_plan(study, study.budget, tmp_path / "s.journal")
