@@ -36,6 +36,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from nfstudy import __version__
 from nfstudy.cells import Trial, settings_digest
@@ -315,7 +316,7 @@ def _resolves_here(experiment: Experiment) -> bool:
 def _as_store_error(uri: str) -> Iterator[None]:
     try:
         yield
-    except (MlflowException, sqlite3.Error) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         raise StoreError(f"tracking store {uri}: {' '.join(str(error).split())[:500]}") from error
 
 
