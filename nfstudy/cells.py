@@ -13,7 +13,8 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from nfstudy.errors import SpecError
-from nfstudy.spec import Axis, Range, Sampling, Search, Settings, StudySpec
+from nfstudy.settings import Settings
+from nfstudy.spec import Axis, Range, Sampling, Search, StudySpec
 
 KEY_VERSION = 1
 """Part of every key; raised when the same settings come to mean other numbers."""

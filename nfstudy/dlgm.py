@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from nfstudy.flows import make_flow
 from nfstudy.seeds import derive_seed
-from nfstudy.spec import FlowSpec, ModelSpec
+from nfstudy.settings import FlowSpec, ModelSpec
 
 LOG_VARIANCE_GAIN = 0.1
 """Shrinks the initial weights of the log-variance head, so that training starts near q0 = N(mean, I)."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from nfstudy.cells import Trial
 from nfstudy.outcomes import Cost
-from nfstudy.spec import IMAGES, Settings
+from nfstudy.settings import IMAGES, Settings
 
 
 def run_seconds(settings: Settings, cost: Cost, stage: str = "repetition") -> float:

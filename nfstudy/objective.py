@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from nfstudy.spec import ObjectiveSpec
+from nfstudy.settings import ObjectiveSpec
 
 
 class LatentVariableModel(Protocol):

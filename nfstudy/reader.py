@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from nfstudy.cells import corner_points
 from nfstudy.document import UNKNOWN, Document, Mistake, Place, shown
 from nfstudy.errors import SpecError
-from nfstudy.spec import SETTING_DEFAULTS, Range, Sampling, Settings, StudySpec
+from nfstudy.settings import SETTING_DEFAULTS, Settings
+from nfstudy.spec import Range, Sampling, StudySpec
 
 MAX_BYTES = 256 * 1024
 

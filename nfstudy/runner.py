@@ -27,7 +27,8 @@ from nfstudy.project import Project
 from nfstudy.runs import RESULTS, runs_left, study_cells
 from nfstudy.schedule import Request, Scheduler, Told
 from nfstudy.search import study_plan
-from nfstudy.spec import DataSpec, Range, Settings, StudySpec
+from nfstudy.settings import DataSpec, Settings
+from nfstudy.spec import Range, StudySpec
 from nfstudy.tracking import DataRecord, Store, open_store
 from nfstudy.workers import Died, Pool, Ready, Worker
 

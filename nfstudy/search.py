@@ -34,7 +34,7 @@ from nfstudy.seeds import derive_seed
 from nfstudy.spec import Axis, Pruner, Range, Sampling, StudySpec
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # of samplers that users name
 logging.getLogger("optuna").setLevel(logging.ERROR)
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {

@@ -19,7 +19,7 @@ from nfstudy.evaluation import evaluate_bound
 from nfstudy.objective import BoundTerms, beta_at, bound_terms, free_energy
 from nfstudy.outcomes import EpochRecord, OnEpoch, Outcome
 from nfstudy.seeds import derive_seed
-from nfstudy.spec import Settings, TrainSpec
+from nfstudy.settings import Settings, TrainSpec
 
 WHOLE_TRAINING = ("T_max", "total_iters", "total_steps")
 """Schedule lengths of which null stands for `train.updates`."""

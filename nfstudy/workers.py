@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from nfstudy.cells import Trial
 from nfstudy.errors import UserError
 from nfstudy.outcomes import Cost, EpochRecord, TrialResult
-from nfstudy.spec import Settings
+from nfstudy.settings import Settings
 
 if TYPE_CHECKING:
     from nfstudy.data import Dataset

@@ -1,6 +1,10 @@
 """Fixtures that more than one test module uses."""
 
+import os
 from pathlib import Path
+
+# Before torch is imported: one thread, as workers have, so that tests do not crowd the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 

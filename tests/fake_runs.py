@@ -15,7 +15,8 @@ from nfstudy.cells import Trial, expand_cells, repetitions_of, settings_digest
 from nfstudy.metrics import METRICS
 from nfstudy.reader import parse_study
 from nfstudy.runs import RUN_COLUMNS
-from nfstudy.spec import SETTING_DEFAULTS, StudySpec
+from nfstudy.settings import SETTING_DEFAULTS
+from nfstudy.spec import StudySpec
 
 STUDY = """
 study: mnist

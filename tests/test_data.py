@@ -18,7 +18,7 @@ from nfstudy.data import load_dataset, mnist
 from nfstudy.data.dataset import Splits, binarise, draw_bits, fingerprint
 from nfstudy.data.files import DataFile, locate, read_files
 from nfstudy.errors import DataError
-from nfstudy.spec import IMAGES, DataSpec
+from nfstudy.settings import IMAGES, DataSpec
 
 BINARISATIONS = ("static", "dynamic", "threshold")
 

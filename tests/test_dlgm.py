@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from nfstudy.dlgm import DLGM, Maxout
-from nfstudy.spec import FlowSpec, ModelSpec
+from nfstudy.settings import FlowSpec, ModelSpec
 
 PIXELS = 12
 SMALL = ModelSpec(latent=3, hidden=8, layers=2, maxout=4)

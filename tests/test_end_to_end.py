@@ -137,7 +137,16 @@ def test_running_again_does_nothing_more(finished):
 
 def test_the_report_is_rebuilt_byte_for_byte_without_torch(finished, tmp_path):
     folder, _ = finished
-    code = "import sys; sys.modules['torch'] = None; from nfstudy.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    code = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ImportError("torch is not to be imported")
+sys.meta_path.insert(0, NoTorch())
+from nfstudy.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
     for output in ("a", "b"):
         command = [sys.executable, "-c", code, "report", "tiny.yaml", "--output", str(tmp_path / output)]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
@@ -191,9 +200,7 @@ def test_a_study_is_stopped_and_gone_on_with(finished, tmp_path, number):
     second = nfstudy(folder, "run", "tiny.yaml")
     assert second.returncode == 2
     assert f"is being run by another process (pid {process.pid})" in second.stderr
-    status = nfstudy(folder, "status", "tiny.yaml").stdout
-    assert ", at work now" in status
-    assert "1 running" in status
+    assert ", at work now" in nfstudy(folder, "status", "tiny.yaml").stdout
     os.killpg(process.pid, signal.SIGCONT)
     os.killpg(process.pid, number)
     assert process.wait(10) == 130

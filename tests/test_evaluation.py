@@ -10,7 +10,7 @@ from torch.distributions import Normal
 from nfstudy import evaluation
 from nfstudy.dlgm import DLGM, Posterior
 from nfstudy.evaluation import evaluate_bound, evaluate_likelihood
-from nfstudy.spec import FlowSpec, ModelSpec
+from nfstudy.settings import FlowSpec, ModelSpec
 
 SCALE = 0.7
 WEIGHTS = np.array([[1.0, 0.5], [-0.5, 1.0], [0.3, 0.6], [0.4, -0.45]])

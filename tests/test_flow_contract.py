@@ -12,7 +12,7 @@ from nfstudy.flows.base import NoFlow, log_nonnegative, log_softplus, softplus
 from nfstudy.flows.nice import NiceOrthFlow, NicePermFlow, nice_flow
 from nfstudy.flows.planar import planar_flow
 from nfstudy.flows.radial import radial_flow
-from nfstudy.spec import Family, FlowSpec
+from nfstudy.settings import Family, FlowSpec
 
 FAMILIES = [family for family in FLOWS if family != "none"]
 PURE = {"planar": planar_flow, "radial": radial_flow, "nice-perm": nice_flow, "nice-orth": nice_flow}

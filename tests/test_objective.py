@@ -5,7 +5,7 @@ import torch
 
 from nfstudy.dlgm import DLGM
 from nfstudy.objective import BoundTerms, beta_at, bound_terms, free_energy
-from nfstudy.spec import FlowSpec, ModelSpec, ObjectiveSpec
+from nfstudy.settings import FlowSpec, ModelSpec, ObjectiveSpec
 
 TERMS = BoundTerms(*(torch.tensor([value]) for value in (-90.0, -50.0, -40.0, 3.0)))
 """ln q_K = -43, ln p(x, z_K) = -140."""

@@ -4,7 +4,8 @@ import pytest
 
 from nfstudy.errors import SpecError
 from nfstudy.reader import MAX_BYTES, parse_study, read_study
-from nfstudy.spec import CosineAnnealingLR, Range, Sampling
+from nfstudy.schedules import CosineAnnealingLR
+from nfstudy.spec import Range, Sampling
 
 GOOD = """\
 study: example

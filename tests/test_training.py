@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from nfstudy import spec
+from nfstudy import schedules
 from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.dlgm import DLGM
 from nfstudy.metrics import METRICS
-from nfstudy.spec import Settings
+from nfstudy.settings import Settings
 from nfstudy.training import fit, make_optimiser, make_schedule
 
 PIXELS = 16
@@ -272,8 +272,8 @@ def test_learning_rate_follows_the_schedule(schedule, factor):
 
 SCHEDULE_RECORDS = [
     record
-    for record in vars(spec).values()
-    if isinstance(record, type) and record.__name__ in vars(lr_scheduler) and issubclass(record, spec.Record)
+    for record in vars(schedules).values()
+    if isinstance(record, type) and record.__name__ in vars(lr_scheduler) and issubclass(record, schedules.Record)
 ]
 
 

@@ -14,7 +14,7 @@ from nfstudy.evaluation import evaluate_likelihood
 from nfstudy.metrics import METRICS
 from nfstudy.pictures import image_grid
 from nfstudy.seeds import derive_seed
-from nfstudy.spec import Settings
+from nfstudy.settings import Settings
 from nfstudy.trial import run_trial
 
 SETTINGS = Settings.model_validate(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nfstudy.data import digits, mnist
 from nfstudy.data.dataset import Dataset, binarise, make_dataset
-from nfstudy.spec import DataSpec
+from nfstudy.settings import DataSpec
 
 __all__ = ["Dataset", "load_dataset"]
 

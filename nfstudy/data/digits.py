@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nfstudy.data.dataset import Splits, data_generator
-from nfstudy.spec import IMAGES
+from nfstudy.settings import IMAGES
 
 SHAPE = (8, 8)
 LEVELS = 16

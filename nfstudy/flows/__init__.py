@@ -10,7 +10,7 @@ from nfstudy.flows.planar import PlanarFlow
 from nfstudy.flows.radial import RadialFlow
 
 if TYPE_CHECKING:
-    from nfstudy.spec import FlowSpec
+    from nfstudy.settings import FlowSpec
 
 FLOWS: dict[str, type[Flow]] = {
     "none": NoFlow,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nfstudy.report.labels import setting_name, setting_text
-from nfstudy.spec import Settings
+from nfstudy.settings import Settings
 
 CITATION = "Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770"
 

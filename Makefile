@@ -1,0 +1,37 @@
+# One line a target; `make` alone lists them.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test lint clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	python3.11 -m venv $(VENV) || python3 -m venv $(VENV)
+	@echo "installing the pinned dependencies into $(VENV) (torch is large; some minutes)"
+	$(INSTALL) torch==2.13.0
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(INSTALL) -e '.[test]'
+	@touch $@
+
+install: $(VENV)/.installed  ## make .venv with the pinned dependencies
+
+quickstart: $(VENV)/.installed  ## run studies/quickstart.yaml, from data to report
+	$(PYTHON) -m nfstudy run studies/quickstart.yaml
+
+test: lint  ## install what the tests need and run them
+	$(PYTHON) -m pytest
+
+lint: $(VENV)/.tested  ## check style, names, annotations and docstrings
+	@$(VENV)/bin/ruff check . || { echo "mend most of it with: $(VENV)/bin/ruff check --fix ."; exit 1; }
+	@$(VENV)/bin/ruff format --check . || { echo "mend it with: $(VENV)/bin/ruff format ."; exit 1; }
+
+clean:  ## remove .venv and caches; runs and reports stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
