@@ -27,7 +27,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
-from nfstudy.cells import Cell, Trial, budget_sampling, expand_points, make_cell, repetitions_of
+from nfstudy.cells import Cell, Trial, budget_sampling, budget_settings, expand_points, make_cell, repetitions_of
 from nfstudy.errors import StoreError
 from nfstudy.schedule import Plan, Request, Told
 from nfstudy.seeds import derive_seed
@@ -67,12 +67,13 @@ def study_plan(study: StudySpec, budget: str, journal: Path) -> Plan:
     Raises:
         StoreError: the journal cannot be read or written.
     """
-    grid = _digest({path: axis.model_dump() if isinstance(axis, Range) else axis for path, axis in study.grid.items()})
-    name = f"{study.study}/{budget}/{grid}"
+    prefix = f"{study.study}/{budget}/"
+    name = prefix + _digest(study, budget)
     sampling = budget_sampling(study, budget, study.sampler) if isinstance(study.sampler, Sampling) else None
     with _as_store_error(journal):
         journal.parent.mkdir(parents=True, exist_ok=True)
         storage = JournalStorage(JournalFileBackend(str(journal)))
+        _abandon_others(storage, prefix, name)
         proposals = Proposals(storage, name, study.grid, sampling, study.settings.seed)
     if sampling:
         return _sampled_plan(study, budget, storage, proposals, sampling)
@@ -271,5 +272,18 @@ def _pruner(record: Pruner | None) -> optuna.pruners.BasePruner:
     return PRUNERS[record.name](**record.model_dump(exclude={"name"}))
 
 
-def _digest(content: Any) -> str:
+def _digest(study: StudySpec, budget: str) -> str:
+    """Return what an edit of the study changes, if the trials from before it are no trials of what it is now."""
+    axes = {path: axis.model_dump() if isinstance(axis, Range) else axis for path, axis in study.grid.items()}
+    search = study.search.model_dump() if study.search else None
+    content = [axes, search, budget_settings(study, budget).flat()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _abandon_others(storage: JournalStorage, prefix: str, name: str) -> None:
+    """Fail the trials that were under way when the study was stopped and then edited: nobody will go on with them."""
+    for other in optuna.get_all_study_names(storage):
+        if other.startswith(prefix) and other != name and "/search/" not in other:
+            study = optuna.load_study(study_name=other, storage=storage)
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                study.tell(trial.number, state=TrialState.FAIL)

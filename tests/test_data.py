@@ -120,7 +120,7 @@ def test_dynamic_digits_keep_the_grey_levels_that_static_ones_are_drawn_from():
 
 def test_data_needs_no_torch():
     code = (
-        "import sys; from nfstudy.data import load_dataset; from nfstudy.spec import DataSpec; "
+        "import sys; from nfstudy.data import load_dataset; from nfstudy.settings import DataSpec; "
         "load_dataset(DataSpec(name='digits'), []); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

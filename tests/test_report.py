@@ -224,7 +224,7 @@ def test_two_builds_from_the_same_runs_give_the_same_bytes(tmp_path):
     assert set(re.findall(r'(?:src|href)="([^"#]{1,10})', page)) == {"data:image"}
     anchors = set(re.findall(r'href="#([^"]+)"', page))
     assert anchors <= set(re.findall(r'id="([^"]+)"', page))
-    assert len([anchor for anchor in anchors if anchor.startswith("run-")]) == 3
+    assert len([anchor for anchor in anchors if anchor.startswith("run-")]) == 6, "every run behind a number"
 
 
 def test_an_unfinished_study_is_refused_with_all_its_cells(tmp_path):

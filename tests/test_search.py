@@ -124,10 +124,12 @@ def test_a_sampler_makes_as_many_proposals_as_asked_and_another_seed_makes_other
 
 
 def test_proposals_that_come_to_the_same_cell_run_it_once(tmp_path):
-    text = BASE + "grid: {flow.length: [0, 2], flow.family: [planar]}\nsampler: {name: random, trials: 6, batch: 6}\n"
-    assert len(carry_out(text, tmp_path / "s.journal")) == 2 * 2
+    text = BASE + "grid: {flow.length: [0, 2], flow.family: [planar]}\nsampler: {name: random, trials: 8, batch: 8}\n"
+    outcomes = carry_out(text, tmp_path / "s.journal")
     ((_, trials),) = trials_in(tmp_path / "s.journal").items()
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 8
+    proposed = {trial.params["flow.length"] for trial in trials}
+    assert len(outcomes) == 2 * len(proposed)
 
 
 def test_pruning_depends_on_earlier_generations_only(tmp_path):
@@ -160,6 +162,15 @@ def test_an_edited_grid_keeps_what_is_known(tmp_path):
     more = carry_out(EXHAUSTIVE.replace("[0, 2]", "[0, 2, 4]"), tmp_path / "s.journal", outcomes)
     assert len(more) == 5 * 2
     assert outcomes.items() <= more.items()
+
+
+@pytest.mark.parametrize("text", [EXHAUSTIVE, SAMPLED % "tpe"], ids=["exhaustive", "sampled"])
+def test_a_study_edited_after_a_stop_goes_on_as_what_it_is_now(tmp_path, text):
+    carry_out(text, tmp_path / "s.journal", stop=3)
+    edited = text + "train: {updates: 7}\n"
+    assert carry_out(edited, tmp_path / "s.journal") == carry_out(edited, tmp_path / "fresh.journal")
+    for trials in trials_in(tmp_path / "s.journal").values():
+        assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
 
 
 def test_the_records_fit_optunas_classes():

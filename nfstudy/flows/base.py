@@ -79,7 +79,12 @@ class NoFlow(Flow):
 
 
 class StepHead(nn.Linear):
-    """A linear layer from features (..., F) to n numbers for each of the K steps, (..., K, n)."""
+    """A linear layer from features h (..., F) to n numbers for each of the K steps, (..., K, n): W h / √F + b.
+
+    The 1/√F stands outside the weights so that it also scales what an optimiser changes: with steps of one size for
+    every weight, as Adam's and RMSprop's are, √F features would else move each of K n parameters √F times too fast,
+    which throws long chains far from the identity within some updates.
+    """
 
     def __init__(self, features: int, length: int, size: int) -> None:
         super().__init__(features, length * size)
@@ -88,21 +93,21 @@ class StepHead(nn.Linear):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the numbers of all steps, (..., K, n)."""
-        return super().forward(features).unflatten(-1, (self.length, self.size))
+        return super().forward(features * self.in_features**-0.5).unflatten(-1, (self.length, self.size))
 
     @torch.no_grad()
     def initialise_step(self, step: int, bias: Tensor, scale: float, generator: torch.Generator) -> None:
-        """Set the biases of one step, and draw its weights from N(0, scale² / F).
+        """Set the biases of one step, and draw its weights from N(0, scale²).
 
         Arguments:
             step: k, counted from 1.
             bias: the numbers that this step has before it has learned from any feature, (n,).
-            scale: standard deviation of the sum over features of mean square 1.
+            scale: standard deviation of the numbers about their bias, for features of mean square 1.
             generator: where the weights are drawn from.
         """
         rows = slice((step - 1) * self.size, step * self.size)
         self.bias[rows] = bias.to(self.bias)
-        draw_normal(self.weight[rows], scale / self.in_features**0.5, generator)
+        draw_normal(self.weight[rows], scale, generator)
 
 
 @torch.no_grad()

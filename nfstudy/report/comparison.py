@@ -8,8 +8,18 @@ from nfstudy.cells import budget_repetitions
 from nfstudy.report.estimates import BOUNDS, NLL, CellResult, Quantity, Results
 from nfstudy.report.figures import Curve, Panel, draw_curves
 from nfstudy.report.labels import FAMILY_NAMES, Label
-from nfstudy.report.paper import FIGURE_4, STATED_REPETITIONS, TABLE_2, Table2Row, departures
-from nfstudy.report.rows import Drawing, Exhibit, cell_row, curves_of, drawn_groups, measured, remark, stamped
+from nfstudy.report.paper import FIGURE_4, STATED_REPETITIONS, TABLE_2, Published, Table2Row, departures
+from nfstudy.report.rows import (
+    Drawing,
+    Exhibit,
+    cell_row,
+    curves_of,
+    drawn_groups,
+    measured,
+    remark,
+    runs_behind,
+    stamped,
+)
 from nfstudy.report.tables import Entry, Row, Table, format_number
 
 NOT_HERE = "not in this study"
@@ -24,7 +34,9 @@ def table_2(results: Results) -> Exhibit:
         "runs) of the importance-sampled estimate. Difference: ours − paper. The paper's ≤ marks the same kind of "
         "estimate, cut to one decimal; it is not the free energy F."
     )
-    table = Table("table-2", stamped(caption, results), ("row", "paper", "ours", "difference", "note"), tuple(rows))
+    table = Table(
+        "table-2", stamped(caption, results), ("row", "paper", "ours", "difference", "note", "runs"), tuple(rows)
+    )
     named = {(line.family, line.length) for line in TABLE_2}
     others = sum((result.label.family, result.label.length) not in named for result in results.cells)
     elsewhere = f" {others} of the study's cells have no row in the paper's table." if others else ""
@@ -36,17 +48,17 @@ def _table_2_rows(line: Table2Row, results: Results) -> Iterator[Row]:
     if line.quoted_from:
         ours = Entry(quantity=NLL, reference=line.published, note=QUOTED)
         note = f"quoted from {line.quoted_from}; another model"
-        yield Row(line.name, (paper, ours, Entry(), Entry(text=note)))
+        yield Row(line.name, (paper, ours, Entry(), Entry(text=note), Entry()))
         return
     cells = [r for r in results.cells if (r.label.family, r.label.length) == (line.family, line.length)]
     for result in cells:
         ours = measured(result, NLL, line.published)
         variant = result.label.variant_text
         name = f"{line.name}, {variant}" if variant else line.name
-        yield cell_row(result, (paper, ours, _difference(ours), remark([ours])), name)
+        yield cell_row(result, (paper, ours, _difference(ours), remark([ours]), runs_behind(ours)), name)
     if not cells:
         ours = Entry(quantity=NLL, reference=line.published, note=NOT_HERE)
-        yield Row(line.name, (paper, ours, Entry(), Entry()), line.family or "", line.length)
+        yield Row(line.name, (paper, ours, Entry(), Entry(), Entry()), line.family or "", line.length)
 
 
 def figure_4(results: Results) -> Exhibit:
@@ -64,9 +76,6 @@ def figure_4(results: Results) -> Exhibit:
     )
     figure = draw_curves("MNIST: our runs and the paper's Figure 4", "flow length K", panels, results.stamp)
     drawing = Drawing("figure-4", figure, stamped(caption, results))
-    headers = [
-        column for quantity in BOUNDS for column in (quantity.name, f"{quantity.name} paper", f"{quantity.name} diff.")
-    ]
     table = Table(
         "figure-4",
         stamped(
@@ -74,7 +83,7 @@ def figure_4(results: Results) -> Exhibit:
             "as read off its vector drawing ± half its error bar. Difference: ours − paper.",
             results,
         ),
-        ("row", *headers, "note"),
+        ("row", "quantity", "paper", "ours", "difference", "note", "runs"),
         tuple(_figure_4_rows(results)),
     )
     return Exhibit(
@@ -98,23 +107,23 @@ def _published_curves(quantity: Quantity) -> list[Curve]:
 
 
 def _figure_4_rows(results: Results) -> Iterator[Row]:
-    for result in results.cells:
-        label = result.label
-        ours = [measured(result, q, FIGURE_4.get((label.family, label.length, q.name))) for q in BOUNDS]
-        yield cell_row(result, (*_beside(ours), remark(ours)))
+    """Yield a line a quantity and cell, then the paper's points that the study does not have."""
     present = {(result.label.family, result.label.length) for result in results.cells}
-    for family, length in dict.fromkeys((family, length) for family, length, _ in FIGURE_4):
-        if (family, length) not in present:
-            absent = [Entry(quantity=q, reference=FIGURE_4[family, length, q.name], note=NOT_HERE) for q in BOUNDS]
-            yield Row(Label(family, length).row, (*_beside(absent), Entry()), family, length)
+    for quantity in BOUNDS:
+        for result in results.cells:
+            paper = FIGURE_4.get((result.label.family, result.label.length, quantity.name))
+            ours = measured(result, quantity, paper)
+            rest = (_difference(ours), remark([ours]), runs_behind(ours))
+            yield cell_row(result, (Entry(text=quantity.name), _published(paper), ours, *rest))
+        for (family, length, name), paper in FIGURE_4.items():
+            if name == quantity.name and (family, length) not in present:
+                absent = Entry(quantity=quantity, reference=paper, note=NOT_HERE)
+                entries = (Entry(text=name), _published(paper), absent, Entry(), Entry(), Entry())
+                yield Row(Label(family, length).row, entries, family, length)
 
 
-def _beside(ours: Sequence[Entry]) -> Iterator[Entry]:
-    for entry in ours:
-        paper = entry.reference
-        yield entry
-        yield Entry(text=paper.display, reference=paper, note=paper.source) if paper else Entry(text="–")
-        yield _difference(entry)
+def _published(paper: Published | None) -> Entry:
+    return Entry(text=paper.display, reference=paper, note=paper.source) if paper else Entry(text="–")
 
 
 def _difference(ours: Entry) -> Entry:

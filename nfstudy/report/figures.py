@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 DPI = 150
+FEW_POINTS = 20
+"""Learning curves of so few epochs show their points; one epoch is nothing but a point."""
 _MARKERS = "osD^vPX"
 _LINES = ("-", ":", "-.")
 _STAMP_COLOUR = "#b3261e"
@@ -166,6 +168,9 @@ def draw_histories(title: str, y_label: str, facets: Sequence[Facet], stamp: str
             axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda update, _: f"{update:,.0f}"))
             axes.get_legend().remove()
+            if facet.points["update"].nunique() <= FEW_POINTS:
+                for line in axes.lines:
+                    line.set(marker="o", markersize=3)
         for axes in all_axes[len(facets) :]:
             axes.set_visible(False)
         _legend(figure, all_axes[: len(facets)])

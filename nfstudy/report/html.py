@@ -133,9 +133,9 @@ def render_html(page: Page, pictures: Mapping[str, bytes]) -> str:
         pictures: a figure's id -> its PNG file.
     """
     addresses = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
-    return (
-        _environment().get_template("index.html.jinja").render(page=page, pictures=addresses, runs=[*page.run_rows()])
-    )
+    runs = [*page.run_rows()]
+    links = {run.id: run.link for run in runs}
+    return _environment().get_template("index.html.jinja").render(page=page, pictures=addresses, runs=runs, links=links)
 
 
 def render_markdown(page: Page) -> str:

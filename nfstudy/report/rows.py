@@ -17,6 +17,10 @@ MAX_CURVES = 24
 """More curves, as a sampled study may have, cannot be told apart in a figure; its tables hold all cells."""
 
 
+SHORT_ID = 8
+"""Digits of a run's id that tables show."""
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure with its file name (without ending) and caption."""
@@ -72,6 +76,11 @@ def remark(entries: Sequence[Entry]) -> Entry:
     return Entry(
         text="; ".join(dict.fromkeys(entry.note for entry in entries if entry.note and entry.value is not None))
     )
+
+
+def runs_behind(ours: Entry) -> Entry:
+    """Return the beginnings of the ids of the runs behind a number."""
+    return Entry(text=" ".join(run_id[:SHORT_ID] for run_id in ours.run_ids), run_ids=ours.run_ids)
 
 
 def cell_row(result: CellResult, entries: Sequence[Entry], name: str = "") -> Row:
