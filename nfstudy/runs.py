@@ -57,6 +57,43 @@ def make_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return frame.sort_values(order, kind="stable").reset_index(drop=True)
 
 
+def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what `make_frame` takes for one run.
+
+    Arguments:
+        run_id: the run's id.
+        status: MLflow's RUNNING, FINISHED, FAILED or KILLED; only in a finished run does the logged outcome count.
+        started: milliseconds since 1970.
+        data: the run's `tags`, `params` and `metrics`, by name.
+    """
+    tags = data["tags"]
+    outcomes = {"FINISHED": tags.get("nfstudy.outcome", "killed"), "FAILED": "failed", "KILLED": "killed"}
+    row = {name: tags.get(f"nfstudy.{name}", "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
+    return row | {
+        "run_id": run_id,
+        "run_name": tags.get("mlflow.runName", ""),
+        "index": int(tags.get("nfstudy.index", 0)),
+        "outcome": outcomes.get(status, "running"),
+        "update": float(tags.get("nfstudy.update", "nan")),
+        "dirty": tags.get("nfstudy.dirty") == "true",
+        "started": started,
+        "params": {path: _param_value(text) for path, text in data["params"].items()},
+        "metrics": data["metrics"],
+    }
+
+
+def param_text(value: Any) -> str:
+    """Return a setting as the text that is logged: words as they are, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _param_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 class LoggedRuns(Protocol):
     """The runs of one study in some store: the only way in which reports and status see a store."""
 

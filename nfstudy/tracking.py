@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlparse
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -44,7 +43,7 @@ from nfstudy.errors import StoreError
 from nfstudy.metrics import METRICS
 from nfstudy.outcomes import EpochRecord, TrialResult
 from nfstudy.provenance import code_state, environment
-from nfstudy.runs import RUN_COLUMNS, make_frame
+from nfstudy.runs import make_frame, make_row, param_text
 
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
@@ -110,11 +109,15 @@ class Store:
                 )
             return found.experiment_id
 
+    def studies(self) -> dict[str, str]:
+        """Return study -> id of its experiment."""
+        with _as_store_error(self.uri):
+            return {e.name: e.experiment_id for e in self.client.search_experiments() if e.name != "Default"}
+
     def start_run(self, experiment: str, trial: Trial, data: DataRecord, point: str, device: str, threads: int) -> str:
         """Create a run with everything that would reproduce it, before training starts; return its id."""
         code = code_state()
         tags = {
-            "mlflow.runName": trial.label,
             "mlflow.source.name": "nfstudy",
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": code.commit,
@@ -138,8 +141,10 @@ class Store:
         }
         settings = trial.settings.flat()
         with _as_store_error(self.uri):
-            run_id = self.client.create_run(experiment, tags=tags, run_name=trial.label).info.run_id
-            params = [Param(path, _to_param(value)) for path, value in settings.items()]
+            run_id = self.client.create_run(
+                experiment, tags=tags, run_name=f"{trial.label} ({trial.cell.budget})"
+            ).info.run_id
+            params = [Param(path, param_text(value)) for path, value in settings.items()]
             self.client.log_batch(run_id, params=params)
             self.client.log_inputs(run_id, datasets=[_dataset_input(data)])
             files = {
@@ -205,7 +210,12 @@ class StudyRuns:
 
     def frame(self) -> pd.DataFrame:
         """Return one row a run; see `nfstudy.runs.RUN_COLUMNS`."""
-        return make_frame([_row(run) for run in self._search()])
+        return make_frame(
+            [
+                make_row(run.info.run_id, run.info.status, run.info.start_time, run.data.to_dictionary())
+                for run in self._search()
+            ]
+        )
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""
@@ -329,31 +339,3 @@ def _dataset_input(data: DataRecord) -> DatasetInput:
         profile=json.dumps({split: list(shape) for split, shape in data.shapes.items()}),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "train, valid and test")])
-
-
-def _row(run: Run) -> dict[str, Any]:
-    tags, status = run.data.tags, run.info.status
-    ended = {"FINISHED": tags.get("nfstudy.outcome", "killed"), "FAILED": "failed", "KILLED": "killed"}
-    row = {name: tags.get(f"nfstudy.{name}", "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
-    return row | {
-        "run_id": run.info.run_id,
-        "run_name": run.info.run_name,
-        "index": int(tags.get("nfstudy.index", 0)),
-        "outcome": ended.get(status, "running"),
-        "update": float(tags.get("nfstudy.update", "nan")),
-        "dirty": tags.get("nfstudy.dirty") == "true",
-        "started": run.info.start_time,
-        "params": {path: _from_param(text) for path, text in run.data.params.items()},
-        "metrics": run.data.metrics,
-    }
-
-
-def _to_param(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _from_param(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -29,7 +29,12 @@ def serve(uri: str, host: str, port: int) -> int:
         command += ["--artifacts-destination", str(store.folder / "artifacts")]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     address = f"http://{host}:{port}"
-    print(f"MLflow UI on {address}; the studies' charts: {address}/#/experiments; stop it with Ctrl-C", flush=True)
+    print(f"MLflow UI on {address} (ready in some seconds; stop it with Ctrl-C)")
+    for study, experiment in store.studies().items():
+        print(
+            f"  {study}: {address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
+        )
+    sys.stdout.flush()
     with subprocess.Popen(command, env=os.environ | quiet) as server:
         try:
             return server.wait()
