@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 DPI = 150
+ROOM_FOR_LABEL = 0.4
+"""Least height of a row of pictures, in widths."""
 FEW_POINTS = 20
 """Learning curves of so few epochs show their points; one epoch is nothing but a point."""
 _MARKERS = "osD^vPX"
@@ -194,8 +196,9 @@ def draw_tiles(title: str, kinds: Sequence[str], columns: Sequence[Column], stam
         stamp: as for `draw_curves`.
     """
     with figure_style():
-        figure = Figure(figsize=(max(6.5, 3.4 * len(columns)), 3.4 * len(kinds) + 0.9), layout="constrained")
-        grid = figure.subplots(len(kinds), len(columns), squeeze=False)
+        shares = [_tallest(column.pictures[row] for column in columns) for row in range(len(kinds))]
+        figure = Figure(figsize=(max(6.5, 3.4 * len(columns)), 3.4 * sum(shares) + 1.1), layout="constrained")
+        grid = figure.subplots(len(kinds), len(columns), squeeze=False, height_ratios=shares)
         for column, line in zip(columns, grid.T, strict=True):
             line[0].set_title(column.title)
             for axes, pixels in zip(line, column.pictures, strict=True):
@@ -209,6 +212,12 @@ def draw_tiles(title: str, kinds: Sequence[str], columns: Sequence[Column], stam
             axes.set_ylabel(kind)
         _finish(figure, title, stamp)
     return figure
+
+
+def _tallest(pictures: Iterable[np.ndarray | None]) -> float:
+    """Return the largest height, in widths, among pictures of one kind, or what its label needs."""
+    shares = [len(pixels) / pixels.shape[1] for pixels in pictures if pixels is not None]
+    return max(ROOM_FOR_LABEL, *shares)
 
 
 def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:

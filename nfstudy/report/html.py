@@ -56,7 +56,9 @@ class Page:
         """(name, text) of the lines under the title."""
         results, runs = self.results, self.results.runs
         study, done = results.study, len(results.cells) - len(results.unfinished)
-        complete = f"{done} of {len(results.cells)} cells, {budget_repetitions(study, results.budget)} repetitions each"
+        repetitions = budget_repetitions(study, results.budget)
+        each = f"{repetitions} repetition{'s' if repetitions > 1 else ''} each"
+        complete = f"{done} of {len(results.cells)} cells, {each}"
         if isinstance(study.sampler, Sampling):
             trials = budget_sampling(study, results.budget, study.sampler).trials
             complete += f"; the cells are those visited by {study.sampler.name} in up to {trials:,} trials"
