@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nfstudy.cells import budget_repetitions, corner_points
+from nfstudy.cells import Cell, budget_repetitions, corner_points
 from nfstudy.errors import SpecError, UserError
 from nfstudy.forecast import Forecast, in_words, logged_seconds
 from nfstudy.project import Project
@@ -52,7 +52,8 @@ def status(options: argparse.Namespace) -> int:
     frame = load_frame(project.tracking_uri(options.tracking_uri), study.study)
     active = project.is_running(study.study)
     print(f"{study.study}, budget {budget}{', at work now' if active else ''}")
-    _print_cells(study, budget, frame, logged_seconds(frame), usable_cores(), active)
+    expected = project.read_costs(study.study) | logged_seconds(frame)
+    _print_cells(study, budget, frame, expected, usable_cores(), active)
     return 0
 
 
@@ -79,9 +80,11 @@ def _run(study: StudySpec, budget: str, project: Project, uri: str, options: arg
         try:
             with stoppable(), Pool(workers, options.threads, options.device, project.data_folders) as pool:
                 cells = [cell for cell, _ in corner_points(study, budget)]
+                print("measuring what a few updates of each cell take ...", file=sys.stderr, flush=True)
                 expected = measure_costs(pool, cells) | logged_seconds(frame)
                 _print_cells(study, budget, frame, expected, workers)
                 if not options.dry_run:
+                    project.write_costs(study.study, expected)
                     summary = run_study(study, budget, project, uri, data, expected, pool)
         except Interrupted as signal:
             print(f"stopped by {signal}; what had ended is saved, go on with: {_again(options)}")
@@ -128,14 +131,17 @@ def _print_cells(
     states = cell_states(study, budget, frame, active)
     wanted = budget_repetitions(study, budget)
     forecast = Forecast(expected, workers)
-    print(f"  {'cell':<16}  {'':<26} {'state':<9} {'runs':>7}  each takes")
-    for state in states:
+    names = _names(study, [state.cell for state in states])
+    width = max(map(len, names), default=0) + 2
+    print(f"  {'cell':<16}  {'':<{width}} {'state':<9} {'runs':>7}  each takes")
+    for state, name in zip(states, names, strict=True):
         runs = f"{len(state.finished) + len(state.diverged)}/{wanted}"
         each = in_words(forecast.expected(state.cell.key))
-        note = f"  {state.note}" if state.state in ("diverged", "failed") else ""
-        print(f"  {state.cell.key:<16}  {state.cell.label:<26} {state.state:<9} {runs:>7}  {each}{note}")
-    count = Counter(state.state for state in states)
-    print("  " + ", ".join(f"{number} {state}" for state, number in count.items()))
+        note = f"  {state.note}" if state.note not in ("", "not run") else ""
+        print(f"  {state.cell.key:<16}  {name:<{width}} {state.state:<9} {runs:>7}  {each}{note}")
+    if isinstance(study.sampler, Sampling):
+        print(f"  (further cells are proposed by {study.sampler.name} as it goes)")
+    print("  " + ", ".join(f"{number} {state}" for state, number in Counter(s.state for s in states).items()))
     left = runs_left(study, budget, frame)
     per_cell = {state.cell.key: wanted - len(state.finished) - len(state.diverged) for state in states}
     waiting = [key for key, number in per_cell.items() for _ in range(number)]
@@ -143,6 +149,21 @@ def _print_cells(
     waiting += [""] * (left - len(waiting))
     words = in_words(forecast.left(waiting, ())) if left else "none"
     print(f"  time left: {words}{f' on {workers} workers' if left else ''}", flush=True)
+
+
+def _names(study: StudySpec, cells: list[Cell]) -> list[str]:
+    """Return the cells' labels with the settings in which they differ beyond flow and latent size."""
+    flats = [cell.settings.flat() for cell in cells]
+    others = [path for path in study.grid if path not in ("flow.family", "flow.length", "model.latent")]
+    extras = [
+        ", ".join(
+            f"{path} {flat[path]:.4g}" if isinstance(flat[path], float) else f"{path} {flat[path]}"
+            for path in others
+            if path in flat
+        )
+        for flat in flats
+    ]
+    return [f"{cell.label}{f', {extra}' if extra else ''}" for cell, extra in zip(cells, extras, strict=True)]
 
 
 def _again(options: argparse.Namespace) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,26 @@ class Project:
                 return False
         except (Timeout, OSError):
             return True
+
+    def read_costs(self, study: str) -> dict[str, float]:
+        """Return what `write_costs` kept, nothing if that cannot be read."""
+        try:
+            return {
+                str(key): float(seconds) for key, seconds in json.loads(self._costs_path(study).read_text()).items()
+            }
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def write_costs(self, study: str, costs: Mapping[str, float]) -> None:
+        """Keep cell key -> expected seconds of one run, so that `status` can tell the time left before any run ends."""
+        path = self._costs_path(study)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps({**self.read_costs(study), **costs}, indent=1))
+        draft.replace(path)
+
+    def _costs_path(self, study: str) -> Path:
+        return self.store / "costs" / f"{study}.json"
 
     def _lock_path(self, study: str) -> Path:
         return self.store / "locks" / f"{study}.lock"

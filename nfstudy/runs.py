@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -174,12 +173,13 @@ def cell_states(study: StudySpec, budget: str, frame: pd.DataFrame, active: bool
 def runs_left(study: StudySpec, budget: str, frame: pd.DataFrame) -> int:
     """Return how many runs a study still needs; with a sampler, at most."""
     cells = study_cells(study, budget, frame)
-    wanted = {"repetition": budget_repetitions(study, budget), "search": math.inf}
-    latest = latest_per_identity(frame[(frame["budget"] == budget) & frame["outcome"].isin(RESULTS)])
-    counted = latest["cell"].isin([cell.key for cell in cells]) & (
-        latest["index"] <= latest["stage"].map(wanted).astype(float)
-    )
-    return total_runs(study, budget, len(cells)) - int(counted.sum())
+    wanted = budget_repetitions(study, budget)
+    done = latest_per_identity(frame[(frame["budget"] == budget) & frame["outcome"].isin(RESULTS)])
+    done = done[done["cell"].isin([cell.key for cell in cells])]
+    search, repetitions = done["stage"] == "search", (done["stage"] == "repetition") & (done["index"] <= wanted)
+    # A cell that is pruned in its first repetition has no others.
+    pruned = repetitions & (done["outcome"] == "pruned")
+    return total_runs(study, budget, len(cells)) - int(search.sum() + repetitions.sum() + (wanted - 1) * pruned.sum())
 
 
 def _cell_state(cell: Cell, runs: pd.DataFrame | None, wanted: int, active: bool) -> CellState:

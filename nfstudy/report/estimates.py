@@ -96,12 +96,12 @@ class CellResult:
     def note(self) -> str:
         """Why the mean is not over all repetitions asked for; empty when it is."""
         state, counts = self.state, self.repetitions["outcome"].value_counts()
-        pruned = int(counts.get("pruned", 0))
+        if "pruned" in counts:
+            return "pruned"
         open_runs = min(len(state.running), int(counts.get("running", 0)))
-        absent = state.wanted - len(state.finished) - len(state.diverged) - len(state.failed) - pruned - open_runs
+        absent = state.wanted - len(state.finished) - len(state.diverged) - len(state.failed) - open_runs
         parts = (
             (len(state.diverged), "diverged"),
-            (pruned, "pruned"),
             (len(state.failed), "failed"),
             (open_runs, "running"),
             (absent, "not run"),
