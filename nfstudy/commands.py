@@ -35,11 +35,15 @@ def run(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Rebuild a study's report from its logged runs."""
+    from nfstudy.report.build import build_report
+    from nfstudy.tracking import open_store
+
     study, budget = _read(options)
     project = Project.find()
-    uri = project.tracking_uri(options.tracking_uri)
+    runs = open_store(project.tracking_uri(options.tracking_uri)).runs(study.study)
     folder = Path(options.output) if options.output else project.report(study.study)
-    print(f"report: {_nearby(_build_report(study, budget, project, uri, folder, options.partial))}")
+    active = project.is_running(study.study)
+    print(f"report: {_nearby(build_report(study, budget, runs, folder, options.partial, active))}")
     return 0
 
 
@@ -65,27 +69,28 @@ def ui(options: argparse.Namespace) -> int:
 
 
 def _run(study: StudySpec, budget: str, project: Project, uri: str, options: argparse.Namespace) -> int:
-    from nfstudy.runner import Interrupted, Summary, measure_costs, prepare_data, run_study, stoppable
-    from nfstudy.tracking import load_frame
+    from nfstudy.report.build import build_report
+    from nfstudy.runner import Interrupted, StopSignal, Summary, measure_costs, prepare_data, run_study
+    from nfstudy.tracking import load_frame, open_store
     from nfstudy.workers import Pool
 
-    data = prepare_data(study, budget, project)
     frame = load_frame(uri, study.study)
     left = runs_left(study, budget, frame)
     at_most = "at most " if isinstance(study.sampler, Sampling) else ""
     print(f"{study.title}\n{study.study}, budget {budget}: {at_most}{left} runs to do", flush=True)
     summary: Summary | None = None
     if left:
+        data = prepare_data(study, budget, project)
         workers = min(options.workers or max(usable_cores() // options.threads, 1), left)
         try:
-            with stoppable(), Pool(workers, options.threads, options.device, project.data_folders) as pool:
+            with StopSignal() as stop, Pool(workers, options.threads, options.device, project.data_folders) as pool:
                 cells = [cell for cell, _ in corner_points(study, budget)]
                 print("measuring what a few updates of each cell take ...", file=sys.stderr, flush=True)
-                expected = measure_costs(pool, cells) | logged_seconds(frame)
+                expected = measure_costs(pool, cells, stop) | logged_seconds(frame)
                 _print_cells(study, budget, frame, expected, workers)
                 if not options.dry_run:
                     project.write_costs(study.study, expected)
-                    summary = run_study(study, budget, project, uri, data, expected, pool)
+                    summary = run_study(study, budget, project, uri, data, expected, pool, stop)
         except Interrupted as signal:
             print(f"stopped by {signal}; what had ended is saved, go on with: {_again(options)}")
             return 130
@@ -94,20 +99,12 @@ def _run(study: StudySpec, budget: str, project: Project, uri: str, options: arg
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
         print(f"{counts or 'nothing was missing'} in {in_words(summary.seconds)}")
-    index = _build_report(study, budget, project, uri, project.report(study.study), partial=True)
+    runs = open_store(uri).runs(study.study)
+    index = build_report(study, budget, runs, project.report(study.study), partial=True)
     print(f"report: {_nearby(index)}\nbrowse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
     for failure in summary.failures if summary else ():
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if summary and summary.failures else 0
-
-
-def _build_report(study: StudySpec, budget: str, project: Project, uri: str, folder: Path, partial: bool) -> Path:
-    from nfstudy.report.build import build_report
-    from nfstudy.tracking import open_store
-
-    # While we hold the study's lock ourselves nothing is running any more.
-    active = not partial and project.is_running(study.study)
-    return build_report(study, budget, open_store(uri).runs(study.study), folder, partial, active)
 
 
 def _print_cells(
@@ -169,6 +166,7 @@ def _names(study: StudySpec, cells: list[Cell]) -> list[str]:
 def _again(options: argparse.Namespace) -> str:
     words = ["python -m nfstudy run", options.study]
     words += [f"--budget {options.budget}"] if options.budget else []
+    words += [f"--tracking-uri {options.tracking_uri}"] if options.tracking_uri else []
     return " ".join(words)
 
 

@@ -12,7 +12,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from types import FrameType
 
@@ -35,6 +35,9 @@ from nfstudy.workers import Died, Pool, Ready, Worker
 ATTEMPTS = 3
 """How often a trial whose worker process died is started in all, before it counts as failed."""
 
+STOP_SECONDS = 0.25
+"""How long a signal to stop may go unnoticed."""
+
 MAX_MEASURED = 24
 """Of a study with more shapes of cells than this, so many are measured, spread over its grid."""
 
@@ -52,6 +55,32 @@ class Summary:
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """The study was stopped from outside; what had ended is saved."""
+
+
+class StopSignal:
+    """Notes Ctrl-C and SIGTERM while it is entered, so that the work can end between two steps and not within one."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        """The signal that has come; empty until one has."""
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.name:
+            raise Interrupted(self.name)
+
+    def __enter__(self) -> StopSignal:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.name:  # Somebody insists.
+            raise Interrupted(self.name)
+        self.name = signal.Signals(number).name
 
 
 def prepare_data(study: StudySpec, budget: str, project: Project) -> dict[tuple[str, str], DataRecord]:
@@ -74,6 +103,7 @@ def run_study(
     data: Mapping[tuple[str, str], DataRecord],
     expected: Mapping[str, float],
     pool: Pool,
+    stop: StopSignal,
 ) -> Summary:
     """Run what is missing of a study; call it with the study's lock held.
 
@@ -85,10 +115,11 @@ def run_study(
         data: from `prepare_data`.
         expected: cell key -> expected seconds of one run, for the time left.
         pool: the workers.
+        stop: what may ask to stop.
 
     Raises:
         StoreError: the store or the journal cannot be used.
-        Interrupted: a signal asked to stop (see `stoppable`); runs under way are marked killed.
+        Interrupted: asked to stop; runs under way are marked killed.
     """
     store = open_store(tracking_uri, create=True)
     experiment = store.experiment(study.study, study.description or study.title)
@@ -100,7 +131,7 @@ def run_study(
     with closing(make_progress()) as progress:
         session = _Session(study, budget, store, experiment, data, scheduler, pool, progress, expected)
         try:
-            return session.work()
+            return session.work(stop)
         finally:
             session.kill_running()
             store.tidy()
@@ -115,7 +146,7 @@ def known_outcomes(frame: pd.DataFrame, budget: str) -> dict[Identity, Told]:
     }
 
 
-def measure_costs(pool: Pool, cells: list[Cell]) -> dict[str, float]:
+def measure_costs(pool: Pool, cells: list[Cell], stop: StopSignal) -> dict[str, float]:
     """Return cell key -> expected seconds of one run, measured on the workers, one cell of each shape."""
     by_shape: dict[str, Settings] = {}
     for cell in cells:
@@ -127,7 +158,8 @@ def measure_costs(pool: Pool, cells: list[Cell]) -> dict[str, float]:
             if worker.device and worker.task is None and waiting:
                 worker.task = waiting.pop(0)
                 worker.measure(by_shape[worker.task])
-        for worker, message in pool.events():
+        stop.check()
+        for worker, message in pool.events(STOP_SECONDS):
             if isinstance(message, Cost):
                 costs[worker.task] = message
             # A measurement that fails leaves its cells without an estimate; running them will say why.
@@ -168,15 +200,16 @@ class _Session:
         self.total = total_runs(study, budget, len(study_cells(study, budget, frame)))
         self.done = self.total - runs_left(study, budget, frame)
 
-    def work(self) -> Summary:
+    def work(self, stop: StopSignal) -> Summary:
         started = time.monotonic()
         self.progress.begin(self.study.study, self.done, self.total, self._left())
         while not self.scheduler.done:
             for worker in self.pool.workers:
                 if worker.device and worker.number not in self.tasks and (request := self.scheduler.next()):
                     self._start(worker, request)
-            for worker, message in self.pool.events():
+            for worker, message in self.pool.events(STOP_SECONDS):
                 self._handle(worker, message)
+            stop.check()
         return Summary(self.ran, time.monotonic() - started, tuple(self.failures))
 
     def kill_running(self) -> None:
@@ -274,18 +307,3 @@ def _data_specs(study: StudySpec, budget: str) -> Iterator[DataSpec]:
 def _record(dataset: Dataset) -> DataRecord:
     shapes = {"train": dataset.train.shape, "valid": dataset.valid.shape, "test": dataset.test.shape}
     return DataRecord(dataset.name, dataset.fingerprint, dataset.source, shapes)
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into `Interrupted`."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

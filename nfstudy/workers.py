@@ -62,15 +62,20 @@ class Worker:
 
     def run(self, trial: Trial, asks: bool) -> None:
         """Start a trial; when it `asks`, it waits for `answer` after each epoch."""
-        self.connection.send(("run", trial, asks))
+        self._send(("run", trial, asks))
 
     def measure(self, settings: Settings) -> None:
         """Start measuring what a trial with these settings takes."""
-        self.connection.send(("measure", settings))
+        self._send(("measure", settings))
 
     def answer(self, keep_going: bool) -> None:
         """Answer a trial that asked whether to go on."""
-        self.connection.send(keep_going)
+        self._send(keep_going)
+
+    def _send(self, order: object) -> None:
+        # A worker that has died meanwhile will be told of by `Pool.events`.
+        with contextlib.suppress(OSError):
+            self.connection.send(order)
 
 
 class WorkerError(UserError):
@@ -103,7 +108,10 @@ class Pool:
         self.close()
 
     def events(self, timeout: float | None = None) -> Iterator[tuple[Worker, Message]]:
-        """Wait for messages and yield them with their workers; a worker that died is replaced before it is told of."""
+        """Wait, at most so many seconds, for messages and yield them with their workers.
+
+        A worker that died is replaced before it is told of.
+        """
         by_handle = {worker.connection: worker for worker in self.workers}
         for handle in wait(list(by_handle), timeout):
             worker = by_handle[handle]  # type: ignore[index]
