@@ -11,9 +11,9 @@ import urllib.error
 import urllib.request
 
 import pytest
+from command_line import TINY, frame_of, nfstudy, write_study
 
 from nfstudy.tracking import open_store
-from tests.test_end_to_end import TINY, frame_of, nfstudy, write_study
 
 pytestmark = pytest.mark.end_to_end
 
