@@ -110,7 +110,7 @@ def test_killed_workers_and_a_killed_coordinator_lose_nothing_and_double_nothing
     wait_for(folder, r"[12] of 6 runs")
     process.kill()
     process.wait()
-    assert (frame_of(folder)["outcome"] == "running").any(), "the kill came while runs were under way"
+    assert (frame_of(folder)["outcome"] == "finished").sum() < 6, "the kill came before the end"
     status = nfstudy(folder, "status", "tiny.yaml").stdout
     assert "missing" in status
     assert "running" not in status.replace("at work", "")

@@ -372,7 +372,7 @@ def test_a_sampled_study_shows_what_it_visited_and_draws_only_so_many_curves():
         "NF (planar), K = 10, learning rate = 0.03",
     ]
     facts = dict(Page(gather_results(spec, "full", runs), [], "1").facts)
-    assert facts["Complete"].endswith("1 repetitions each; the cells are those visited by random in up to 40 trials")
+    assert facts["Complete"].endswith("1 repetition each; the cells are those visited by random in up to 40 trials")
 
 
 def test_a_sampled_study_without_runs_is_refused(tmp_path):

@@ -217,7 +217,7 @@ def draw_tiles(title: str, kinds: Sequence[str], columns: Sequence[Column], stam
 def _tallest(pictures: Iterable[np.ndarray | None]) -> float:
     """Return the largest height, in widths, among pictures of one kind, or what its label needs."""
     shares = [len(pixels) / pixels.shape[1] for pixels in pictures if pixels is not None]
-    return max(ROOM_FOR_LABEL, *shares)
+    return max([ROOM_FOR_LABEL, *shares])
 
 
 def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
