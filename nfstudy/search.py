@@ -72,6 +72,7 @@ def study_plan(study: StudySpec, budget: str, journal: Path) -> Plan:
     sampling = budget_sampling(study, budget, study.sampler) if isinstance(study.sampler, Sampling) else None
     with _as_store_error(journal):
         journal.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(journal)
         storage = JournalStorage(JournalFileBackend(str(journal)))
         _abandon_others(storage, prefix, name)
         proposals = Proposals(storage, name, study.grid, sampling, study.settings.seed)
@@ -193,14 +194,16 @@ class Proposals:
         return [self._live(trial) for trial in self._trials() if trial.state != TrialState.FAIL]
 
     def trial(self, number: int) -> BaseTrial:
-        """Return trial `number`: proposed now, or as an earlier launch proposed it, ended or not."""
+        """Return trial `number` with its values: proposed now, or as an earlier launch proposed it, ended or not."""
         assert self._sampling is not None
         # Quasi-random points are one sequence, so that sampler has one seed for all numbers.
         axes = () if self._sampling.name == "qmc" else (number,)
         seed = derive_seed(self._seed, "proposal", self._name, *axes) % 2**32
         self.study.sampler = SAMPLERS[self._sampling.name](seed)
         trials = self._trials()
-        return self.study.ask() if number == len(trials) else self._live(trials[number])
+        trial = self.study.ask() if number == len(trials) else self._live(trials[number])
+        self.suggest(trial)  # Now, while the sampler is the one of this number.
+        return trial
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Return the trial's values, dotted path -> value."""
@@ -232,6 +235,16 @@ class Proposals:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, told.value)
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Cut off a last line that a full disk or a power failure left unfinished: Optuna could not read on from it.
+
+    What it said is lost, and found again: proposals depend on what ended before, and that stands in the tracking store.
+    """
+    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
+        with journal.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 @contextmanager

@@ -21,12 +21,12 @@ exhibits: [summary]
 """
 EXHAUSTIVE = BASE + "grid: {flow.family: [planar, nice-perm], flow.length: [0, 2]}\n"
 SEARCHED = EXHAUSTIVE + (
-    "search:\n  sampler: {name: tpe, trials: 6}\n  space: {train.learning_rate: {low: 1e-5, high: 1e-2, log: true}}\n"
+    "search:\n  sampler: {name: tpe, trials: 12}\n  space: {train.learning_rate: {low: 1e-5, high: 1e-2, log: true}}\n"
 )
 SAMPLED = BASE + (
     "grid: {flow.family: [planar, nice-perm], flow.length: [0, 2, 4, 8], "
     "train.learning_rate: {low: 1e-5, high: 1e-2, log: true}}\n"
-    "sampler: {name: %s, trials: 7, batch: 3}\n"
+    "sampler: {name: %s, trials: 13, batch: 3}\n"
 )
 BEST_RATE = 10**-3.3
 
@@ -118,7 +118,7 @@ def test_proposals_do_not_depend_on_which_worker_is_first_or_on_an_interruption(
 
 def test_a_sampler_makes_as_many_proposals_as_asked_and_another_seed_makes_others(tmp_path):
     outcomes = carry_out(sampled("random"), tmp_path / "a.journal")
-    assert len({identity[0] for identity in outcomes}) == 7
+    assert len({identity[0] for identity in outcomes}) == 13
     other = carry_out(sampled("random") + "seed: 2\n", tmp_path / "b.journal")
     assert not outcomes.keys() & other.keys()
 
@@ -182,6 +182,15 @@ def test_the_records_fit_optunas_classes():
     for name in PRUNERS:
         record = parse_study(text % options.get(name, name), "s.yaml").sampler.pruner
         assert isinstance(PRUNERS[name](**record.model_dump(exclude={"name"})), optuna.pruners.BasePruner)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 100, 400])
+def test_a_torn_journal_is_mended_and_gone_on_with(tmp_path, cut):
+    straight = carry_out(SEARCHED, tmp_path / "a.journal")
+    half = carry_out(SEARCHED, tmp_path / "b.journal", stop=9)
+    content = (tmp_path / "b.journal").read_bytes()
+    (tmp_path / "b.journal").write_bytes(content[:-cut])
+    assert carry_out(SEARCHED, tmp_path / "b.journal", half) == straight
 
 
 def test_a_journal_that_is_none_is_a_clear_error(tmp_path):
