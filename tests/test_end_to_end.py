@@ -1,5 +1,6 @@
 """The real command line on a real store with real processes, some of which are killed."""
 
+import contextlib
 import os
 import re
 import signal
@@ -15,6 +16,22 @@ from nfstudy.runs import cell_states
 from nfstudy.tracking import open_store
 
 pytestmark = pytest.mark.end_to_end
+
+
+@pytest.fixture
+def launched():
+    """`launch`, after which nothing of what it launched is left, however the test ends."""
+    processes = []
+
+    def start(folder, *arguments):
+        processes.append(launch(folder, *arguments))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +60,24 @@ def test_a_study_runs_to_its_report(finished):
     header = table.splitlines()[0].split(",")
     wanted = ["row", "flow", "length", "metric", "ours_mean", "ours_se", "n", "paper", "difference", "note", "run_ids"]
     assert [name for name in header if name in wanted] == wanted
+
+
+def test_the_numbers_are_those_of_earlier_versions(finished):
+    """Printed by `python -m nfstudy run tiny.yaml` of version 0.1.0; whoever moves them raises KEY_VERSION."""
+    frame = frame_of(finished[0])
+    nll = {(row["flow.family"], row["index"]): row["test/nll"] for _, row in frame.iterrows()}
+    # Other processors may round otherwise, by far less than this.
+    assert nll == pytest.approx(
+        {
+            ("none", 1): 30.300787,
+            ("none", 2): 31.025278,
+            ("nice-perm", 1): 30.193043,
+            ("nice-perm", 2): 30.308681,
+            ("planar", 1): 30.284524,
+            ("planar", 2): 31.077965,
+        },
+        abs=1e-3,
+    )
 
 
 def test_every_run_has_its_curve_checkpoint_and_pictures(finished):
@@ -99,9 +134,9 @@ def test_more_on_the_grid_runs_only_what_is_new_and_shifts_nothing(finished, tmp
     assert len(numbers_of(folder)) == 4 * 2
 
 
-def test_killed_workers_and_a_killed_coordinator_lose_nothing_and_double_nothing(finished, tmp_path):
+def test_killed_workers_and_a_killed_coordinator_lose_nothing_and_double_nothing(finished, launched, tmp_path):
     folder = write_study(tmp_path)
-    process = launch(folder, "run", "tiny.yaml", "--workers", "2")
+    process = launched(folder, "run", "tiny.yaml", "--workers", "2")
     wait_for(folder, r"\[worker 2\] .*starts")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -123,9 +158,9 @@ def test_killed_workers_and_a_killed_coordinator_lose_nothing_and_double_nothing
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_a_study_is_stopped_and_gone_on_with(finished, tmp_path, number):
+def test_a_study_is_stopped_and_gone_on_with(finished, launched, tmp_path, number):
     folder = write_study(tmp_path)
-    process = launch(folder, "run", "tiny.yaml", "--workers", "1")
+    process = launched(folder, "run", "tiny.yaml", "--workers", "1")
     wait_for(folder, r"[12] of 6 runs")
     os.killpg(process.pid, signal.SIGSTOP)  # It holds its lock while others look.
     second = nfstudy(folder, "run", "tiny.yaml")
