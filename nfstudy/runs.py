@@ -186,33 +186,35 @@ def _cell_state(cell: Cell, runs: pd.DataFrame | None, wanted: int, active: bool
     if runs is None:
         return CellState(cell, "missing", wanted, note="not run")
     repetitions = runs[(runs["stage"] == "repetition") & (runs["index"] <= wanted)]
+    ids = {
+        outcome: tuple(repetitions.loc[repetitions["outcome"] == outcome, "run_id"])
+        for outcome in ("finished", "diverged", "failed", "pruned", "running", "killed")
+    }
     running = tuple(runs.loc[runs["outcome"] == "running", "run_id"]) if active else ()
-    cut_off = tuple(repetitions.loc[repetitions["outcome"].isin(["running", "killed"]), "run_id"])
-
-    def ids(outcome: str) -> tuple[str, ...]:
-        return tuple(repetitions.loc[repetitions["outcome"] == outcome, "run_id"])
-
-    finished, diverged, failed = ids("finished"), ids("diverged"), ids("failed")
-    pruned = ids("pruned")
-    notes = [f"diverged: {row.reason}" for row in repetitions[repetitions["outcome"] == "diverged"].itertuples()]
-    notes += [f"failed: {row.reason}" for row in repetitions[repetitions["outcome"] == "failed"].itertuples()]
-    notes += [f"pruned: {row.reason}" for row in repetitions[repetitions["outcome"] == "pruned"].itertuples()]
-    short = wanted - len(finished) - len(diverged) - len(failed)
+    told = repetitions[repetitions["outcome"].isin(["diverged", "failed", "pruned"])]
+    notes = [f"{row.outcome}: {row.reason}" for row in told.itertuples()]
+    absent = wanted - len(ids["finished"]) - len(ids["diverged"]) - len(ids["failed"])
     state: State
     if running:
         state = "running"
         notes.append("running")
-    elif pruned:
+    elif ids["pruned"]:
         state = "done"
-    elif failed:
+    elif ids["failed"]:
         state = "failed"
-    elif short > 0:
+    elif absent > 0:
         state = "missing"
-        notes.append(
-            "cut off" if cut_off else f"{short} of {wanted} repetitions not run" if short < wanted else "not run"
-        )
-    elif diverged:
-        state = "diverged"
+        notes.append(_why_absent(absent, wanted, bool(ids["running"] or ids["killed"]), runs))
     else:
-        state = "done"
-    return CellState(cell, state, wanted, finished, diverged, failed, running, "; ".join(dict.fromkeys(notes)))
+        state = "diverged" if ids["diverged"] else "done"
+    note = "; ".join(dict.fromkeys(notes))
+    return CellState(cell, state, wanted, ids["finished"], ids["diverged"], ids["failed"], running, note)
+
+
+def _why_absent(absent: int, wanted: int, cut_off: bool, runs: pd.DataFrame) -> str:
+    searched = int(((runs["stage"] == "search") & runs["outcome"].isin(RESULTS)).sum())
+    if cut_off:
+        return "cut off"
+    if absent < wanted:
+        return f"{absent} of {wanted} repetitions not run"
+    return f"not run, but for {searched} trials of its search" if searched else "not run"
