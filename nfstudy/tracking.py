@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -179,7 +179,8 @@ class Store:
     def tidy(self) -> None:
         """Refresh a SQLite store's statistics, without which histories are read slowly."""
         if self.uri.startswith(SQLITE):
-            with closing(sqlite3.connect(_database(self.uri))) as connection:
+            # Another study may be writing at this moment; then it will do this when it ends.
+            with suppress(sqlite3.OperationalError), closing(sqlite3.connect(_database(self.uri))) as connection:
                 connection.execute("ANALYZE")
                 connection.commit()
 
