@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from nfstudy.data import Dataset
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+DETERMINISM_VARIABLES = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""Without it, cuBLAS refuses to multiply once torch is asked for deterministic algorithms."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -147,9 +149,10 @@ class Pool:
     def _start(self, number: int) -> Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        # OpenMP reads these once, when torch is imported; a spawned process inherits them.
-        before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(self.threads)))
+        # Libraries read these once, when torch is imported; a spawned process inherits them.
+        wanted = {**dict.fromkeys(THREAD_VARIABLES, str(self.threads)), **DETERMINISM_VARIABLES}
+        before = {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
         try:
             process = context.Process(target=_work, args=(theirs, os.getpid(), *self._arguments), daemon=True)
             process.start()
@@ -180,7 +183,8 @@ def _work(connection: Connection, parent: int, threads: int, device: str, data_f
 
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    torch.use_deterministic_algorithms(True)
+    # Some operations have no deterministic form on CUDA: there torch warns, and last bits may differ.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     device = resolve_device(device)
     datasets: dict[tuple[str, str], Dataset] = {}
     with contextlib.suppress(EOFError, OSError):
