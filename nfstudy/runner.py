@@ -123,13 +123,15 @@ def run_study(
     """
     store = open_store(tracking_uri, create=True)
     experiment = store.experiment(study.study, study.description or study.title)
-    runs = store.runs(study.study)
-    for run_id in runs.unfinished():
+    frame = store.runs(study.study).frame()
+    for run_id in frame.loc[frame["outcome"] == "running", "run_id"]:
         store.kill_run(run_id)  # We hold the lock, so nobody is at work on them.
     journal = (store.folder or project.store) / "optuna" / f"{study.study}.journal"
-    scheduler = Scheduler(study_plan(study, budget, journal), known_outcomes(runs.frame(), budget))
+    scheduler = Scheduler(study_plan(study, budget, journal), known_outcomes(frame, budget))
     with closing(make_progress()) as progress:
-        session = _Session(study, budget, store, experiment, data, scheduler, pool, progress, expected)
+        total = total_runs(study, budget, len(study_cells(study, budget, frame)))
+        done = total - runs_left(study, budget, frame)
+        session = _Session(study.study, store, experiment, data, scheduler, pool, progress, expected, done, total)
         try:
             return session.work(stop)
         finally:
@@ -177,8 +179,7 @@ class _Session:
 
     def __init__(
         self,
-        study: StudySpec,
-        budget: str,
+        study: str,
         store: Store,
         experiment: str,
         data: Mapping[tuple[str, str], DataRecord],
@@ -186,6 +187,8 @@ class _Session:
         pool: Pool,
         progress: StudyProgress,
         expected: Mapping[str, float],
+        done: int,
+        total: int,
     ) -> None:
         self.study = study
         self.store, self.experiment, self.data = store, experiment, data
@@ -196,13 +199,11 @@ class _Session:
         self.attempts: Counter[Identity] = Counter()
         self.ran: Counter[str] = Counter()
         self.failures: list[str] = []
-        frame = store.runs(study.study).frame()
-        self.total = total_runs(study, budget, len(study_cells(study, budget, frame)))
-        self.done = self.total - runs_left(study, budget, frame)
+        self.done, self.total = done, total
 
     def work(self, stop: StopSignal) -> Summary:
         started = time.monotonic()
-        self.progress.begin(self.study.study, self.done, self.total, self._left())
+        self.progress.begin(self.study, self.done, self.total, self._left())
         while not self.scheduler.done:
             for worker in self.pool.workers:
                 if worker.device and worker.number not in self.tasks and (request := self.scheduler.next()):

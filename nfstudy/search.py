@@ -27,7 +27,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
-from nfstudy.cells import Cell, Trial, budget_sampling, budget_settings, expand_points, make_cell, repetitions_of
+from nfstudy.cells import (
+    KEY_VERSION,
+    Cell,
+    Trial,
+    budget_sampling,
+    budget_settings,
+    expand_points,
+    make_cell,
+    repetitions_of,
+)
 from nfstudy.errors import StoreError
 from nfstudy.schedule import Plan, Request, Told
 from nfstudy.seeds import derive_seed
@@ -84,10 +93,16 @@ def study_plan(study: StudySpec, budget: str, journal: Path) -> Plan:
 def _exhaustive_plan(study: StudySpec, budget: str, storage: JournalStorage, proposals: Proposals) -> Plan:
     points = {cell.key: (cell, point) for cell, point in expand_points(study, budget)}
     proposals.enqueue({key: point for key, (_, point) in points.items()})
-    trials = proposals.queued()
-    tolds = yield [_cell_plan(study, *points[trial.user_attrs["cell"]], storage, None) for trial in trials]
-    for trial, told in zip(trials, tolds, strict=True):
-        proposals.tell(trial, told)
+    yield [
+        _told_plan(proposals, trial, _cell_plan(study, *points[trial.user_attrs["cell"]], storage, None))
+        for trial in proposals.queued()
+    ]
+
+
+def _told_plan(proposals: Proposals, trial: BaseTrial, plan: Plan) -> Plan:
+    """Carry out the plan of one cell and record how it ended at once, not when the whole grid has."""
+    (told,) = yield [plan]
+    proposals.tell(trial, told)
 
 
 def _sampled_plan(
@@ -289,7 +304,7 @@ def _digest(study: StudySpec, budget: str) -> str:
     """Return what an edit of the study changes, if the trials from before it are no trials of what it is now."""
     axes = {path: axis.model_dump() if isinstance(axis, Range) else axis for path, axis in study.grid.items()}
     search = study.search.model_dump() if study.search else None
-    content = [axes, search, budget_settings(study, budget).flat()]
+    content = [KEY_VERSION, axes, search, budget_settings(study, budget).flat()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 

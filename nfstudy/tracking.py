@@ -245,10 +245,6 @@ class StudyRuns:
         experiment = self.store.experiment(self.study)
         return f"{self.store.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
-    def unfinished(self) -> list[str]:
-        """Return the ids of runs still marked running."""
-        return [run.info.run_id for run in self._search() if run.info.status == "RUNNING"]
-
     def _search(self) -> Iterator[Run]:
         with _as_store_error(self.store.uri):
             experiment = self.store.client.get_experiment_by_name(self.study)

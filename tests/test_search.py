@@ -82,6 +82,19 @@ def test_the_whole_grid_is_enqueued_and_completed_once(tmp_path):
     assert len(trials_in(journal).popitem()[1]) == 3
 
 
+def test_a_cell_is_recorded_as_soon_as_it_has_ended(tmp_path):
+    carry_out(EXHAUSTIVE, tmp_path / "s.journal", stop=5)
+    ((_, trials),) = trials_in(tmp_path / "s.journal").items()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.RUNNING]
+
+
+def test_trials_from_before_the_keys_changed_are_not_taken_for_todays(tmp_path, monkeypatch):
+    carry_out(EXHAUSTIVE, tmp_path / "s.journal", stop=3)
+    monkeypatch.setattr("nfstudy.cells.KEY_VERSION", 99)
+    monkeypatch.setattr("nfstudy.search.KEY_VERSION", 99)
+    assert len(carry_out(EXHAUSTIVE, tmp_path / "s.journal")) == 3 * 2
+
+
 def test_each_cell_searches_with_equally_many_trials_and_repeats_its_own_best(tmp_path):
     outcomes = carry_out(SEARCHED, tmp_path / "s.journal")
     study = parse_study(SEARCHED, "s.yaml")
