@@ -16,7 +16,7 @@ from nfstudy.errors import SpecError
 from nfstudy.settings import Settings
 from nfstudy.spec import Axis, Range, Sampling, Search, StudySpec
 
-KEY_VERSION = 1
+KEY_VERSION = 2
 """Part of every key; raised when the same settings come to mean other numbers."""
 
 MAX_CELLS = 100_000
@@ -54,9 +54,12 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """A short name for people, such as `planar K=40 D=40`."""
-        flow = self.settings.flow
-        return f"{flow.family} K={flow.length} D={self.settings.model.latent}"
+        """A short name for people, such as `planar K=40 D=40` or, on the plane, `u1 planar K=8`."""
+        settings = self.settings
+        flow = f"{settings.flow.family} K={settings.flow.length}"
+        if settings.data:
+            return f"{flow} D={settings.latent}"
+        return f"{settings.energy.name if settings.energy else settings.drawn.density} {flow}"
 
 
 @dataclass(frozen=True)

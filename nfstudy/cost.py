@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 from nfstudy.data import Dataset
-from nfstudy.dlgm import DLGM
-from nfstudy.evaluation import evaluate_bound, evaluate_likelihood
 from nfstudy.outcomes import Cost
+from nfstudy.problems import make_problem
 from nfstudy.settings import Settings
 from nfstudy.training import fit
 
@@ -17,26 +17,30 @@ WARM_UP, TIMED = 2, 8
 VALID_IMAGES, TEST_IMAGES, TEST_SAMPLES = 500, 100, 16
 
 
-def measure_cost(settings: Settings, dataset: Dataset, device: str) -> Cost:
+def measure_cost(settings: Settings, dataset: Dataset | None, device: str) -> Cost:
     """Train and evaluate a little with a trial's settings, and scale the times up to the whole of it."""
-    few = dataclasses.replace(dataset, train=dataset.train[: settings.train.batch * TIMED], valid=dataset.valid[:1])
-    model = DLGM(dataset.train.shape[1], settings.model, settings.flow)
-    model.initialise(settings.seed, 0)
-    model.to(device)
     # A schedule may not fit so short a training, and costs nothing to speak of.
-    plain = settings.replace({"train.schedule": {"name": "constant"}})
-    fit(model, few, plain.replace({"train.updates": WARM_UP}), 0, device, lambda _: True)
-    end = fit(model, few, plain.replace({"train.updates": TIMED}), 0, device, lambda _: True)
+    little = settings.replace({"train.schedule": {"name": "constant"}, "train.updates": TIMED})
+    validation_scale = test_scale = 1.0
+    if dataset:
+        test_images = min(settings.evaluation.test_images or len(dataset.test), len(dataset.test))
+        few, few_samples = min(test_images, TEST_IMAGES), min(settings.evaluation.samples, TEST_SAMPLES)
+        little = little.replace({"evaluation.test_images": few, "evaluation.samples": few_samples})
+        test_scale = test_images / few * settings.evaluation.samples / few_samples
+        validation_scale = len(dataset.valid) / min(len(dataset.valid), VALID_IMAGES)
+        train = dataset.train[: settings.train.batch * TIMED]
+        dataset = dataclasses.replace(dataset, train=train, valid=dataset.valid[:VALID_IMAGES])
+        little = little.replace({"data.training_split": "train"})
+    problem = make_problem(little, dataset, 0, device)
+    update = 0.0
+    if problem.parameters():
+        fit(problem, little.replace({"train.updates": WARM_UP}), lambda _: True)
+        end = fit(problem, little, lambda _: True)
+        update = end.seconds / max(end.update, 1)
+    return Cost(update, validation_scale * _seconds(problem.validate), test_scale * _seconds(problem.test))
 
-    valid = dataset.valid[:VALID_IMAGES]
-    started = time.perf_counter()
-    evaluate_bound(model, valid, settings.seed)
-    validation = (time.perf_counter() - started) * len(dataset.valid) / len(valid)
 
-    images = min(settings.evaluation.test_images or len(dataset.test), len(dataset.test))
-    samples = settings.evaluation.samples
-    some = dataset.test[: min(images, TEST_IMAGES)]
+def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
-    evaluate_likelihood(model, some, min(samples, TEST_SAMPLES), settings.seed)
-    per_image = (time.perf_counter() - started) / len(some)
-    return Cost(end.seconds / max(end.update, 1), validation, per_image * images * max(samples / TEST_SAMPLES, 1))
+    work()
+    return time.perf_counter() - started

@@ -9,21 +9,31 @@ import pandas as pd
 
 from nfstudy.cells import Trial
 from nfstudy.outcomes import Cost
-from nfstudy.settings import IMAGES, Settings
+from nfstudy.sections import ENERGY_EPOCH
+from nfstudy.settings import Settings
 
 
 def run_seconds(settings: Settings, cost: Cost, stage: str = "repetition") -> float:
     """Return the wall-clock seconds of one training run; the trials of a search have no test evaluation."""
-    images = settings.data.train_images or IMAGES[settings.data.name][0]
-    epochs = math.ceil(settings.train.updates / (images // settings.train.batch))
     test = cost.test if stage == "repetition" else 0.0
+    if settings.problem == "drawn":
+        return test
+    epochs = math.ceil(settings.train.updates / _epoch_updates(settings))
     return settings.train.updates * cost.update + epochs * cost.validation + test
+
+
+def _epoch_updates(settings: Settings) -> int:
+    if settings.data is None:
+        return ENERGY_EPOCH
+    return (settings.data.train_images or settings.data.examples()[0]) // settings.train.batch
 
 
 def shape(settings: Settings) -> str:
     """Return what decides the cost of a run: settings that differ only in numbers the cost does not depend on agree."""
     parts = (
         settings.data,
+        settings.energy,
+        settings.drawn,
         settings.model,
         settings.flow,
         settings.evaluation,

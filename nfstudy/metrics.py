@@ -24,7 +24,7 @@ class Metric:
 _NATS = "nats per image"
 _TERMS = {
     "elbo": ("E_q[ln p(x, z_K) − ln q_K(z_K|x)] = −F, with β = 1", "higher"),
-    "log_likelihood": ("E_q[ln p(x|z_K)]", "higher"),
+    "log_likelihood": ("E_q[ln p(x|z_K)]; of an energy E_q[−U(z_K)]", "higher"),
     "log_prior": ("E_q[ln p(z_K)]", "none"),
     "log_q0": ("E_q[ln q0(z_0|x)]", "none"),
     "log_det": ("E_q[Σ_k ln|det ∂f_k/∂z_{k−1}|]", "none"),
@@ -48,7 +48,16 @@ _ALL = (
     Metric("test/elbo", "−F on the test set, mean over the importance samples", _NATS, "higher"),
     Metric("test/nll", "−ln p(x), importance-sampled", _NATS, "lower"),
     Metric("test/nll_mc_se", "Monte-Carlo standard error of test/nll", _NATS, "lower"),
-    Metric("test/kl", "KL(q_K‖p(z|x)) = F − (−ln p(x)), the gap of the two estimates", _NATS, "lower"),
+    Metric(
+        "test/kl",
+        "KL(q_K‖p(z|x)) = F − (−ln p(x)), a gap of two estimates; of an energy F + ln Z",
+        _NATS,
+        "lower",
+    ),
+    Metric("test/elbo_mc_se", "Monte-Carlo standard error of test/elbo and test/kl of an energy", "nats", "lower"),
+    Metric("test/log_z", "ln Z of the confined energy, by quadrature", "nats", "none"),
+    Metric("test/mass_left", "share of the samples of q_K with z1 < 0", "1", "none"),
+    Metric("test/window_mass", "integral of q_K over (−4, 4)², by the midpoint rule", "1", "none"),
     Metric("time/wall_seconds", "training and evaluation, wall clock", "seconds", "lower"),
     Metric("time/evaluation_seconds", "the test evaluation alone, wall clock", "seconds", "lower"),
     Metric("time/updates_per_second", "parameter updates a second of training", "1/second", "higher"),

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from nfstudy.settings import ObjectiveSpec
+from nfstudy.sections import ObjectiveSpec
 
 
 class LatentVariableModel(Protocol):

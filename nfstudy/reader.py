@@ -13,14 +13,16 @@ from pydantic import BaseModel, ValidationError
 from nfstudy.cells import corner_points
 from nfstudy.document import UNKNOWN, Document, Mistake, Place, shown
 from nfstudy.errors import SpecError
-from nfstudy.settings import SETTING_DEFAULTS, Settings
-from nfstudy.spec import Range, Sampling, StudySpec
+from nfstudy.settings import CHOICES, SETTING_DEFAULTS, Settings
+from nfstudy.spec import EXHIBIT_NEEDS, Range, Sampling, StudySpec
 
 MAX_BYTES = 256 * 1024
 
 SECTIONS = tuple(Settings.model_fields)
 KEYS = (*(key for key in StudySpec.model_fields if key != "settings"), *SECTIONS)
-OVERRIDABLE = (*(path for path in SETTING_DEFAULTS if not path.startswith("train.schedule.")), "data.name")
+OVERRIDABLE = (*(path for path in SETTING_DEFAULTS if not path.startswith("train.schedule.")), *CHOICES)
+PLACEHOLDER = {"data": {"name": "digits"}}
+"""Settings that stand in for a study's own while its other keys are checked."""
 
 
 def read_study(path: Path | str) -> StudySpec:
@@ -45,6 +47,22 @@ def read_study(path: Path | str) -> StudySpec:
     return parse_study(text, str(path))
 
 
+def read_studies(folder: Path) -> dict[Path, StudySpec]:
+    """Read and check every study file of a folder, in the order of their names.
+
+    Raises:
+        SpecError: the folder holds none, one of them is not valid, or two have one name.
+    """
+    studies = {path: read_study(path) for path in sorted(folder.glob("*.yaml"))}
+    if not studies:
+        raise SpecError(f"{folder}: holds no study files; allowed: a folder with STUDY.yaml in it")
+    names = [study.study for study in studies.values()]
+    for path, study in studies.items():
+        if names.count(study.study) > 1:
+            raise SpecError(f"{path}: study: got '{study.study}' as another file has; allowed: one file a study")
+    return studies
+
+
 def parse_study(text: str, name: str) -> StudySpec:
     """Check a study's text; `name` is what messages call the file. Raises `SpecError`."""
     document = Document(text, name)
@@ -55,7 +73,7 @@ def parse_study(text: str, name: str) -> StudySpec:
 
     settings = {key: tree.pop(key) for key in SECTIONS if key in tree}
     mistakes = list(_field_mistakes(Settings, settings))
-    study = {**tree, "settings": {"data": {"name": "digits"}}, "budgets": _budgets(document, tree)}
+    study = {**tree, "settings": PLACEHOLDER, "budgets": _budgets(document, tree)}
     study.setdefault("budget", _default_budget(study["budgets"]))
     mistakes += _field_mistakes(StudySpec, study)
     document.fail(mistakes)
@@ -119,17 +137,24 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
             yield from _value_mistakes(spec.settings, ("budgets", name, path), path, value)
             if path in spec.grid or (spec.search and path in spec.search.space):
                 yield ("budgets", name, path), "is an axis of the grid or of the search; allowed: any other setting"
+    flat = spec.settings.flat()
     for index, exhibit in enumerate(spec.exhibits):
-        if exhibit in ("table-2", "figure-4") and spec.settings.data.name != "mnist":
-            yield ("exhibits", index), f"got '{exhibit}' on {spec.settings.data.name}; allowed: with data.name mnist"
+        path, value = EXHIBIT_NEEDS.get(exhibit, ("seed", ""))
+        if path not in flat or (value and flat[path] != value):
+            there = f"{path} {flat[path]}" if path in flat else f"no {path}"
+            yield ("exhibits", index), f"got '{exhibit}' with {there}; allowed: with {path} {value}".rstrip()
 
 
 def _value_mistakes(settings: Settings, where: Place, path: str, value: Any) -> Iterator[Mistake]:
     """Yield what makes `value` impossible for the setting at `path`, whatever the other settings are."""
     section, *rest = path.split(".")
-    record = type(getattr(settings, section)) if rest else Settings
+    present = getattr(settings, section)
+    if present is None:
+        yield where, f"got {shown(value)}, but the study has no section '{section}'; allowed: a setting of one it has"
+        return
+    record = type(present) if rest else Settings
     field = rest[-1] if rest else section
-    base = {"name": "digits"} if section == "data" else {}
+    base = {key: kept for key, kept in present.model_dump().items() if f"{section}.{key}" in CHOICES} if rest else {}
     try:
         record.model_validate({**base, field: value}) if rest else settings.replace({path: value})
     except ValidationError as error:

@@ -11,14 +11,14 @@ import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from types import FrameType
 
 import pandas as pd
 
-from nfstudy.cells import Cell, Identity, budget_settings, total_runs
+from nfstudy.cells import Cell, Identity, corner_points, total_runs
 from nfstudy.data import Dataset, load_dataset
 from nfstudy.forecast import Forecast, in_words, run_seconds, shape
 from nfstudy.outcomes import Cost, EpochRecord, TrialResult
@@ -27,7 +27,8 @@ from nfstudy.project import Project
 from nfstudy.runs import RESULTS, runs_left, study_cells
 from nfstudy.schedule import Request, Scheduler, Told
 from nfstudy.search import study_plan
-from nfstudy.settings import DataSpec, Settings
+from nfstudy.sections import DataSpec
+from nfstudy.settings import Settings
 from nfstudy.spec import Range, StudySpec
 from nfstudy.tracking import DataRecord, Store, open_store
 from nfstudy.workers import Died, Pool, Ready, Worker
@@ -83,16 +84,13 @@ class StopSignal:
         self.name = signal.Signals(number).name
 
 
-def prepare_data(study: StudySpec, budget: str, project: Project) -> dict[tuple[str, str], DataRecord]:
+def prepare_data(study: StudySpec, budget: str, project: Project) -> dict[DataSpec, DataRecord]:
     """Make sure that every data set of a study is there and intact; raises DataError.
 
     Returns:
-        (name, binarisation) -> what runs say of it.
+        What a data set is loaded by (`DataSpec.source`) -> what runs say of it.
     """
-    records = {}
-    for spec in _data_specs(study, budget):
-        records[(spec.name, spec.binarisation)] = _record(load_dataset(spec, project.data_folders))
-    return records
+    return {spec: _record(load_dataset(spec, project.data_folders)) for spec in _data_specs(study, budget)}
 
 
 def run_study(
@@ -100,7 +98,7 @@ def run_study(
     budget: str,
     project: Project,
     tracking_uri: str,
-    data: Mapping[tuple[str, str], DataRecord],
+    data: Mapping[DataSpec, DataRecord],
     expected: Mapping[str, float],
     pool: Pool,
     stop: StopSignal,
@@ -182,7 +180,7 @@ class _Session:
         study: str,
         store: Store,
         experiment: str,
-        data: Mapping[tuple[str, str], DataRecord],
+        data: Mapping[DataSpec, DataRecord],
         scheduler: Scheduler,
         pool: Pool,
         progress: StudyProgress,
@@ -220,7 +218,8 @@ class _Session:
     def _start(self, worker: Worker, request: Request) -> None:
         trial = request.trial
         self.attempts[trial.identity] += 1
-        data = self.data[(trial.settings.data.name, trial.settings.data.binarisation)]
+        spec = trial.settings.data
+        data = self.data[spec.source()] if spec else None
         device, threads = worker.device or "", self.pool.threads
         run_id = self.store.start_run(self.experiment, trial, data, request.point, device, threads)
         self.tasks[worker.number] = _Task(request, run_id)
@@ -293,16 +292,14 @@ def _told(outcome: str, elbo: float) -> Told:
     return Told(outcome, value)  # type: ignore[arg-type]
 
 
-def _data_specs(study: StudySpec, budget: str) -> Iterator[DataSpec]:
-    """Yield every data set that some cell of the study may use."""
-    base = budget_settings(study, budget).data
-    axes = dict(study.grid) | (study.search.space if study.search else {})
-    values = [
-        axis if path in axes and not isinstance(axis := axes[path], Range) else (own,)
-        for path, own in (("data.name", base.name), ("data.binarisation", base.binarisation))
-    ]
-    for name, binarisation in itertools.product(*values):
-        yield DataSpec(name=name, binarisation=binarisation)
+def _data_specs(study: StudySpec, budget: str) -> set[DataSpec]:
+    """Return every data set that some cell of the study may use."""
+    cells = [cell.settings for cell, _ in corner_points(study, budget)]
+    space = study.search.space if study.search else {}
+    axes = {path: axis for path, axis in space.items() if path.startswith("data.") and not isinstance(axis, Range)}
+    searched = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    found = [settings.replace(values).data for settings in cells for values in searched]
+    return {spec.source() for spec in found if spec}
 
 
 def _record(dataset: Dataset) -> DataRecord:

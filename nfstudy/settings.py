@@ -1,7 +1,6 @@
 """All settings that can change a run's numbers, and none that cannot (workers, device, paths).
 
-Every number is in nats or counts unless the field says otherwise. A setting is named by its dotted path, such as
-`flow.length`. Free of torch, which is why the families and data sets are named here once more; a test holds them equal.
+A setting is named by its dotted path, such as `flow.length`; what each means stands in `nfstudy.sections`.
 """
 
 from __future__ import annotations
@@ -11,102 +10,63 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from nfstudy.records import Count, Fraction, Positive, Record
-from nfstudy.schedules import ConstantSchedule, OneCycleLR, Schedule
+from nfstudy.records import Record
+from nfstudy.schedules import OneCycleLR
+from nfstudy.sections import (
+    BINARY,
+    CONSTRAINED_FAMILIES,
+    NICE_FAMILIES,
+    PATCHES,
+    DataSpec,
+    DrawnSpec,
+    EnergySpec,
+    EvaluationSpec,
+    FlowSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    Q0Spec,
+    TrainSpec,
+)
 
-Family = Literal["none", "planar", "radial", "nice-perm", "nice-orth"]
-NICE_FAMILIES = ("nice-perm", "nice-orth")
+Problem = Literal["images", "energy", "drawn"]
+"""What is approximated: the posteriors of a model of images, a density on the plane, or nothing (Figure 1)."""
 
-IMAGES = {"digits": (1197, 300, 300), "mnist": (50_000, 10_000, 10_000)}
-"""Data set -> how many images its training, validation and test splits hold."""
-
-
-class DataSpec(Record):
-    """Which images, and how grey levels become bits; each binarisation is a data set of its own."""
-
-    name: Literal["digits", "mnist"]
-    binarisation: Literal["static", "dynamic", "threshold"] = "static"
-    train_images: Count | None = None
-    """Train on the first so many training images only; null is all of them."""
-
-
-class ModelSpec(Record):
-    """The deep latent Gaussian model: one stochastic layer, mirrored Maxout networks on both sides."""
-
-    latent: Annotated[int, Field(ge=1, le=100_000)] = 40
-    hidden: Annotated[int, Field(ge=1, le=100_000)] = 400
-    layers: Annotated[int, Field(ge=1, le=100)] = 2
-    maxout: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Window Δ: each unit is the largest of so many linear pieces (Goodfellow et al. 2013)."""
-    hidden_counts: Literal["units", "pieces"] = "units"
-    """Whether `hidden` counts units (after the maximum) or linear pieces (before it); the paper does not say."""
-
-
-class FlowSpec(Record):
-    """The normalizing flow between q0 and q_K."""
-
-    family: Family = "none"
-    length: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """K, the number of transformations; 0 is the diagonal Gaussian whatever the family."""
-    coupling_hidden: Annotated[int, Field(ge=1, le=100_000)] = 40
-    """NICE only: tanh units in each coupling network."""
-
-
-class ObjectiveSpec(Record):
-    """What is minimised: the free energy with β_t = min(1, beta_start + t / anneal_updates), eq. (20)."""
-
-    annealing: Literal["energy", "kl", "none"] = "energy"
-    """`energy`: β multiplies the whole log joint, as in eq. (20); `kl`: β multiplies ln q − ln p(z); `none`: β = 1."""
-    beta_start: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.01
-    anneal_updates: Count = 10_000
-
-
-class TrainSpec(Record):
-    """One stochastic-gradient training; the defaults are the paper's (Section 6.2)."""
-
-    updates: Count = 500_000
-    batch: Count = 100
-    optimiser: Literal["rmsprop", "adam"] = "rmsprop"
-    learning_rate: Positive = 1e-5
-    momentum: Fraction = 0.9
-    """RMSprop only."""
-    decay: Fraction = 0.99
-    """RMSprop only: of the running mean of squared gradients (torch's alpha; the paper gives none)."""
-    beta1: Fraction = 0.9
-    """Adam only."""
-    beta2: Fraction = 0.999
-    """Adam only."""
-    epsilon: Positive = 1e-8
-    clip_norm: Positive | None = None
-    """Scale gradients down to this norm where they exceed it; null is never."""
-    schedule: Schedule = ConstantSchedule(name="constant")
-
-
-class EvaluationSpec(Record):
-    """How the held-out numbers are estimated."""
-
-    samples: Annotated[int, Field(ge=2, le=10_000_000)] = 200
-    """S, importance samples for each test image."""
-    test_images: Count | None = None
-    """Evaluate the first so many test images only; null is all of them."""
-
+SECTIONS: dict[Problem, tuple[str, ...]] = {
+    "images": ("data", "model", "flow", "objective", "train", "evaluation", "seed"),
+    "energy": ("energy", "q0", "flow", "objective", "train", "evaluation", "seed"),
+    "drawn": ("drawn", "flow", "seed"),
+}
+"""Problem -> the sections of settings that it uses; each problem is known by its first one."""
 
 # Settings that one choice makes idle, and so no part of a cell's identity: setting -> (its switch, values that use it).
-USED_WHEN: dict[str, tuple[str, tuple[str, ...]]] = {
-    "flow.coupling_hidden": ("flow.family", NICE_FAMILIES),
+USED_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "data.binarisation": ("data.name", BINARY),
+    **{f"data.{field}": ("data.name", PATCHES) for field in ("patch", "train_patches", "heldout_patches")},
+    **{f"data.{field}": ("data.name", PATCHES) for field in ("epsilon", "dequantisation")},
+    "energy.half_width": ("energy.name", ("u2", "u3", "u4")),
+    "energy.edge": ("energy.name", ("u2", "u3", "u4")),
+    "model.variance": ("data.name", PATCHES),
+    "model.variance_floor": ("data.name", PATCHES),
+    "flow.constraint": ("flow.family", CONSTRAINED_FAMILIES),
+    **{f"flow.coupling_{part}": ("flow.family", NICE_FAMILIES) for part in ("hidden", "layers", "amortised")},
+    **{f"flow.coupling_{part}": ("flow.family", NICE_FAMILIES) for part in ("pass", "scaling")},
     "objective.beta_start": ("objective.annealing", ("energy", "kl")),
     "objective.anneal_updates": ("objective.annealing", ("energy", "kl")),
     "train.momentum": ("train.optimiser", ("rmsprop",)),
     "train.decay": ("train.optimiser", ("rmsprop",)),
     "train.beta1": ("train.optimiser", ("adam",)),
     "train.beta2": ("train.optimiser", ("adam",)),
+    "evaluation.test_images": ("problem", ("images",)),
 }
 
 
 class Settings(Record):
-    """All that can change a run's numbers, but for the repetition."""
+    """All that can change a run's numbers, but for the repetition. Exactly one of data, energy and drawn is given."""
 
-    data: DataSpec
+    data: DataSpec | None = None
+    energy: EnergySpec | None = None
+    drawn: DrawnSpec | None = None
+    q0: Q0Spec = Q0Spec()
     model: ModelSpec = ModelSpec()
     flow: FlowSpec = FlowSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
@@ -114,61 +74,20 @@ class Settings(Record):
     evaluation: EvaluationSpec = EvaluationSpec()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
 
+    @property
+    def problem(self) -> Problem:
+        """What is approximated."""
+        return "images" if self.data else "energy" if self.energy else "drawn"
+
+    @property
+    def latent(self) -> int:
+        """D, the number of variables that the flow transforms."""
+        return self.model.latent if self.data else 2
+
     @model_validator(mode="after")
     def _possible(self) -> Settings:
-        nice = self.flow.family in NICE_FAMILIES and self.flow.length > 0
-        train_images, _, test_images = IMAGES[self.data.name]
-        cycle = self.train.schedule if isinstance(self.train.schedule, OneCycleLR) else None
-        cycle_steps = cycle and (cycle.total_steps or self.train.updates)
-        pieces = self.model.hidden if self.model.hidden_counts == "pieces" else 0
-        # Of each: the setting to blame, whether it is impossible, and what would do.
-        checks: tuple[tuple[str, Any, bool, str], ...] = (
-            (
-                "model.latent",
-                self.model.latent,
-                nice and self.model.latent < 2,
-                f"at least 2 with flow.family {self.flow.family}, which splits the latent variables in two",
-            ),
-            (
-                "data.train_images",
-                self.data.train_images,
-                (self.data.train_images or 0) > train_images,
-                f"at most {train_images}, the training images of {self.data.name}",
-            ),
-            (
-                "evaluation.test_images",
-                self.evaluation.test_images,
-                (self.evaluation.test_images or 0) > test_images,
-                f"at most {test_images}, the test images of {self.data.name}",
-            ),
-            (
-                "train.batch",
-                self.train.batch,
-                self.train.batch > (self.data.train_images or train_images),
-                f"at most {self.data.train_images or train_images}, the training images",
-            ),
-            (
-                "train.schedule.total_steps",
-                cycle_steps,
-                cycle_steps is not None and cycle_steps < self.train.updates,
-                f"at least train.updates, {self.train.updates}",
-            ),
-            (
-                "train.schedule.pct_start",
-                cycle and cycle.pct_start,
-                cycle is not None and cycle.pct_start * (cycle_steps or 0) == 1,
-                "a rise of other than one update, by which torch would divide by zero",
-            ),
-            (
-                "model.hidden",
-                self.model.hidden,
-                pieces % self.model.maxout != 0,
-                f"pieces that divide into windows of model.maxout, {self.model.maxout}",
-            ),
-        )
-        for path, value, impossible, allowed in checks:
-            if impossible:
-                raise ValueError(f"{path}: got {value}; allowed: {allowed}")
+        for path, value, allowed in _impossible(self):
+            raise ValueError(f"{path}: got {value}; allowed: {allowed}")
         return self
 
     def replace(self, values: Mapping[str, Any]) -> Settings:
@@ -178,7 +97,7 @@ class Settings(Record):
             *parents, leaf = path.split(".")
             branch = tree
             for parent in parents:
-                branch = branch[parent]
+                branch[parent] = branch = branch[parent] or {}
             branch[leaf] = value
         return Settings.model_validate(tree)
 
@@ -191,16 +110,66 @@ class Settings(Record):
         if self.flow.length == 0 or self.flow.family == "none":
             values |= {"flow.family": "none", "flow.length": 0}
         settings = self.replace(values)
+        unused = {name: field.default for name, field in Settings.model_fields.items() if name not in self._sections}
+        settings = settings.model_copy(update=unused)
         return settings.replace({path: SETTING_DEFAULTS[path] for path in settings._idle()})
 
     def flat(self) -> dict[str, Any]:
         """Return dotted path -> value for every setting in use, in the order of the records."""
         idle = set(self._idle())
-        return {path: value for path, value in flatten(self.model_dump()) if path not in idle}
+        used = flatten(self.model_dump(include=set(self._sections)))
+        return {path: value for path, value in used if path not in idle}
+
+    @property
+    def _sections(self) -> tuple[str, ...]:
+        return SECTIONS[self.problem]
 
     def _idle(self) -> list[str]:
-        flat = dict(flatten(self.model_dump()))
-        return [path for path, (switch, values) in USED_WHEN.items() if flat[switch] not in values]
+        flat = {"problem": self.problem, **dict(flatten(self.model_dump()))}
+        return [path for path, (switch, values) in USED_WHEN.items() if path in flat and flat.get(switch) not in values]
+
+
+def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Yield the settings that others make impossible: the one to blame, its value, and what would do."""
+    given = [name for name in ("data", "energy", "drawn") if getattr(settings, name)]
+    if len(given) != 1:
+        yield "data", " and ".join(given) or "nothing", "exactly one of data, energy and drawn"
+    elif settings.data:
+        yield from _impossible_images(settings, settings.data)
+    elif not settings.flow.constraint and settings.flow.family in CONSTRAINED_FAMILIES:
+        yield "flow.constraint", False, "true on the plane, where densities need the inverse of the flow"
+    elif settings.drawn and settings.flow.family in NICE_FAMILIES:
+        yield "flow.family", settings.flow.family, "none, planar or radial with drawn"
+    elif settings.objective.annealing == "kl":
+        yield "objective.annealing", "kl", "energy or none on the plane, where there is no likelihood"
+    cycle = settings.train.schedule if isinstance(settings.train.schedule, OneCycleLR) else None
+    steps = cycle and (cycle.total_steps or settings.train.updates)
+    if cycle and steps < settings.train.updates:
+        yield "train.schedule.total_steps", steps, f"at least train.updates, {settings.train.updates}"
+    if cycle and cycle.pct_start * steps == 1:
+        allowed = "a rise of other than one update, by which torch would divide by zero"
+        yield "train.schedule.pct_start", cycle.pct_start, allowed
+
+
+def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str, Any, str]]:
+    model, flow = settings.model, settings.flow
+    train, _, test = data.examples()
+    if flow.family in NICE_FAMILIES and flow.length > 0 and model.latent < 2:
+        allowed = f"at least 2 with flow.family {flow.family}, which splits the latent variables in two"
+        yield "model.latent", model.latent, allowed
+    if data.training_split != "train" and (data.name in PATCHES or data.binarisation == "dynamic"):
+        allowed = "train, where training images are drawn anew and validation images are not"
+        yield "data.training_split", data.training_split, allowed
+    if (data.train_images or 0) > train:
+        yield "data.train_images", data.train_images, f"at most {train}, the training images of {data.name}"
+    if (settings.evaluation.test_images or 0) > test:
+        test_images = settings.evaluation.test_images
+        yield "evaluation.test_images", test_images, f"at most {test}, the test images of {data.name}"
+    if settings.train.batch > (data.train_images or train):
+        yield "train.batch", settings.train.batch, f"at most {data.train_images or train}, the training images"
+    if model.hidden_counts == "pieces" and model.hidden % model.maxout:
+        allowed = f"pieces that divide into windows of model.maxout, {model.maxout}"
+        yield "model.hidden", model.hidden, allowed
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -212,6 +181,17 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
+CHOICES = ("data.name", "energy.name", "drawn.density")
+"""The settings that have no default."""
+
 SETTING_DEFAULTS: dict[str, Any] = {
-    path: value for path, value in flatten(Settings(data=DataSpec(name="digits")).model_dump()) if path != "data.name"
+    path: value
+    for settings in (
+        Settings(data=DataSpec(name="digits")),
+        Settings(energy=EnergySpec(name="u1")),
+        Settings(drawn=DrawnSpec(density="normal")),
+    )
+    for path, value in flatten(settings.model_dump(include=set(SECTIONS[settings.problem])))
+    if path not in CHOICES
 }
+"""Dotted path -> default of every setting that has one."""

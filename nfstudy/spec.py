@@ -123,7 +123,29 @@ class Budget(Record):
     """In place of `sampler.trials` and `search.sampler.trials`."""
 
 
-Exhibit = Literal["summary", "flow-length", "table-2", "figure-4", "learning-curves", "samples"]
+Exhibit = Literal[
+    "summary",
+    "flow-length",
+    "effects",
+    "energies",
+    "figure-1",
+    "figure-3",
+    "figure-4",
+    "table-2",
+    "table-3",
+    "learning-curves",
+    "samples",
+]
+
+EXHIBIT_NEEDS: dict[Exhibit, tuple[str, str]] = {
+    "energies": ("energy.name", ""),
+    "figure-1": ("drawn.density", ""),
+    "figure-3": ("energy.name", ""),
+    "figure-4": ("data.name", "mnist"),
+    "table-2": ("data.name", "mnist"),
+    "table-3": ("data.name", "cifar10"),
+}
+"""Exhibit -> the setting that a study must have for it, and its value; empty where any will do."""
 
 
 class StudySpec(Record):

@@ -114,7 +114,9 @@ class Store:
         with _as_store_error(self.uri):
             return {e.name: e.experiment_id for e in self.client.search_experiments() if e.name != "Default"}
 
-    def start_run(self, experiment: str, trial: Trial, data: DataRecord, point: str, device: str, threads: int) -> str:
+    def start_run(
+        self, experiment: str, trial: Trial, data: DataRecord | None, point: str, device: str, threads: int
+    ) -> str:
         """Create a run with everything that would reproduce it, before training starts; return its id."""
         code = code_state()
         tags = {
@@ -131,8 +133,8 @@ class Store:
             "nfstudy.point": point,
             "nfstudy.commit": code.commit,
             "nfstudy.dirty": str(code.dirty).lower(),
-            "nfstudy.data": data.name,
-            "nfstudy.data_fingerprint": data.fingerprint,
+            "nfstudy.data": data.name if data else "none",
+            "nfstudy.data_fingerprint": data.fingerprint if data else "",
             "nfstudy.device": device,
             "nfstudy.threads": str(threads),
             "nfstudy.version": __version__,
@@ -146,7 +148,8 @@ class Store:
             ).info.run_id
             params = [Param(path, param_text(value)) for path, value in settings.items()]
             self.client.log_batch(run_id, params=params)
-            self.client.log_inputs(run_id, datasets=[_dataset_input(data)])
+            if data:
+                self.client.log_inputs(run_id, datasets=[_dataset_input(data)])
             files = {
                 "settings.json": json.dumps(trial.settings.model_dump(), indent=2).encode(),
                 "environment.json": json.dumps(environment(), indent=2).encode(),

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from nfstudy.data import Dataset
-from nfstudy.dlgm import DLGM
-from nfstudy.evaluation import evaluate_bound
-from nfstudy.objective import BoundTerms, beta_at, bound_terms, free_energy
+from nfstudy.objective import BoundTerms, beta_at, free_energy
 from nfstudy.outcomes import EpochRecord, OnEpoch, Outcome
-from nfstudy.seeds import derive_seed
-from nfstudy.settings import Settings, TrainSpec
+from nfstudy.problems.base import Problem
+from nfstudy.sections import TrainSpec
+from nfstudy.settings import Settings
 
 WHOLE_TRAINING = ("T_max", "total_iters", "total_steps")
 """Schedule lengths of which null stands for `train.updates`."""
@@ -43,27 +39,20 @@ class DivergenceError(Exception):
     """A loss, gradient or bound that is not finite."""
 
 
-def fit(
-    model: DLGM, dataset: Dataset, settings: Settings, repetition: int, device: str, on_epoch: OnEpoch
-) -> TrainingEnd:
-    """Train a model in place by Alg. 1: one posterior sample an image and update, eq. (20).
+def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch) -> TrainingEnd:
+    """Train a problem's parameters in place by Alg. 1: one sample of q_K a data point and update, eq. (20).
 
-    An epoch is N // batch updates over the training images in a new order, its remainder left out; the last may be
-    cut so that there are `train.updates` in all. Orders, posterior noise and new bits come from CPU generators seeded
-    by the repetition and the epoch, so neither the device nor other trials change them.
+    Epochs are as long as the problem says; the last may be cut so that there are `train.updates` in all.
 
     Arguments:
-        model: initialised, on `device`.
-        dataset: all of whose training images are used.
-        settings: objective, train and seed.
-        repetition: the axis over which orders and noise differ.
-        device: where tensors live, such as `cpu` or `cuda:0`.
+        problem: what is trained, which draws its own minibatches and noise.
+        settings: objective and train.
         on_epoch: told of every epoch; False ends the training there.
 
     Returns:
-        How it ended. After a divergence the model holds the last finite parameters, or those of the failed validation.
+        How it ended. After a divergence the problem holds the last finite parameters, or those that failed validation.
     """
-    loop = _Loop(model, dataset, settings, repetition, device)
+    loop = _Loop(problem, settings)
     total = settings.train.updates
     epoch, seconds = 0, 0.0
     try:
@@ -72,7 +61,7 @@ def fit(
             started = time.perf_counter()
             metrics = loop.run_epoch(epoch)
             seconds += time.perf_counter() - started
-            metrics |= loop.validate(dataset.valid)
+            metrics |= loop.validate()
             if not on_epoch(EpochRecord(epoch, loop.update, total, metrics)):
                 return TrainingEnd("pruned", loop.update, f"pruned after epoch {epoch}", seconds)
     except DivergenceError as error:
@@ -83,14 +72,10 @@ def fit(
 class _Loop:
     """What changes from update to update."""
 
-    def __init__(self, model: DLGM, dataset: Dataset, settings: Settings, repetition: int, device: str) -> None:
-        self.model = model
+    def __init__(self, problem: Problem, settings: Settings) -> None:
+        self.problem = problem
         self.settings = settings
-        self.repetition = repetition
-        self.device = device
-        self.levels = dataset.levels
-        self.images = torch.tensor(dataset.train, device=device)
-        self.parameters = list(model.parameters())
+        self.parameters = problem.parameters()
         self.optimiser = make_optimiser(self.parameters, settings.train)
         self.schedule = make_schedule(self.optimiser, settings.train)
         self.update = 0
@@ -99,18 +84,16 @@ class _Loop:
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """Do an epoch's updates and return its train/* metrics; raises DivergenceError."""
         spec = self.settings.objective
-        noise_stream = self._generator("posterior noise", epoch)
-        sums = torch.zeros(len(BoundTerms._fields) + 1, dtype=torch.float64, device=self.device)
-        count = 0
-        for x in self._batches(epoch):
+        sums, count = None, 0
+        updates = min(self.problem.epoch_updates, self.settings.train.updates - self.update)
+        for terms in self.problem.training_terms(epoch, updates):
             if self.schedule and self.update:
                 self.schedule.step()
-            noise = torch.randn(len(x), self.settings.model.latent, generator=noise_stream)
-            terms = bound_terms(self.model, x, noise.to(self.device))
             energies = free_energy(terms, beta_at(self.update, spec), spec.annealing)
             self.update += 1
             norm = self._descend(energies.mean())
-            sums += torch.stack([*terms, energies]).detach().mean(-1)
+            means = torch.stack([*terms, energies]).detach().mean(-1).double()
+            sums = means if sums is None else sums + means
             count += 1
         *means, objective = sums / count
         return {
@@ -121,9 +104,9 @@ class _Loop:
             "train/gradient_norm": norm.item(),
         }
 
-    def validate(self, images: np.ndarray) -> dict[str, float]:
-        """Return the valid/* metrics, from noise that is the same every time; raises DivergenceError."""
-        bound = evaluate_bound(self.model, images, derive_seed(self.settings.seed, "evaluation", "valid"))
+    def validate(self) -> dict[str, float]:
+        """Return the valid/* metrics; raises DivergenceError."""
+        bound = self.problem.validate()
         if not math.isfinite(bound["elbo"]):
             raise DivergenceError(f"valid/elbo is {bound['elbo']} after update {self.update}")
         return {f"valid/{name}": value for name, value in bound.items()}
@@ -142,23 +125,6 @@ class _Loop:
             nn.utils.clip_grads_with_norm_(self.parameters, self.settings.train.clip_norm, norm)
         self.optimiser.step()
         return norm
-
-    def _batches(self, epoch: int) -> Iterator[Tensor]:
-        """Yield the epoch's minibatches (batch, pixels) of bits, as floats."""
-        size = self.settings.train.batch
-        updates = min(len(self.images) // size, self.settings.train.updates - self.update)
-        order = torch.randperm(len(self.images), generator=self._generator("data order", epoch)).to(self.device)
-        bits_stream = self._generator("training bits", epoch)
-        for indices in order[: updates * size].split(size):
-            batch = self.images[indices]
-            if self.levels > 1:
-                # With u uniform on 0 ... levels − 1, P(u < v) is v / levels exactly.
-                uniform = torch.randint(self.levels, batch.shape, generator=bits_stream, dtype=torch.uint8)
-                batch = uniform.to(self.device) < batch
-            yield batch.float()
-
-    def _generator(self, purpose: str, epoch: int) -> torch.Generator:
-        return torch.Generator().manual_seed(derive_seed(self.settings.seed, purpose, self.repetition, epoch))
 
 
 def make_optimiser(parameters: list[nn.Parameter], train: TrainSpec) -> Optimizer:

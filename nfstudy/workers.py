@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from nfstudy.cells import Trial
 from nfstudy.errors import UserError
 from nfstudy.outcomes import Cost, EpochRecord, TrialResult
+from nfstudy.sections import DataSpec
 from nfstudy.settings import Settings
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _work(connection: Connection, parent: int, threads: int, device: str, data_f
     # Some operations have no deterministic form on CUDA: there torch warns, and last bits may differ.
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = resolve_device(device)
-    datasets: dict[tuple[str, str], Dataset] = {}
+    datasets: dict[DataSpec, Dataset] = {}
     with contextlib.suppress(EOFError, OSError):
         connection.send(Ready(device))
         while True:
@@ -201,7 +202,7 @@ def _guarded(
     arguments: list[Any],
     settings: Settings,
     device: str,
-    datasets: dict[tuple[str, str], Dataset],
+    datasets: dict[DataSpec, Dataset],
     data_folders: Sequence[Path],
 ) -> TrialResult | Cost:
     """Carry out one order; whatever goes wrong in it becomes a failed result with its traceback."""
@@ -217,12 +218,13 @@ def _guarded(
 
     update = 0
     try:
-        key = (settings.data.name, settings.data.binarisation)
-        if key not in datasets:
-            datasets[key] = load_dataset(settings.data, data_folders, download=False)
+        source = settings.data and settings.data.source()
+        if source and source not in datasets:
+            datasets[source] = load_dataset(source, data_folders, download=False)
+        dataset = datasets[source] if source else None
         if order == "measure":
-            return measure_cost(settings, datasets[key], device)
-        return run_trial(arguments[0], datasets[key], device, on_epoch)
+            return measure_cost(settings, dataset, device)
+        return run_trial(arguments[0], dataset, device, on_epoch)
     except (EOFError, BrokenPipeError):
         raise
     except Exception as error:

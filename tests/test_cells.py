@@ -50,12 +50,12 @@ def test_no_flow_of_some_length_is_the_same_cell_too():
 def test_keys_are_pinned():
     """Whoever changes what a setting means raises KEY_VERSION, and these with it; nothing else may move them."""
     assert keys() == {
-        "none K=0 D=2": "7f6e7fd2fca4c854",
-        "none K=0 D=40": "a2df028f0b4182b5",
-        "planar K=4 D=2": "4da7b7c9ea8e82d8",
-        "planar K=4 D=40": "53ec28b6dbb77500",
-        "nice-perm K=4 D=2": "b6e03ae15ac7acd9",
-        "nice-perm K=4 D=40": "cc90feea9c95c5f4",
+        "none K=0 D=2": "26548c4f4bdda6c2",
+        "none K=0 D=40": "e37185a4e69f5f78",
+        "planar K=4 D=2": "7a26063372061706",
+        "planar K=4 D=40": "5edfe609a260852b",
+        "nice-perm K=4 D=2": "267712544a8810b6",
+        "nice-perm K=4 D=40": "07d726e2d7e3e489",
     }
 
 
@@ -86,6 +86,7 @@ def test_what_changes_no_number_moves_no_key(old, new):
         ("updates: 100", "updates: 100, learning_rate: 1e-4"),
         ("updates: 100", "updates: 100, schedule: {name: CosineAnnealingLR}"),
         ("name: digits", "name: digits, binarisation: dynamic"),
+        ("grid:", "model: {initialisation: he}\ngrid:"),
         ("grid:", "seed: 2\ngrid:"),
         ("grid:", "evaluation: {samples: 100}\ngrid:"),
     ],
@@ -100,11 +101,20 @@ def test_budgets_never_share_a_key():
     assert budget_repetitions(study(), "laptop") == 3
 
 
-def test_settings_that_a_choice_makes_idle_move_no_key():
-    wider = keys(STUDY.replace("grid:", "flow: {coupling_hidden: 7}\ngrid:"))
+@pytest.mark.parametrize("choice", ["hidden: 7", "layers: 2", "amortised: false", "pass: 0.3", "scaling: true"])
+def test_settings_that_a_choice_makes_idle_move_no_key(choice):
+    wider = keys(STUDY.replace("grid:", f"flow: {{coupling_{choice}}}\ngrid:"))
     same = {label for label, key in keys().items() if wider[label] == key}
     assert same == {label for label in keys() if not label.startswith("nice")}
     assert keys(STUDY.replace("updates: 100", "updates: 100, beta1: 0.5")) == keys()
+
+
+def test_the_constraint_makes_cells_of_the_families_that_have_one_alone():
+    constrained = STUDY.replace("model.latent: [2, 40]", "flow.constraint: [true, false]")
+    cells = expand_cells(study(constrained), "laptop")
+    assert [cell.label for cell in cells] == ["none K=0 D=40"] + 2 * ["planar K=4 D=40"] + ["nice-perm K=4 D=40"]
+    assert [cell.settings.flow.constraint for cell in cells[1:3]] == [True, False]
+    assert len({cell.key for cell in cells}) == 4
 
 
 def test_the_trials_of_a_search_do_not_enter_the_cells_key_but_the_search_does():

@@ -10,7 +10,7 @@ from torch.distributions import Normal
 from nfstudy import evaluation
 from nfstudy.dlgm import DLGM, Posterior
 from nfstudy.evaluation import evaluate_bound, evaluate_likelihood
-from nfstudy.settings import FlowSpec, ModelSpec
+from nfstudy.sections import FlowSpec, ModelSpec
 
 SCALE = 0.7
 WEIGHTS = np.array([[1.0, 0.5], [-0.5, 1.0], [0.3, 0.6], [0.4, -0.45]])
@@ -169,7 +169,7 @@ def test_flow_posterior_meets_the_exact_ln_p_of_a_blind_decoder(family):
     with torch.no_grad():
         for parameter in model.flow.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-        model.logits.weight.zero_()
+        model.likelihood.logits.weight.zero_()
         model.mean.weight.zero_()
         model.log_variance.bias.fill_(0.3)
     x = np.random.default_rng(0).integers(2, size=(20, 6), dtype=np.uint8)
@@ -185,4 +185,4 @@ def test_read_only_images_of_bits_are_accepted():
     x = np.ones((3, 6), dtype=np.uint8)
     x.setflags(write=False)
     assert math.isfinite(evaluate_bound(model, x, seed=1)["elbo"])
-    assert model.logits.weight.grad is None
+    assert model.likelihood.logits.weight.grad is None

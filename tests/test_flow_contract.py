@@ -9,13 +9,36 @@ import torch
 
 from nfstudy.flows import FLOWS, make_flow
 from nfstudy.flows.base import NoFlow, log_nonnegative, log_softplus, softplus
-from nfstudy.flows.nice import NiceOrthFlow, NicePermFlow, nice_flow
-from nfstudy.flows.planar import planar_flow
-from nfstudy.flows.radial import radial_flow
-from nfstudy.settings import Family, FlowSpec
+from nfstudy.flows.nice import NiceOrthFlow, NicePermFlow, count_passing, invert_nice_flow, nice_flow
+from nfstudy.flows.planar import invert_planar_flow, planar_flow
+from nfstudy.flows.radial import invert_radial_flow, radial_flow
+from nfstudy.sections import Family, FlowSpec
 
 FAMILIES = [family for family in FLOWS if family != "none"]
-PURE = {"planar": planar_flow, "radial": radial_flow, "nice-perm": nice_flow, "nice-orth": nice_flow}
+DEEP = {"family": "nice-perm", "coupling_layers": 2, "coupling_pass": 0.3, "coupling_scaling": True}
+CHAINS = [*FAMILIES, "nice-deep"]
+"""The families at their defaults, and NICE at the other choices that the paper leaves open."""
+
+
+def with_two_layers(function):
+    """A pure function of NICE whose second hidden layer is two more tensors, as all other parameters are tensors."""
+    return lambda *arguments: function(*arguments[:-2], *((argument,) for argument in arguments[-2:]))
+
+
+PURE = {
+    "planar": planar_flow,
+    "radial": radial_flow,
+    "nice-perm": nice_flow,
+    "nice-orth": nice_flow,
+    "nice-deep": with_two_layers(nice_flow),
+}
+INVERSE = {
+    "planar": invert_planar_flow,
+    "radial": invert_radial_flow,
+    "nice-perm": invert_nice_flow,
+    "nice-orth": invert_nice_flow,
+    "nice-deep": with_two_layers(invert_nice_flow),
+}
 FEATURES = 16
 
 
@@ -28,7 +51,8 @@ def draw(*shape, seed=0, dtype=torch.float64):
 
 
 def flow_of(family, latent=5, length=4, features=FEATURES):
-    flow = make_flow(FlowSpec(family=family, length=length, coupling_hidden=7), latent, features).double()
+    choices = DEEP if family == "nice-deep" else {"family": family}
+    flow = make_flow(FlowSpec(length=length, coupling_hidden=7, **choices), latent, features).double()
     flow.initialise(generator)
     return flow
 
@@ -43,14 +67,15 @@ def random_arguments(family, latent, length, scale, images=()):
             scale * draw(*images, length, *shape, seed=seed) for seed, shape in enumerate([(latent,), (), ()], 1)
         )
         return [z0, softplus(alpha), beta]
-    draw_mixing = {"nice-perm": NicePermFlow, "nice-orth": NiceOrthFlow}[family].draw_mixing
+    draw_mixing = (NiceOrthFlow if family == "nice-orth" else NicePermFlow).draw_mixing
     mixing = torch.stack([draw_mixing(latent, generator(f"mixing {k}")) for k in range(length)])
-    first, hidden = latent // 2, 6
+    first, hidden = count_passing(latent, 0.3) if family == "nice-deep" else latent // 2, 6
     shapes = [
         (length, hidden, first),
         (*images, length, hidden),
         (length, latent - first, hidden),
         (length, latent - first),
+        *([(length, hidden, hidden), (length, hidden)] if family == "nice-deep" else []),
     ]
     return [mixing, *(scale * draw(*shape, seed=seed) for seed, shape in enumerate(shapes, 1))]
 
@@ -67,7 +92,7 @@ def jacobian_log_det(step, z):
 
 CASES = [
     pytest.param(family, latent, id=f"{family}-D{latent}")
-    for family in FAMILIES
+    for family in CHAINS
     for latent in (1, 2, 5, 40)
     if is_possible(family, latent)
 ]
@@ -92,7 +117,55 @@ def test_log_det_of_the_initial_module_is_that_of_autograd(family, latent):
     torch.testing.assert_close(log_det, jacobian_log_det(lambda rows: flow(rows, parameters), z), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "latent"), CASES)
+@pytest.mark.parametrize("images", [(), (100,)], ids=["shared", "amortised"])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
+def test_the_inverse_undoes_the_chain_on_both_sides(family, latent, images, scale):
+    arguments = random_arguments(family, latent, length=3, scale=scale, images=images)
+    z = draw(100, latent, seed=9)
+    flow, inverse = PURE[family], INVERSE[family]
+    torch.testing.assert_close(inverse(flow(z, *arguments)[0], *arguments), z, rtol=0, atol=1e-9)
+    torch.testing.assert_close(flow(inverse(z, *arguments), *arguments)[0], z, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("family", "latent"), [("none", 5), *CASES])
+def test_the_inverse_of_the_initial_module_undoes_it(family, latent):
+    flow = flow_of(family, latent)
+    z, parameters = draw(2, 6, latent), flow.parameters_from(draw(6, FEATURES, seed=1).abs())
+    z_k, _ = flow(z, parameters)
+    torch.testing.assert_close(flow.inverse(z_k, parameters), z, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", CHAINS)
+def test_the_inverse_keeps_the_type_and_has_no_gradient(family):
+    flow = flow_of(family).float()
+    z_0 = flow.inverse(draw(6, 5, dtype=torch.float32), flow.parameters_from(draw(6, FEATURES, dtype=torch.float32)))
+    assert z_0.dtype is torch.float32
+    assert not z_0.requires_grad
+
+
+@pytest.mark.parametrize("family", CHAINS)
+def test_the_density_by_the_inverse_integrates_to_one(family):
+    """ln q_K(z) = ln q0(z_0) − Σ ln|det|, with z_0 from the inverse, over the plane by the midpoint rule."""
+    arguments = random_arguments(family, latent=2, length=3, scale=1.0)
+    axis = (torch.arange(400, dtype=torch.float64) + 0.5) * (30 / 400) - 15
+    z = torch.cartesian_prod(axis, axis)
+    z_0 = INVERSE[family](z, *arguments)
+    _, log_det = PURE[family](z_0, *arguments)
+    log_q = -0.5 * z_0.square().sum(-1) - math.log(2 * math.pi) - log_det
+    assert log_q.exp().sum().item() * (30 / 400) ** 2 == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["planar", "radial"])
+def test_without_the_constraint_there_is_no_inverse(family):
+    flow = make_flow(FlowSpec(family=family, length=4, constraint=False), 5, FEATURES)
+    flow.initialise(generator)
+    parameters = flow.parameters_from(draw(6, FEATURES, dtype=torch.float32))
+    with pytest.raises(ValueError, match=f"constraint false: a {family} chain has an inverse only with it"):
+        flow.inverse(draw(6, 5, dtype=torch.float32), parameters)
+
+
+@pytest.mark.parametrize("family", CHAINS)
 @pytest.mark.parametrize("images", [(), (6,)], ids=["shared", "amortised"])
 def test_a_chain_is_its_steps_one_by_one(family, images):
     arguments = random_arguments(family, latent=5, length=4, scale=1.0, images=images)
@@ -105,7 +178,7 @@ def test_a_chain_is_its_steps_one_by_one(family, images):
     torch.testing.assert_close(whole, (z, total))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHAINS)
 @pytest.mark.parametrize("images", [(), (6,)], ids=["shared", "amortised"])
 def test_leading_sample_axes_are_a_loop(family, images):
     arguments = random_arguments(family, latent=5, length=4, scale=1.0, images=images)
@@ -117,7 +190,7 @@ def test_leading_sample_axes_are_a_loop(family, images):
             torch.testing.assert_close((z_k[i, j], log_det[i, j]), PURE[family](z[i, j], *arguments))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHAINS)
 def test_images_have_parameters_of_their_own(family):
     arguments = random_arguments(family, latent=5, length=4, scale=1.0, images=(6,))
     z = draw(6, 5)
@@ -126,7 +199,7 @@ def test_images_have_parameters_of_their_own(family):
     torch.testing.assert_close((z_k[2:3], log_det[2:3]), PURE[family](z[2:3], *one))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHAINS)
 def test_gradient_reaches_every_parameter(family):
     flow = flow_of(family)
     z_k, log_det = flow(draw(6, 5), flow.parameters_from(draw(6, FEATURES, seed=1)))
@@ -136,7 +209,7 @@ def test_gradient_reaches_every_parameter(family):
         assert parameter.grad.reshape(len(parameter), -1).abs().amax(1).min() > 0, name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHAINS)
 @pytest.mark.parametrize("length", [10, 80])
 def test_the_start_is_near_the_identity(family, length):
     flow, latent, features = flow_of(family, latent=40, length=length, features=400), 40, 400
@@ -149,14 +222,14 @@ def test_the_start_is_near_the_identity(family, length):
         torch.testing.assert_close(z_k.norm(dim=1), z.norm(dim=1), rtol=0, atol=0.2)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHAINS)
 def test_a_longer_chain_begins_with_the_same_steps(family):
     short, long = flow_of(family, length=3).state_dict(), flow_of(family, length=5).state_dict()
     for name, weights in short.items():
         assert torch.equal(long[name][: len(weights)], weights), name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHAINS)
 def test_steps_and_seeds_differ(family):
     flow, again, other = flow_of(family), flow_of(family), flow_of(family)
     other.initialise(lambda name: generator("other " + name))
@@ -169,7 +242,7 @@ def test_steps_and_seeds_differ(family):
             assert len(weights.unflatten(0, (4, -1)).unique(dim=0)) == 4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHAINS)
 def test_initialising_leaves_the_global_generator_alone(family):
     flow = flow_of(family)
     before = torch.get_rng_state()

@@ -5,7 +5,7 @@ import torch
 
 from nfstudy.dlgm import DLGM
 from nfstudy.objective import BoundTerms, beta_at, bound_terms, free_energy
-from nfstudy.settings import FlowSpec, ModelSpec, ObjectiveSpec
+from nfstudy.sections import FlowSpec, ModelSpec, ObjectiveSpec
 
 TERMS = BoundTerms(*(torch.tensor([value]) for value in (-90.0, -50.0, -40.0, 3.0)))
 """ln q_K = -43, ln p(x, z_K) = -140."""
@@ -101,7 +101,7 @@ def test_gradient_of_the_mean_of_q0_in_closed_form(annealing):
     # With logits free of z, only the prior depends on the mean: d/dm of β (m + σ ε)² / 2 is β z for energy and kl.
     model = DLGM(6, ModelSpec(latent=2, hidden=4, layers=1, maxout=2), FlowSpec())
     model.initialise(1, 1)
-    torch.nn.init.zeros_(model.logits.weight)
+    torch.nn.init.zeros_(model.likelihood.logits.weight)
     x, noise = torch.ones(3, 6), torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
     posterior = model.infer(x)
     posterior.mean.retain_grad()

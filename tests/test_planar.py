@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from nfstudy.flows.planar import PlanarFlow, constrain_u, planar_flow
+from nfstudy.flows.planar import PlanarFlow, constrain_u, free_planar_flow, invert_planar_flow, planar_flow
 
 
 def plain_planar(z, u, w, b):
@@ -131,3 +131,88 @@ def test_a_step_starts_where_the_constraint_does_nothing():
     torch.testing.assert_close(constrain_u(u, w)[0], torch.zeros_like(u), rtol=0, atol=1e-15)
     torch.testing.assert_close((w * u).sum(-1), torch.full_like(b, math.log(math.e - 1)))
     assert not b.any()
+
+
+def test_the_inverse_of_one_step_by_hand():
+    # With wᵀu = ln(e² − 1), w = (1, 0): wᵀû = 1, û = (1, 3), and tanh ½ = (e − 1)/(e + 1).
+    u, w, b = double(math.log(math.e**2 - 1), 3)[None], double(1, 0)[None], double(0)
+    half = (math.e - 1) / (math.e + 1)
+    z_0 = invert_planar_flow(double(0.5 + half, -1 + 3 * half)[None], u, w, b)
+    torch.testing.assert_close(z_0, double(0.5, -1)[None], rtol=0, atol=1e-15)
+
+
+def step_along(wu, norm, latent):
+    """u, w and b of one step with this wᵀu and ‖w‖, and a part of u across w."""
+    w = draw(latent, seed=1)
+    w *= norm / w.norm()
+    u = draw(latent, seed=2)
+    return (u + (wu - w @ u) / norm**2 * w)[None], w[None], double(0.3)
+
+
+@pytest.mark.parametrize("latent", [1, 2, 5, 40])
+@pytest.mark.parametrize("norm", [0.1, 1.0, 50.0], ids=lambda norm: f"w={norm:g}")
+@pytest.mark.parametrize("wu", [-30.0, -5.0, 0.0, 30.0], ids=lambda wu: f"wu={wu:g}")
+def test_the_inverse_at_large_parameters(wu, norm, latent):
+    parameters = step_along(wu, norm, latent)
+    z = draw(500, latent, seed=3)
+    z = z[(z @ parameters[1][0] + parameters[2]).abs() > 0.05]  # off the plane that the next test is about
+    z_1, _ = planar_flow(z, *parameters)
+    torch.testing.assert_close(invert_planar_flow(z_1, *parameters), z, rtol=0, atol=1e-9)
+    again, _ = planar_flow(invert_planar_flow(z, *parameters), *parameters)
+    torch.testing.assert_close(again, z, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("wu", [-30.0, -800.0], ids=lambda wu: f"wu={wu:g}")
+def test_where_the_map_is_all_but_flat_a_comes_back_to_the_cube_root_of_rounding(wu):
+    """At wᵀû = −1 a step maps a to a − tanh a = a³/3 + …, so results within δ come from a within (12 δ)^⅓."""
+    a = torch.logspace(-9, 0, 200, dtype=torch.float64)
+    z = torch.stack([torch.cat([a, -a]), torch.ones(400, dtype=torch.float64)], dim=-1)
+    u, w, b = double(wu, 0)[None], double(1, 0)[None], double(0)
+    z_1, _ = planar_flow(z, u, w, b)
+    back = invert_planar_flow(z_1, u, w, b)
+    rounding = 4 * torch.finfo(torch.float64).eps
+    assert (back - z).abs().max() < (12 * rounding) ** (1 / 3)
+    torch.testing.assert_close(planar_flow(back, u, w, b)[0], z_1, rtol=0, atol=rounding)
+
+
+def test_the_inverse_without_a_direction_is_a_shift():
+    z, u, b = draw(5, 3), double(1, -30, 2)[None], double(0.4)
+    z_0 = invert_planar_flow(z, u, torch.zeros(1, 3, dtype=torch.float64), b)
+    torch.testing.assert_close(z_0, z - u * math.tanh(0.4), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("latent", [1, 2, 5, 40])
+def test_a_free_chain_has_the_log_det_of_autograd_where_steps_fold_space_too(latent):
+    z, u, w, b = draw(50, latent), draw(3, latent, seed=1), draw(3, latent, seed=2), draw(3, seed=3)
+    u = u + (double(-3, 2, -8) - (w * u).sum(-1))[:, None] * w / w.square().sum(-1, keepdim=True)
+    jacobian = torch.autograd.functional.jacobian(lambda rows: free_planar_flow(rows, u, w, b)[0].sum(0), z)
+    sign, expected = torch.linalg.slogdet(jacobian.movedim(1, 0))
+    assert sign.min() == -1
+    assert sign.max() == 1
+    torch.testing.assert_close(free_planar_flow(z, u, w, b)[1], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_free_step_by_hand():
+    # w = (1, 0), u = (-3, 2), a = ½ ln 3: tanh a = ½, sech²a = ¾, so the determinant is 1 − 9/4.
+    z, log_det = free_planar_flow(
+        double(0.5 * math.log(3), 1)[None], double(-3, 2)[None], double(1, 0)[None], double(0)
+    )
+    assert z[0].tolist() == pytest.approx([0.5 * math.log(3) - 1.5, 2], rel=1e-15)
+    assert log_det.item() == pytest.approx(math.log(1.25), rel=1e-14)
+
+
+def test_the_free_chain_at_u_hat_is_the_constrained_one_at_u():
+    z, u, w, b = draw(7, 5), draw(4, 5, seed=1), draw(4, 5, seed=2), draw(4, seed=3)
+    torch.testing.assert_close(
+        free_planar_flow(z, constrain_u(u, w)[0], w, b), planar_flow(z, u, w, b), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_a_free_step_starts_at_the_identity_exactly_where_no_feature_moves_it():
+    flow = PlanarFlow(latent=40, length=3, features=0, constraint=False).double()
+    flow.initialise(lambda name: torch.Generator().manual_seed(int(name.removeprefix("step "))))
+    z, parameters = draw(5, 40), flow.parameters_from(torch.zeros(0, dtype=torch.float64))
+    z_k, log_det = flow(z, parameters)
+    assert torch.equal(z_k, z)
+    assert not log_det.any()
+    assert (parameters[1].norm(dim=-1) >= 1).all()

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from nfstudy.flows.radial import RadialFlow, constrain_beta, radial_flow
+from nfstudy.flows.radial import RadialFlow, constrain_beta, free_radial_flow, invert_radial_flow, radial_flow
 
 
 def plain_radial(z, z0, alpha, beta):
@@ -97,3 +97,77 @@ def test_a_step_starts_where_beta_hat_is_zero_and_alpha_the_usual_distance():
     assert alpha.flatten().tolist() == pytest.approx([6, 6, 6])
     assert constrain_beta(beta, alpha).flatten().tolist() == pytest.approx([0, 0, 0], abs=1e-14)
     assert z0.std().item() == pytest.approx(1, abs=4 / (2 * 108) ** 0.5)
+
+
+# r′ = r (r + p)/(α + r), p = ln(1 + e^β): solved for r by hand.
+@pytest.mark.parametrize(
+    ("alpha", "beta", "r_out", "r"),
+    [
+        pytest.param(1.0, math.log(math.e**2 - 1), 1.5, 1.0, id="p=2"),
+        pytest.param(1.0, -800.0, 0.5, 1.0, id="p=0"),
+        pytest.param(1.0, -800.0, 1e-200, 1e-100, id="p=0, near z0"),
+        pytest.param(1e-12, math.log(math.e**2 - 1), 3.0, 1.0, id="hardly any alpha, beyond p"),
+        pytest.param(1e-12, math.log(math.e**2 - 1), 1.0, 1e-12, id="hardly any alpha, within p"),
+        pytest.param(1.0, 700.0, 700.0, math.sqrt(700), id="at p"),
+    ],
+)
+def test_the_inverse_of_one_step_by_hand(alpha, beta, r_out, r):
+    z0, direction = double(0, 0), double(0.6, -0.8)
+    z = invert_radial_flow((z0 + r_out * direction)[None], z0[None], double(alpha), double(beta))
+    assert z[0].tolist() == pytest.approx((z0 + r * direction).tolist(), rel=1e-11)
+
+
+@pytest.mark.parametrize("beta", [-800.0, -1.0, 5.0], ids=lambda beta: f"beta={beta:g}")
+def test_the_inverse_keeps_the_reference_point(beta):
+    z0 = double(0.5, -1, 2)[None]
+    assert torch.equal(invert_radial_flow(z0.clone(), z0, double(0.8), double(beta)), z0)
+
+
+@pytest.mark.parametrize("latent", [1, 2, 5, 40])
+@pytest.mark.parametrize("beta", [-800.0, -30.0, 0.0, 120.0], ids=lambda beta: f"beta={beta:g}")
+@pytest.mark.parametrize("alpha", [1e-12, 1.0, 100.0], ids=lambda alpha: f"alpha={alpha:g}")
+def test_the_inverse_at_large_parameters(alpha, beta, latent):
+    parameters = (draw(1, latent, seed=1), double(alpha), double(beta))
+    z = draw(500, latent, seed=3)
+    z_1, _ = radial_flow(z, *parameters)
+    torch.testing.assert_close(invert_radial_flow(z_1, *parameters), z, rtol=0, atol=1e-9)
+    # About 0, where numbers hold distances as small as those that α = 1e-12 maps to everyday ones.
+    about_0 = (torch.zeros(1, latent, dtype=torch.float64), double(alpha), double(beta))
+    again, _ = radial_flow(invert_radial_flow(z, *about_0), *about_0)
+    torch.testing.assert_close(again, z, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("latent", [1, 2, 5, 40])
+def test_a_free_chain_has_the_log_det_of_autograd_where_steps_fold_space_too(latent):
+    z, z0, alpha, beta = draw(50, latent), draw(3, latent, seed=1), draw(3, seed=2).exp(), double(-6, 2, -3)
+    alpha, beta = alpha * latent**0.5, beta * latent**0.5  # as distances grow
+    jacobian = torch.autograd.functional.jacobian(lambda rows: free_radial_flow(rows, z0, alpha, beta)[0].sum(0), z)
+    sign, expected = torch.linalg.slogdet(jacobian.movedim(1, 0))
+    assert (sign == -1).any()
+    torch.testing.assert_close(free_radial_flow(z, z0, alpha, beta)[1], expected, rtol=1e-8, atol=1e-9)
+
+
+def test_a_free_step_by_hand():
+    # z0 = 0, α = 1, β = -8, r = 1: h = ½, so z is scaled by −3; 1 + αβ/(α + r)² = −1: |det| = 3 · 1 in two dimensions.
+    z, log_det = free_radial_flow(double(0.6, 0.8)[None], double(0, 0)[None], double(1), double(-8))
+    assert z[0].tolist() == pytest.approx([-1.8, -2.4], rel=1e-15)
+    assert log_det.item() == pytest.approx(math.log(3), rel=1e-14)
+
+
+def test_the_free_chain_at_beta_hat_is_the_constrained_one_at_beta():
+    z, z0, alpha, beta = draw(7, 5), draw(4, 5, seed=1), draw(4, seed=2).exp(), draw(4, seed=3)
+    torch.testing.assert_close(
+        free_radial_flow(z, z0, alpha, constrain_beta(beta, alpha)),
+        radial_flow(z, z0, alpha, beta),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+
+
+def test_a_free_step_starts_at_the_identity_exactly_where_no_feature_moves_it():
+    flow = RadialFlow(latent=36, length=3, features=0, constraint=False).double()
+    flow.initialise(lambda name: torch.Generator().manual_seed(int(name.removeprefix("step "))))
+    z = draw(5, 36)
+    z_k, log_det = flow(z, flow.parameters_from(torch.zeros(0, dtype=torch.float64)))
+    assert torch.equal(z_k, z)
+    assert not log_det.any()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nfstudy.cells import expand_cells
 from nfstudy.errors import SpecError
 from nfstudy.reader import MAX_BYTES, parse_study, read_study
 from nfstudy.schedules import CosineAnnealingLR
@@ -74,7 +75,7 @@ MISTAKES = {
     "negative K": (changed("[0, 4]", "[0, -4]"), "9:20", ["grid.flow.length.1: got -4", "greater than or equal to 0"]),
     "latent 0": (GOOD + "model: {latent: 0}\n", "15:17", ["model.latent: got 0", "greater than or equal to 1"]),
     "no such family": (changed("radial]", "spline]"), "8:25", ["grid.flow.family.1: got 'spline'", "'nice-orth'"]),
-    "no such data": (changed("digits", "omniglot"), "3:14", ["data.name: got 'omniglot'", "'digits' or 'mnist'"]),
+    "no such data": (changed("digits", "omniglot"), "3:14", ["data.name: got 'omniglot'", "'digits', 'mnist'"]),
     "no such setting on the grid": (changed("flow.length", "flow.lenght"), "9:3", ["did you mean 'flow.length'?"]),
     "empty axis": (changed("[0, 4]", "[]"), "9:3", ["grid.flow.length", "at least 1 item"]),
     "value twice on an axis": (changed("[0, 4]", "[0, 0]"), "9:20", ["got 0 a second time"]),
@@ -82,7 +83,11 @@ MISTAKES = {
     "infinite rate": (changed("1e-3", ".inf"), "6:18", ["train.learning_rate: got inf", "finite"]),
     "rate that is no number": (changed("1e-3", ".nan"), "6:18", ["train.learning_rate: got nan"]),
     "missing title": (changed("title: An example\n", ""), "1:1", ["title: is missing"]),
-    "missing learning data": (changed("data: {name: digits}\n", ""), "1:1", ["data: is missing"]),
+    "missing learning data": (
+        changed("data: {name: digits}\n", ""),
+        "1:1",
+        ["data: got nothing", "one of data"],
+    ),
     "a path as a name": (changed("example\n", "../../etc\n"), "1:8", ["study: got '../../etc'"]),
     "unknown budget": (GOOD + "budget: huge\n", "15:9", ["budget: got 'huge'", "smoke, laptop"]),
     "unknown setting in a budget": (
@@ -93,7 +98,11 @@ MISTAKES = {
     "wrong value in a budget": (changed("train.updates: 10", "train.updates: 0"), "11:26", ["got 0", "or equal to 1"]),
     "budget and grid disagree": (changed("train.updates: 10", "flow.length: 1"), "11:24", ["is an axis of the grid"]),
     "unknown exhibit": (changed("[summary]", "[table-9]"), "14:12", ["exhibits.0: got 'table-9'", "'table-2'"]),
-    "an exhibit that cannot be made": (changed("[summary]", "[table-2]"), "14:12", ["on digits", "data.name mnist"]),
+    "an exhibit that cannot be made": (
+        changed("[summary]", "[table-2]"),
+        "14:12",
+        ["digits", "data.name mnist"],
+    ),
     "unknown sampler": (GOOD + "sampler: {name: oracle, trials: 3}\n", "15:17", ["oracle", "'tpe'"]),
     "a sampler without trials": (GOOD + "sampler: {name: tpe}\n", "15:1", ["sampler.trials: is missing"]),
     "unknown schedule": (changed("updates: 100", "schedule: {name: Cosine}"), "5:20", ["Cosine", "CosineAnnealingLR"]),
@@ -130,6 +139,51 @@ MISTAKES = {
     "a list": ("- 1\n- 2\n", "1:1", ["got a list", "a mapping"]),
     "a word": ("hello\n", "1:1", ["got 'hello'", "a mapping"]),
 }
+
+
+PLANE = """\
+study: plane
+title: An energy
+energy: {name: u1}
+grid:
+  energy.name: [u1, u2]
+  flow.family: [planar]
+exhibits: [figure-3]
+"""
+PLANE_MISTAKES = {
+    "no such energy": (("u1, u2", "u1, u9"), "5:21", ["grid.energy.name.1: got 'u9'", "'u4'"]),
+    "images and an energy": (("energy: {", "data: {name: digits}\nenergy: {"), "3:1", ["data: got data and energy"]),
+    "a section it has not": (
+        ("flow.family: [planar]", "data.epsilon: [0.01]"),
+        "6:18",
+        ["grid.data.epsilon.0: got 0.01, but the study has no section 'data'"],
+    ),
+    "an exhibit of images": (("figure-3", "table-2"), "7:12", ["got 'table-2' with no data.name", "data.name mnist"]),
+    "a flow without an inverse": (
+        ("[planar]", "[planar]\n  flow.constraint: [false]"),
+        "7:3",
+        ["flow.constraint: got False", "true on the plane"],
+    ),
+    "no likelihood to anneal": (("grid:", "objective: {annealing: kl}\ngrid:"), "4:24", ["energy or none on"]),
+    "a wall of no width": (("{name: u1}", "{name: u1, edge: 0.0}"), "3:26", ["energy.edge: got 0.0"]),
+}
+
+
+def test_an_energy_s_study_is_read():
+    study = parse_study(PLANE, "plane.yaml")
+    assert study.settings.problem == "energy"
+    assert [cell.settings.energy.name for cell in expand_cells(study, "default")] == ["u1", "u2"]
+
+
+@pytest.mark.parametrize("mistake", PLANE_MISTAKES)
+def test_mistakes_on_the_plane_are_told_as_others_are(mistake):
+    change, place, words = PLANE_MISTAKES[mistake]
+    assert change[0] in PLANE
+    with pytest.raises(SpecError) as caught:
+        parse_study(PLANE.replace(*change), "plane.yaml")
+    message = str(caught.value)
+    assert f"plane.yaml:{place}" in message
+    assert all(word in message for word in words), message
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

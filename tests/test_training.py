@@ -10,6 +10,7 @@ from nfstudy import schedules
 from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.dlgm import DLGM
 from nfstudy.metrics import METRICS
+from nfstudy.problems.images import ImageProblem
 from nfstudy.settings import Settings
 from nfstudy.training import fit, make_optimiser, make_schedule
 
@@ -44,16 +45,16 @@ class RecordingModel(DLGM):
 
 
 def train(settings=BASE, dataset=None, repetition=1, on_epoch=lambda record: True, model_class=DLGM):
-    dataset = dataset or tiny_dataset()
     records = []
     model = model_class(PIXELS, settings.model, settings.flow)
     model.initialise(settings.seed, repetition)
+    problem = ImageProblem(settings, dataset or tiny_dataset(), repetition, "cpu", model)
 
     def record_epoch(record):
         records.append(record)
         return on_epoch(record)
 
-    end = fit(model, dataset, settings, repetition, "cpu", record_epoch)
+    end = fit(problem, settings, record_epoch)
     return model, records, end
 
 
@@ -76,6 +77,14 @@ def test_an_epoch_shows_each_image_once_in_a_new_order():
     for epoch in (first, second):
         assert sorted(map(bytes, epoch)) == sorted(map(bytes, dataset.train))
     assert not np.array_equal(first, second)
+
+
+def test_validation_images_are_trained_on_where_the_training_split_holds_them():
+    dataset = tiny_dataset(train=10)
+    settings = BASE.replace({"data.training_split": "train+valid", "train.updates": 4})
+    model, _, _ = train(settings, dataset, model_class=RecordingModel)
+    seen = torch.cat(model.batches).numpy().astype(np.uint8)
+    assert sorted(map(bytes, seen)) == sorted(map(bytes, [*dataset.train, *dataset.valid]))
 
 
 def test_each_epoch_tells_every_train_and_validation_metric():

@@ -114,11 +114,24 @@ def test_a_diverged_trial_has_a_reason_and_no_test_numbers(dataset):
 
 
 def test_a_test_bound_that_is_not_finite_diverges(dataset, monkeypatch):
-    monkeypatch.setattr("nfstudy.trial.evaluate_likelihood", lambda *a: evaluate_likelihood(*a)._replace(nll=math.nan))
+    monkeypatch.setattr(
+        "nfstudy.problems.images.evaluate_likelihood", lambda *a: evaluate_likelihood(*a)._replace(nll=math.nan)
+    )
     result = run(dataset)
     assert (result.outcome, result.update, result.reason) == ("diverged", 8, "test/nll is nan")
     assert TEST_METRICS.isdisjoint(result.metrics)
     assert result.files == {}
+
+
+def test_a_problem_without_parameters_is_evaluated_and_not_trained():
+    settings = Settings.model_validate({"drawn": {"density": "uniform"}, "flow": {"family": "radial", "length": 2}})
+    told = []
+    result = run_trial(
+        Trial("tiny", Cell(settings.canonical(), "full"), settings, "repetition", 1), None, "cpu", told.append
+    )
+    assert (result.outcome, result.update, result.reason, told) == ("finished", 0, "", [])
+    assert set(result.metrics) == {"test/window_mass", "time/wall_seconds", "time/evaluation_seconds"}
+    assert set(result.files) == {"density.npy", "density.png"}
 
 
 def test_a_pruned_trial_has_no_test_numbers(dataset):

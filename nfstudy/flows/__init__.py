@@ -10,7 +10,7 @@ from nfstudy.flows.planar import PlanarFlow
 from nfstudy.flows.radial import RadialFlow
 
 if TYPE_CHECKING:
-    from nfstudy.settings import FlowSpec
+    from nfstudy.sections import FlowSpec
 
 FLOWS: dict[str, type[Flow]] = {
     "none": NoFlow,
@@ -26,9 +26,9 @@ def make_flow(spec: FlowSpec, latent: int, features: int) -> Flow:
     """Return a flow whose weights are still to be set by `Flow.initialise`; of length 0, it is `NoFlow`.
 
     Arguments:
-        spec: family, length K, and the width of NICE's coupling networks.
+        spec: family, length K, and what the family leaves open.
         latent: D, the number of latent variables.
-        features: F, the width of the inference network's last hidden layer.
+        features: F, the width of the inference network's last hidden layer; 0 without one.
 
     Raises:
         ValueError: the family is unknown, or needs more latent variables.
@@ -39,5 +39,14 @@ def make_flow(spec: FlowSpec, latent: int, features: int) -> Flow:
     if family is NoFlow or spec.length == 0:
         return NoFlow(latent, 0, features)
     if issubclass(family, NiceFlow):
-        return family(latent, spec.length, features, spec.coupling_hidden)
-    return family(latent, spec.length, features)
+        return family(
+            latent,
+            spec.length,
+            features,
+            spec.coupling_hidden,
+            spec.coupling_amortised,
+            spec.coupling_layers,
+            spec.coupling_pass,
+            spec.coupling_scaling,
+        )
+    return family(latent, spec.length, features, spec.constraint)

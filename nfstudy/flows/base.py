@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -26,7 +27,7 @@ class Flow(nn.Module, ABC):
     Arguments of every family:
         latent: D, the number of latent variables.
         length: K, the number of steps.
-        features: F, the width of the inference network's last hidden layer.
+        features: F, the width of the inference network's last hidden layer; 0 for parameters that depend on nothing.
 
     Weights are meaningless until `initialise` has been called.
     """
@@ -50,7 +51,7 @@ class Flow(nn.Module, ABC):
         """Return the amortised parameters of all K steps.
 
         Arguments:
-            features: the inference network's last hidden layer, (B, F).
+            features: the inference network's last hidden layer, (B, F); or (0,) for parameters without the axis B.
         """
 
     @abstractmethod
@@ -59,6 +60,15 @@ class Flow(nn.Module, ABC):
 
         Arguments:
             z: z_0, (..., B, D); the leading axes are samples and share the parameters.
+            parameters: what `parameters_from` returned for the B images.
+        """
+
+    @abstractmethod
+    def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
+        """Return z_0 for given z_K, (..., B, D); not made for gradients. The density there is that of eq. (7).
+
+        Arguments:
+            z: z_K, (..., B, D).
             parameters: what `parameters_from` returned for the B images.
         """
 
@@ -77,23 +87,30 @@ class NoFlow(Flow):
         """Return z, (..., B, D), and zeros, (..., B)."""
         return z, z.new_zeros(z.shape[:-1])
 
+    def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
+        """Return z."""
+        return z
+
 
 class StepHead(nn.Linear):
     """A linear layer from features h (..., F) to n numbers for each of the K steps, (..., K, n): W h / √F + b.
 
     The 1/√F stands outside the weights so that it also scales what an optimiser changes: with steps of one size for
     every weight, as Adam's and RMSprop's are, √F features would else move each of K n parameters √F times too fast,
-    which throws long chains far from the identity within some updates.
+    which throws long chains far from the identity within some updates. With F = 0, the numbers are b alone.
     """
 
     def __init__(self, features: int, length: int, size: int) -> None:
-        super().__init__(features, length * size)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            super().__init__(features, length * size)
         self.length = length
         self.size = size
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the numbers of all steps, (..., K, n)."""
-        return super().forward(features * self.in_features**-0.5).unflatten(-1, (self.length, self.size))
+        scale = self.in_features**-0.5 if self.in_features else 1.0
+        return super().forward(features * scale).unflatten(-1, (self.length, self.size))
 
     @torch.no_grad()
     def initialise_step(self, step: int, bias: Tensor, scale: float, generator: torch.Generator) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from scipy.optimize.elementwise import find_root
 from torch import Tensor
 
 from nfstudy.flows.base import (
@@ -17,6 +19,9 @@ from nfstudy.flows.base import (
     require_steps,
     softplus,
 )
+
+PLANE_NORM = 2.0
+"""Initial ‖w‖ of a chain whose parameters depend on nothing."""
 
 
 def planar_flow(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,15 +43,59 @@ def planar_flow(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Ten
         z_K, (..., B, D), and Σ_k ln|det ∂f_k/∂z_{k−1}| in nats, (..., B).
     """
     u_hat, log_margin = constrain_u(u, w)
+    z, a = _steps(z, u_hat, w, b)
+    log_tanh2 = 2 * log_nonnegative(a.tanh().abs())
+    return z, torch.logaddexp(log_tanh2, _log_sech2(a) + log_margin).sum(-1)
+
+
+def free_planar_flow(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply K planar steps f(z) = z + u tanh(wᵀz + b) without the constraint, eqs. (10)-(13).
+
+    A step's determinant is 1 + wᵀu sech²a; where wᵀu < −1 it changes its sign, and the step cannot be inverted: the
+    numbers of such a chain are then of no density. Arguments and results are those of `planar_flow`.
+    """
+    z, a = _steps(z, u, w, b)
+    return z, torch.log((1 + (w * u).sum(-1) * _log_sech2(a).exp()).abs()).sum(-1)
+
+
+@torch.no_grad()
+def invert_planar_flow(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Return z_0 of given z_K under `planar_flow`, whose arguments these are; without gradients.
+
+    Along w, a step maps a = wᵀz + b to y = a + wᵀû tanh(a), which rises with a since wᵀû > −1; so a lies within |wᵀû|
+    of y, where a bracketing solver finds it. Then z_{k−1} = z_k − û tanh(a).
+
+    f(z_0) = z holds to rounding. So does z_0 itself but where a step is all but flat: with wᵀû within rounding ε of −1,
+    y = a³/3 + … near a = 0, and a is known there to about ε^⅓ only (6e-6 in float64, 5e-3 in float32).
+    """
+    u_hat, _ = constrain_u(u, w)
+    for u_k, w_k, b_k in reversed([*zip(u_hat.unbind(-2), w.unbind(-2), b.unbind(-1), strict=True)]):
+        y = (z * w_k).sum(-1) + b_k
+        a = _solve_along_w(y, (w_k * u_k).sum(-1).expand_as(y))
+        z = torch.addcmul(z, u_k, a.tanh().unsqueeze(-1), value=-1)
+    return z
+
+
+def _solve_along_w(y: Tensor, wu: Tensor) -> Tensor:
+    """Return a with a + wᵀû tanh(a) = y, element by element."""
+    y_, wu_ = (x.double().cpu().numpy() for x in (y, wu))
+    reach = np.abs(wu_) + 1.0  # Wider than need be by 1, so that both signs are met at the ends in spite of rounding.
+    found = find_root(lambda a, y, wu: a + wu * np.tanh(a) - y, (y_ - reach, y_ + reach), args=(y_, wu_))
+    return torch.from_numpy(np.asarray(found.x)).to(y)
+
+
+def _steps(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return z_K, (..., B, D), and the pre-activations a = wᵀz + b of all steps, (..., B, K)."""
     pre_activations = []
-    for u_k, w_k, b_k in zip(u_hat.unbind(-2), w.unbind(-2), b.unbind(-1), strict=True):
+    for u_k, w_k, b_k in zip(u.unbind(-2), w.unbind(-2), b.unbind(-1), strict=True):
         a = (z * w_k).sum(-1) + b_k
         z = torch.addcmul(z, u_k, a.tanh().unsqueeze(-1))
         pre_activations.append(a)
-    a = torch.stack(pre_activations, dim=-1)
-    log_tanh2 = 2 * log_nonnegative(a.tanh().abs())
-    log_sech2 = 2 * (math.log(2) - torch.logaddexp(a, -a))
-    return z, torch.logaddexp(log_tanh2, log_sech2 + log_margin).sum(-1)
+    return z, torch.stack(pre_activations, dim=-1)
+
+
+def _log_sech2(a: Tensor) -> Tensor:
+    return 2 * (math.log(2) - torch.logaddexp(a, -a))
 
 
 def constrain_u(u: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,20 +123,34 @@ def constrain_u(u: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class PlanarFlow(Flow):
-    """K planar steps with u, w and b from one linear head: K (2D + 1) numbers an image."""
+    """K planar steps with u, w and b from one linear head: K (2D + 1) numbers an image.
 
-    def __init__(self, latent: int, length: int, features: int) -> None:
+    Arguments, beside those of `Flow`:
+        constraint: whether u is constrained to û, which makes every step invertible.
+    """
+
+    def __init__(self, latent: int, length: int, features: int, constraint: bool = True) -> None:
         require_steps(length)
         super().__init__(latent, length, features)
+        self.constraint = constraint
         self.head = StepHead(features, length, 2 * latent + 1)
 
     def initialise(self, generator: Generators) -> None:
-        """Start each step at a random direction w, ‖w‖ = 1, b = 0 and wᵀu = ln(e − 1), where û = 0."""
+        """Start each step at the identity: û = 0, that is wᵀu = ln(e − 1), or u = 0 if free; w in a random direction.
+
+        With features, ‖w‖ = 1 and b = 0: each image then moves its own hyperplanes. Without, they lie where they are
+        drawn, so b ~ N(0, 1) spreads them, and ‖w‖ = 2 makes their bends about as wide as a unit Gaussian.
+        """
         for step in range(1, self.length + 1):
             stream = generator(f"step {step}")
             w = torch.randn(self.latent, generator=stream, dtype=torch.float64)
             w /= torch.linalg.vector_norm(w)
-            bias = torch.cat([math.log(math.e - 1) * w, w, w.new_zeros(1)])
+            u = (math.log(math.e - 1) if self.constraint else 0.0) * w
+            if self.features:
+                bias = torch.cat([u, w, w.new_zeros(1)])
+            else:
+                b = torch.randn(1, generator=stream, dtype=torch.float64)
+                bias = torch.cat([u / PLANE_NORM, PLANE_NORM * w, b])
             self.head.initialise_step(step, bias, HEAD_SCALE, stream)
 
     def parameters_from(self, features: Tensor) -> tuple[Tensor, ...]:
@@ -97,4 +160,10 @@ class PlanarFlow(Flow):
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return z_K, (..., B, D), and the summed log-determinants in nats, (..., B); see `planar_flow`."""
-        return planar_flow(z, *parameters)
+        return planar_flow(z, *parameters) if self.constraint else free_planar_flow(z, *parameters)
+
+    def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
+        """Return z_0, (..., B, D); see `invert_planar_flow`. Raises ValueError without the constraint."""
+        if not self.constraint:
+            raise ValueError("constraint false: a planar chain has an inverse only with it")
+        return invert_planar_flow(z, *parameters)
