@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nfstudy.flows import make_flow
+from nfstudy.layers import Maxout, draw_weights
+from nfstudy.likelihoods import Bernoulli, Likelihood
+from nfstudy.sections import FlowSpec, ModelSpec
 from nfstudy.seeds import derive_seed
-from nfstudy.settings import FlowSpec, ModelSpec
 
 LOG_VARIANCE_GAIN = 0.1
 """Shrinks the initial weights of the log-variance head, so that training starts near q0 = N(mean, I)."""
@@ -28,52 +29,35 @@ class Posterior(NamedTuple):
     """The flow's parameters λ(x), each (B, ...); empty without a flow."""
 
 
-class Maxout(nn.Module):
-    """A layer of units each of which is the largest of `window` consecutive linear pieces (Goodfellow et al. 2013).
-
-    h_k(x) = max_{i ∈ [Δk, Δ(k+1))} (W x + b)_i, with Δ = `window`; Rezende & Mohamed (2015), Section 6.2.
-    """
-
-    def __init__(self, inputs: int, units: int, window: int) -> None:
-        super().__init__()
-        self.units = units
-        self.window = window
-        self.pieces = nn.Linear(inputs, units * window)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., inputs) to (..., units)."""
-        pieces = self.pieces(x)
-        return functional.max_pool1d(pieces.flatten(0, -2), self.window).unflatten(0, pieces.shape[:-1])
-
-
 class DLGM(nn.Module):
-    """One layer of Gaussian latent variables under Bernoulli pixels; Rezende & Mohamed (2015), Section 4.2, Alg. 1.
+    """One layer of Gaussian latent variables under independent pixels; Rezende & Mohamed (2015), Section 4.2, Alg. 1.
 
     Inference: x -> L Maxout layers -> mean and log-variance of q0(z_0|x), and the parameters of the flow z_0 -> z_K.
-    Generation: p(z) = N(0, I), z -> L Maxout layers -> logits of p(x|z) = Π_i Bernoulli(x_i).
+    Generation: p(z) = N(0, I), z -> L Maxout layers -> p(x|z).
 
     Arguments:
-        pixels: N, how many bits an image has.
+        pixels: N, how many numbers an image has.
         model: sizes of the latent space (D) and of the networks.
         flow: family and length of the normalizing flow.
+        likelihood: the kind of p(x|z).
     """
 
-    def __init__(self, pixels: int, model: ModelSpec, flow: FlowSpec) -> None:
+    def __init__(self, pixels: int, model: ModelSpec, flow: FlowSpec, likelihood: type[Likelihood] = Bernoulli) -> None:
         super().__init__()
         units = model.hidden // model.maxout if model.hidden_counts == "pieces" else model.hidden
+        self.rule = model.initialisation
         self.encoder = _maxout_layers(pixels, units, model)
         self.mean = nn.Linear(units, model.latent)
         self.log_variance = nn.Linear(units, model.latent)
         self.flow = make_flow(flow, model.latent, units)
         self.decoder = _maxout_layers(model.latent, units, model)
-        self.logits = nn.Linear(units, pixels)
+        self.likelihood = likelihood(pixels, units, model)
 
     def initialise(self, base_seed: int, repetition: int) -> None:
         """Draw all parameters anew, each part from a stream of its own.
 
-        Linear weights are N(0, 2 / (fan_in + fan_out)) (Glorot & Bengio 2010), biases 0. A Maxout layer's fan_out
-        counts units, not pieces, since one piece of a window carries the gradient. The networks' initial weights are
-        thus the same whatever the flow.
+        Linear weights follow `model.initialisation` (`layers.draw_weights`), biases are 0. The networks' initial
+        weights are the same whatever the flow.
 
         Arguments:
             base_seed: the study's `seed`.
@@ -85,17 +69,18 @@ class DLGM(nn.Module):
 
         for part in ("encoder", "decoder"):
             for number, layer in enumerate(self.get_submodule(part), start=1):
-                _glorot(layer.pieces, layer.units, generator(f"{part} {number}"))
-        for part in ("mean", "log_variance", "logits"):
+                layer.initialise(self.rule, generator(f"{part} {number}"))
+        for part in ("mean", "log_variance"):
             linear = self.get_submodule(part)
-            _glorot(linear, linear.out_features, generator(part))
+            draw_weights(linear, linear.out_features, self.rule, generator(part))
         with torch.no_grad():
             self.log_variance.weight.mul_(LOG_VARIANCE_GAIN)
+        self.likelihood.initialise(generator)
         self.flow.initialise(lambda part: generator(f"flow {part}"))
 
     def infer(self, x: Tensor) -> Posterior:
-        """Return the posterior's parameters for images (B, N) of zeros and ones."""
-        features = self.encoder(x)
+        """Return the posterior's parameters for images (B, N)."""
+        features = self.encoder(self.likelihood.encoder_input(x))
         return Posterior(self.mean(features), self.log_variance(features), self.flow.parameters_from(features))
 
     def sample(self, posterior: Posterior, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,25 +102,14 @@ class DLGM(nn.Module):
         return z_K, log_q0, log_det
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return ln p(x|z) (..., B) in nats, for images x (B, N) of zeros and ones and z (..., B, D).
-
-        ln p(x|z) = Σ_i ln σ((2 x_i − 1) l_i) with logits l, which is finite and exact for logits of any size.
-        """
-        return functional.logsigmoid((2 * x - 1) * self._decode(z)).sum(-1)
+        """Return ln p(x|z) (..., B) in nats, for images x (B, N) and z (..., B, D)."""
+        return self.likelihood(x, self.decoder(z))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the pixels' probabilities p(x_i = 1|z) (..., N) for z (..., D)."""
-        return self._decode(z).sigmoid()
-
-    def _decode(self, z: Tensor) -> Tensor:
-        return self.logits(self.decoder(z))
+        """Return the image (..., N) that z (..., D) is most plainly of, numbers from 0 to 1; `Likelihood.picture`."""
+        return self.likelihood.picture(self.decoder(z))
 
 
 def _maxout_layers(inputs: int, units: int, model: ModelSpec) -> nn.Sequential:
     sizes = [inputs] + [units] * model.layers
     return nn.Sequential(*(Maxout(sizes[i], sizes[i + 1], model.maxout) for i in range(model.layers)))
-
-
-def _glorot(linear: nn.Linear, fan_out: int, generator: torch.Generator) -> None:
-    nn.init.normal_(linear.weight, std=math.sqrt(2 / (linear.in_features + fan_out)), generator=generator)
-    nn.init.zeros_(linear.bias)

@@ -8,6 +8,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 
+from nfstudy.data.cifar10 import BATCHES
 from nfstudy.data.files import locate
 from nfstudy.data.mnist import AMAT_FILES, IMAGE_FILES, LABEL_FILES
 from nfstudy.project import Project
@@ -27,4 +28,12 @@ def mnist_folders():
     """Return folders that hold all of MNIST: both the IDX files, with labels, and the fixed binarisation."""
     folders = Project(CHECKOUT).data_folders
     skip_without((*AMAT_FILES, *IMAGE_FILES, *LABEL_FILES), folders)
+    return folders
+
+
+@pytest.fixture(scope="session")
+def cifar10_folders():
+    """Return folders that hold the binary version of CIFAR-10, unpacked."""
+    folders = Project(CHECKOUT).data_folders
+    skip_without(BATCHES, folders)
     return folders

@@ -3,9 +3,11 @@
 import gzip
 import hashlib
 import http.server
+import io
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
@@ -14,11 +16,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from nfstudy.data import load_dataset, mnist
+from nfstudy.data import cifar10, load_dataset, mnist
 from nfstudy.data.dataset import Splits, binarise, draw_bits, fingerprint
-from nfstudy.data.files import DataFile, locate, read_files
+from nfstudy.data.files import DataFile, locate, read_files, read_members
 from nfstudy.errors import DataError
-from nfstudy.settings import IMAGES, DataSpec
+from nfstudy.sections import IMAGES, DataSpec
 
 BINARISATIONS = ("static", "dynamic", "threshold")
 
@@ -32,7 +34,8 @@ FINGERPRINTS = {
     "mnist-threshold": "f58533e977f154ddd257783c7cbd6628aac5ddbef2d0c49c485ca6276df18cf5",
 }
 
-# The sums that come with MNIST everywhere, of the .gz and of the .amat text; written down before this code was.
+# The sums that come with MNIST everywhere, of the .gz and of the .amat text, and those of the files of CIFAR-10's
+# binary version; written down before this code was.
 MD5 = {
     "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
     "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
@@ -45,6 +48,12 @@ MD5 = {
     "binarized_mnist_train.amat": "db28b1a6ae0fe70cbd3da91acf46e477",
     "binarized_mnist_valid.amat": "bf37822a04e94123630de6a7dfd9c9ef",
     "binarized_mnist_test.amat": "14e41ae11040adba6ab8cb291eda0dd8",
+    "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+    "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+    "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+    "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+    "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+    "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
 }
 
 T10K_LABEL_COUNTS = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)
@@ -120,7 +129,7 @@ def test_dynamic_digits_keep_the_grey_levels_that_static_ones_are_drawn_from():
 
 def test_data_needs_no_torch():
     code = (
-        "import sys; from nfstudy.data import load_dataset; from nfstudy.settings import DataSpec; "
+        "import sys; from nfstudy.data import load_dataset; from nfstudy.sections import DataSpec; "
         "load_dataset(DataSpec(name='digits'), []); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -218,7 +227,7 @@ def files_under(folder):
     return sorted(path for path in folder.rglob("*") if not path.is_dir())
 
 
-@pytest.mark.parametrize("subfolder", ["", "mnist", "binarized_mnist", "MNIST/raw"])
+@pytest.mark.parametrize("subfolder", ["", "mnist", "binarized_mnist", "MNIST/raw", "cifar-10-batches-bin"])
 @pytest.mark.parametrize(("name", "content"), [("tiny.gz", PACKED), ("tiny", CONTENT)], ids=["packed", "unpacked"])
 def test_files_are_found_in_any_subfolder_and_form(tmp_path, subfolder, name, content):
     put(tmp_path / "second" / subfolder / name, content)
@@ -415,7 +424,7 @@ def test_without_files_and_network_the_error_names_files_folders_and_the_offline
     for name in names:
         assert name in message
     for folder in folders:
-        for subfolder in ("", "mnist", "binarized_mnist", "MNIST/raw"):
+        for subfolder in ("", "mnist", "binarized_mnist", "MNIST/raw", "cifar-10-batches-bin"):
             assert f"  {folder / subfolder}\n" in message
     assert ("ConnectionError" if download else "switched off") in message
     assert message.endswith("python -m nfstudy run studies/quickstart.yaml")
@@ -439,6 +448,81 @@ def test_without_files_and_network_the_error_names_files_folders_and_the_offline
 )
 def test_files_come_from_their_authors_and_known_copies(file, mirrors):
     assert list(file.mirrors) == mirrors
+
+
+# --- files: an archive ----------------------------------------------------------------------------------------------
+
+MEMBERS = {"one.bin": b"1" * 3000, "two.bin": b"2" * 2000}
+
+
+def packed_members():
+    """Return a .tar.gz of the members and of one more file, in a folder."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, content in {"readme.html": b"read me", **MEMBERS}.items():
+            info = tarfile.TarInfo(f"inside/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def archive_file(content, mirrors=()):
+    members = tuple(replace(data_file(text, name), folder="inside") for name, text in MEMBERS.items())
+    return replace(data_file(content, "both.tar.gz", mirrors), folder="", members=members)
+
+
+def test_members_are_read_from_an_archive_that_is_found_and_nothing_is_unpacked(tmp_path):
+    content = packed_members()
+    path = put(tmp_path / "both.tar.gz", content)
+    assert read_members(archive_file(content), [tmp_path], download=False) == list(MEMBERS.values())
+    assert files_under(tmp_path) == [path]
+
+
+def test_members_are_read_unpacked_where_all_of_them_are(tmp_path, server):
+    for name, text in MEMBERS.items():
+        put(tmp_path / "mnist" / name, text)
+    archive = archive_file(packed_members(), [server.address])
+    assert read_members(archive, [tmp_path]) == list(MEMBERS.values())
+    assert server.asked == []
+
+
+def test_an_archive_is_downloaded_where_a_member_is_missing(tmp_path, server):
+    content = packed_members()
+    put(server.folder / "both.tar.gz", content)
+    member = put(tmp_path / "one.bin", MEMBERS["one.bin"])
+    assert read_members(archive_file(content, [server.address]), [tmp_path]) == list(MEMBERS.values())
+    assert files_under(tmp_path) == [tmp_path / "both.tar.gz", member]
+    assert (tmp_path / "both.tar.gz").read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("name", ["both.tar.gz", "two.bin"])
+def test_a_damaged_archive_or_member_is_refused_and_left(tmp_path, name, damage):
+    content = packed_members()
+    archive = archive_file(content)
+    put(tmp_path / "one.bin", MEMBERS["one.bin"])
+    good, file = (content, archive) if name == "both.tar.gz" else (MEMBERS[name], archive.members[1])
+    path = put(tmp_path / name, damage(good))
+    check_refused_and_left(path, damage(good), file, lambda: read_members(archive, [tmp_path]))
+
+
+def test_an_archive_that_cannot_be_had_is_named_with_its_members_and_its_address(tmp_path, dead_mirror):
+    with pytest.raises(DataError) as caught:
+        read_members(archive_file(packed_members(), [dead_mirror]), [tmp_path])
+    message = str(caught.value)
+    assert "  both.tar.gz (or one.bin and two.bin), " in message
+    assert f"{dead_mirror}both.tar.gz: ConnectionError" in message
+    assert files_under(tmp_path) == []
+
+
+def test_cifar10_comes_from_its_authors():
+    # Size and SHA-256 of the published archive are known from elsewhere: no copy of it is at hand.
+    archive = cifar10.ARCHIVE
+    assert [mirror + archive.name for mirror in archive.mirrors] == [
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    ]
+    assert archive.size == 170_052_171
+    assert archive.sha256 == "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
 
 # --- MNIST's own files ----------------------------------------------------------------------------------------------
@@ -577,3 +661,69 @@ def test_a_downloaded_mnist_is_the_found_one(mnist_folders, mnist_sets, server, 
     dataset = load_dataset(DataSpec(name="mnist", binarisation="threshold"), [tmp_path])
     assert dataset.fingerprint == mnist_sets["threshold"].fingerprint
     assert files_under(tmp_path) == sorted(tmp_path / "mnist" / file.name for file in served)
+
+
+# --- CIFAR-10's own files -------------------------------------------------------------------------------------------
+
+# Part of every logged run, with the patches of the default settings.
+CIFAR10_FINGERPRINT = "f9d83b56efa6ce4d64f33d544fdfa55506fa8ee0239f83cdbf244991ba963009"
+
+
+@pytest.fixture(scope="module")
+def cifar_images(cifar10_folders):
+    return cifar10.read_images(cifar10_folders, download=False)[0]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("file", cifar10.BATCHES, ids=lambda file: file.name)
+def test_sizes_sums_and_labels_are_those_of_the_published_batches(cifar10_folders, file):
+    (content,) = read_files([file], cifar10_folders, download=False)
+    assert (len(content), hashlib.md5(content).hexdigest()) == (30_730_000, MD5[file.name])
+    labels = np.frombuffer(content, np.uint8)[::3073]
+    assert len(labels) == 10_000
+    assert labels.max() == 9
+    if file.name == "test_batch.bin":
+        assert np.bincount(labels).tolist() == [1000] * 10
+        assert labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
+    if file.name == "data_batch_1.bin":
+        assert labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
+
+
+@pytest.mark.real_data
+def test_the_mean_colours_of_all_training_images_are_the_well_known_ones(cifar_images):
+    everything = np.concatenate([cifar_images.train, cifar_images.valid])
+    means = everything.mean((0, 1, 2), dtype=np.float64) / 255
+    assert means.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
+    red = everything[..., 0].astype(np.float32)
+    assert red.std(dtype=np.float64) / 255 == pytest.approx(0.2470, abs=5e-5)
+
+
+@pytest.mark.real_data
+def test_the_last_five_thousand_training_images_validate(cifar10_folders, cifar_images):
+    assert [images.shape for images in cifar_images] == [(count, 32, 32, 3) for count in IMAGES["cifar10"]]
+    (last,) = read_files([cifar10.BATCHES[4]], cifar10_folders, download=False)
+    record = last[-3073:]
+    # The last record's first and last pixel: red, green and blue stand 1,024 bytes apart.
+    assert cifar_images.valid[-1, 0, 0].tolist() == [record[1], record[1025], record[2049]]
+    assert cifar_images.valid[-1, 31, 31].tolist() == [record[1024], record[2048], record[3072]]
+    assert cifar_images.valid[-1, 0, 1].tolist() == [record[2], record[1026], record[2050]]
+
+
+@pytest.mark.real_data
+def test_neighbouring_pixels_are_alike_so_that_rows_and_colours_are_read_in_their_order(cifar_images):
+    images = cifar_images.test.astype(np.float32)
+    down, right = np.abs(np.diff(images, axis=1)).mean(), np.abs(np.diff(images, axis=2)).mean()
+    far = np.abs(images - np.roll(images, 1, axis=0)).mean()
+    assert max(down, right) < far / 4
+
+
+@pytest.mark.real_data
+def test_cifar10_patches_have_the_pinned_bytes_and_lie_in_images_of_their_split(cifar10_folders, cifar_images):
+    dataset = load_dataset(DataSpec(name="cifar10"), cifar10_folders, download=False)
+    assert (dataset.name, dataset.shape) == ("cifar10-uniform", (8, 8, 3))
+    assert dataset.fingerprint == CIFAR10_FINGERPRINT
+    assert [len(images) for images in (dataset.train, dataset.valid, dataset.test)] == [180_000, 5000, 10_000]
+    for number in (0, 44_999, 45_000, 179_999):
+        windows = np.lib.stride_tricks.sliding_window_view(cifar_images.train[number % 45_000], (8, 8), axis=(0, 1))
+        patch = dataset.train[number].reshape(8, 8, 3).transpose(2, 0, 1)
+        assert (windows == patch).all((2, 3, 4)).any()

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from nfstudy.dlgm import DLGM, Maxout
-from nfstudy.settings import FlowSpec, ModelSpec
+from nfstudy.dlgm import DLGM
+from nfstudy.layers import Maxout
+from nfstudy.sections import FlowSpec, ModelSpec
 
 PIXELS = 12
 SMALL = ModelSpec(latent=3, hidden=8, layers=2, maxout=4)
@@ -50,7 +51,7 @@ def test_hidden_counts_units_or_pieces(counts, units):
     model = make_model(model=SMALL.model_copy(update={"hidden_counts": counts}))
     shapes = [tuple(layer.pieces.weight.shape) for layer in (*model.encoder, *model.decoder)]
     assert shapes == [(units * 4, PIXELS), (units * 4, units), (units * 4, 3), (units * 4, units)]
-    assert model.logits.weight.shape == (PIXELS, units)
+    assert model.likelihood.logits.weight.shape == (PIXELS, units)
 
 
 def test_parameter_count_of_the_papers_networks():
@@ -84,7 +85,11 @@ def test_initialise_is_repeatable_and_sets_every_parameter(flow):
 def test_initial_weights_have_the_glorot_variance_and_layers_differ():
     model = DLGM(784, ModelSpec(), FlowSpec())
     model.initialise(1, 1)
-    for layer, fans in ((model.encoder[0].pieces, 784 + 400), (model.decoder[1].pieces, 800), (model.logits, 1184)):
+    for layer, fans in (
+        (model.encoder[0].pieces, 784 + 400),
+        (model.decoder[1].pieces, 800),
+        (model.likelihood.logits, 1184),
+    ):
         assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / fans), rel=0.02)
         assert not layer.bias.any()
     assert not torch.equal(model.encoder[1].pieces.weight, model.decoder[1].pieces.weight)
@@ -135,8 +140,8 @@ def test_log_likelihood_is_the_bernoulli_density():
 def test_log_likelihood_is_finite_and_exact_for_huge_logits():
     model = make_model()
     with torch.no_grad():
-        model.logits.weight.zero_()
-        model.logits.bias.fill_(1e6)
+        model.likelihood.logits.weight.zero_()
+        model.likelihood.logits.bias.fill_(1e6)
     x = bits(4)
     assert torch.equal(model.log_likelihood(x, normal(4, 3)), -1e6 * (1 - x).sum(-1))
 

@@ -1,10 +1,11 @@
-"""A data set in memory, its fingerprint, and how grey levels become bits."""
+"""A data set in memory, its fingerprint, and how levels become bits or real numbers."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,11 +16,30 @@ DATA_SEED = 0
 
 
 class Splits(NamedTuple):
-    """Images as uint8 arrays of shape (N, D), pixels row by row."""
+    """Images as arrays of shape (N, D), pixels row by row and a pixel's colours together; before that, as read."""
 
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
+
+
+@dataclass(frozen=True)
+class Dequantisation:
+    """How levels v of 0 ... 255 become real numbers x of [ε, 1 − ε], where a density of x exists (Section 6.2).
+
+    x = ε + (1 − 2ε) (v + u) / 256 with u ~ U[0, 1), or x = ε + (1 − 2ε) v / 255 without noise. The paper gives the
+    interval, and neither the map nor whether there is noise.
+    """
+
+    epsilon: float
+    """ε."""
+    noise: bool
+    """Whether there is a u."""
+
+    def apply(self, levels: Any, draw_noise: Callable[[], Any]) -> Any:
+        """Return x for levels, an array or tensor of floats; `draw_noise` gives u of its shape, if there is noise."""
+        unit = (levels + draw_noise()) / 256 if self.noise else levels / 255
+        return self.epsilon + (1 - 2 * self.epsilon) * unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,34 +47,43 @@ class Dataset:
     """Images ready for training; the arrays are read-only."""
 
     name: str
-    """Images and binarisation, such as `mnist-static`."""
-    shape: tuple[int, int]
-    """(height, width) in pixels; D = height · width."""
+    """Images and what is made of their levels, such as `mnist-static` or `cifar10-uniform`."""
+    shape: tuple[int, ...]
+    """(height, width) in pixels, or (height, width, 3) in colour; D is the product."""
     train: np.ndarray
-    """(N, D) uint8: bits if `levels` is 1, else grey levels 0 ... `levels` to be binarised anew at every use."""
+    """(N, D) uint8: bits if `levels` is 1, else levels 0 ... `levels`, of which x is drawn anew at every use."""
     valid: np.ndarray
-    """(N, D) uint8 bits."""
+    """(N, D): uint8 bits, or float32 x, drawn once."""
     test: np.ndarray
-    """(N, D) uint8 bits."""
+    """(N, D): as `valid`."""
     levels: int
-    """A training pixel v is 1 with probability v / `levels`."""
+    """A training pixel v is 1 with probability v / `levels`; with a dequantisation, 255."""
     fingerprint: str
     """`fingerprint` of the three splits."""
     source: str
     """One line for people: the files, or the package and version, the images come from."""
+    dequantisation: Dequantisation | None = None
+    """Of training levels; None for bits."""
 
 
-def make_dataset(name: str, shape: tuple[int, int], levels: int, splits: Splits, source: str) -> Dataset:
+def make_dataset(
+    name: str,
+    shape: tuple[int, ...],
+    levels: int,
+    splits: Splits,
+    source: str,
+    dequantisation: Dequantisation | None = None,
+) -> Dataset:
     """Return the data set with its fingerprint, its arrays made contiguous and read-only."""
     frozen = Splits(*(np.ascontiguousarray(images) for images in splits))
     for images in frozen:
         images.setflags(write=False)
-    return Dataset(name, shape, *frozen, levels, fingerprint(name, shape, frozen), source)
+    return Dataset(name, shape, *frozen, levels, fingerprint(name, shape, frozen), source, dequantisation)
 
 
-def fingerprint(name: str, shape: tuple[int, int], splits: Splits) -> str:
+def fingerprint(name: str, shape: tuple[int, ...], splits: Splits) -> str:
     """Return the SHA-256, in hex digits, of the name, the shapes and every byte of the three splits."""
-    digest = hashlib.sha256(f"{name} {shape[0]}x{shape[1]}\n".encode())
+    digest = hashlib.sha256(f"{name} {'x'.join(map(str, shape))}\n".encode())
     for split, images in zip(Splits._fields, splits, strict=True):
         digest.update(f"{split} {images.shape[0]}x{images.shape[1]} {images.dtype}\n".encode())
         digest.update(images)

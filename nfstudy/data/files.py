@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import logging
 import os
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,8 @@ from tqdm import tqdm
 
 from nfstudy.errors import DataError
 
-SUBFOLDERS = ("", "mnist", "binarized_mnist", "MNIST/raw")
-"""Where in a data folder files are looked for; the last is how torchvision lays MNIST out."""
+SUBFOLDERS = ("", "mnist", "binarized_mnist", "MNIST/raw", "cifar-10-batches-bin")
+"""Where in a data folder files are looked for; MNIST/raw is how torchvision lays MNIST out."""
 
 TIMEOUT = (5.0, 30.0)
 """Seconds until a mirror has to accept a connection, and between two parts of its answer."""
@@ -39,6 +41,8 @@ class DataFile:
     """Addresses, ending in a slash, that its name is appended to; tried in order."""
     unpacked: DataFile | None = None
     """For a .gz: the file inside, which does as well."""
+    members: tuple[DataFile, ...] = ()
+    """For a .tar.gz: the files inside that are of use, which do as well if all are there; see `read_members`."""
 
 
 def locate(file: DataFile, folders: Sequence[Path]) -> tuple[DataFile, Path] | None:
@@ -72,6 +76,22 @@ def read_files(files: Sequence[DataFile], folders: Sequence[Path], download: boo
             raise DataError(_missing_message(missing, folders, file, reasons))
         contents[file] = _read(file, folders[-1] / file.folder / file.name)
     return [contents[file] for file in files]
+
+
+def read_members(archive: DataFile, folders: Sequence[Path], download: bool = True) -> list[bytes]:
+    """Return the contents of an archive's members: of the unpacked files where all are found, else of the archive.
+
+    The archive is found or downloaded as by `read_files`, and unpacked in memory alone, so nothing is left half done.
+
+    Raises:
+        DataError: as `read_files`.
+    """
+    if all(locate(member, folders) for member in archive.members):
+        return read_files(archive.members, folders, download=False)
+    (content,) = read_files([archive], folders, download)
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        # Its hash has been checked, so that the members are known to be there.
+        return [tar.extractfile(f"{member.folder}/{member.name}").read() for member in archive.members]
 
 
 def check_present(files: Sequence[DataFile], folders: Sequence[Path]) -> None:
@@ -138,7 +158,8 @@ def _missing_message(
 ) -> str:
     lines = ["data files not found:"]
     for file in missing:
-        lines.append(f"  {file.name}{f' (or {file.unpacked.name})' if file.unpacked else ''}, {file.size:,} bytes")
+        others = " and ".join(other.name for other in (file.members or [file.unpacked]) if other)
+        lines.append(f"  {file.name}{f' (or {others})' if others else ''}, {file.size:,} bytes")
     lines.append("searched, in this order:")
     lines += [f"  {folder / subfolder}" for folder in folders for subfolder in SUBFOLDERS]
     lines.append(f"download of {failed.name} failed:")

@@ -1,0 +1,36 @@
+"""The two sample photographs that scikit-learn carries, in tiles: natural images that need no download."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nfstudy.data.dataset import Splits, data_generator
+from nfstudy.sections import IMAGES
+
+TILE = 32
+"""Height and width of a tile, as of an image of CIFAR-10."""
+
+
+def read_images() -> tuple[Splits, str]:
+    """Return tiles of the photographs as uint8 (N, 32, 32, 3), colours last, values 0 ... 255, and their source.
+
+    Each photograph (a temple and a flower, 427x640 pixels) is cut into 13x20 tiles that do not overlap, its last rows
+    left out. The tiles are dealt out to the splits by one fixed permutation, seeded by `DATA_SEED` and "photos split":
+    the held-out ones are of the same two photographs, next to training ones.
+    """
+    # Not at the top: scikit-learn takes over a second to import, and the other data sets do not need it.
+    import sklearn
+    from sklearn.datasets import load_sample_images
+
+    tiles = np.concatenate([cut_tiles(photograph) for photograph in load_sample_images().images])
+    order = data_generator("photos split").permutation(len(tiles))
+    train, valid, _ = IMAGES["photos"]
+    splits = Splits(*np.split(tiles[order], [train, train + valid]))
+    return splits, f"scikit-learn {sklearn.__version__}, load_sample_images"
+
+
+def cut_tiles(photograph: np.ndarray) -> np.ndarray:
+    """Return the whole tiles of a photograph (H, W, 3), row by row, as (H // 32 · W // 32, 32, 32, 3)."""
+    rows, columns = photograph.shape[0] // TILE, photograph.shape[1] // TILE
+    whole = photograph[: rows * TILE, : columns * TILE]
+    return whole.reshape(rows, TILE, columns, TILE, 3).swapaxes(1, 2).reshape(-1, TILE, TILE, 3)
