@@ -15,9 +15,12 @@ examples:
   python -m nfstudy run studies/mnist.yaml --budget smoke --workers 2
   python -m nfstudy status studies/mnist.yaml
   python -m nfstudy report studies/mnist.yaml --partial
+  python -m nfstudy report --all
+  python -m nfstudy check
   python -m nfstudy ui
 
-exit codes: 0 done, 1 some runs failed, 2 a mistake in what was asked, 130 interrupted
+exit codes: 0 done, 1 some runs failed (run) or a claim that was supported is contradicted (check), 2 a mistake in what
+was asked, 130 interrupted
 """
 
 
@@ -45,13 +48,26 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto)")
     run.add_argument("--dry-run", action="store_true", help="print the cells and an estimate of the time, run nothing")
 
-    report = commands.add_parser("report", help="rebuild a study's report from its logged runs")
-    _add_study(report)
+    report = commands.add_parser("report", help="rebuild a study's report, or all and a front page, from logged runs")
+    _add_study(report, "?")
+    report.add_argument("--all", action="store_true", help="all of studies/, as they are, and reports/index.html")
     report.add_argument("--partial", action="store_true", help="build it though cells are missing, and mark them")
     report.add_argument("--output", metavar="FOLDER", help="write it there (default: reports/STUDY)")
 
     status = commands.add_parser("status", help="say of each cell: done, running, failed, diverged or missing")
     _add_study(status)
+
+    check = commands.add_parser("check", help="judge the paper's claims on the logged runs of all studies")
+    check.add_argument("--budget", metavar="NAME", help="of the studies that have it (default: each study's own)")
+    check.add_argument(
+        "--baseline", metavar="FILE", help="the earlier verdicts (default: reports/claims-baseline.json)"
+    )
+    check.add_argument(
+        "--update-baseline",
+        action="store_true",
+        help="take the verdicts as the new baseline, whatever has changed; what is not run keeps its earlier one",
+    )
+    _add_store(check)
 
     ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")
     ui.add_argument("--port", type=_count, default=5000, metavar="N", help="port to listen on (default: 5000)")
@@ -80,8 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _add_study(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", metavar="STUDY", help="a study file, such as studies/mnist.yaml")
+def _add_study(parser: argparse.ArgumentParser, number: str | None = None) -> None:
+    parser.add_argument("study", metavar="STUDY", nargs=number, help="a study file, such as studies/mnist.yaml")
     parser.add_argument("--budget", metavar="NAME", help="one of the study's budgets (default: the study's own)")
     _add_store(parser)
 

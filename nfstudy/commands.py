@@ -17,7 +17,7 @@ from nfstudy.errors import SpecError, UserError
 from nfstudy.forecast import Forecast, in_words, logged_seconds
 from nfstudy.project import Project
 from nfstudy.provenance import usable_cores
-from nfstudy.reader import read_study
+from nfstudy.reader import read_studies, read_study
 from nfstudy.runs import cell_states, runs_left
 from nfstudy.spec import Sampling, StudySpec
 
@@ -34,7 +34,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Rebuild a study's report from its logged runs."""
+    """Rebuild a study's report from its logged runs, or those of all studies and the front page over them."""
+    if options.all == bool(options.study):
+        raise UserError(f"report: got {'both STUDY and' if options.all else 'neither STUDY nor'} --all; allowed: one")
+    if options.all:
+        return _report_all(options)
     from nfstudy.report.build import build_report
     from nfstudy.tracking import open_store
 
@@ -61,11 +65,53 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
+def check(options: argparse.Namespace) -> int:
+    """Judge the paper's claims on all studies' runs; return 1 if one that was supported is contradicted now."""
+    from nfstudy import baseline
+    from nfstudy.check import judge_claims
+    from nfstudy.report.ledger import verdict_lines
+
+    project = Project.find()
+    path = Path(options.baseline) if options.baseline else project.reports / baseline.BASELINE
+    first = options.update_baseline and not path.exists()
+    before = {} if first else baseline.read_baseline(path)
+    found = judge_claims(project, project.tracking_uri(options.tracking_uri), options.budget)
+    now = baseline.verdicts_by_id(found)
+    counts = Counter(claim.verdict for claim in found)
+    print(*verdict_lines(found), sep="\n")
+    print(f"{len(found)} claims: {', '.join(f'{number} {verdict}' for verdict, number in counts.items())}")
+    changed = [f"  {key}: {old} -> {new}" for key, (old, new) in baseline.changes(before, now).items()]
+    print(f"{len(changed) or 'no'} changes against {_nearby(path)}", *changed, sep="\n")
+    if options.update_baseline:
+        baseline.write_baseline(path, baseline.updated(before, now))
+        print(f"wrote {_nearby(path)}")
+        return 0
+    turned = baseline.reversals(before, now)
+    for key in turned:
+        print(f"contradicted, and was supported: {key}", file=sys.stderr)
+    return 1 if turned else 0
+
+
 def ui(options: argparse.Namespace) -> int:
     """Start the MLflow UI on the project's store."""
     from nfstudy.ui import serve
 
     return serve(Project.find().tracking_uri(options.tracking_uri), options.host, options.port)
+
+
+def _report_all(options: argparse.Namespace) -> int:
+    from nfstudy.report.front import build_front
+    from nfstudy.tracking import open_store
+
+    for name in ("budget", "output"):
+        if getattr(options, name):
+            raise UserError(f"report: --{name} {getattr(options, name)}: allowed: with STUDY, not with --all")
+    project = Project.find()
+    studies = read_studies(project.root / "studies")
+    named = {path.relative_to(project.root).as_posix(): study for path, study in studies.items()}
+    store = open_store(project.tracking_uri(options.tracking_uri))
+    print(f"front page: {_nearby(build_front(named, store.runs, project.reports, project.is_running))}")
+    return 0
 
 
 def _run(study: StudySpec, budget: str, project: Project, uri: str, options: argparse.Namespace) -> int:

@@ -37,9 +37,14 @@ class Project:
         named = os.environ.get("NFSTUDY_DATA")
         return (*((Path(named).expanduser(),) if named else ()), self.root / "data")
 
+    @property
+    def reports(self) -> Path:
+        """The folder of the front page, with one for each study's report."""
+        return self.root / "reports"
+
     def report(self, study: str) -> Path:
         """Return the folder of a study's report."""
-        return self.root / "reports" / study
+        return self.reports / study
 
     def tracking_uri(self, asked: str | None = None) -> str:
         """Return `asked`, else $MLFLOW_TRACKING_URI, else the SQLite store under `mlruns/`."""

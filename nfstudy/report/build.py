@@ -6,16 +6,19 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nfstudy.errors import ReportError
+from nfstudy.report.claims import read_claims
 from nfstudy.report.estimates import Results, gather_results
 from nfstudy.report.exhibits import EXHIBITS
 from nfstudy.report.figures import render
 from nfstudy.report.html import Page, render_html, render_markdown
+from nfstudy.report.ledger import evaluate, ledger
 from nfstudy.report.rows import Exhibit
 from nfstudy.report.tables import to_csv, to_latex, to_markdown
 from nfstudy.runs import LoggedRuns
@@ -24,6 +27,15 @@ from nfstudy.spec import StudySpec
 MANIFEST = "manifest.json"
 LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "seaborn", "tabulate")
 """Those whose version can change the bytes of a report."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study's report, made and not yet written."""
+
+    page: Page
+    files: Mapping[str, bytes]
+    """Name relative to the report's folder -> content; the manifest is the last."""
 
 
 def build_report(
@@ -50,10 +62,17 @@ def build_report(
         raise ReportError(f"study {study.study}: no budget '{budget}'; allowed: {', '.join(study.budgets)}")
     results = gather_results(study, budget, runs, active)
     _refuse_unfinished(results, partial)
-    exhibits = [EXHIBITS[name](results) for name in dict.fromkeys(study.exhibits)]
-    files = _render_files(results, exhibits)
-    _write(folder, {**files, MANIFEST: _manifest(results, exhibits, files)})
+    write_files(folder, make_report(results).files)
     return folder / "index.html"
+
+
+def make_report(results: Results) -> Report:
+    """Make a study's exhibits and pages, whether or not all its cells are there."""
+    exhibits = [EXHIBITS[name](results) for name in dict.fromkeys(results.study.exhibits)]
+    claims = ledger(evaluate(read_claims(), results), results)
+    page = Page(results, (*exhibits, claims), version("nfstudy"))
+    files = _render_files(page)
+    return Report(page, {**files, MANIFEST: _manifest(page, files)})
 
 
 def _refuse_unfinished(results: Results, partial: bool) -> None:
@@ -68,34 +87,40 @@ def _refuse_unfinished(results: Results, partial: bool) -> None:
         )
 
 
-def _render_files(results: Results, exhibits: Iterable[Exhibit]) -> dict[str, bytes]:
+def _render_files(page: Page) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     pictures: dict[str, bytes] = {}
-    for exhibit in exhibits:
+    for exhibit in page.exhibits:
         for drawing in exhibit.drawings:
             pictures[drawing.id] = files[f"figures/{drawing.id}.png"] = render(drawing.figure, "png")
             files[f"figures/{drawing.id}.svg"] = render(drawing.figure, "svg")
         for table in exhibit.tables:
             for ending, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
                 files[f"tables/{table.id}.{ending}"] = write(table).encode()
-    page = Page(results, tuple(exhibits), version("nfstudy"))
     files["index.html"] = render_html(page, pictures).encode()
     files["index.md"] = render_markdown(page).encode()
     return files
 
 
-def _manifest(results: Results, exhibits: Iterable[Exhibit], files: Mapping[str, bytes]) -> bytes:
-    content = {
-        "study": results.study.study,
-        "title": results.study.title,
-        "budget": results.budget,
-        "cells": {"finished": len(results.cells) - len(results.unfinished), "of": len(results.cells)},
-        "nfstudy": version("nfstudy"),
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "exhibits": {exhibit.name: _sources(results, exhibit) for exhibit in exhibits},
-        "files": {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
-    }
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+def _manifest(page: Page, files: Mapping[str, bytes]) -> bytes:
+    results = page.results
+    return manifest(
+        {
+            "study": results.study.study,
+            "title": results.study.title,
+            "budget": results.budget,
+            "cells": {"finished": len(results.cells) - len(results.unfinished), "of": len(results.cells)},
+            "exhibits": {exhibit.name: _sources(results, exhibit) for exhibit in page.exhibits},
+        },
+        files,
+    )
+
+
+def manifest(content: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+    """Return the file `manifest.json`: what is told of a report, what made it, and the SHA-256 of its files."""
+    made_by = {"nfstudy": version("nfstudy"), "libraries": {name: version(name) for name in LIBRARIES}}
+    digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
+    return (json.dumps({**content, **made_by, "files": digests}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _sources(results: Results, exhibit: Exhibit) -> dict[str, Any]:
@@ -113,7 +138,16 @@ def _sources(results: Results, exhibit: Exhibit) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Swap a report's files into its folder, after all of them have been made, and remove those of an earlier one.
+
+    Arguments:
+        folder: where to write.
+        files: name relative to the folder -> content, its manifest last.
+
+    Raises:
+        ReportError: the folder holds a manifest that is not a report's.
+    """
     stale = _earlier_files(folder) - set(files)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:

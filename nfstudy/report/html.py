@@ -7,14 +7,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from nfstudy.cells import budget_repetitions, budget_sampling, budget_settings
-from nfstudy.report.estimates import Results
+from nfstudy.report.estimates import CellResult, Results
 from nfstudy.report.labels import setting_name, setting_text
-from nfstudy.report.paper import CITATION, STATED_SETTINGS
+from nfstudy.report.paper import CITATION, stated_settings
 from nfstudy.report.rows import Exhibit
 from nfstudy.report.tables import Entry, markdown_text, to_markdown
 from nfstudy.spec import Sampling
@@ -54,6 +55,11 @@ class Page:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """(name, text) of the lines under the title."""
+        return [*self.sources, ("Report", f"nfstudy {self.version}"), ("Paper", CITATION)]
+
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        """(name, text) of the facts about the runs: budget, how complete, outcomes, data, code."""
         results, runs = self.results, self.results.runs
         study, done = results.study, len(results.cells) - len(results.unfinished)
         repetitions = budget_repetitions(study, results.budget)
@@ -69,8 +75,6 @@ class Page:
             ("Runs", ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "none"),
             ("Data", "; ".join(_data_sets(runs)) or "–"),
             ("Code", "; ".join(_commits(runs)) or "–"),
-            ("Report", f"nfstudy {self.version}"),
-            ("Paper", CITATION),
         ]
 
     @property
@@ -93,7 +97,9 @@ class Page:
         study = self.results.study
         axes = {**study.grid, **(study.search.space if study.search else {})}
         rows = []
-        for path, value in budget_settings(study, self.results.budget).flat().items():
+        flat = budget_settings(study, self.results.budget).flat()
+        stated_by_path = stated_settings(flat)
+        for path, value in flat.items():
             axis = axes.get(path)
             if axis is None:
                 shown = setting_text(value)
@@ -101,7 +107,7 @@ class Page:
                 shown = ", ".join(map(setting_text, axis))
             else:
                 shown = f"{setting_text(axis.low)} to {setting_text(axis.high)}"
-            stated = setting_text(STATED_SETTINGS[path]) if path in STATED_SETTINGS else ""
+            stated = setting_text(stated_by_path[path]) if path in stated_by_path else ""
             rows.append((path, shown, stated))
         return rows
 
@@ -109,22 +115,28 @@ class Page:
         """Yield the provenance of every run, by cell in the study's order."""
         study = self.results.study
         paths = dict.fromkeys((*study.grid, *(study.search.space if study.search else ()), "train.updates"))
-        by_cell = dict(tuple(self.results.runs.groupby("cell")))
-        for result in self.results.cells:
-            for run in by_cell.get(result.cell.key, self.results.runs.iloc[:0]).to_dict("records"):
-                yield RunRow(
-                    id=run["run_id"],
-                    link=_web_address(self.results.store.link(run["run_id"])),
-                    cell=result.label.row,
-                    trial=f"{run['stage']} {run['index']}",
-                    outcome=run["outcome"],
-                    reason=run["reason"] or "",
-                    attempts=run["attempts"],
-                    commit=_commit(run["commit"], run["dirty"]),
-                    data=f"{run['data']} {run['data_fingerprint'][:_SHORT]}",
-                    machine=f"{run['device']}, threads {run['threads']}",
-                    settings=_settings(run, paths),
-                )
+        for result, run in runs_by_cell(self.results):
+            yield RunRow(
+                id=run["run_id"],
+                link=web_address(self.results.store.link(run["run_id"])),
+                cell=result.label.row,
+                trial=f"{run['stage']} {run['index']}",
+                outcome=run["outcome"],
+                reason=run["reason"] or "",
+                attempts=run["attempts"],
+                commit=_commit(run["commit"], run["dirty"]),
+                data=f"{run['data']} {run['data_fingerprint'][:_SHORT]}",
+                machine=f"{run['device']}, threads {run['threads']}",
+                settings=_settings(run, paths),
+            )
+
+
+def runs_by_cell(results: Results) -> Iterator[tuple[CellResult, dict[str, Any]]]:
+    """Yield every run with its cell, in the study's order: column of `Results.runs` -> value."""
+    by_cell = dict(tuple(results.runs.groupby("cell")))
+    for result in results.cells:
+        for run in by_cell.get(result.cell.key, results.runs.iloc[:0]).to_dict("records"):
+            yield result, run
 
 
 def render_html(page: Page, pictures: Mapping[str, bytes]) -> str:
@@ -134,19 +146,32 @@ def render_html(page: Page, pictures: Mapping[str, bytes]) -> str:
         page: what is shown.
         pictures: a figure's id -> its PNG file.
     """
-    addresses = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
+    embedded = {name: data_address(png, "image/png") for name, png in pictures.items()}
     runs = [*page.run_rows()]
-    links = {run.id: run.link for run in runs}
-    return _environment().get_template("index.html.jinja").render(page=page, pictures=addresses, runs=runs, links=links)
+    lines = {run.id: run_line(run.id) for run in runs}
+    links = {run.id: run.link or lines[run.id] for run in runs}
+    template = environment().get_template("index.html.jinja")
+    return template.render(page=page, pictures=embedded, runs=runs, lines=lines, links=links)
 
 
 def render_markdown(page: Page) -> str:
     """Return the page for reading on a code host, which refers to `figures/<id>.png`; all text is escaped."""
-    return _environment().get_template("index.md.jinja").render(page=page, runs=[*page.run_rows()])
+    return environment().get_template("index.md.jinja").render(page=page, runs=[*page.run_rows()])
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def data_address(content: bytes, kind: str) -> str:
+    """Return the address that holds a file itself, of a media type such as `image/png`."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def run_line(run_id: str) -> str:
+    """Return the address of a run's line within its study's page."""
+    return f"#run-{quote(run_id)}"
+
+
+def environment() -> Environment:
+    """Return what renders the templates of this folder: text is escaped, and a name that is not there is an error."""
+    made = Environment(
         loader=PackageLoader("nfstudy.report", "."),
         autoescape=select_autoescape(enabled_extensions=("html.jinja",), default=False),
         undefined=StrictUndefined,
@@ -154,8 +179,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(text=markdown_text, table=to_markdown, tooltip=_tooltip)
-    return environment
+    made.filters.update(text=markdown_text, table=to_markdown, tooltip=_tooltip)
+    return made
 
 
 def _tooltip(entry: Entry) -> str:
@@ -173,7 +198,8 @@ def _tooltip(entry: Entry) -> str:
     return "\n".join(lines)
 
 
-def _web_address(link: str | None) -> str | None:
+def web_address(link: str | None) -> str | None:
+    """Return a run's page on a server; None for what a browser should not be sent to."""
     return link if link and link.startswith(("http://", "https://")) else None
 
 
@@ -188,13 +214,16 @@ def _commits(runs: pd.DataFrame) -> list[str]:
 
 def _data_sets(runs: pd.DataFrame) -> list[str]:
     pairs = runs[["data", "data_fingerprint"]].drop_duplicates().sort_values(["data", "data_fingerprint"])
-    return [f"{data} (SHA-256 {print_[:_SHORT]}…)" for data, print_ in pairs.itertuples(index=False)]
+    return [
+        f"{name} (SHA-256 {digest[:_SHORT]}…)" if digest else name for name, digest in pairs.itertuples(index=False)
+    ]
 
 
 def _settings(run: Mapping[str, Any], paths: Mapping[str, None]) -> str:
-    shown = {path: run[path] for path in paths if path in run and not _absent(run[path])}
+    shown = {path: run[path] for path in paths if path in run and not absent(run[path])}
     return ", ".join(f"{setting_name(path)} = {setting_text(value)}" for path, value in shown.items())
 
 
-def _absent(value: Any) -> bool:
+def absent(value: Any) -> bool:
+    """Say whether a frame's value stands for none."""
     return isinstance(value, float) and math.isnan(value)
