@@ -325,7 +325,7 @@ def test_stale_files_go_and_foreign_ones_stay(tmp_path):
         "manifest.json",
         "notes.txt",
         "tables/mine.csv",
-        *(f"tables/summary.{ending}" for ending in ("csv", "md", "tex")),
+        *(f"tables/{table}.{ending}" for table in ("summary", "claims") for ending in ("csv", "md", "tex")),
     }
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 

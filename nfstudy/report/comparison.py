@@ -40,7 +40,7 @@ def table_2(results: Results) -> Exhibit:
     named = {(line.family, line.length) for line in TABLE_2}
     others = sum((result.label.family, result.label.length) not in named for result in results.cells)
     elsewhere = f" {others} of the study's cells have no row in the paper's table." if others else ""
-    return Exhibit("table-2", "Table 2: −ln p(x) on MNIST", _how_run(results) + elsewhere, (table,))
+    return Exhibit("table-2", "Table 2: −ln p(x) on MNIST", how_run(results) + elsewhere, (table,))
 
 
 def _table_2_rows(line: Table2Row, results: Results) -> Iterator[Row]:
@@ -55,7 +55,7 @@ def _table_2_rows(line: Table2Row, results: Results) -> Iterator[Row]:
         ours = measured(result, NLL, line.published)
         variant = result.label.variant_text
         name = f"{line.name}, {variant}" if variant else line.name
-        yield cell_row(result, (paper, ours, _difference(ours), remark([ours]), runs_behind(ours)), name)
+        yield cell_row(result, (paper, ours, difference_entry(ours), remark([ours]), runs_behind(ours)), name)
     if not cells:
         ours = Entry(quantity=NLL, reference=line.published, note=NOT_HERE)
         yield Row(line.name, (paper, ours, Entry(), Entry(), Entry()), line.family or "", line.length)
@@ -87,7 +87,7 @@ def figure_4(results: Results) -> Exhibit:
         tuple(_figure_4_rows(results)),
     )
     return Exhibit(
-        "figure-4", "Figure 4: effect of the flow length", f"{_how_run(results)} {more}".strip(), (table,), (drawing,)
+        "figure-4", "Figure 4: effect of the flow length", f"{how_run(results)} {more}".strip(), (table,), (drawing,)
     )
 
 
@@ -113,25 +113,27 @@ def _figure_4_rows(results: Results) -> Iterator[Row]:
         for result in results.cells:
             paper = FIGURE_4.get((result.label.family, result.label.length, quantity.name))
             ours = measured(result, quantity, paper)
-            rest = (_difference(ours), remark([ours]), runs_behind(ours))
-            yield cell_row(result, (Entry(text=quantity.name), _published(paper), ours, *rest))
+            rest = (difference_entry(ours), remark([ours]), runs_behind(ours))
+            yield cell_row(result, (Entry(text=quantity.name), published_entry(paper), ours, *rest))
         for (family, length, name), paper in FIGURE_4.items():
             if name == quantity.name and (family, length) not in present:
                 absent = Entry(quantity=quantity, reference=paper, note=NOT_HERE)
-                entries = (Entry(text=name), _published(paper), absent, Entry(), Entry(), Entry())
+                entries = (Entry(text=name), published_entry(paper), absent, Entry(), Entry(), Entry())
                 yield Row(Label(family, length).row, entries, family, length)
 
 
-def _published(paper: Published | None) -> Entry:
+def published_entry(paper: Published | None) -> Entry:
+    """Return the entry of the paper's number, or of its absence."""
     return Entry(text=paper.display, reference=paper, note=paper.source) if paper else Entry(text="–")
 
 
-def _difference(ours: Entry) -> Entry:
+def difference_entry(ours: Entry) -> Entry:
+    """Return the entry of ours − paper; empty where the two cannot be compared."""
     text = "" if ours.difference is None else format_number(ours.difference, 2, signed=True)
-    return Entry(text=text, reference=ours.reference)
+    return Entry(text=text, reference=ours.reference, run_ids=ours.run_ids if text else ())
 
 
-def _how_run(results: Results) -> str:
+def how_run(results: Results) -> str:
     """Say where the cells depart from what the paper states, so that no difference is read without its reasons."""
     lists = [departures(result.cell.settings) for result in results.cells]
     shared = [text for text in lists[0] if all(text in other for other in lists)] if lists else []

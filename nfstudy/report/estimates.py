@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import pandas as pd
 from nfstudy.cells import Cell
 from nfstudy.report.labels import Label, label_cells
 from nfstudy.runs import CellState, LoggedRuns, cell_states, latest_per_identity
+from nfstudy.sections import PATCHES
 from nfstudy.spec import StudySpec
 
 
@@ -28,6 +29,7 @@ class Quantity:
     sign: int = 1
     """−1 where the report shows the metric's negative: F = −ELBO, as the paper does."""
     unit: str = "nats per image"
+    """`Results.bounds` has that of the study."""
     decimals: int = 2
 
 
@@ -118,6 +120,14 @@ class CellResult:
         values = quantity.sign * finished[quantity.column].astype(float)
         return estimate(dict(zip(finished["run_id"], values, strict=True)))
 
+    def by_repetition(self, quantity: Quantity) -> dict[int, tuple[str, float]]:
+        """Return repetition -> (run id, value) of the finished repetitions with a finite value."""
+        rows = self.repetitions.set_index("run_id")
+        return {
+            int(rows.at[run_id, "index"]): (run_id, quantity.sign * float(rows.at[run_id, quantity.column]))
+            for run_id in self.estimate(quantity).run_ids
+        }
+
 
 @dataclass(frozen=True)
 class Results:
@@ -129,6 +139,18 @@ class Results:
     cells: tuple[CellResult, ...]
     runs: pd.DataFrame
     """One row a trial of these cells, searches included, with how many `attempts` it took."""
+
+    @property
+    def unit(self) -> str:
+        """What F, KL and −ln p(x) are in: nats per image or patch; of a density on the plane, nats."""
+        data = self.study.settings.data
+        return "nats" if data is None else "nats per patch" if data.name in PATCHES else "nats per image"
+
+    @property
+    def bounds(self) -> tuple[Quantity, ...]:
+        """F, KL and −ln p(x) in the study's unit; a density on the plane has no −ln p(x)."""
+        found = BOUNDS if self.study.settings.data else (FREE_ENERGY, KL)
+        return tuple(replace(quantity, unit=self.unit) for quantity in found)
 
     @property
     def unfinished(self) -> tuple[CellResult, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,11 @@ from PIL import Image
 
 from nfstudy.errors import ReportError
 from nfstudy.report.comparison import figure_4, table_2
-from nfstudy.report.estimates import BOUNDS, FREE_ENERGY, SECONDS, SPEED, CellResult, Quantity, Results
+from nfstudy.report.effects import effects
+from nfstudy.report.energies import energies, figure_1, figure_3
+from nfstudy.report.estimates import FREE_ENERGY, SECONDS, SPEED, CellResult, Quantity, Results
 from nfstudy.report.figures import Column, Facet, Panel, draw_curves, draw_histories, draw_tiles
+from nfstudy.report.patches import table_3
 from nfstudy.report.rows import (
     CurveGroup,
     Drawing,
@@ -35,7 +39,7 @@ SPLITS = {"train/elbo": "training", "valid/elbo": "validation"}
 
 def summary(results: Results) -> Exhibit:
     """List every cell with its numbers, its cost and its state."""
-    columns = (*BOUNDS, SECONDS, SPEED)
+    columns = (*results.bounds, SECONDS, SPEED)
     rows = [
         cell_row(
             result,
@@ -49,7 +53,7 @@ def summary(results: Results) -> Exhibit:
     ]
     caption = (
         "Every cell of the study on the test set: mean ± standard error (number of runs) over its finished "
-        "repetitions. F, KL and −ln p(x) in nats per image, lower is better; seconds of training and evaluation; "
+        f"repetitions. F, KL and −ln p(x) in {results.unit}, lower is better; seconds of training and evaluation; "
         "parameter updates a second of training."
     )
     headers = ("cell", *(quantity.name for quantity in columns), "runs", "state")
@@ -62,7 +66,7 @@ def flow_length(results: Results) -> Exhibit:
     groups, text = drawn_groups(results)
     panels = [
         Panel(quantity.title, f"{quantity.name} ({quantity.unit})", curves)
-        for quantity in BOUNDS
+        for quantity in results.bounds
         if (curves := curves_of(groups, quantity))
     ]
     caption = (
@@ -71,12 +75,12 @@ def flow_length(results: Results) -> Exhibit:
     )
     table = Table(
         "flow-length",
-        stamped("The points of the figure, in nats per image: mean ± standard error (number of runs).", results),
-        ("row", *(quantity.name for quantity in BOUNDS), "note"),
+        stamped(f"The points of the figure, in {results.unit}: mean ± standard error (number of runs).", results),
+        ("row", *(quantity.name for quantity in results.bounds), "note"),
         tuple(
             cell_row(result, [*entries, remark(entries)])
             for result in results.cells
-            if (entries := [measured(result, quantity) for quantity in BOUNDS])
+            if (entries := [measured(result, quantity) for quantity in results.bounds])
         ),
     )
     title = "Effect of the flow length"
@@ -95,17 +99,18 @@ def learning_curves(results: Results) -> Exhibit:
         for run in result.repetitions.itertuples()
         if run.outcome in ("finished", "diverged")
     }
-    points = _histories(results.store, runs)
+    points = free_energies(results.store, list(runs))
+    points = points.assign(length=[runs[run_id].label.length for run_id in points["run_id"]])
     groups, more = drawn_groups(results)
     facets = [
         Facet(group.label.curve, own)
         for group in groups
         if not (own := points[points["run_id"].isin(_run_ids(group, runs))]).empty
     ]
-    ends = (Quantity("F, training", "", "train/elbo", sign=-1), Quantity("F, validation", "", "valid/elbo", sign=-1))
+    ends = [Quantity(f"F, {split}", "", metric, sign=-1, unit=results.unit) for metric, split in SPLITS.items()]
     table = Table(
         "learning-curves",
-        stamped("F at the last logged epoch, in nats per image: mean ± standard error (number of runs).", results),
+        stamped(f"F at the last logged epoch, in {results.unit}: mean ± standard error (number of runs).", results),
         ("row", *(quantity.name for quantity in ends), "note"),
         tuple(
             cell_row(result, [*entries, remark(entries)])
@@ -119,7 +124,7 @@ def learning_curves(results: Results) -> Exhibit:
     )
     drawings = ()
     if facets:
-        figure = draw_histories("Learning curves", "F (nats per image)", facets, results.stamp)
+        figure = draw_histories("Learning curves", f"F ({results.unit})", facets, results.stamp)
         drawings = (Drawing("learning-curves", figure, stamped(caption, results)),)
     text = more if facets else "No run has logged an epoch."
     return Exhibit("learning-curves", "Learning curves", text, (table,), drawings, tuple(sorted(set(points["run_id"]))))
@@ -130,14 +135,13 @@ def _run_ids(group: CurveGroup, runs: dict[str, CellResult]) -> set[str]:
     return {run_id for run_id, result in runs.items() if result.cell.key in keys}
 
 
-def _histories(store: LoggedRuns, runs: dict[str, CellResult]) -> pd.DataFrame:
-    """Return F over the updates: columns run_id, length, split, update, value; points that are not finite left out."""
-    points = store.history(list(runs), list(SPLITS))
+def free_energies(store: LoggedRuns, run_ids: Sequence[str]) -> pd.DataFrame:
+    """Return F over the updates: columns run_id, split, update, value; points that are not finite left out."""
+    points = store.history(run_ids, list(SPLITS))
     points = points[np.isfinite(points["value"].astype(float))]
     return pd.DataFrame(
         {
             "run_id": points["run_id"],
-            "length": [runs[run_id].label.length for run_id in points["run_id"]],
             "split": points["metric"].map(SPLITS),
             "update": points["update"],
             "value": -points["value"],
@@ -153,7 +157,7 @@ def samples(results: Results) -> Exhibit:
         for run in result.repetitions.itertuples()
         if run.index == 1 and run.outcome == "finished"
     }
-    chosen = _spread(list(first), MAX_SAMPLE_CELLS)
+    chosen = spread(list(first), MAX_SAMPLE_CELLS)
     columns = [
         Column(first[run_id].label.row, [_picture(results.store, run_id, name) for name in PICTURES.values()])
         for run_id in chosen
@@ -167,7 +171,7 @@ def samples(results: Results) -> Exhibit:
     return Exhibit("samples", "Samples", text, drawings=(drawing,), run_ids=tuple(chosen))
 
 
-def _spread(items: Sequence[str], most: int) -> list[str]:
+def spread(items: Sequence[Any], most: int) -> list[Any]:
     """Return at most so many items, evenly spaced, the first and the last among them."""
     places = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int))
     return [items[place] for place in places]
@@ -187,7 +191,12 @@ def _picture(store: LoggedRuns, run_id: str, name: str) -> np.ndarray | None:
 EXHIBITS: dict[ExhibitName, Callable[[Results], Exhibit]] = {
     "summary": summary,
     "flow-length": flow_length,
+    "effects": effects,
+    "energies": energies,
+    "figure-1": figure_1,
+    "figure-3": figure_3,
     "table-2": table_2,
+    "table-3": table_3,
     "figure-4": figure_4,
     "learning-curves": learning_curves,
     "samples": samples,

@@ -55,6 +55,8 @@ class Panel:
     title: str
     y_label: str
     curves: Sequence[Curve]
+    floor: float | None = None
+    """Least value possible, drawn as a line; None for no line."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     return buffer.getvalue()
 
 
-def draw_curves(title: str, x_label: str, panels: Sequence[Panel], stamp: str = "") -> Figure:
+def draw_curves(
+    title: str, x_label: str, panels: Sequence[Panel], stamp: str = "", columns: int | None = None
+) -> Figure:
     """Draw panels side by side over one x, with one legend below them.
 
     Arguments:
@@ -102,23 +106,36 @@ def draw_curves(title: str, x_label: str, panels: Sequence[Panel], stamp: str = 
         x_label: with its unit.
         panels: at least one; curves of one label are one entry of the legend.
         stamp: printed in a corner when not empty, such as `incomplete: 3 of 9 cells`.
+        columns: panels in a row; None for all in one.
     """
+    columns = min(columns or len(panels), len(panels))
+    rows = math.ceil(len(panels) / columns)
     with figure_style():
-        figure = Figure(figsize=(4.4 * len(panels), 4.6), layout="constrained")
-        all_axes = np.ravel(figure.subplots(1, len(panels)))
+        figure = Figure(figsize=(4.4 * columns, 3.6 * rows + 1.0), layout="constrained")
+        all_axes = np.ravel(figure.subplots(rows, columns))
+        for axes in all_axes[len(panels) :]:
+            axes.set_visible(False)
+        all_axes = all_axes[: len(panels)]
         for axes, panel in zip(all_axes, panels, strict=True):
+            if panel.floor is not None:
+                axes.axhline(panel.floor, color="0.35", linewidth=1, linestyle=(0, (1, 1.5)), zorder=1)
             for curve in panel.curves:
                 _draw_curve(axes, curve)
             axes.set(title=panel.title, xlabel=x_label, ylabel=panel.y_label)
             lengths = sorted({x for curve in panel.curves for x in curve.x})
             axes.xaxis.set_major_locator(FixedLocator(lengths) if len(lengths) <= 6 else MaxNLocator(integer=True))
         _legend(figure, all_axes)
-        _finish(figure, title, stamp)
+        finish(figure, title, stamp)
     return figure
 
 
+def family_colour(family: str) -> Any:
+    """Return the colour that a flow family has in every figure."""
+    return _PALETTE[_FAMILY_COLOURS[family]]
+
+
 def _draw_curve(axes: Axes, curve: Curve) -> None:
-    colour = _PALETTE[_FAMILY_COLOURS[curve.family]]
+    colour = family_colour(curve.family)
     axes.errorbar(
         curve.x,
         curve.y,
@@ -176,7 +193,7 @@ def draw_histories(title: str, y_label: str, facets: Sequence[Facet], stamp: str
         for axes in all_axes[len(facets) :]:
             axes.set_visible(False)
         _legend(figure, all_axes[: len(facets)])
-        _finish(figure, title, stamp)
+        finish(figure, title, stamp)
     return figure
 
 
@@ -210,7 +227,7 @@ def draw_tiles(title: str, kinds: Sequence[str], columns: Sequence[Column], stam
                     axes.imshow(pixels, interpolation="nearest")
         for axes, kind in zip(grid[:, 0], kinds, strict=True):
             axes.set_ylabel(kind)
-        _finish(figure, title, stamp)
+        finish(figure, title, stamp)
     return figure
 
 
@@ -234,7 +251,8 @@ def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _finish(figure: Figure, title: str, stamp: str) -> None:
+def finish(figure: Figure, title: str, stamp: str) -> None:
+    """Set a figure's title and, when not empty, its stamp; to be called inside `figure_style`, at the end."""
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     for axes in figure.axes:

@@ -20,8 +20,13 @@ FAMILY_NAMES = {
 SETTING_NAMES = {
     "data.name": "data",
     "data.train_images": "training images",
+    "energy.name": "energy",
+    "drawn.density": "q0",
     "model.latent": "D",
     "flow.coupling_hidden": "coupling units",
+    "flow.coupling_layers": "coupling layers",
+    "flow.coupling_pass": "share that passes",
+    "flow.coupling_scaling": "final scaling",
     "objective.beta_start": "β start",
 }
 """Dotted paths whose last part does not make a good name."""

@@ -59,7 +59,7 @@ def measured(result: CellResult, quantity: Quantity, reference: Published | None
     There is a difference only where the cell's setting makes it the same quantity as the paper's; else a note says why.
     """
     found = result.estimate(quantity)
-    reason = why_not_comparable(result.cell.settings) if reference else ""
+    reason = why_not_comparable(result.cell.settings, reference.experiment) if reference else ""
     left_out = f"{found.left_out} without a finite value" if found.left_out else ""
     return Entry(
         quantity=quantity,

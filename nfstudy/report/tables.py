@@ -112,6 +112,12 @@ def format_estimate(estimate: Estimate, decimals: int) -> str:
     return f"{mean} ± {format_number(estimate.se, decimals)} ({estimate.n})"
 
 
+def format_interval(interval: tuple[float, float], decimals: int) -> str:
+    """Return both ends of an interval, such as `[−1.50, −0.50]`."""
+    low, high = (format_number(end, decimals) for end in interval)
+    return f"[{low}, {high}]"
+
+
 def to_csv(table: Table) -> str:
     """Return one line for each row and quantity, numbers in full precision, run ids separated by spaces."""
     return pd.DataFrame(_long_form(table), columns=CSV_COLUMNS).to_csv(index=False, lineterminator="\n")
