@@ -21,6 +21,9 @@ from nfstudy.reader import read_studies, read_study
 from nfstudy.runs import cell_states, runs_left
 from nfstudy.spec import Sampling, StudySpec
 
+IN_LABELS = ("flow.family", "flow.length", "model.latent", "energy.name", "drawn.density")
+"""Settings that a cell's label tells."""
+
 
 def run(options: argparse.Namespace) -> int:
     """Run what is missing of a study, then rebuild its report; or only say what would be run."""
@@ -195,9 +198,9 @@ def _print_cells(
 
 
 def _names(study: StudySpec, cells: list[Cell]) -> list[str]:
-    """Return the cells' labels with the settings in which they differ beyond flow and latent size."""
+    """Return the cells' labels with the other settings in which they differ."""
     flats = [cell.settings.flat() for cell in cells]
-    others = [path for path in study.grid if path not in ("flow.family", "flow.length", "model.latent")]
+    others = [path for path in study.grid if path not in IN_LABELS]
     extras = [
         ", ".join(
             f"{path} {flat[path]:.4g}" if isinstance(flat[path], float) else f"{path} {flat[path]}"

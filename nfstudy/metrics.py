@@ -21,7 +21,8 @@ class Metric:
         return self.name.split("/")[0]
 
 
-_NATS = "nats per image"
+PER_IMAGE = "nats per image"
+"""The unit of means over images; of patches an image is a patch, and on the plane, where there are none, it is nats."""
 _TERMS = {
     "elbo": ("E_q[ln p(x, z_K) − ln q_K(z_K|x)] = −F, with β = 1", "higher"),
     "log_likelihood": ("E_q[ln p(x|z_K)]; of an energy E_q[−U(z_K)]", "higher"),
@@ -32,26 +33,26 @@ _TERMS = {
 
 _ALL = (
     *(
-        Metric(f"{split}/{term}", meaning, _NATS, better)  # type: ignore[arg-type]
+        Metric(f"{split}/{term}", meaning, PER_IMAGE, better)  # type: ignore[arg-type]
         for split in ("train", "valid")
         for term, (meaning, better) in _TERMS.items()
     ),
-    Metric("train/objective", "the annealed free energy that is minimised, eq. (20)", _NATS, "lower"),
+    Metric("train/objective", "the annealed free energy that is minimised, eq. (20)", PER_IMAGE, "lower"),
     Metric("train/beta", "β_t at the end of the epoch", "1", "none"),
     Metric("train/learning_rate", "learning rate at the end of the epoch", "1", "none"),
     Metric(
         "train/gradient_norm",
         "Euclidean norm of the gradient at the epoch's last update, before clipping",
-        _NATS,
+        PER_IMAGE,
         "none",
     ),
-    Metric("test/elbo", "−F on the test set, mean over the importance samples", _NATS, "higher"),
-    Metric("test/nll", "−ln p(x), importance-sampled", _NATS, "lower"),
-    Metric("test/nll_mc_se", "Monte-Carlo standard error of test/nll", _NATS, "lower"),
+    Metric("test/elbo", "−F on the test set, mean over the importance samples", PER_IMAGE, "higher"),
+    Metric("test/nll", "−ln p(x), importance-sampled", PER_IMAGE, "lower"),
+    Metric("test/nll_mc_se", "Monte-Carlo standard error of test/nll", PER_IMAGE, "lower"),
     Metric(
         "test/kl",
         "KL(q_K‖p(z|x)) = F − (−ln p(x)), a gap of two estimates; of an energy F + ln Z",
-        _NATS,
+        PER_IMAGE,
         "lower",
     ),
     Metric("test/elbo_mc_se", "Monte-Carlo standard error of test/elbo and test/kl of an energy", "nats", "lower"),

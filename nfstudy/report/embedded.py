@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from nfstudy.metrics import METRICS
+from nfstudy.metrics import METRICS, PER_IMAGE, Metric
 from nfstudy.report.estimates import CellResult, Results
 from nfstudy.report.exhibits import free_energies, spread
 from nfstudy.report.html import absent, run_line, runs_by_cell, web_address
@@ -44,14 +44,14 @@ def embed_runs(studies: Sequence[Results]) -> dict[str, Any]:
         studies: each under the budget that is shown, names distinct.
 
     Returns:
-        `unit`: of F. `studies`: name -> title, budget, common settings. `metrics`: name -> meaning and unit. `runs`:
+        `studies`: name -> title, budget, unit of F, common settings. `metrics`: name -> meaning and unit, which is
+        empty where it is that of the study's F. `runs`:
         id -> study, name, facts, link, own settings (`params`), `metrics`, and `curves`: split -> [update, F] points.
     """
     shown = {name: metric for name, metric in METRICS.items() if metric.split in _SHOWN_SPLITS}
     content: dict[str, Any] = {
-        "unit": METRICS["valid/elbo"].unit,
         "studies": {},
-        "metrics": {name: {"meaning": metric.meaning, "unit": metric.unit} for name, metric in shown.items()},
+        "metrics": {name: {"meaning": metric.meaning, "unit": _own_unit(metric)} for name, metric in shown.items()},
         "runs": {},
     }
     for results in studies:
@@ -59,7 +59,12 @@ def embed_runs(studies: Sequence[Results]) -> dict[str, Any]:
         settings = {run["run_id"]: _settings(result, run) for result, run in runs_by_cell(results)}
         common = _common([*settings.values()])
         curves = _curves(results, [*settings])
-        content["studies"][name] = {"title": results.study.title, "budget": results.budget, "common": common}
+        content["studies"][name] = {
+            "title": results.study.title,
+            "budget": results.budget,
+            "unit": results.unit,
+            "common": common,
+        }
         for result, run in runs_by_cell(results):
             run_id = run["run_id"]
             own = {path: text for path, text in settings[run_id].items() if path not in common}
@@ -74,6 +79,10 @@ def embed_runs(studies: Sequence[Results]) -> dict[str, Any]:
                 "curves": curves.get(run_id, {}),
             }
     return content
+
+
+def _own_unit(metric: Metric) -> str:
+    return "" if metric.unit == PER_IMAGE else metric.unit
 
 
 def _settings(result: CellResult, run: Mapping[str, Any]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 "use strict";
 /* Shows the runs behind a number beside the page. What was logged enters the page as text, never as markup. */
 (() => {
-  const { unit, studies, metrics, runs } = JSON.parse(document.getElementById("runs").textContent);
+  const { studies, metrics, runs } = JSON.parse(document.getElementById("runs").textContent);
   const panel = document.getElementById("panel");
   const OPEN_AT_ONCE = 3;
   const FEW_POINTS = 20; // Curves of so few points show them; one point is no line.
@@ -60,7 +60,7 @@
     return { end, low: low - margin, high: high + margin };
   }
 
-  function chart(curves) {
+  function chart(curves, unit) {
     const width = Math.min(640, panel.clientWidth - 76); // Of the block that it stands in, so that text keeps its size.
     const [height, left, right, top, bottom] = [300, 52, 32, 28, 64];
     const { end, low, high } = limits(Object.values(curves).flat());
@@ -94,14 +94,14 @@
   }
 
   function numbers(run) {
-    return Object.entries(run.metrics).map(([name, value]) => [name, `${value.toString().replace("-", "−")} ${metrics[name].unit}: ${metrics[name].meaning}`]);
+    return Object.entries(run.metrics).map(([name, value]) => [name, `${value.toString().replace("-", "−")} ${metrics[name].unit || studies[run.study].unit}: ${metrics[name].meaning}`]);
   }
 
   function fill(block, id) {
     const run = runs[id];
     const link = run.link && make("a", { href: run.link, textContent: "on the tracking server" });
     const sections = [
-      ["Learning curves", Object.keys(run.curves).length ? chart(run.curves) : "It has logged no epoch."],
+      ["Learning curves", Object.keys(run.curves).length ? chart(run.curves, studies[run.study].unit) : "It has logged no epoch."],
       ["Numbers", list(numbers(run))],
       ["Settings of its own", list(Object.entries(run.params))],
       [`Settings that all runs of ${run.study} share`, list(Object.entries(studies[run.study].common))],
