@@ -32,6 +32,15 @@ def test_four_cells_by_hand():
     assert found.se == pytest.approx(math.sqrt(2) / math.sqrt(2), abs=1e-12)
 
 
+def test_distances_shrink_whichever_is_the_lower_one():
+    # |4 − 4| − |3 − 5| = −2 and |5 − 4| − |8 − 6| = −1: mean −1.5, variance 0.5.
+    cells = [{1: 4.0, 2: 5.0}, {1: 4.0, 2: 4.0}, {1: 3.0, 2: 8.0}, {1: 5.0, 2: 6.0}]
+    found = contrast_of((1, -1, 1, -1), cells, distances=True)
+    assert (found.mean, found.variances) == (-1.5, (0.5,))
+    with pytest.raises(ValueError, match="no repetition that all cells share"):
+        contrast_of((1, -1, 1, -1), [{1: 4.0}, {2: 4.0}, {1: 3.0}, {1: 5.0}], distances=True)
+
+
 def test_only_repetitions_that_all_cells_have_are_pairs():
     found = contrast_of((1, -1), ({1: 5.0, 2: 7.0, 4: 100.0}, {1: 4.0, 2: 5.0, 3: -100.0}))
     assert (found.repetitions, found.mean, found.n) == ((1, 2), 1.5, 2)

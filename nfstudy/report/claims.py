@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Annotated, Any, Literal
@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from nfstudy.document import Document, shown
 from nfstudy.errors import ReportError
 from nfstudy.records import Positive, Record
+from nfstudy.report.contrasts import combine
 from nfstudy.report.estimates import BOUNDS, Quantity
 from nfstudy.report.labels import Label, setting_name, setting_text
 from nfstudy.report.paper import Published, find_published
@@ -51,6 +52,12 @@ class Inequality:
     lower: float = -math.inf
     about_paper: bool = False
     """Whether both bounds are relative to the paper's value of the same contrast."""
+    distances: bool = False
+    """Whether absolute values are compared: |the first half of the terms| − |the second half|."""
+
+    def combine(self, numbers: Sequence[float]) -> float:
+        """Return what is bounded, from x(cell_i) in the order of the terms."""
+        return combine([c for c, _ in self.terms], numbers, self.distances)
 
 
 def _place(family: Family, length: int) -> Place:
@@ -87,7 +94,11 @@ class Below(Record):
 
 
 class Approaches(Record):
-    """[x(family, K′) − x(other, K′)] − [x(family, K) − x(other, K)] < 0: from K to K′ the difference shrinks."""
+    """|x(family, K′) − x(other, K′)| − |x(family, K) − x(other, K)| < 0: from K to K′ the distance shrinks.
+
+    It is a distance, so that it does not matter which family is the lower one. Noise makes a small distance larger, and
+    so speaks against the claim, if at all.
+    """
 
     form: Literal["approaches"]
     family: Family
@@ -98,8 +109,8 @@ class Approaches(Record):
         """Yield the one inequality."""
         short, long = self.lengths
         there = ((1, (self.family, long)), (-1, (self.other, long)))
-        here = ((-1, (self.family, short)), (1, (self.other, short)))
-        yield Inequality(f"K={short}..{long}", (*there, *here))
+        here = ((1, (self.family, short)), (-1, (self.other, short)))
+        yield Inequality(f"K={short}..{long}", (*there, *here), distances=True)
 
 
 class Alike(Record):
@@ -205,7 +216,7 @@ class Part:
         numbers = [(c, number) for c, number in found if number]
         if len(numbers) < len(found):
             return None
-        value = math.fsum(c * number.value for c, number in numbers)
+        value = self.inequality.combine([number.value for _, number in numbers])
         sources = dict.fromkeys(number.source for _, number in numbers)
         confidences = dict.fromkeys(number.confidence for _, number in numbers)
         return Published(
@@ -227,7 +238,9 @@ class Part:
         """The inequality in words and signs, such as `F: [NF (planar), K = 20] − [NF (planar), K = 10] < 0`."""
         decimals = self.quantity.decimals
         signed = [f"{'+' if c > 0 else '−'} [{Label(*place).row}]" for c, place in self.inequality.terms]
-        contrast = " ".join(signed).removeprefix("+ ")
+        middle = len(signed) // 2 if self.inequality.distances else 0
+        sums = [" ".join(part).removeprefix("+ ") for part in (signed[:middle], signed[middle:]) if part]
+        contrast = " − ".join(f"|{text}|" for text in sums) if middle else sums[0]
         lower, upper = self.bounds
         between = f"between {format_number(lower, decimals)} and {format_number(upper, decimals)} nats"
         at = "".join(f", {setting_name(path)} {setting_text(value)}" for path, value in self.at.items())

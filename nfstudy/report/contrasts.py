@@ -63,16 +63,24 @@ class Contrast:
         return self.mean - half, self.mean + half
 
 
-def contrast_of(coefficients: Sequence[float], values: Sequence[Mapping[int, float]]) -> Contrast:
+def contrast_of(
+    coefficients: Sequence[float], values: Sequence[Mapping[int, float]], distances: bool = False
+) -> Contrast:
     """Form a contrast: over the repetitions that all cells share, else from each cell's own mean.
 
     Arguments:
         coefficients: c_i, one a cell.
         values: of each cell, repetition -> finite value; none is empty.
+        distances: whether C_r is not Σ_i c_i x_ir but a difference of absolute values, as `combine` has it.
+
+    Raises:
+        ValueError: distances without a shared repetition, since they are of pairs.
     """
     shared = sorted(set.intersection(*(set(cell) for cell in values)))
+    if distances and not shared:
+        raise ValueError("no repetition that all cells share; allowed, for distances: at least one")
     if shared:
-        samples = [np.array([_combine(coefficients, [cell[r] for cell in values]) for r in shared])]
+        samples = [np.array([combine(coefficients, [cell[r] for cell in values], distances) for r in shared])]
         weights: Sequence[float] = (1.0,)
     else:
         samples = [np.array(list(cell.values())) for cell in values]
@@ -83,7 +91,7 @@ def contrast_of(coefficients: Sequence[float], values: Sequence[Mapping[int, flo
         if min(counts) > 1
         else None
     )
-    mean = _combine(weights, [float(sample.mean()) for sample in samples])
+    mean = combine(weights, [float(sample.mean()) for sample in samples])
     return Contrast(mean, counts, variances, tuple(shared))
 
 
@@ -137,5 +145,10 @@ def _shares(variances: Sequence[float], counts: Sequence[int]) -> list[float]:
     return [variance / n for variance, n in zip(variances, counts, strict=True)]
 
 
-def _combine(coefficients: Sequence[float], values: Sequence[float]) -> float:
-    return math.fsum(c * x for c, x in zip(coefficients, values, strict=True))
+def combine(coefficients: Sequence[float], values: Sequence[float], distances: bool = False) -> float:
+    """Return Σ_i c_i x_i; or, of distances, |the sum of the first half| − |that of the second|."""
+    terms = [c * x for c, x in zip(coefficients, values, strict=True)]
+    if not distances:
+        return math.fsum(terms)
+    middle = len(terms) // 2
+    return abs(math.fsum(terms[:middle])) - abs(math.fsum(terms[middle:]))

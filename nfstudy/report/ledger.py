@@ -117,10 +117,13 @@ def _judge(part: Part, cells: Sequence[CellResult]) -> PartVerdict:
     lacks = "; ".join(dict.fromkeys(filter(None, missing)))
     if part.inequality.about_paper and part.published and run_ids:
         lacks = lacks or why_not_comparable(found[0][0].cell.settings, part.published.experiment)
+    if not lacks and part.inequality.distances and not set.intersection(*(set(cell) for cell in values)):
+        lacks = "its cells share no repetition"
     if lacks:
         return PartVerdict(part, "not run", lacks, run_ids=run_ids)
     coefficients = [c for c, _ in part.inequality.terms]
-    contrast = contrast_of(coefficients, [{r: value for r, (_, value) in cell.items()} for cell in values])
+    numbers = [{r: value for r, (_, value) in cell.items()} for cell in values]
+    contrast = contrast_of(coefficients, numbers, part.inequality.distances)
     verdict = decide(contrast.interval(part.claim.level), *part.bounds)
     notes = [*(measured(own[0], part.quantity).note for own in found)]
     if verdict == "undecided":
