@@ -270,3 +270,12 @@ def test_all_studies_are_read_by_name_and_a_broken_one_is_named(tmp_path):
         read_studies(tmp_path)
     with pytest.raises(SpecError, match="holds no study files"):
         read_studies(tmp_path / "none")
+
+
+def test_studies_of_the_paper_come_first(tmp_path):
+    specs = {name: study(SMALL.replace("study: small", f"study: {name}")) for name in ("b", "c")}
+    specs = {"a": study(SMALL.replace("study: small", "study: a"), exhibits="[summary]"), **specs}
+    stores = {name: run_all(spec, "full") for name, spec in specs.items()}
+    page = build_front(specs, stores.__getitem__, tmp_path).read_text()
+    places = {name: page.index(f'href="{name}/index.html"') for name in "abc"}
+    assert sorted(places, key=places.get) == ["b", "c", "a"]

@@ -120,8 +120,10 @@ def learning_curves(results: Results) -> Exhibit:
     )
     caption = (
         "Free energy F = −ELBO (β = 1) over the parameter updates, one line a repetition. The axis ends at the "
-        "highest value after the first quarter of the updates. The diagonal Gaussian (K = 0) stands in every panel."
+        "highest value after the first quarter of the updates."
     )
+    if any(group.label.length and group.cells[0].label.length == 0 for group in groups):
+        caption += " The diagonal Gaussian (K = 0) stands in every panel that it agrees with."
     drawings = ()
     if facets:
         figure = draw_histories("Learning curves", f"F ({results.unit})", facets, results.stamp)

@@ -19,7 +19,7 @@ from nfstudy.report.paper import CITATION
 from nfstudy.report.rows import stamped
 from nfstudy.report.tables import Row, Table
 from nfstudy.runs import LoggedRuns
-from nfstudy.spec import StudySpec
+from nfstudy.spec import EXHIBIT_NEEDS, StudySpec
 
 _SHOWN_OF_A_PART = ("verdict", "ours", "interval", "paper", "note")
 """Columns of the ledger; a number opens its runs, so they need none."""
@@ -83,7 +83,8 @@ def build_front(
     """Write the report of every study that has runs, and the front page over all of them; return the page's path.
 
     What is missing is marked, never refused. The same runs give the same bytes, and files are swapped in as those of
-    a single report are. Studies stand in the order given, those without runs last.
+    a single report are. Studies that show a table or figure of the paper come first, those without runs last; else
+    they stand in the order given.
 
     Arguments:
         studies: study file, as one would type it, -> the study; their names are distinct.
@@ -94,9 +95,8 @@ def build_front(
     Raises:
         ReportError: a folder holds a manifest that is not a report's.
     """
-    found = {
-        path: gather_fullest(study, runs_of(study.study), is_active(study.study)) for path, study in studies.items()
-    }
+    ordered = sorted(studies.items(), key=lambda item: EXHIBIT_NEEDS.keys().isdisjoint(item[1].exhibits))
+    found = {path: gather_fullest(study, runs_of(study.study), is_active(study.study)) for path, study in ordered}
     reports = {path: make_report(results) for path, results in found.items() if len(results.runs)}
     for report in reports.values():
         write_files(folder / report.page.results.study.study, report.files)
