@@ -56,6 +56,7 @@ _ALL = (
         "lower",
     ),
     Metric("test/elbo_mc_se", "Monte-Carlo standard error of test/elbo and test/kl of an energy", "nats", "lower"),
+    Metric("test/elbo_table_1", "−E_q[ln q_K + U] of an energy as Table 1 has it, unconfined", "nats", "none"),
     Metric("test/log_z", "ln Z of the confined energy, by quadrature", "nats", "none"),
     Metric("test/mass_left", "share of the samples of q_K with z1 < 0", "1", "none"),
     Metric("test/window_mass", "integral of q_K over (−4, 4)², by the midpoint rule", "1", "none"),

@@ -53,6 +53,7 @@ def test_a_trained_energy_has_the_true_kl(trained):
     assert set(metrics) <= set(METRICS)
     assert metrics["test/kl"] == metrics["test/log_z"] - metrics["test/elbo"]
     assert metrics["test/log_z"] == pytest.approx(1.8775, abs=5e-5)
+    assert metrics["test/elbo_table_1"] == pytest.approx(metrics["test/elbo"], abs=1e-9)  # U1 is not confined
     assert 0 < metrics["test/kl"] < 0.5
     assert 0.2 < metrics["test/mass_left"] < 0.8
     assert [record.update for record in records] == [250, 500]
@@ -120,6 +121,8 @@ def test_every_family_trains_and_learns(family):
     assert result.outcome == "finished"
     assert records[-1].metrics["valid/elbo"] > records[0].metrics["valid/elbo"] - 0.05
     assert result.metrics["test/kl"] > -5 * result.metrics["test/elbo_mc_se"]
+    # ln σ σ is negative: without the factor, the same samples have a larger bound.
+    assert result.metrics["test/elbo_table_1"] > result.metrics["test/elbo"]
 
 
 def test_parameters_without_features_are_shared_and_all_are_trained():

@@ -49,7 +49,7 @@ def planted(spec, left_out=()):
             continue
         for trial in repetitions_of(spec, cell, settings):
             f = F.get(where, -2.0) + 0.01 * trial.index
-            values = {"test__elbo": -f, "test__kl": f + 1.878, "test__log_z": 1.8775}
+            values = {"test__elbo": -f, "test__kl": f + 1.878, "test__log_z": 1.8775, "test__elbo_table_1": 0.5 - f}
             run_id = runs.add(trial, **values, test__mass_left=0.3 + 0.2 * trial.index, test__window_mass=0.999)
             runs.files[run_id, "density.npy"] = array_file([[0.0, 0.1], [0.2, 0.3]])
             runs.files[run_id, "target.npy"] = array_file([[0.0, 0.2], [0.4, 0.5]])
@@ -74,6 +74,7 @@ def test_the_cells_table_has_f_the_true_kl_and_both_modes():
     assert len(lines) == 8
     line = lines["NF (planar), K = 32", "U1"]
     assert line["F"] == "−1.785 ± 0.005 (2)"  # −1.79 and −1.78
+    assert line["F, unconfined"] == "−2.285 ± 0.005 (2)"  # half a nat less, planted
     assert line["KL"] == "0.093 ± 0.005 (2)"  # F + 1.878, planted
     assert line["range of z1 < 0"] == "0.50 to 0.70"
     assert [row.name for row in definitions.rows] == ["U1", "U2"]
