@@ -76,7 +76,8 @@ def check(options: argparse.Namespace) -> int:
 
     project = Project.find()
     path = Path(options.baseline) if options.baseline else project.reports / baseline.BASELINE
-    first = options.update_baseline and not path.exists()
+    # Without one, nothing has been said before; one that is asked for by name must be there.
+    first = not path.exists() and (options.update_baseline or not options.baseline)
     before = {} if first else baseline.read_baseline(path)
     found = judge_claims(project, project.tracking_uri(options.tracking_uri), options.budget)
     now = baseline.verdicts_by_id(found)
@@ -84,7 +85,10 @@ def check(options: argparse.Namespace) -> int:
     print(*verdict_lines(found), sep="\n")
     print(f"{len(found)} claims: {', '.join(f'{number} {verdict}' for verdict, number in counts.items())}")
     changed = [f"  {key}: {old} -> {new}" for key, (old, new) in baseline.changes(before, now).items()]
-    print(f"{len(changed) or 'no'} changes against {_nearby(path)}", *changed, sep="\n")
+    if first and not options.update_baseline:
+        print(f"no baseline at {_nearby(path)} yet: check --update-baseline keeps these verdicts")
+    else:
+        print(f"{len(changed) or 'no'} changes against {_nearby(path)}", *changed, sep="\n")
     if options.update_baseline:
         baseline.write_baseline(path, baseline.updated(before, now))
         print(f"wrote {_nearby(path)}")

@@ -112,6 +112,15 @@ def test_a_claim_that_turns_from_supported_to_contradicted_fails_the_check(proje
     assert main(["check", at(stores["falling"])]) == 0, "from contradicted to supported is no failure"
 
 
+def test_without_a_baseline_nothing_was_said_before(project, stores, capsys):
+    (project / BASELINE).unlink()
+    assert main(["check", at(stores["rising"])]) == 0
+    text = capsys.readouterr().out
+    assert text.endswith(f"no baseline at {BASELINE} yet: check --update-baseline keeps these verdicts\n")
+    assert f"  contradicted {PART}" in text
+    assert not (project / BASELINE).exists()
+
+
 def test_a_baseline_may_stand_elsewhere_and_is_made_by_an_update_only(project, stores, capsys):
     assert main(["check", "--baseline", "elsewhere.json"]) == 2
     assert "elsewhere.json: no such baseline; allowed: a file that" in capsys.readouterr().err
