@@ -14,6 +14,7 @@ from nfstudy.cells import corner_points
 from nfstudy.document import UNKNOWN, Document, Mistake, Place, shown
 from nfstudy.errors import SpecError
 from nfstudy.settings import CHOICES, SETTING_DEFAULTS, Settings
+from nfstudy.settings import SECTIONS as USED_SECTIONS
 from nfstudy.spec import EXHIBIT_NEEDS, Range, Sampling, StudySpec
 
 MAX_BYTES = 256 * 1024
@@ -111,6 +112,9 @@ def _default_budget(budgets: Mapping[str, Any]) -> str:
 
 def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake]:
     """Yield what types cannot say: names that must exist, values each axis may take, exhibits that can be made."""
+    used = USED_SECTIONS[spec.settings.problem]
+    for section in sorted(spec.settings.model_fields_set - set(used)):
+        yield (section,), f"has no use beside '{used[0]}'; allowed: {', '.join(used)}"
     if spec.budget not in spec.budgets:
         yield ("budget",), f"got '{spec.budget}'; allowed: {', '.join(spec.budgets)}"
     axes = [(("grid", path), path, axis) for path, axis in spec.grid.items()]
@@ -148,10 +152,11 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
 def _value_mistakes(settings: Settings, where: Place, path: str, value: Any) -> Iterator[Mistake]:
     """Yield what makes `value` impossible for the setting at `path`, whatever the other settings are."""
     section, *rest = path.split(".")
-    present = getattr(settings, section)
-    if present is None:
-        yield where, f"got {shown(value)}, but the study has no section '{section}'; allowed: a setting of one it has"
+    used = USED_SECTIONS[settings.problem]
+    if section not in used:
+        yield where, f"got {shown(value)}, but the study has no use of '{section}'; allowed: {', '.join(used)}"
         return
+    present = getattr(settings, section)
     record = type(present) if rest else Settings
     field = rest[-1] if rest else section
     base = {key: kept for key, kept in present.model_dump().items() if f"{section}.{key}" in CHOICES} if rest else {}

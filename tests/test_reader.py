@@ -156,8 +156,9 @@ PLANE_MISTAKES = {
     "a section it has not": (
         ("flow.family: [planar]", "data.epsilon: [0.01]"),
         "6:18",
-        ["grid.data.epsilon.0: got 0.01, but the study has no section 'data'"],
+        ["grid.data.epsilon.0: got 0.01, but the study has no use of 'data'", "allowed: energy, q0, flow"],
     ),
+    "a section of images": (("grid:", "model: {latent: 3}\ngrid:"), "4:1", ["model: has no use beside 'energy'"]),
     "an exhibit of images": (("figure-3", "table-2"), "7:12", ["got 'table-2' with no data.name", "data.name mnist"]),
     "a flow without an inverse": (
         ("[planar]", "[planar]\n  flow.constraint: [false]"),
