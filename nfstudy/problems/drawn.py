@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +52,11 @@ class DrawnProblem:
 
     def test(self) -> dict[str, float]:
         """Return the integral of q_K over the window, `window_mass`."""
-        return {"window_mass": window_mass(self._density())}
+        return {"window_mass": window_mass(self._density)}
 
     def files(self) -> dict[str, bytes]:
         """Return q_K(z) on the window's grid, per unit area, as an array and as a picture."""
-        q = self._density()
+        q = self._density
         return {"density.npy": array_file(q), "density.png": image_grid((q / q.max()).numpy()[None], columns=1)}
 
     @torch.no_grad()
@@ -65,8 +66,10 @@ class DrawnProblem:
             noise = torch.randn(head.size, generator=self._generator("drawn", f"step {step}"), dtype=torch.float64)
             head.bias[(step - 1) * head.size : step * head.size] += self.settings.drawn.strength * noise
 
+    @cached_property
     @torch.no_grad()
     def _density(self) -> Tensor:
+        """q_K at `window_grid`."""
         z = window_grid(CELLS)
         parameters = self.flow.parameters_from(z.new_empty(0))
         z_0 = self.flow.inverse(z, parameters)

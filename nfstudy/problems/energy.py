@@ -6,6 +6,7 @@ import copy
 import io
 import math
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -122,14 +123,14 @@ class EnergyProblem:
             "log_z": log_z,
             "kl": log_z - mean,
             "mass_left": left / samples,
-            "window_mass": window_mass(self._window_density()),
+            "window_mass": window_mass(self._window_density),
         }
 
     def files(self) -> dict[str, bytes]:
         """Return the parameters; q_K(z) and p(z) on the window's grid, per unit area, as arrays and as a picture."""
         checkpoint = io.BytesIO()
         torch.save(self.model.state_dict(), checkpoint)
-        q = self._window_density()
+        q = self._window_density
         p = (log_density(self.target, window_grid(CELLS)) - log_normaliser(self.target)).exp()
         return {
             "checkpoint.pt": checkpoint.getvalue(),
@@ -138,7 +139,9 @@ class EnergyProblem:
             "density.png": image_grid((torch.stack([p, q]) / p.max()).numpy(), columns=2),
         }
 
+    @cached_property
     def _window_density(self) -> Tensor:
+        """q_K at `window_grid`; asked for only when the training is over."""
         return copy.deepcopy(self.model).cpu().double().log_density(window_grid(CELLS)).exp()
 
     def _terms(self, noise: Tensor) -> tuple[BoundTerms, Tensor]:

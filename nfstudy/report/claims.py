@@ -19,11 +19,11 @@ from nfstudy.document import Document, shown
 from nfstudy.errors import ReportError
 from nfstudy.records import Positive, Record
 from nfstudy.report.contrasts import combine
-from nfstudy.report.estimates import BOUNDS, Quantity
+from nfstudy.report.estimates import BOUNDS, Quantity, unit_of
 from nfstudy.report.labels import Label, setting_name, setting_text
 from nfstudy.report.paper import Published, find_published
 from nfstudy.report.tables import format_number
-from nfstudy.sections import PATCHES, Family
+from nfstudy.sections import Family
 from nfstudy.spec import Exhibit as ExhibitName
 from nfstudy.spec import Scalar
 
@@ -204,10 +204,8 @@ class Part:
     @property
     def quantity(self) -> Quantity:
         """What is compared, in the unit that it has there."""
-        quantity = QUANTITIES[self.claim.quantity]
-        if "energy.name" in self.where:
-            return replace(quantity, unit="nats")
-        return replace(quantity, unit="nats per patch") if self.where.get("data.name") in PATCHES else quantity
+        data_name = None if "energy.name" in self.where else self.where.get("data.name", "")
+        return replace(QUANTITIES[self.claim.quantity], unit=unit_of(data_name))
 
     @property
     def published(self) -> Published | None:

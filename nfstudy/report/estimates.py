@@ -35,12 +35,18 @@ class Quantity:
 
 FREE_ENERGY = Quantity("F", "Free energy F = −ELBO", "test/elbo", sign=-1)
 KL = Quantity("KL", "KL(q‖p(z|x)) = F + ln p(x)", "test/kl")
+KL_ON_PLANE = Quantity("KL", "KL(q‖p) = F + ln Z", "test/kl")
 NLL = Quantity("−ln p(x)", "−ln p(x)", "test/nll")
 SECONDS = Quantity("seconds", "Training and evaluation", "time/wall_seconds", unit="seconds", decimals=1)
 SPEED = Quantity("updates/s", "Training speed", "time/updates_per_second", unit="1/second", decimals=1)
 
 BOUNDS = (FREE_ENERGY, KL, NLL)
 """The three panels of the paper's Figure 4, in its order."""
+
+
+def unit_of(data_name: str | None) -> str:
+    """Return what F, KL and −ln p(x) are in: nats per image or patch; on the plane, without data, nats."""
+    return "nats" if data_name is None else "nats per patch" if data_name in PATCHES else "nats per image"
 
 
 @dataclass(frozen=True)
@@ -142,14 +148,14 @@ class Results:
 
     @property
     def unit(self) -> str:
-        """What F, KL and −ln p(x) are in: nats per image or patch; of a density on the plane, nats."""
+        """What F, KL and −ln p(x) are in."""
         data = self.study.settings.data
-        return "nats" if data is None else "nats per patch" if data.name in PATCHES else "nats per image"
+        return unit_of(data.name if data else None)
 
     @property
     def bounds(self) -> tuple[Quantity, ...]:
         """F, KL and −ln p(x) in the study's unit; a density on the plane has no −ln p(x)."""
-        found = BOUNDS if self.study.settings.data else (FREE_ENERGY, KL)
+        found = BOUNDS if self.study.settings.data else (FREE_ENERGY, KL_ON_PLANE)
         return tuple(replace(quantity, unit=self.unit) for quantity in found)
 
     @property
