@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nfstudy.flows import make_flow
 from nfstudy.layers import Maxout, draw_weights
 from nfstudy.likelihoods import Bernoulli, Likelihood
+from nfstudy.products import Linear
 from nfstudy.sections import FlowSpec, ModelSpec
 from nfstudy.seeds import derive_seed
 
@@ -47,8 +48,8 @@ class DLGM(nn.Module):
         units = model.hidden // model.maxout if model.hidden_counts == "pieces" else model.hidden
         self.rule = model.initialisation
         self.encoder = _maxout_layers(pixels, units, model)
-        self.mean = nn.Linear(units, model.latent)
-        self.log_variance = nn.Linear(units, model.latent)
+        self.mean = Linear(units, model.latent)
+        self.log_variance = Linear(units, model.latent)
         self.flow = make_flow(flow, model.latent, units)
         self.decoder = _maxout_layers(model.latent, units, model)
         self.likelihood = likelihood(pixels, units, model)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nfstudy.layers import draw_weights
+from nfstudy.products import Linear
 from nfstudy.sections import ModelSpec
 
 INITIAL_VARIANCE = 1.0
@@ -56,7 +57,7 @@ class Bernoulli(Likelihood):
 
     def __init__(self, pixels: int, features: int, model: ModelSpec) -> None:
         super().__init__(pixels, features, model)
-        self.logits = nn.Linear(features, pixels)
+        self.logits = Linear(features, pixels)
 
     def initialise(self, generator: Callable[[str], torch.Generator]) -> None:
         """Draw the logits' weights by `model.initialisation`."""
@@ -89,9 +90,9 @@ class LogitNormal(Likelihood):
     def __init__(self, pixels: int, features: int, model: ModelSpec) -> None:
         super().__init__(pixels, features, model)
         self.floor = model.variance_floor
-        self.location = nn.Linear(features, pixels)
+        self.location = Linear(features, pixels)
         self.excess_bias = nn.Parameter(torch.empty(pixels))
-        self.excess = nn.Linear(features, pixels, bias=False) if model.variance == "network" else None
+        self.excess = Linear(features, pixels, bias=False) if model.variance == "network" else None
 
     def initialise(self, generator: Callable[[str], torch.Generator]) -> None:
         """Draw μ's weights by `model.initialisation`, and start with α near `INITIAL_VARIANCE` + floor."""

@@ -12,6 +12,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from nfstudy.objective import BoundTerms, beta_at, free_energy
+from nfstudy.optimisers import make_optimiser
 from nfstudy.outcomes import EpochRecord, OnEpoch, Outcome
 from nfstudy.problems.base import Problem
 from nfstudy.sections import TrainSpec
@@ -125,17 +126,6 @@ class _Loop:
             nn.utils.clip_grads_with_norm_(self.parameters, self.settings.train.clip_norm, norm)
         self.optimiser.step()
         return norm
-
-
-def make_optimiser(parameters: list[nn.Parameter], train: TrainSpec) -> Optimizer:
-    """Return torch's RMSprop or Adam with the settings' learning rate and constants."""
-    if train.optimiser == "rmsprop":
-        return torch.optim.RMSprop(
-            parameters, lr=train.learning_rate, alpha=train.decay, eps=train.epsilon, momentum=train.momentum
-        )
-    return torch.optim.Adam(
-        parameters, lr=train.learning_rate, betas=(train.beta1, train.beta2), eps=train.epsilon, fused=True
-    )
 
 
 def make_schedule(optimiser: Optimizer, train: TrainSpec) -> LRScheduler | None:

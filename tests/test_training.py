@@ -10,9 +10,10 @@ from nfstudy import schedules
 from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.dlgm import DLGM
 from nfstudy.metrics import METRICS
+from nfstudy.optimisers import make_optimiser
 from nfstudy.problems.images import ImageProblem
 from nfstudy.settings import Settings
-from nfstudy.training import fit, make_optimiser, make_schedule
+from nfstudy.training import fit, make_schedule
 
 PIXELS = 16
 BASE = Settings.model_validate(
@@ -109,7 +110,7 @@ def test_objective_is_annealed_and_the_train_bound_is_not():
     assert metrics["train/beta"] == 0.25 + 1 / 20
 
 
-@pytest.mark.parametrize("flow", ["none", "planar", "radial", "nice-perm", "nice-orth"])
+@pytest.mark.parametrize("flow", ["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"])
 def test_training_is_the_same_bit_for_bit_and_another_repetition_is_not(flow):
     settings = BASE.replace({"flow.family": flow, "flow.length": 2})
     (first, first_records, _), (second, second_records, _) = train(settings), train(settings)

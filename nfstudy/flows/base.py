@@ -9,11 +9,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from nfstudy import kernels
+from nfstudy.products import linear_batch_last
+
 Generators = Callable[[str], torch.Generator]
 """The name of a part -> a CPU generator of its own; the same name always gives the same stream."""
 
 HEAD_SCALE = 1e-3
 """Standard deviation of what an initial head adds to its biases, for features of mean square 1."""
+
+LANES = 4096
+"""Samples of one pass of a loop whose parameters depend on nothing, and so are copied for each sample."""
 
 
 class Flow(nn.Module, ABC):
@@ -93,7 +99,7 @@ class NoFlow(Flow):
 
 
 class StepHead(nn.Linear):
-    """A linear layer from features h (..., F) to n numbers for each of the K steps, (..., K, n): W h / √F + b.
+    """A linear layer from features h (B, F) to n numbers for each of the K steps, (B, K, n): W h / √F + b.
 
     The 1/√F stands outside the weights so that it also scales what an optimiser changes: with steps of one size for
     every weight, as Adam's and RMSprop's are, √F features would else move each of K n parameters √F times too fast,
@@ -108,9 +114,12 @@ class StepHead(nn.Linear):
         self.size = size
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the numbers of all steps, (..., K, n)."""
+        """Return the numbers of all steps, (B, K, n) of features (B, F), batch-last in memory; (K, n) of (0,)."""
+        if features.dim() == 1:
+            return super().forward(features).unflatten(-1, (self.length, self.size))
         scale = self.in_features**-0.5 if self.in_features else 1.0
-        return super().forward(features * scale).unflatten(-1, (self.length, self.size))
+        numbers = linear_batch_last(features * scale, self.weight, self.bias)
+        return numbers.unflatten(0, (self.length, self.size)).permute(2, 0, 1)
 
     @torch.no_grad()
     def initialise_step(self, step: int, bias: Tensor, scale: float, generator: torch.Generator) -> None:
@@ -131,6 +140,37 @@ class StepHead(nn.Linear):
 def draw_normal(weights: Tensor, deviation: float, generator: torch.Generator) -> None:
     """Fill `weights` in place from N(0, deviation²); drawn in float64 on the CPU, whatever their type and device."""
     weights.copy_(deviation * torch.randn(weights.shape, generator=generator, dtype=torch.float64))
+
+
+def fits_lanes(z: Tensor, steps: Tensor) -> bool:
+    """Return whether `over_lanes` takes these."""
+    return kernels.runs_here(z, steps) and z.dim() > 1 and steps.shape[:-2] in ((), z.shape[-2:-1])
+
+
+def over_lanes(
+    chain: Callable[[Tensor, Tensor], tuple[Tensor, ...]], z: Tensor, steps: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Apply a loop of `kernels`, whose arrays are batch-last, to a chain's samples and numbers.
+
+    Arguments:
+        chain: takes z_0 (S, D, B) and the numbers (K, n, B), and returns z_K (S, D, B) and log-determinants (S, B).
+        z: z_0, (..., B, D).
+        steps: the numbers of all steps, (B, K, n), or (K, n) for all samples.
+
+    Returns:
+        z_K, (..., B, D), and the log-determinants, (..., B).
+    """
+    if steps.dim() == 2:
+        pieces = [
+            chain(piece.T.unsqueeze(0), steps.unsqueeze(-1).expand(-1, -1, len(piece)))
+            for piece in z.flatten(0, -2).split(LANES)
+        ]
+        z_K = torch.cat([ends[0].T for ends, _ in pieces])
+        log_det = torch.cat([log_dets[0] for _, log_dets in pieces])
+    else:
+        z_K, log_det = chain(z.reshape(-1, *z.shape[-2:]).transpose(1, 2), steps.permute(1, 2, 0))
+        z_K = z_K.transpose(1, 2)
+    return z_K.reshape(z.shape), log_det.reshape(z.shape[:-1])
 
 
 def require_steps(length: int) -> None:

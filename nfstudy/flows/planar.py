@@ -14,11 +14,14 @@ from nfstudy.flows.base import (
     Flow,
     Generators,
     StepHead,
+    fits_lanes,
     log_nonnegative,
     log_softplus,
+    over_lanes,
     require_steps,
     softplus,
 )
+from nfstudy.kernels.planar import PlanarChain
 
 PLANE_NORM = 2.0
 """Initial ‖w‖ of a chain whose parameters depend on nothing."""
@@ -154,16 +157,23 @@ class PlanarFlow(Flow):
             self.head.initialise_step(step, bias, HEAD_SCALE, stream)
 
     def parameters_from(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Return u (B, K, D), w (B, K, D) and b (B, K) of features (B, F)."""
-        u, w, b = self.head(features).split([self.latent, self.latent, 1], dim=-1)
+        """Return u, w and b of each step side by side, (B, K, 2D + 1), of features (B, F)."""
+        return (self.head(features),)
+
+    def split(self, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return u (B, K, D), w (B, K, D) and b (B, K) of what `parameters_from` returns."""
+        u, w, b = steps.split([self.latent, self.latent, 1], dim=-1)
         return u, w, b.squeeze(-1)
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return z_K, (..., B, D), and the summed log-determinants in nats, (..., B); see `planar_flow`."""
-        return planar_flow(z, *parameters) if self.constraint else free_planar_flow(z, *parameters)
+        (steps,) = parameters
+        if fits_lanes(z, steps):
+            return over_lanes(lambda z, steps: PlanarChain.apply(z, steps, self.constraint), z, steps)
+        return planar_flow(z, *self.split(steps)) if self.constraint else free_planar_flow(z, *self.split(steps))
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return z_0, (..., B, D); see `invert_planar_flow`. Raises ValueError without the constraint."""
         if not self.constraint:
             raise ValueError("constraint false: a planar chain has an inverse only with it")
-        return invert_planar_flow(z, *parameters)
+        return invert_planar_flow(z, *self.split(*parameters))

@@ -1,0 +1,92 @@
+"""Matrix products: where the time of a training step goes, and so where their precision and library are chosen.
+
+On a CPU, torch multiplies float32 matrices by MKL, which leaves half the speed of other makers' processors unused.
+oneDNN, which torch brings along and calls itself for other types and compiled models, does not. So float32 and bfloat16
+products go to oneDNN; others, and those on other devices, go to torch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional
+
+
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None, precision: torch.dtype = torch.float32) -> Tensor:
+    """Return a bᵀ + bias, (M, N), without a gradient.
+
+    Arguments:
+        a: (M, F).
+        b: (N, F).
+        bias: (N,), or none.
+        precision: float32, which changes no operand, or bfloat16, to which float32 operands are rounded. Sums are in
+            float32 either way, and so is the result, which in bfloat16 is rounded before the bias is added.
+    """
+    kind = a.dtype
+    if precision == torch.bfloat16 and kind == torch.float32:
+        rounded = _product(a.bfloat16(), b.bfloat16(), None).to(kind)
+        return rounded if bias is None else rounded.add_(bias)
+    return _product(a, b, bias)
+
+
+def _product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    if a.device.type == "cpu" and a.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return functional.linear(a, b, bias)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, precision: torch.dtype) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.precision = precision
+        return product(x, weight, bias, precision)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        return (
+            product(grad, weight.T, precision=ctx.precision) if needs_x else None,
+            product(grad.T, x.T, precision=ctx.precision) if needs_weight else None,
+            grad.sum(0) if needs_bias else None,
+            None,
+        )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, precision: torch.dtype = torch.float32) -> Tensor:
+    """Return x Wᵀ + b, (..., N), of x (..., F), weight W (N, F) and bias b (N,); precision as in `product`."""
+    return _Linear.apply(x.flatten(0, -2), weight, bias, precision).unflatten(0, x.shape[:-1])
+
+
+class _BatchLast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(weight, x).add_(bias.unsqueeze(-1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            product(grad.T, weight.T) if needs_x else None,
+            product(grad, x.T) if needs_weight else None,
+            grad.sum(-1) if needs_bias else None,
+        )
+
+
+def linear_batch_last(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return (x Wᵀ + b)ᵀ = W xᵀ + b, (N, B), of x (B, F), whose images lie side by side in memory; see `kernels`."""
+    return _BatchLast.apply(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """torch's linear layer, by `linear`, in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        return linear(x, self.weight, self.bias)
