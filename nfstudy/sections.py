@@ -13,7 +13,7 @@ from pydantic import Field
 from nfstudy.records import Count, Fraction, Positive, Record
 from nfstudy.schedules import ConstantSchedule, Schedule
 
-Family = Literal["none", "planar", "radial", "nice-perm", "nice-orth"]
+Family = Literal["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
 Initialisation = Literal["glorot", "he"]
 CONSTRAINED_FAMILIES = ("planar", "radial")
 NICE_FAMILIES = ("nice-perm", "nice-orth")
@@ -129,6 +129,12 @@ class FlowSpec(Record):
     """NICE only: share of the variables that pass a step unchanged; d = ⌊share · D⌋, at least one on each side."""
     coupling_scaling: bool = False
     """NICE only: whether the chain ends with the learned scaling z_i exp(s_i) of Dinh et al. (2014), Section 3.3."""
+    autoregressive_hidden: Annotated[int, Field(ge=1, le=100_000)] = 120
+    """IAF only: tanh units in each hidden layer of an autoregressive network; three a variable at the paper's D."""
+    autoregressive_layers: Annotated[int, Field(ge=1, le=10)] = 1
+    """IAF only: hidden layers of each autoregressive network."""
+    sylvester_columns: Annotated[int, Field(ge=1, le=100_000)] = 8
+    """Sylvester only: M, how many directions a step bends space along; all of them where there are fewer."""
 
 
 class ObjectiveSpec(Record):

@@ -50,6 +50,8 @@ USED_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "flow.constraint": ("flow.family", CONSTRAINED_FAMILIES),
     **{f"flow.coupling_{part}": ("flow.family", NICE_FAMILIES) for part in ("hidden", "layers", "amortised")},
     **{f"flow.coupling_{part}": ("flow.family", NICE_FAMILIES) for part in ("pass", "scaling")},
+    **{f"flow.autoregressive_{part}": ("flow.family", ("iaf",)) for part in ("hidden", "layers")},
+    "flow.sylvester_columns": ("flow.family", ("sylvester",)),
     "objective.beta_start": ("objective.annealing", ("energy", "kl")),
     "objective.anneal_updates": ("objective.annealing", ("energy", "kl")),
     "train.momentum": ("train.optimiser", ("rmsprop",)),
@@ -58,6 +60,12 @@ USED_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "train.beta2": ("train.optimiser", ("adam",)),
     "evaluation.test_images": ("problem", ("images",)),
 }
+
+WHY_TWO = {
+    **dict.fromkeys(NICE_FAMILIES, "splits the latent variables in two"),
+    "iaf": "lets a latent variable depend on those before it",
+}
+"""Flow family that needs two latent variables -> what it does with them."""
 
 
 class Settings(Record):
@@ -138,7 +146,7 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         yield from _impossible_images(settings, settings.data)
     elif not settings.flow.constraint and settings.flow.family in CONSTRAINED_FAMILIES:
         yield "flow.constraint", False, "true on the plane, where densities need the inverse of the flow"
-    elif settings.drawn and settings.flow.family in NICE_FAMILIES:
+    elif settings.drawn and settings.flow.family not in ("none", *CONSTRAINED_FAMILIES):
         yield "flow.family", settings.flow.family, "none, planar or radial with drawn"
     elif settings.objective.annealing == "kl":
         yield "objective.annealing", "kl", "energy or none on the plane, where there is no likelihood"
@@ -154,8 +162,8 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
 def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str, Any, str]]:
     model, flow = settings.model, settings.flow
     train, _, test = data.examples()
-    if flow.family in NICE_FAMILIES and flow.length > 0 and model.latent < 2:
-        allowed = f"at least 2 with flow.family {flow.family}, which splits the latent variables in two"
+    if flow.family in WHY_TWO and flow.length > 0 and model.latent < 2:
+        allowed = f"at least 2 with flow.family {flow.family}, which {WHY_TWO[flow.family]}"
         yield "model.latent", model.latent, allowed
     if data.training_split != "train" and (data.name in PATCHES or data.binarisation == "dynamic"):
         allowed = "train, where training images are drawn anew and validation images are not"

@@ -109,6 +109,17 @@ def test_settings_that_a_choice_makes_idle_move_no_key(choice):
     assert keys(STUDY.replace("updates: 100", "updates: 100, beta1: 0.5")) == keys()
 
 
+@pytest.mark.parametrize(
+    ("family", "choice"),
+    [("iaf", "autoregressive_hidden: 7"), ("iaf", "autoregressive_layers: 2"), ("sylvester", "sylvester_columns: 2")],
+)
+def test_settings_of_a_family_beyond_the_paper_move_its_keys_alone(family, choice):
+    text = STUDY.replace("[planar, nice-perm]", f"[planar, nice-perm, {family}]")
+    before, after = keys(text), keys(text.replace("grid:", f"flow: {{{choice}}}\ngrid:"))
+    assert keys().items() <= before.items()
+    assert {label for label, key in before.items() if after[label] == key} == set(keys())
+
+
 def test_the_constraint_makes_cells_of_the_families_that_have_one_alone():
     constrained = STUDY.replace("model.latent: [2, 40]", "flow.constraint: [true, false]")
     cells = expand_cells(study(constrained), "laptop")

@@ -17,6 +17,8 @@ FLOWS = {
     "radial": FlowSpec(family="radial", length=3),
     "nice-perm": FlowSpec(family="nice-perm", length=3),
     "nice-orth": FlowSpec(family="nice-orth", length=3),
+    "iaf": FlowSpec(family="iaf", length=3, autoregressive_hidden=8),
+    "sylvester": FlowSpec(family="sylvester", length=3, sylvester_columns=2),
 }
 every_flow = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS.keys())
 

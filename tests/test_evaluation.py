@@ -156,14 +156,15 @@ def test_bound_terms_have_their_closed_form_means():
     assert bound["elbo"] == pytest.approx(terms, abs=1e-12)
 
 
-FAMILIES = ["none", "planar", "radial", "nice-perm", "nice-orth"]
+FAMILIES = ["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_flow_posterior_meets_the_exact_ln_p_of_a_blind_decoder(family):
     # With all logits 0, ln p(x) = −N ln 2 whatever the flow, so a wrong log-determinant shows; a wide q0 keeps the
     # weights' variance finite.
-    model = DLGM(6, ModelSpec(latent=2, hidden=8, layers=1, maxout=2), FlowSpec(family=family, length=4)).double()
+    flow = FlowSpec(family=family, length=4, autoregressive_hidden=8)
+    model = DLGM(6, ModelSpec(latent=2, hidden=8, layers=1, maxout=2), flow).double()
     model.initialise(1, 1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():

@@ -9,19 +9,25 @@ import torch
 
 from nfstudy.flows import FLOWS, make_flow
 from nfstudy.flows.base import NoFlow, log_nonnegative, log_softplus, softplus
+from nfstudy.flows.iaf import iaf_flow, invert_iaf_flow
 from nfstudy.flows.nice import NiceOrthFlow, NicePermFlow, count_passing, invert_nice_flow, nice_flow
 from nfstudy.flows.planar import invert_planar_flow, planar_flow
 from nfstudy.flows.radial import invert_radial_flow, radial_flow
+from nfstudy.flows.sylvester import invert_sylvester_flow, sylvester_flow
 from nfstudy.sections import Family, FlowSpec
 
 FAMILIES = [family for family in FLOWS if family != "none"]
-DEEP = {"family": "nice-perm", "coupling_layers": 2, "coupling_pass": 0.3, "coupling_scaling": True}
-CHAINS = [*FAMILIES, "nice-deep"]
-"""The families at their defaults, and NICE at the other choices that the paper leaves open."""
+CHOICES = {
+    "nice-deep": {"family": "nice-perm", "coupling_layers": 2, "coupling_pass": 0.3, "coupling_scaling": True},
+    "iaf-deep": {"family": "iaf", "autoregressive_layers": 2},
+    "sylvester-one": {"family": "sylvester", "sylvester_columns": 1},
+}
+CHAINS = [*FAMILIES, *CHOICES]
+"""The families at their defaults, and at other choices."""
 
 
 def with_two_layers(function):
-    """A pure function of NICE whose second hidden layer is two more tensors, as all other parameters are tensors."""
+    """A pure function of NICE or IAF with a second hidden layer as two more tensors, as all other parameters are."""
     return lambda *arguments: function(*arguments[:-2], *((argument,) for argument in arguments[-2:]))
 
 
@@ -31,6 +37,10 @@ PURE = {
     "nice-perm": nice_flow,
     "nice-orth": nice_flow,
     "nice-deep": with_two_layers(nice_flow),
+    "iaf": iaf_flow,
+    "iaf-deep": with_two_layers(iaf_flow),
+    "sylvester": sylvester_flow,
+    "sylvester-one": sylvester_flow,
 }
 INVERSE = {
     "planar": invert_planar_flow,
@@ -38,6 +48,10 @@ INVERSE = {
     "nice-perm": invert_nice_flow,
     "nice-orth": invert_nice_flow,
     "nice-deep": with_two_layers(invert_nice_flow),
+    "iaf": invert_iaf_flow,
+    "iaf-deep": with_two_layers(invert_iaf_flow),
+    "sylvester": invert_sylvester_flow,
+    "sylvester-one": invert_sylvester_flow,
 }
 FEATURES = 16
 
@@ -51,8 +65,9 @@ def draw(*shape, seed=0, dtype=torch.float64):
 
 
 def flow_of(family, latent=5, length=4, features=FEATURES):
-    choices = DEEP if family == "nice-deep" else {"family": family}
-    flow = make_flow(FlowSpec(length=length, coupling_hidden=7, **choices), latent, features).double()
+    choices = CHOICES.get(family, {"family": family})
+    spec = FlowSpec(length=length, coupling_hidden=7, autoregressive_hidden=7, **choices)
+    flow = make_flow(spec, latent, features).double()
     flow.initialise(generator)
     return flow
 
@@ -67,6 +82,12 @@ def random_arguments(family, latent, length, scale, images=()):
             scale * draw(*images, length, *shape, seed=seed) for seed, shape in enumerate([(latent,), (), ()], 1)
         )
         return [z0, softplus(alpha), beta]
+    if family.startswith("sylvester"):
+        columns = 1 if family == "sylvester-one" else min(latent, 3)
+        shapes = [(latent, columns), (columns, columns), (columns,)]
+        return [scale * draw(*images, length, *shape, seed=seed) for seed, shape in enumerate(shapes, 1)]
+    if family.startswith("iaf"):
+        return random_autoregression(family, latent, length, scale, images)
     draw_mixing = (NiceOrthFlow if family == "nice-orth" else NicePermFlow).draw_mixing
     mixing = torch.stack([draw_mixing(latent, generator(f"mixing {k}")) for k in range(length)])
     first, hidden = count_passing(latent, 0.3) if family == "nice-deep" else latent // 2, 6
@@ -80,8 +101,24 @@ def random_arguments(family, latent, length, scale, images=()):
     return [mixing, *(scale * draw(*shape, seed=seed) for seed, shape in enumerate(shapes, 1))]
 
 
+def random_autoregression(family, latent, length, scale, images, hidden=6):
+    """Those of IAF, its W_out so small that no gate closes so far that rounding hides what it lets through."""
+    order = torch.stack([torch.randperm(latent, generator=generator(f"order {k}")) for k in range(length)])
+    shapes = [
+        (length, hidden, latent),
+        (*images, length, hidden),
+        (length, 2 * latent, hidden),
+        (length, 2 * latent),
+        *([(length, hidden, hidden), (length, hidden)] if family == "iaf-deep" else []),
+    ]
+    drawn = [scale * draw(*shape, seed=seed) for seed, shape in enumerate(shapes, 1)]
+    drawn[2] *= 0.2
+    drawn[3] *= 0.2
+    return [order, *drawn]
+
+
 def is_possible(family, latent):
-    return latent >= 2 or not family.startswith("nice")
+    return latent >= 2 or not family.startswith(("nice", "iaf"))
 
 
 def jacobian_log_det(step, z):
@@ -263,7 +300,7 @@ def test_length_zero_is_no_flow(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_chain_without_steps_is_refused(family):
-    extra = {"hidden": 7} if family.startswith("nice") else {}
+    extra = {"sylvester": {"columns": 3}}.get(family, {"hidden": 7} if family.startswith(("nice", "iaf")) else {})
     with pytest.raises(ValueError, match="length 0: allowed: at least 1"):
         FLOWS[family](latent=5, length=0, features=FEATURES, **extra)
 
@@ -273,8 +310,8 @@ def test_the_families_are_those_that_a_study_may_name():
 
 
 def test_an_unknown_family_is_refused():
-    spec = FlowSpec.model_construct(family="sylvester", length=2, coupling_hidden=7)
-    with pytest.raises(ValueError, match="sylvester: allowed: none, planar, radial, nice-perm, nice-orth"):
+    spec = FlowSpec.model_construct(family="spline", length=2, coupling_hidden=7)
+    with pytest.raises(ValueError, match="spline: allowed: none, planar, radial, nice-perm, nice-orth, iaf, sylvester"):
         make_flow(spec, 5, FEATURES)
 
 

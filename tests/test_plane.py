@@ -27,7 +27,7 @@ SETTINGS = Settings.model_validate(
     }
 )
 DRAWN = Settings.model_validate({"drawn": {"density": "normal"}, "flow": {"family": "radial", "length": 2}, "seed": 3})
-FAMILIES = ["none", "planar", "radial", "nice-perm", "nice-orth"]
+FAMILIES = ["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
 
 
 def run(settings, stage="repetition", index=1):
@@ -166,6 +166,7 @@ def test_what_the_plane_cannot_have_is_refused(changes, message):
         SETTINGS.replace(changes)
 
 
-def test_a_drawn_flow_cannot_be_nice():
+@pytest.mark.parametrize("family", ["nice-perm", "iaf", "sylvester"])
+def test_a_drawn_flow_is_one_of_figure_1(family):
     with pytest.raises(ValueError, match="none, planar or radial with drawn"):
-        DRAWN.replace({"flow.family": "nice-perm"})
+        DRAWN.replace({"flow.family": family})

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nfstudy.flows.base import Flow, NoFlow
+from nfstudy.flows.iaf import IafFlow
 from nfstudy.flows.nice import NiceFlow, NiceOrthFlow, NicePermFlow
 from nfstudy.flows.planar import PlanarFlow
 from nfstudy.flows.radial import RadialFlow
+from nfstudy.flows.sylvester import SylvesterFlow
 
 if TYPE_CHECKING:
     from nfstudy.sections import FlowSpec
@@ -18,6 +20,8 @@ FLOWS: dict[str, type[Flow]] = {
     "radial": RadialFlow,
     "nice-perm": NicePermFlow,
     "nice-orth": NiceOrthFlow,
+    "iaf": IafFlow,
+    "sylvester": SylvesterFlow,
 }
 """Family name -> class."""
 
@@ -49,4 +53,8 @@ def make_flow(spec: FlowSpec, latent: int, features: int) -> Flow:
             spec.coupling_pass,
             spec.coupling_scaling,
         )
+    if issubclass(family, IafFlow):
+        return family(latent, spec.length, features, spec.autoregressive_hidden, spec.autoregressive_layers)
+    if issubclass(family, SylvesterFlow):
+        return family(latent, spec.length, features, spec.sylvester_columns)
     return family(latent, spec.length, features, spec.constraint)

@@ -14,6 +14,8 @@ FAMILY_NAMES = {
     "radial": "NF (radial)",
     "nice-perm": "NICE-perm",
     "nice-orth": "NICE-orth",
+    "iaf": "IAF",
+    "sylvester": "Sylvester",
 }
 """Flow family in a study file -> its name in tables and legends."""
 
@@ -27,6 +29,9 @@ SETTING_NAMES = {
     "flow.coupling_layers": "coupling layers",
     "flow.coupling_pass": "share that passes",
     "flow.coupling_scaling": "final scaling",
+    "flow.autoregressive_hidden": "autoregressive units",
+    "flow.autoregressive_layers": "autoregressive layers",
+    "flow.sylvester_columns": "M",
     "objective.beta_start": "β start",
 }
 """Dotted paths whose last part does not make a good name."""
