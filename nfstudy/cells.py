@@ -45,7 +45,7 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         """Return dotted path -> value of the settings in use, a searched one's value being its search."""
-        flat = self.settings.flat()
+        flat = self.settings.identity()
         if self.search:
             sampling = self.search.sampler.model_dump()
             for path, axis in self.search.space.items():
@@ -91,7 +91,7 @@ class Trial:
 
 def settings_digest(settings: Settings) -> str:
     """Return the first 16 hex digits of the SHA-256 of fully resolved settings."""
-    return _digest(settings.canonical().flat())
+    return _digest(settings.canonical().identity())
 
 
 def _digest(content: Mapping[str, Any]) -> str:

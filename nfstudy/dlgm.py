@@ -41,17 +41,25 @@ class DLGM(nn.Module):
         model: sizes of the latent space (D) and of the networks.
         flow: family and length of the normalizing flow.
         likelihood: the kind of p(x|z).
+        precision: of the Maxout layers' matrix products while training; all else is in float32.
     """
 
-    def __init__(self, pixels: int, model: ModelSpec, flow: FlowSpec, likelihood: type[Likelihood] = Bernoulli) -> None:
+    def __init__(
+        self,
+        pixels: int,
+        model: ModelSpec,
+        flow: FlowSpec,
+        likelihood: type[Likelihood] = Bernoulli,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         units = model.hidden // model.maxout if model.hidden_counts == "pieces" else model.hidden
         self.rule = model.initialisation
-        self.encoder = _maxout_layers(pixels, units, model)
+        self.encoder = _maxout_layers(pixels, units, model, precision)
         self.mean = Linear(units, model.latent)
         self.log_variance = Linear(units, model.latent)
         self.flow = make_flow(flow, model.latent, units)
-        self.decoder = _maxout_layers(model.latent, units, model)
+        self.decoder = _maxout_layers(model.latent, units, model, precision)
         self.likelihood = likelihood(pixels, units, model)
 
     def initialise(self, base_seed: int, repetition: int) -> None:
@@ -111,6 +119,6 @@ class DLGM(nn.Module):
         return self.likelihood.picture(self.decoder(z))
 
 
-def _maxout_layers(inputs: int, units: int, model: ModelSpec) -> nn.Sequential:
+def _maxout_layers(inputs: int, units: int, model: ModelSpec, precision: torch.dtype) -> nn.Sequential:
     sizes = [inputs] + [units] * model.layers
-    return nn.Sequential(*(Maxout(sizes[i], sizes[i + 1], model.maxout) for i in range(model.layers)))
+    return nn.Sequential(*(Maxout(sizes[i], sizes[i + 1], model.maxout, precision) for i in range(model.layers)))

@@ -304,7 +304,7 @@ def _digest(study: StudySpec, budget: str) -> str:
     """Return what an edit of the study changes, if the trials from before it are no trials of what it is now."""
     axes = {path: axis.model_dump() if isinstance(axis, Range) else axis for path, axis in study.grid.items()}
     search = study.search.model_dump() if study.search else None
-    content = [KEY_VERSION, axes, search, budget_settings(study, budget).flat()]
+    content = [KEY_VERSION, axes, search, budget_settings(study, budget).identity()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 

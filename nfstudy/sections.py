@@ -165,6 +165,14 @@ class TrainSpec(Record):
     clip_norm: Positive | None = None
     """Scale gradients down to this norm where they exceed it; null is never."""
     schedule: Schedule = ConstantSchedule(name="constant")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Images only: to what the operands of the Maxout layers' matrix products are rounded while training. Weights, the
+    heads of q0 and the flow, the chain, the likelihood and all evaluation are in float32 either way."""
+    averaging: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
+    """Decay d of w̄ ← d w̄ + (1 − d) w after each update, d no more than (1 + t)/(10 + t) at first; what is validated,
+    tested and kept is then w̄. Null is the weights themselves."""
+    keep: Literal["last", "best"] = "last"
+    """What is tested: the weights after the last update, or those of the epoch with the best validation bound."""
 
 
 class EvaluationSpec(Record):

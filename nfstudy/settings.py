@@ -58,8 +58,13 @@ USED_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "train.decay": ("train.optimiser", ("rmsprop",)),
     "train.beta1": ("train.optimiser", ("adam",)),
     "train.beta2": ("train.optimiser", ("adam",)),
+    "train.precision": ("problem", ("images",)),
     "evaluation.test_images": ("problem", ("images",)),
 }
+
+YOUNGER: dict[str, Any] = {"train.precision": "float32", "train.averaging": None, "train.keep": "last"}
+"""Settings younger than `cells.KEY_VERSION`, and the value of each that means what was done before there was a choice.
+At that value they are no part of a cell's identity, so that runs made before keep their place."""
 
 WHY_TWO = {
     **dict.fromkeys(NICE_FAMILIES, "splits the latent variables in two"),
@@ -127,6 +132,10 @@ class Settings(Record):
         idle = set(self._idle())
         used = flatten(self.model_dump(include=set(self._sections)))
         return {path: value for path, value in used if path not in idle}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what of `flat` tells these settings from others; see `YOUNGER`."""
+        return {path: value for path, value in self.flat().items() if (path, value) not in YOUNGER.items()}
 
     @property
     def _sections(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+from nfstudy.averages import Averages, put
 from nfstudy.objective import BoundTerms, beta_at, free_energy
 from nfstudy.optimisers import make_optimiser
 from nfstudy.outcomes import EpochRecord, OnEpoch, Outcome
@@ -51,7 +53,8 @@ def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch) -> TrainingEnd:
         on_epoch: told of every epoch; False ends the training there.
 
     Returns:
-        How it ended. After a divergence the problem holds the last finite parameters, or those that failed validation.
+        How it ended. A finished problem holds the parameters that `train.averaging` and `train.keep` ask for; after a
+        divergence, the last finite ones or those that failed validation.
     """
     loop = _Loop(problem, settings)
     total = settings.train.updates
@@ -67,6 +70,7 @@ def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch) -> TrainingEnd:
                 return TrainingEnd("pruned", loop.update, f"pruned after epoch {epoch}", seconds)
     except DivergenceError as error:
         return TrainingEnd("diverged", loop.update, str(error), seconds)
+    loop.settle()
     return TrainingEnd("finished", loop.update, "", seconds)
 
 
@@ -79,6 +83,10 @@ class _Loop:
         self.parameters = problem.parameters()
         self.optimiser = make_optimiser(self.parameters, settings.train)
         self.schedule = make_schedule(self.optimiser, settings.train)
+        decay = settings.train.averaging
+        self.averages = Averages(self.parameters, decay) if decay and self.parameters else None
+        self.best: tuple[float, list[Tensor]] | None = None
+        """The best validation bound and its weights, where those are to be kept."""
         self.update = 0
         """Updates done, or begun while one is under way."""
 
@@ -93,6 +101,8 @@ class _Loop:
             energies = free_energy(terms, beta_at(self.update, spec), spec.annealing)
             self.update += 1
             norm = self._descend(energies.mean())
+            if self.averages:
+                self.averages.follow(self.update)
             means = torch.stack([*terms, energies]).detach().mean(-1).double()
             sums = means if sums is None else sums + means
             count += 1
@@ -106,11 +116,21 @@ class _Loop:
         }
 
     def validate(self) -> dict[str, float]:
-        """Return the valid/* metrics; raises DivergenceError."""
-        bound = self.problem.validate()
-        if not math.isfinite(bound["elbo"]):
-            raise DivergenceError(f"valid/elbo is {bound['elbo']} after update {self.update}")
+        """Return the valid/* metrics, and remember the weights if they are the best; raises DivergenceError."""
+        with self.averages.in_place() if self.averages else nullcontext():
+            bound = self.problem.validate()
+            if not math.isfinite(bound["elbo"]):
+                raise DivergenceError(f"valid/elbo is {bound['elbo']} after update {self.update}")
+            if self.settings.train.keep == "best" and (self.best is None or bound["elbo"] > self.best[0]):
+                self.best = bound["elbo"], [weight.detach().clone() for weight in self.parameters]
         return {f"valid/{name}": value for name, value in bound.items()}
+
+    def settle(self) -> None:
+        """Put in place the weights that the training is to end with."""
+        if self.best:
+            put(self.best[1], self.parameters)
+        elif self.averages:
+            put(self.averages.means, self.parameters)
 
     def _descend(self, loss: Tensor) -> Tensor:
         """Take one step and return the gradient's norm before clipping; a step that is not finite is not taken."""

@@ -4,7 +4,9 @@ import pytest
 
 from nfstudy.cells import Trial, budget_repetitions, expand_cells, repetitions_of, settings_digest, total_runs
 from nfstudy.reader import parse_study
+from nfstudy.sections import DataSpec
 from nfstudy.seeds import derive_seed
+from nfstudy.settings import SETTING_DEFAULTS, YOUNGER, Settings
 
 STUDY = """\
 study: example
@@ -152,3 +154,13 @@ def test_seeds_are_pinned_and_their_parts_do_not_run_together():
     assert derive_seed(1, "a", 1, 2) != derive_seed(1, "a", 12)
     assert len({derive_seed(base, purpose, rep) for base in (1, 2) for purpose in "ab" for rep in (1, 2)}) == 8
     assert all(0 <= derive_seed(1, "a", i) < 2**63 for i in range(100))
+
+
+def test_settings_younger_than_the_keys_move_none_at_the_value_they_had_before():
+    plain = Settings(data=DataSpec(name="digits"))
+    assert all(SETTING_DEFAULTS[path] == value for path, value in YOUNGER.items())
+    assert settings_digest(plain) == settings_digest(plain.replace(YOUNGER))
+    others = {"train.precision": "bfloat16", "train.averaging": 0.99, "train.keep": "best"}
+    assert set(others) == set(YOUNGER)
+    digests = {settings_digest(plain.replace({path: value})) for path, value in others.items()}
+    assert len(digests | {settings_digest(plain)}) == 1 + len(others)

@@ -10,6 +10,7 @@ from nfstudy import schedules
 from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.dlgm import DLGM
 from nfstudy.metrics import METRICS
+from nfstudy.objective import bound_terms
 from nfstudy.optimisers import make_optimiser
 from nfstudy.problems.images import ImageProblem
 from nfstudy.settings import Settings
@@ -35,8 +36,8 @@ def tiny_dataset(train=10, levels=1):
 class RecordingModel(DLGM):
     """Keeps every minibatch it is trained on."""
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
         self.batches = []
 
     def infer(self, x):
@@ -47,7 +48,8 @@ class RecordingModel(DLGM):
 
 def train(settings=BASE, dataset=None, repetition=1, on_epoch=lambda record: True, model_class=DLGM):
     records = []
-    model = model_class(PIXELS, settings.model, settings.flow)
+    precision = getattr(torch, settings.train.precision)
+    model = model_class(PIXELS, settings.model, settings.flow, precision=precision)
     model.initialise(settings.seed, repetition)
     problem = ImageProblem(settings, dataset or tiny_dataset(), repetition, "cpu", model)
 
@@ -307,3 +309,57 @@ def test_one_cycle_leaves_the_momentum_alone():
     optimiser = make_optimiser([torch.nn.Parameter(torch.zeros(1))], settings.train)
     make_schedule(optimiser, settings.train)
     assert optimiser.param_groups[0]["momentum"] == 0.6
+
+
+def test_averaged_weights_are_the_running_mean_of_all_updates():
+    decay, settings = 0.8, BASE.replace({"train.updates": 7})
+    after = [weights(train(settings.replace({"train.updates": n}))[0]).double() for n in range(1, 8)]
+    model = DLGM(PIXELS, BASE.model, BASE.flow)
+    model.initialise(BASE.seed, 1)
+    mean = weights(model).double()
+    for update, live in enumerate(after, start=1):
+        d = min(decay, (1 + update) / (10 + update))
+        mean = d * mean + (1 - d) * live
+    averaged, records, _ = train(settings.replace({"train.averaging": decay}))
+    torch.testing.assert_close(weights(averaged).double(), mean, rtol=1e-6, atol=1e-7)
+    # Averages are looked at, not trained on: the training metrics are those of the plain run.
+    plain_records = train(settings)[1]
+    of_training = [{k: v for k, v in r.metrics.items() if k.startswith("train/")} for r in records]
+    assert of_training == [{k: v for k, v in r.metrics.items() if k.startswith("train/")} for r in plain_records]
+    assert records[-1].metrics["valid/elbo"] != plain_records[-1].metrics["valid/elbo"]
+
+
+@pytest.mark.parametrize("averaging", [None, 0.5])
+def test_the_best_weights_by_the_validation_bound_are_kept(averaging):
+    # So high a learning rate makes the bound fall and rise again.
+    settings = BASE.replace({"train.learning_rate": 0.3, "train.updates": 40, "train.averaging": averaging})
+    _, records, _ = train(settings)
+    bounds = [record.metrics["valid/elbo"] for record in records]
+    best = max(range(len(bounds)), key=bounds.__getitem__)
+    assert best < len(bounds) - 1
+    until_best, _, _ = train(settings.replace({"train.updates": records[best].update}))
+    kept, _, end = train(settings.replace({"train.keep": "best"}))
+    assert torch.equal(weights(kept), weights(until_best))
+    assert end.outcome == "finished"
+
+
+def test_bfloat16_rounds_what_maxout_layers_multiply_in_training_and_nothing_after():
+    settings = BASE.replace({"flow.family": "planar", "flow.length": 2, "train.precision": "bfloat16"})
+    model, records, _ = train(settings)
+    plain, plain_records, _ = train(settings.replace({"train.precision": "float32"}))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    rounded, exact = (r[-1].metrics["train/elbo"] for r in (records, plain_records))
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.01)
+    x = torch.tensor(tiny_dataset().test, dtype=torch.float32)
+    model.eval()
+    evaluated = model.infer(x)
+    model.train()
+    while_training = model.infer(x)
+    assert not torch.equal(evaluated.mean, while_training.mean)
+    assert {part.dtype for part in (*while_training[:2], *while_training.flow_parameters)} == {torch.float32}
+    terms = bound_terms(model, x, torch.zeros(len(x), 2))
+    assert {term.dtype for term in terms} == {torch.float32}
+    # Evaluation is that of the same weights in a model of float32.
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(plain.infer(x).mean, evaluated.mean)

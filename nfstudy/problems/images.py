@@ -44,7 +44,8 @@ class ImageProblem:
         self.device = device
         if model is None:
             likelihood = LogitNormal if settings.data.name in PATCHES else Bernoulli
-            model = DLGM(dataset.train.shape[1], settings.model, settings.flow, likelihood)
+            precision = getattr(torch, settings.train.precision)
+            model = DLGM(dataset.train.shape[1], settings.model, settings.flow, likelihood, precision)
             model.initialise(settings.seed, repetition)
         self.model = model.to(device)
         self.images = torch.tensor(self.dataset.train, device=device)
@@ -56,6 +57,7 @@ class ImageProblem:
 
     def training_terms(self, epoch: int, updates: int) -> Iterator[BoundTerms]:
         """Yield the terms (batch,) of each minibatch, one posterior sample an image."""
+        self.model.train()
         noise_stream = self._generator("posterior noise", epoch)
         for x in self._batches(epoch, updates):
             noise = torch.randn(len(x), self.settings.model.latent, generator=noise_stream)
@@ -63,10 +65,12 @@ class ImageProblem:
 
     def validate(self) -> dict[str, float]:
         """Return the bound on the validation images."""
+        self.model.eval()
         return evaluate_bound(self.model, self.dataset.valid, derive_seed(self.settings.seed, "evaluation", "valid"))
 
     def test(self) -> dict[str, float]:
         """Return `evaluation.LikelihoodEstimates` on the test images."""
+        self.model.eval()
         evaluation = self.settings.evaluation
         seed = derive_seed(self.settings.seed, "evaluation", "test")
         images = self.dataset.test[: evaluation.test_images]
@@ -74,6 +78,7 @@ class ImageProblem:
 
     def files(self) -> dict[str, bytes]:
         """Return the weights, and pictures of samples and reconstructions."""
+        self.model.eval()
         checkpoint = io.BytesIO()
         torch.save(self.model.state_dict(), checkpoint)
         return {
