@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint clean
+.PHONY: help install quickstart test bench lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -27,6 +27,14 @@ quickstart: $(VENV)/.installed  ## run studies/quickstart.yaml, from data to rep
 
 test: lint  ## install what the tests need and run them
 	$(PYTHON) -m pytest
+
+# A peer that will not install must not keep the others from being timed: it is then named as missing.
+$(VENV)/.peers: $(VENV)/.installed
+	@$(INSTALL) -e '.[bench]' || for peer in normflows pyro-ppl pythae flowjax; do $(INSTALL) $$peer || true; done
+	@touch $@
+
+bench: $(VENV)/.peers  ## time it against other libraries; tables and figures go to reports/benchmarks
+	$(PYTHON) -m benchmarks
 
 lint: $(VENV)/.tested  ## check style, names, annotations and docstrings
 	@$(VENV)/bin/ruff check . || { echo "mend most of it with: $(VENV)/bin/ruff check --fix ."; exit 1; }

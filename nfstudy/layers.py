@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from nfstudy import kernels
 from nfstudy.kernels.maxout import largest, scatter
-from nfstudy.products import Linear, linear
+from nfstudy.products import Linear, linear, product
 from nfstudy.sections import Initialisation
 
 
@@ -33,43 +33,49 @@ class Maxout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., units)."""
         precision = self.precision if self.training else torch.float32
-        return maxout(linear(x, self.pieces.weight, self.pieces.bias, precision), self.window)
+        layer = _Maxout.apply if kernels.runs_here(x, self.pieces.weight) else plain_maxout
+        units = layer(x.flatten(0, -2), self.pieces.weight, self.pieces.bias, self.window, precision)
+        return units.unflatten(0, x.shape[:-1])
 
     def initialise(self, rule: Initialisation, generator: torch.Generator) -> None:
         """Draw the weights; fan_out counts units, not pieces, since one piece of a window carries the gradient."""
         draw_weights(self.pieces, self.units, rule, generator)
 
 
-def maxout(pieces: Tensor, window: int) -> Tensor:
-    """Return the largest of each `window` consecutive pieces, (..., U), of (..., U · window)."""
-    flat = pieces.flatten(0, -2)
-    units = _Maxout.apply(flat, window) if kernels.runs_here(pieces) else plain_maxout(flat, window)
-    return units.unflatten(0, pieces.shape[:-1])
-
-
-def plain_maxout(pieces: Tensor, window: int) -> Tensor:
-    """Return the same of (B, U · window) by torch's own pooling, the reference of the compiled loops."""
-    return functional.max_pool1d(pieces, window)
+def plain_maxout(x: Tensor, weight: Tensor, bias: Tensor, window: int, precision: torch.dtype) -> Tensor:
+    """Return the units (B, U) of x (B, F), weight (U · window, F) and bias (U · window,), without the loops."""
+    return functional.max_pool1d(linear(x, weight, bias, precision), window)
 
 
 class _Maxout(torch.autograd.Function):
+    """`plain_maxout` with the pieces batch-last in memory, and so its units too."""
+
     @staticmethod
-    def forward(ctx: FunctionCtx, pieces: Tensor, window: int) -> Tensor:
-        pieces = pieces.contiguous()
-        units = pieces.new_empty(len(pieces), pieces.shape[1] // window)
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, window: int, precision: torch.dtype
+    ) -> Tensor:
+        pieces = product(weight, x, precision=precision)
+        units = pieces.new_empty(len(pieces) // window, len(x))
         winner = torch.empty_like(units, dtype=torch.int32)
-        largest(pieces.numpy(), window, units.numpy(), winner.numpy())
-        ctx.save_for_backward(winner)
-        ctx.window = window
-        return units
+        largest(pieces.numpy(), bias.detach().numpy(), units.numpy(), winner.numpy())
+        ctx.save_for_backward(x, weight, winner)
+        ctx.precision = precision
+        return units.T
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        (winner,) = ctx.saved_tensors
-        pieces = grad.new_empty(len(grad), grad.shape[1] * ctx.window)
-        scatter(grad.contiguous().numpy(), winner.numpy(), ctx.window, pieces.numpy())
-        return pieces, None
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, winner = ctx.saved_tensors
+        pieces = grad.new_empty(len(weight), len(x))
+        scatter(grad.T.contiguous().numpy(), winner.numpy(), pieces.numpy())
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        return (
+            product(pieces.T, weight.T, precision=ctx.precision) if needs_x else None,
+            product(pieces, x.T, precision=ctx.precision) if needs_weight else None,
+            pieces.sum(-1) if needs_bias else None,
+            None,
+            None,
+        )
 
 
 def draw_weights(linear: nn.Linear, fan_out: int, rule: Initialisation, generator: torch.Generator) -> None:

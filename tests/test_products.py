@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nfstudy.layers import maxout, plain_maxout
+from nfstudy.layers import Maxout, _Maxout, plain_maxout
 from nfstudy.optimisers import FusedRMSprop
 from nfstudy.products import Linear, linear, linear_batch_last, product
 
@@ -69,14 +69,28 @@ def test_bfloat16_rounds_the_operands_and_nothing_else():
     assert not torch.equal(result, product(a, b, bias))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("window", [1, 2, 4, 5])
-@pytest.mark.parametrize("shape", [(3,), (2, 7)])
-def test_maxout_is_torchs_pooling(shape, window):
-    pieces = draw(*shape, 6 * window)
-    pieces[..., : 2 * window] = 0.25  # ties: the first of them has the gradient
-    reference = gradients(lambda x: plain_maxout(x.flatten(0, -2), window).unflatten(0, shape), pieces)
-    for ours, theirs in zip(gradients(lambda x: maxout(x, window), pieces), reference, strict=True):
-        assert torch.equal(ours, theirs)
+@pytest.mark.parametrize("batch", [1, 7, 100])
+def test_the_loops_of_maxout_are_torchs_pooling(batch, window, dtype):
+    # Small whole numbers have exact sums and many ties, of which the first has the gradient.
+    shapes = ((batch, 11), (6 * window, 11), (6 * window,))
+    inputs = [draw(*shape, dtype=dtype, seed=seed).round() for seed, shape in enumerate(shapes)]
+
+    def run(function):
+        return gradients(lambda x, weight, bias: function(x, weight, bias, window, torch.float32), *inputs)
+
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-5
+    torch.testing.assert_close(run(_Maxout.apply), run(plain_maxout), rtol=tolerance, atol=tolerance)
+
+
+def test_a_nan_piece_makes_its_unit_nan():
+    layer = Maxout(2, 3, 4)
+    layer.initialise("he", torch.Generator().manual_seed(1))
+    for piece in (0, 5, 11):
+        with torch.no_grad():
+            layer.pieces.bias.zero_()[piece] = torch.nan
+        assert layer(draw(5, 2)).isnan().any(0).tolist() == [piece // 4 == unit for unit in range(3)]
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])

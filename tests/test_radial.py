@@ -93,7 +93,7 @@ def test_a_step_is_injective_along_a_ray(beta):
 def test_a_step_starts_where_beta_hat_is_zero_and_alpha_the_usual_distance():
     flow = RadialFlow(latent=36, length=3, features=16).double()
     flow.initialise(lambda name: torch.Generator().manual_seed(int(name.removeprefix("step "))))
-    z0, alpha, beta = flow.parameters_from(torch.zeros(1, 16, dtype=torch.float64))
+    z0, alpha, beta = flow.split(*flow.parameters_from(torch.zeros(1, 16, dtype=torch.float64)))
     assert alpha.flatten().tolist() == pytest.approx([6, 6, 6])
     assert constrain_beta(beta, alpha).flatten().tolist() == pytest.approx([0, 0, 0], abs=1e-14)
     assert z0.std().item() == pytest.approx(1, abs=4 / (2 * 108) ** 0.5)

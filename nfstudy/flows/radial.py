@@ -12,11 +12,14 @@ from nfstudy.flows.base import (
     Flow,
     Generators,
     StepHead,
+    fits_lanes,
     log_nonnegative,
     log_softplus,
+    over_lanes,
     require_steps,
     softplus,
 )
+from nfstudy.kernels.radial import RadialChain
 
 
 def radial_flow(z: Tensor, z0: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,16 +117,23 @@ class RadialFlow(Flow):
             self.head.initialise_step(step, torch.cat([z0, z0.new_tensor([raw, identity])]), HEAD_SCALE, stream)
 
     def parameters_from(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Return z0 (B, K, D), α (B, K) and unconstrained β (B, K) of features (B, F)."""
-        z0, alpha, beta = self.head(features).split([self.latent, 1, 1], dim=-1)
+        """Return z0, what gives α, and β of each step side by side, (B, K, D + 2), of features (B, F)."""
+        return (self.head(features),)
+
+    def split(self, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return z0 (B, K, D), α (B, K) and unconstrained β (B, K) of what `parameters_from` returns."""
+        z0, alpha, beta = steps.split([self.latent, 1, 1], dim=-1)
         return z0, softplus(alpha.squeeze(-1)), beta.squeeze(-1)
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return z_K, (..., B, D), and the summed log-determinants in nats, (..., B); see `radial_flow`."""
-        return radial_flow(z, *parameters) if self.constraint else free_radial_flow(z, *parameters)
+        (steps,) = parameters
+        if fits_lanes(z, steps):
+            return over_lanes(lambda z, steps: RadialChain.apply(z, steps, self.constraint), z, steps)
+        return radial_flow(z, *self.split(steps)) if self.constraint else free_radial_flow(z, *self.split(steps))
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return z_0, (..., B, D); see `invert_radial_flow`. Raises ValueError without the constraint."""
         if not self.constraint:
             raise ValueError("constraint false: a radial chain has an inverse only with it")
-        return invert_radial_flow(z, *parameters)
+        return invert_radial_flow(z, *self.split(*parameters))

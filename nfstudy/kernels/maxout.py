@@ -1,4 +1,4 @@
-"""The largest of each `window` consecutive numbers, and where it stood: the loops of `layers.maxout`."""
+"""The largest of each `window` consecutive numbers, and where it stood: the loops of `layers.maxout_layer`."""
 
 from __future__ import annotations
 
@@ -8,23 +8,32 @@ from nfstudy.kernels import COMPILED
 
 
 @njit(**COMPILED)
-def largest(pieces, window, units, winner):
-    """Fill units (B, U) with the largest of each window of pieces (B, U · window), winner (B, U) with its index."""
-    for row in range(units.shape[0]):
-        for unit in range(units.shape[1]):
-            best, at = pieces[row, unit * window], 0
-            for i in range(1, window):
-                piece = pieces[row, unit * window + i]
-                at = i if piece > best else at
-                best = piece if piece > best else best
-            units[row, unit] = best
-            winner[row, unit] = at
+def largest(pieces, bias, units, winner):
+    """Fill units (U, B) with the largest of each window of pieces + bias, winner (U, B) with its first index.
+
+    pieces are (U · window, B), bias is (U · window,).
+    """
+    window = len(pieces) // len(units)
+    for unit in range(units.shape[0]):
+        start = unit * window
+        for image in range(units.shape[1]):
+            units[unit, image] = pieces[start, image] + bias[start]
+            winner[unit, image] = 0
+        for i in range(1, window):
+            for image in range(units.shape[1]):
+                piece = pieces[start + i, image] + bias[start + i]
+                # Written so that a NaN is taken, and kept.
+                best = units[unit, image]
+                kept = (piece <= best) | (best != best)
+                units[unit, image] = best if kept else piece
+                winner[unit, image] = winner[unit, image] if kept else i
 
 
 @njit(**COMPILED)
-def scatter(grad, winner, window, pieces):
-    """Fill pieces (B, U · window) with the gradient (B, U) where the largest stood, and 0 elsewhere."""
-    for row in range(grad.shape[0]):
-        for unit in range(grad.shape[1]):
-            for i in range(window):
-                pieces[row, unit * window + i] = grad[row, unit] if winner[row, unit] == i else 0
+def scatter(grad, winner, pieces):
+    """Fill pieces (U · window, B) with the gradient (U, B) where the largest stood, and 0 elsewhere."""
+    window = len(pieces) // len(grad)
+    for unit in range(grad.shape[0]):
+        for i in range(window):
+            for image in range(grad.shape[1]):
+                pieces[unit * window + i, image] = grad[unit, image] if winner[unit, image] == i else 0

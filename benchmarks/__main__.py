@@ -1,0 +1,112 @@
+"""`python -m benchmarks [NAME ...]`: time nfstudy against its peers, print tables and write `reports/benchmarks/`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks.timing import ONE_THREAD, one_core
+
+if TYPE_CHECKING:
+    from benchmarks.result import Result
+
+REPORTS = Path(__file__).parents[1] / "reports"
+
+
+class Benchmark(NamedTuple):
+    """Something to be measured."""
+
+    about: str
+    measure: Callable[[bool], Result]
+    """Whether to be quick -> what was found."""
+    one_core: bool = True
+    """Whether it compares libraries, which then share one core by turns."""
+    by_name: bool = False
+    """Whether it is left out unless it is named."""
+
+
+def _module(name: str) -> Callable[[bool], Result]:
+    """Return a module's `measure`, which is imported only when it is called."""
+    return lambda quick: import_module(f"benchmarks.{name}").measure(quick)
+
+
+def _store(quick: bool) -> Result:
+    """Hold what commands on a large store take against their limits; quick, on a store of one run a cell."""
+    from benchmarks.big_store import CELLS
+    from benchmarks.result import Result, Verdict
+    from benchmarks.store import RUNS, measure
+
+    rows = measure(CELLS if quick else RUNS)
+    verdicts = []
+    for row in rows:
+        within = row["seconds"] <= row["limit"] and row["peak_megabytes"] <= row["limit_megabytes"]
+        found = f"{row['seconds']:.1f} s, {row['peak_megabytes']:.0f} MB"
+        asked = f"at most {row['limit']:g} s and {row['limit_megabytes']:g} MB"
+        verdicts.append(Verdict(row["what"], found, asked, within))
+    return Result("commands on a large store", rows, verdicts)
+
+
+BENCHMARKS = {
+    "flows": Benchmark("each flow family against normflows, pyro, pythae and flowjax", _module("flows")),
+    "scaling": Benchmark("time against K and against the batch", _module("scaling")),
+    "likelihood": Benchmark("−ln p(x) by importance sampling against pythae", _module("likelihood")),
+    "store": Benchmark(
+        "reports and status from a store of 10,000 runs, for which it takes 8 GB of disk; only if named",
+        _store,
+        one_core=False,
+        by_name=True,
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmarks that were named, or all that need not be; return the exit code, which no timing changes."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all but store without one"
+    )
+    parser.add_argument("--list", action="store_true", help="say what there is, and stop")
+    parser.add_argument("--quick", action="store_true", help="few rounds and sizes: whether it runs, not how fast")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: reports/benchmarks; nowhere if --quick)")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in BENCHMARKS:
+            parser.error(f"NAME {name}: allowed: {', '.join(BENCHMARKS)}")
+    if options.list:
+        for name, benchmark in BENCHMARKS.items():
+            print(f"{name:12} {benchmark.about}")
+        return 0
+    folder = options.out or (None if options.quick else REPORTS / "benchmarks")
+    for name in options.names or [name for name, benchmark in BENCHMARKS.items() if not benchmark.by_name]:
+        _run(name, options.quick, folder)
+    return 0
+
+
+def _run(name: str, quick: bool, folder: Path | None) -> None:
+    from rich.console import Console
+
+    from benchmarks.result import as_tables, save
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    benchmark = BENCHMARKS[name]
+    with one_core() if benchmark.one_core else nullcontext():
+        result = benchmark.measure(quick)
+    for table in as_tables(result):
+        console.print(table)
+    for peer in result.missing:
+        console.print(f"missing: {peer}", markup=False, highlight=False)
+    if folder:
+        for path in save(name, result, folder, quick):
+            console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    # Before torch or jax is imported, and inherited by the processes that are started.
+    os.environ.update(ONE_THREAD)
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""−ln p(x) by importance sampling against pythae's `get_nll`: the same weights, as many samples, the same answers."""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.peers import find_peers
+from benchmarks.result import Result, Row, Verdict
+from benchmarks.timing import Plan, ratio, spread, take_turns
+from nfstudy.dlgm import DLGM
+from nfstudy.evaluation import evaluate_likelihood
+from nfstudy.sections import FlowSpec, ModelSpec
+
+PIXELS = 784
+LENGTHS = (0, 80)
+LEAST = 20.0
+"""How many times faster than pythae."""
+GAIN = 0.1
+"""Shrinks some initial weights, so that q_K is near p(z|x): no sample outweighs all others, and errors are known."""
+STIR = 0.3
+"""Standard deviation of what is added to a step's parameters, times √K."""
+MANY = 10_000
+"""Images of MNIST's test set."""
+MOST_GROWTH = 64
+"""MB by which memory may grow from some images to `MANY`."""
+
+
+class Size(NamedTuple):
+    """How much is computed."""
+
+    samples: int
+    """S, importance samples an image."""
+    images: int
+    """Of ours, which go in blocks."""
+    their_images: int
+    """Of pythae, which go one by one."""
+    plan: Plan
+
+
+FULL = Size(samples=5000, images=100, their_images=2, plan=Plan(rounds=5, turn=0))
+QUICK = Size(samples=200, images=20, their_images=2, plan=Plan(rounds=3, turn=0))
+
+
+def make_model(length: int) -> DLGM:
+    """Return the model of Section 6.2 with a planar chain of K steps, whose parameters are the same for all images.
+
+    That is what pythae can do. Our head is computed nevertheless, its weights being 0 and its biases the parameters.
+    """
+    model = DLGM(PIXELS, ModelSpec(), FlowSpec(family="planar" if length else "none", length=length))
+    model.initialise(0, 1)
+    with torch.no_grad():
+        for layer in (model.likelihood.logits, model.mean):
+            layer.weight.mul_(GAIN)
+        if length:
+            head = model.flow.head
+            head.weight.zero_()
+            # Every step begins as the identity; so many steps together then move a z by about its own length.
+            head.bias.add_(
+                STIR * length**-0.5 * torch.randn(head.bias.shape, generator=torch.Generator().manual_seed(0))
+            )
+    return model
+
+
+def draw_images(count: int) -> np.ndarray:
+    """Return random bits, (count, 784)."""
+    return np.random.default_rng(0).integers(0, 2, size=(count, PIXELS), dtype=np.int8).astype(np.float32)
+
+
+def measure(quick: bool) -> Result:
+    """Time both estimators, and ours on the whole of a test set.
+
+    Arguments:
+        quick: few samples, images and rounds.
+    """
+    size = QUICK if quick else FULL
+    peers, missing = find_peers(("pythae",))
+    rows: list[Row] = []
+    verdicts: list[Verdict] = []
+    for length in LENGTHS if peers else ():
+        row = race(length, size)
+        rows.append(row)
+        what = f"K = {length}, {size.samples} samples: pythae's time an image over ours"
+        verdicts.append(
+            Verdict(
+                what, f"{row['times_as_fast']:.1f} times", f"at least {LEAST:g} times", row["times_as_fast"] >= LEAST
+            )
+        )
+        what = f"K = {length}: difference of −ln p(x), in standard errors"
+        verdicts.append(Verdict(what, f"{row['difference_se']:.2f}", "at most 4", abs(row["difference_se"]) <= 4))
+    for length in LENGTHS:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            seconds, before, after = process.submit(_whole_test_set, length, size).result()
+        what = f"K = {length}: {MANY:,} images of {size.samples} samples, told from {size.images} images"
+        found = f"{seconds / 60:.1f} minutes, {before:.0f} MB for {size.images} images, {after:.0f} MB for all"
+        verdicts.append(Verdict(what, found, f"at most {MOST_GROWTH} MB more for all", after - before <= MOST_GROWTH))
+    title = f"−ln p(x), {PIXELS} pixels, {size.samples} importance samples, one thread"
+    return Result(title, rows, verdicts, [f"{peer.name}: {peer.reason}" for peer in missing])
+
+
+def race(length: int, size: Size) -> Row:
+    """Time an image of ours and of pythae's by turns, and compare what both say of the same images."""
+    from benchmarks.peers.pythae import log_likelihood, wrap_model  # It may be missing.
+
+    model, images = make_model(length), draw_images(size.images)
+    theirs = wrap_model(model)
+    few = images[: size.their_images]
+    seconds = take_turns(
+        {
+            "ours": partial(evaluate_likelihood, model, images, size.samples, 0),
+            "theirs": partial(log_likelihood, theirs, few, size.samples),
+        },
+        size.plan,
+    )
+    our_time = [second / len(images) for second in seconds["ours"]]
+    their_time = [second / len(few) for second in seconds["theirs"]]
+    times = ratio(their_time, our_time)
+    torch.manual_seed(0)
+    answer = evaluate_likelihood(model, few, size.samples, 0)
+    their_nll = -log_likelihood(theirs, few, size.samples)
+    return {
+        "K": length,
+        "our_ms": 1e3 * spread(our_time).median,
+        "their_ms": 1e3 * spread(their_time).median,
+        "times_as_fast": times.median,
+        "times_lower": times.lower,
+        "times_upper": times.upper,
+        "our_nats": answer.nll,
+        "their_nats": their_nll,
+        "error_nats": answer.nll_mc_se,
+        "difference_se": (answer.nll - their_nll) / (math.sqrt(2) * answer.nll_mc_se),
+    }
+
+
+def _whole_test_set(length: int, size: Size) -> tuple[float, float, float]:
+    """Return seconds for `MANY` images, told from fewer, and the process's largest memory in MB with few and with all.
+
+    Images go in blocks of one size, so that time grows with their number; all of them are met with 2 samples each.
+    """
+    torch.set_num_threads(1)
+    model, images = make_model(length), draw_images(MANY)
+    few = images[: size.images]
+    evaluate_likelihood(model, few, 2, 0)
+    start = time.perf_counter()
+    evaluate_likelihood(model, few, size.samples, 0)
+    seconds = time.perf_counter() - start
+    before = _peak_megabytes()
+    evaluate_likelihood(model, images, 2, 0)
+    return seconds * MANY / len(few), before, _peak_megabytes()
+
+
+def _peak_megabytes() -> float:
+    """Return the most memory that this process has held, from Linux; NaN elsewhere.
+
+    `getrusage` would also count what the parent held when it started this process.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return math.nan
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024

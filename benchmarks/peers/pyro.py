@@ -1,0 +1,120 @@
+"""Pyro (Bingham et al. 2019): conditional transforms with parameters of each row's own, and others with shared ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from pyro.distributions import transforms
+from pyro.nn import ConditionalAutoRegressiveNN
+from torch import Tensor, nn
+from torch.distributions import Transform
+
+from benchmarks.contest import HIDDEN, Contest, Contestant, Outcome, torch_contestant
+
+CONTEXT = 1
+"""Width of what moves each autoregressive network: the least, for the work of a wider one is that of our head."""
+
+
+def contestants(contest: Contest) -> Sequence[Contestant]:
+    """Return its planar and radial chains, both kinds; its IAF, which a context moves; its shared Sylvester flow."""
+    torch.manual_seed(0)
+    if contest.family == "planar":
+        order, conditional, shared = (2, 0, 1), transforms.ConditionalPlanar, transforms.Planar
+        given = contest.planar
+    elif contest.family == "radial":
+        order, conditional, shared = (0, 1, 2), transforms.ConditionalRadial, transforms.Radial
+
+        def given(amortised: bool) -> Sequence:
+            z0, alpha, beta = contest.radial(amortised)
+            return z0, torch.tensor(alpha).expm1().log().numpy(), beta
+
+    elif contest.family == "iaf":
+        return [_iaf(contest)]
+    elif contest.family == "sylvester":
+        return [_sylvester(contest)]
+    else:
+        return []
+    return [
+        _amortised(contest, conditional, given(True), order),
+        _shared(contest, shared, given(False), order),
+    ]
+
+
+def _amortised(
+    contest: Contest, kind: Callable[[Callable], nn.Module], numbers: Sequence, order: Sequence[int]
+) -> Contestant:
+    """Return a conditional chain whose network gives the numbers as they are: it takes no time.
+
+    Each step's are tensors of their own, so that their gradients need not be put together.
+    """
+    columns = [torch.tensor(x) for x in numbers]
+    steps = []
+    for k in range(contest.length):
+        step = [columns[i][:, k] if columns[i].dim() == 3 else columns[i][:, k, None] for i in order]
+        steps.append(tuple(x.contiguous().requires_grad_() for x in step))
+    conditionals = [kind(_as_given) for _ in steps]
+
+    def chain(z: Tensor) -> Outcome:
+        return _through([flow.condition(step) for flow, step in zip(conditionals, steps, strict=True)], z)
+
+    return torch_contestant("pyro", True, chain, [x for step in steps for x in step], contest)
+
+
+def _as_given(context: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return context
+
+
+def _shared(contest: Contest, kind: Callable[[int], nn.Module], numbers: Sequence, order: Sequence[int]) -> Contestant:
+    flows = nn.ModuleList(kind(contest.latent) for _ in range(contest.length))
+    names = [name for name, _ in flows[0].named_parameters()]
+    columns = [torch.tensor(numbers[i]) for i in order]
+    for k, flow in enumerate(flows):
+        flow.load_state_dict({name: x[k].reshape(flow.get_parameter(name).shape) for name, x in _by(names, columns)})
+    return torch_contestant(
+        "pyro", False, lambda z: _through(flows, z), list(flows.parameters()), contest, note="shared parameters"
+    )
+
+
+def _by(names: Sequence[str], columns: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+    return list(zip(names, columns, strict=True))
+
+
+def _iaf(contest: Contest) -> Contestant:
+    """Return the form with the gate σ, of eq. (14) in Kingma et al. (2016), each step with its own random order."""
+    context = torch.randn(contest.batch, CONTEXT, requires_grad=True)
+    networks = [ConditionalAutoRegressiveNN(contest.latent, CONTEXT, [HIDDEN["iaf"]]) for _ in range(contest.length)]
+    flows = nn.ModuleList(transforms.ConditionalAffineAutoregressive(network, stable=True) for network in networks)
+    return torch_contestant(
+        "pyro",
+        True,
+        lambda z: _through([flow.condition(context) for flow in flows], z),
+        [context, *flows.parameters()],
+        contest,
+        same=False,
+        note=f"ReLU; {CONTEXT} feature of the image enters each network",
+    )
+
+
+def _sylvester(contest: Contest) -> Contestant:
+    flows = nn.ModuleList(transforms.sylvester(contest.latent) for _ in range(contest.length))
+    return torch_contestant(
+        "pyro",
+        False,
+        lambda z: _through(flows, z),
+        list(flows.parameters()),
+        contest,
+        same=False,
+        note=f"shared parameters; {contest.latent // 2 + 1} reflections; its log-determinant is wrong",
+    )
+
+
+def _through(flows: Sequence[Transform], z: Tensor) -> Outcome:
+    # Transforms remember what they last made of a tensor by its identity: a new one has them compute again.
+    z = z.view_as(z)
+    log_det = z.new_zeros(z.shape[:-1])
+    for flow in flows:
+        out = flow(z)
+        log_det = log_det + flow.log_abs_det_jacobian(z, out)
+        z = out
+    return z, log_det

@@ -1,0 +1,135 @@
+"""pythae (Chadebec et al. 2022): parameters are shared by all rows, and nothing keeps its planar steps invertible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from pythae.models import VAE_LinNF, VAE_LinNF_Config
+from pythae.models.base.base_utils import ModelOutput
+from pythae.models.nn import BaseDecoder, BaseEncoder
+from pythae.models.normalizing_flows import (
+    IAF,
+    IAFConfig,
+    PlanarFlow,
+    PlanarFlowConfig,
+    RadialFlow,
+    RadialFlowConfig,
+)
+from torch import Tensor, nn
+
+from benchmarks.contest import HIDDEN, Contest, Contestant, Outcome, torch_contestant
+from nfstudy.dlgm import DLGM
+from nfstudy.flows.planar import constrain_u
+
+BATCH = 1000
+"""Samples in a batch of `get_nll`."""
+
+
+def contestants(contest: Contest) -> Sequence[Contestant]:
+    """Return its planar, radial or IAF chain."""
+    torch.manual_seed(0)
+    size = (contest.latent,)
+    if contest.family == "planar":
+        u, w, b = map(torch.tensor, contest.planar(amortised=False))
+        layers = planar_layers(constrain_u(u, w)[0], w, b)
+        note = "shared parameters; no constraint; 1e-4 inside the logarithm"
+        return [_contestant(contest, layers, list(layers), True, note)]
+    if contest.family == "radial":
+        layers = nn.ModuleList()
+        for z0, alpha, beta in zip(*map(torch.tensor, contest.radial(amortised=False)), strict=True):
+            layer = RadialFlow(RadialFlowConfig(input_dim=size))
+            layer.load_state_dict({"x0": z0[None], "log_alpha": alpha.log()[None], "beta": beta[None]})
+            layers.append(layer)
+        return [_contestant(contest, layers, list(layers), True, "shared parameters")]
+    if contest.family == "iaf":
+        made = {"n_made_blocks": contest.length, "n_hidden_in_made": 1, "hidden_size": HIDDEN["iaf"]}
+        flow = IAF(IAFConfig(input_dim=size, **made))
+        # Its `inverse` is the direction in which Kingma et al. (2016) sample; `forward` takes D passes a step.
+        return [_contestant(contest, flow, [flow.inverse], False, "shared parameters; ReLU; no gate")]
+    return []
+
+
+def planar_layers(u: Tensor, w: Tensor, b: Tensor) -> nn.ModuleList:
+    """Return layers f(z) = z + u tanh(wᵀz + b), as its `VAE_LinNF` holds them.
+
+    Arguments:
+        u: (K, D); taken as it is, without the constraint.
+        w: (K, D).
+        b: (K,).
+    """
+    layers = nn.ModuleList()
+    for u_k, w_k, b_k in zip(u, w, b, strict=True):
+        layer = PlanarFlow(PlanarFlowConfig(input_dim=tuple(u_k.shape), activation="tanh"))
+        layer.load_state_dict({"u": u_k[None], "w": w_k[None], "b": b_k[None]})
+        layers.append(layer)
+    return layers
+
+
+def _contestant(
+    contest: Contest, weights: nn.Module, steps: Sequence[Callable[[Tensor], ModelOutput]], same: bool, note: str
+) -> Contestant:
+    def chain(z: Tensor) -> Outcome:
+        log_det = z.new_zeros(len(z))
+        for step in steps:
+            output = step(z)
+            z = output.out
+            log_det = log_det + output.log_abs_det_jac
+        return z, log_det
+
+    return torch_contestant("pythae", False, chain, list(weights.parameters()), contest, same, note)
+
+
+class _Encoder(BaseEncoder):
+    """q0(z_0|x) of one of our models."""
+
+    def __init__(self, model: DLGM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> ModelOutput:
+        features = self.model.encoder(x)
+        return ModelOutput(embedding=self.model.mean(features), log_covariance=self.model.log_variance(features))
+
+
+class _Decoder(BaseDecoder):
+    """The means p(x_i = 1|z) of one of our models."""
+
+    def __init__(self, model: DLGM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: Tensor) -> ModelOutput:
+        return ModelOutput(reconstruction=self.model.decode(z))
+
+
+@torch.no_grad()
+def wrap_model(model: DLGM) -> VAE_LinNF:
+    """Return a `VAE_LinNF` with the networks and, if it has any, the planar steps of one of our models of bits.
+
+    The steps' parameters must be the same for all images: the biases of the head, whose weights are 0.
+    """
+    sizes = {"input_dim": (model.likelihood.logits.out_features,), "latent_dim": model.mean.out_features}
+    config = VAE_LinNF_Config(**sizes, reconstruction_loss="bce", flows=[])
+    peer = VAE_LinNF(config, encoder=_Encoder(model), decoder=_Decoder(model))
+    if model.flow.length:
+        numbers = model.flow.head.bias.unflatten(0, (model.flow.length, -1))
+        u, w, b = numbers.split([model.flow.latent, model.flow.latent, 1], dim=-1)
+        peer.net = planar_layers(constrain_u(u, w)[0], w, b.squeeze(-1))
+    return peer.eval()
+
+
+@torch.no_grad()
+def log_likelihood(model: VAE_LinNF, images: np.ndarray, samples: int) -> float:
+    """Return the mean of ln p(x) in nats, which is what `get_nll` returns in spite of its name.
+
+    Its batches, by default of 100 samples, are as large as it is fastest with; it leaves out what fills no batch.
+
+    Raises:
+        ValueError: `samples` is more than a batch, and no multiple of one.
+    """
+    batch = min(samples, BATCH)
+    if samples % batch:
+        raise ValueError(f"{samples} samples; allowed: at most {BATCH}, or a multiple")
+    return float(model.get_nll(torch.tensor(images), n_samples=samples, batch_size=batch))

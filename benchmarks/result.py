@@ -1,0 +1,112 @@
+"""What a benchmark found, where it ran, and the files and tables that say so."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from nfstudy.provenance import code_state, environment
+from nfstudy.report.figures import render
+
+Row = Mapping[str, str | float | int | bool]
+
+LIBRARIES = ("torch", "numpy", "numba", "normflows", "pyro-ppl", "pythae", "flowjax", "jax")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A number that was asked for beside the one that was found."""
+
+    what: str
+    found: str
+    asked: str
+    met: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """A benchmark's outcome."""
+
+    title: str
+    rows: Sequence[Row]
+    """Of the same keys, in the order of the table's columns; a key's unit is its last word."""
+    verdicts: Sequence[Verdict] = ()
+    missing: Sequence[str] = ()
+    """Of libraries or families that are not there: the name and the reason."""
+    figure: Figure | None = None
+
+
+def machine() -> dict[str, str]:
+    """Return what the numbers depend on beside the code, and which code it was: no names, no paths."""
+    found = environment()
+    kept = {key: found[key] for key in ("processor", "cores", "platform", "python")}
+    kept |= {name: found.get(f"package {name}", "not installed") for name in LIBRARIES}
+    state = code_state()
+    kept["threads"] = os.environ.get("OMP_NUM_THREADS", "not limited")
+    kept["xla_flags"] = os.environ.get("XLA_FLAGS", "none")
+    return {**kept, "commit": state.commit + (" with changes" if state.dirty else "")}
+
+
+def save(name: str, result: Result, folder: Path, quick: bool) -> list[Path]:
+    """Write `<name>.csv`, `<name>.json` and, if there is a figure, `<name>.png`; return their paths.
+
+    Arguments:
+        name: of the benchmark.
+        result: what it found.
+        folder: made where it is missing.
+        quick: whether few rounds were timed, which the JSON then says.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    table, record = folder / f"{name}.csv", folder / f"{name}.json"
+    pd.DataFrame(result.rows).to_csv(table, index=False, float_format="%.6g")
+    content = {
+        "benchmark": name,
+        "title": result.title,
+        "quick": quick,
+        "machine": machine(),
+        "missing": list(result.missing),
+        "verdicts": [asdict(verdict) for verdict in result.verdicts],
+        "rows": [dict(row) for row in result.rows],
+    }
+    record.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    paths = [table, record]
+    if result.figure is not None:
+        paths.append(folder / f"{name}.png")
+        paths[-1].write_bytes(render(result.figure, "png"))
+    return paths
+
+
+def as_tables(result: Result) -> list[Table]:
+    """Return the rows, and the verdicts if there are any, as tables for a terminal."""
+    tables = []
+    if result.rows:
+        tables.append(_table(result.title, result.rows))
+    if result.verdicts:
+        rows = [
+            {"asked for": v.what, "found": v.found, "asked": v.asked, "": "met" if v.met else "missed"}
+            for v in result.verdicts
+        ]
+        tables.append(_table("asked and found", rows))
+    return tables
+
+
+def _table(title: str, rows: Sequence[Row]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for key, value in rows[0].items():
+        table.add_column(key.replace("_", " "), justify="left" if isinstance(value, str | bool) else "right")
+    for row in rows:
+        table.add_row(*(_text(value) for value in row.values()))
+    return table
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
