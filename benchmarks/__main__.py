@@ -55,6 +55,9 @@ def _store(quick: bool) -> Result:
 BENCHMARKS = {
     "flows": Benchmark("each flow family against normflows, pyro, pythae and flowjax", _module("flows")),
     "scaling": Benchmark("time against K and against the batch", _module("scaling")),
+    "step": Benchmark(
+        "a training step against its matrix products, and with its chain against without", _module("step")
+    ),
     "likelihood": Benchmark("−ln p(x) by importance sampling against pythae", _module("likelihood")),
     "store": Benchmark(
         "reports and status from a store of 10,000 runs, for which it takes 8 GB of disk; only if named",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pandas as pd
@@ -9,11 +10,11 @@ import pandas as pd
 from nfstudy.errors import SpecError
 from nfstudy.project import Project
 from nfstudy.reader import read_studies
-from nfstudy.report.claims import read_claims
+from nfstudy.report.claims import QUANTITIES, read_claims
 from nfstudy.report.estimates import Results, gather_results
 from nfstudy.report.ledger import ClaimVerdict, evaluate
 from nfstudy.spec import StudySpec
-from nfstudy.tracking import load_frame
+from nfstudy.stores import load_frame
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple
     if budget and budget not in known:
         raise SpecError(f"--budget {budget}: no study has it; allowed: {', '.join(known)}")
     wanted = dict.fromkeys(claim.study for claim in claims if claim.study in studies)
-    results = {name: _gather(studies[name], project, uri, budget) for name in wanted}
+    metrics = {QUANTITIES[claim.quantity].column for claim in claims}
+    results = {name: _gather(studies[name], project, uri, budget, metrics) for name in wanted}
     return tuple(verdict for claim in claims for verdict in evaluate([claim], results.get(claim.study)))
 
 
-def _gather(study: StudySpec, project: Project, uri: str, budget: str | None) -> Results:
+def _gather(study: StudySpec, project: Project, uri: str, budget: str | None, metrics: Collection[str]) -> Results:
     chosen = budget if budget in study.budgets else study.budget
-    return gather_results(study, chosen, _Rows(load_frame(uri, study.study)), project.is_running(study.study))
+    rows = _Rows(load_frame(uri, study.study, metrics))
+    return gather_results(study, chosen, rows, project.is_running(study.study))

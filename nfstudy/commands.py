@@ -23,6 +23,8 @@ from nfstudy.spec import Sampling, StudySpec
 
 IN_LABELS = ("flow.family", "flow.length", "model.latent", "energy.name", "drawn.density")
 """Settings that a cell's label tells."""
+NEEDED = ("time/wall_seconds",)
+"""Metrics from which the time left is told."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,11 +45,11 @@ def report(options: argparse.Namespace) -> int:
     if options.all:
         return _report_all(options)
     from nfstudy.report.build import build_report
-    from nfstudy.tracking import open_store
+    from nfstudy.stores import open_runs
 
     study, budget = _read(options)
     project = Project.find()
-    runs = open_store(project.tracking_uri(options.tracking_uri)).runs(study.study)
+    runs = open_runs(project.tracking_uri(options.tracking_uri))(study.study)
     folder = Path(options.output) if options.output else project.report(study.study)
     active = project.is_running(study.study)
     print(f"report: {_nearby(build_report(study, budget, runs, folder, options.partial, active))}")
@@ -56,11 +58,11 @@ def report(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Say of each cell whether it is done, running, failed, diverged or missing, and how long the rest takes."""
-    from nfstudy.tracking import load_frame
+    from nfstudy.stores import load_frame
 
     study, budget = _read(options)
     project = Project.find()
-    frame = load_frame(project.tracking_uri(options.tracking_uri), study.study)
+    frame = load_frame(project.tracking_uri(options.tracking_uri), study.study, NEEDED)
     active = project.is_running(study.study)
     print(f"{study.study}, budget {budget}{', at work now' if active else ''}")
     expected = project.read_costs(study.study) | logged_seconds(frame)
@@ -108,7 +110,7 @@ def ui(options: argparse.Namespace) -> int:
 
 def _report_all(options: argparse.Namespace) -> int:
     from nfstudy.report.front import build_front
-    from nfstudy.tracking import open_store
+    from nfstudy.stores import open_runs
 
     for name in ("budget", "output"):
         if getattr(options, name):
@@ -116,18 +118,18 @@ def _report_all(options: argparse.Namespace) -> int:
     project = Project.find()
     studies = read_studies(project.root / "studies")
     named = {path.relative_to(project.root).as_posix(): study for path, study in studies.items()}
-    store = open_store(project.tracking_uri(options.tracking_uri))
-    print(f"front page: {_nearby(build_front(named, store.runs, project.reports, project.is_running))}")
+    runs_of = open_runs(project.tracking_uri(options.tracking_uri))
+    print(f"front page: {_nearby(build_front(named, runs_of, project.reports, project.is_running))}")
     return 0
 
 
 def _run(study: StudySpec, budget: str, project: Project, uri: str, options: argparse.Namespace) -> int:
     from nfstudy.report.build import build_report
     from nfstudy.runner import Interrupted, StopSignal, Summary, measure_costs, prepare_data, run_study
-    from nfstudy.tracking import load_frame, open_store
+    from nfstudy.stores import load_frame, open_runs
     from nfstudy.workers import Pool
 
-    frame = load_frame(uri, study.study)
+    frame = load_frame(uri, study.study, NEEDED)
     left = runs_left(study, budget, frame)
     at_most = "at most " if isinstance(study.sampler, Sampling) else ""
     print(f"{study.title}\n{study.study}, budget {budget}: {at_most}{left} runs to do", flush=True)
@@ -152,7 +154,7 @@ def _run(study: StudySpec, budget: str, project: Project, uri: str, options: arg
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
         print(f"{counts or 'nothing was missing'} in {in_words(summary.seconds)}")
-    runs = open_store(uri).runs(study.study)
+    runs = open_runs(uri)(study.study)
     index = build_report(study, budget, runs, project.report(study.study), partial=True)
     print(f"report: {_nearby(index)}\nbrowse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
     for failure in summary.failures if summary else ():

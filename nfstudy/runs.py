@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import pandas as pd
 
 from nfstudy.cells import Cell, budget_repetitions, expand_cells, make_cell, total_runs
@@ -40,17 +43,25 @@ them stand one column a setting (its dotted path; text, number, truth or None) a
 float, NaN where the run has none).
 """
 
+LARGEST = sys.float_info.max
+"""What MLflow's databases keep in the place of infinity."""
 
-def make_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+
+def make_frame(rows: Sequence[Mapping[str, Any]], metrics: Collection[str] | None = None) -> pd.DataFrame:
     """Return the frame of runs, as `LoggedRuns.frame` describes it.
 
     Arguments:
         rows: a value for each of `RUN_COLUMNS`, and `params` and `metrics`, mappings of those that the run has.
+        metrics: names of `METRICS` that alone are wanted, and no settings; None for all of both.
     """
-    settings = list(dict.fromkeys(path for row in rows for path in row["params"]))
+    settings = sorted({path for row in rows for path in row["params"]}) if metrics is None else ()
     columns = {name: [row[name] for row in rows] for name in RUN_COLUMNS}
     columns |= {path: pd.array([row["params"].get(path) for row in rows], dtype=object) for path in settings}
-    columns |= {name: [row["metrics"].get(name, float("nan")) for row in rows] for name in METRICS}
+    columns |= {
+        name: _floats(row["metrics"].get(name, float("nan")) for row in rows)
+        for name in METRICS
+        if metrics is None or name in metrics
+    }
     frame = pd.DataFrame(columns).astype({name: kind for name, kind in RUN_COLUMNS.items() if kind != "bool"})
     order = ["cell", "stage", "index", "started", "run_id"]
     return frame.sort_values(order, kind="stable").reset_index(drop=True)
@@ -81,11 +92,35 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
     }
 
 
+def make_history(points: Iterable[tuple[str, str, int, float]]) -> pd.DataFrame:
+    """Return the frame of points, as `LoggedRuns.history` describes it, from (run id, metric, update, value).
+
+    Points of one run, metric and update stay in the order given.
+    """
+    runs, metrics, updates, values = [*zip(*points, strict=True)] or [()] * 4
+    frame = pd.DataFrame(
+        {
+            "run_id": pd.array(runs, dtype="str"),
+            "metric": pd.array(metrics, dtype="str"),
+            "update": np.array(updates, dtype=np.int64),
+            "value": _floats(values),
+        }
+    )
+    return frame.sort_values(["run_id", "metric", "update"], kind="stable").reset_index(drop=True)
+
+
+def _floats(logged: Iterable[float]) -> np.ndarray:
+    """Return logged values as they were before MLflow took the largest number for infinity."""
+    values = np.fromiter(logged, dtype=float)
+    return np.where(np.abs(values) == LARGEST, np.copysign(np.inf, values), values)
+
+
 def param_text(value: Any) -> str:
     """Return a setting as the text that is logged: words as they are, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
+@lru_cache(maxsize=4096)
 def _param_value(text: str) -> Any:
     try:
         return json.loads(text)
@@ -96,8 +131,12 @@ def _param_value(text: str) -> Any:
 class LoggedRuns(Protocol):
     """The runs of one study in some store: the only way in which reports and status see a store."""
 
-    def frame(self) -> pd.DataFrame:
-        """Return one row a run, columns as in `RUN_COLUMNS`, sorted by (cell, stage, index, started, run_id)."""
+    def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
+        """Return one row a run, columns as in `RUN_COLUMNS`, sorted by (cell, stage, index, started, run_id).
+
+        Arguments:
+            metrics: names of `METRICS` that alone are wanted, and no settings; None for all of both.
+        """
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""

@@ -13,11 +13,10 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -43,13 +42,14 @@ from nfstudy.errors import StoreError
 from nfstudy.metrics import METRICS
 from nfstudy.outcomes import EpochRecord, TrialResult
 from nfstudy.provenance import code_state, environment
-from nfstudy.runs import make_frame, make_row, param_text
+from nfstudy.runs import make_frame, make_history, make_row, param_text
+from nfstudy.store_address import ARTIFACTS, SQLITE, artifact_folder, database_file, is_sqlite
 
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 
-SQLITE = "sqlite:///"
 PAGE = 1000
+ANALYSED_ROWS = 1000
 
 
 def resolve_artifacts(artifact_uri: str, tracking_uri: str | None, registry_uri: str | None) -> ArtifactRepository:
@@ -59,13 +59,9 @@ def resolve_artifacts(artifact_uri: str, tracking_uri: str | None, registry_uri:
         StoreError: the address leads out of the store's artifact folder.
     """
     tracking_uri = tracking_uri or mlflow.get_tracking_uri()
-    if not tracking_uri.startswith(SQLITE):
+    if not is_sqlite(tracking_uri):
         return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
-    root = (_database(tracking_uri).parent / "artifacts").resolve()
-    folder = (root / unquote(urlparse(artifact_uri).path).lstrip("/")).resolve()
-    if root not in (folder, *folder.parents):
-        raise StoreError(f"artifact address {artifact_uri}: leads out of {root}")
-    return LocalArtifactRepository(str(folder))
+    return LocalArtifactRepository(str(artifact_folder(artifact_uri, tracking_uri)))
 
 
 @dataclass(frozen=True)
@@ -88,24 +84,24 @@ class Store:
     @property
     def folder(self) -> Path | None:
         """The folder of a SQLite store's file; None for a server or another database."""
-        return _database(self.uri).parent if self.uri.startswith(SQLITE) else None
+        return database_file(self.uri).parent if is_sqlite(self.uri) else None
 
     def experiment(self, study: str, description: str = "") -> str:
         """Return the id of the study's experiment, made if it is not there."""
         with _as_store_error(self.uri):
             found = self.client.get_experiment_by_name(study)
             if found is None:
-                location = f"mlflow-artifacts:/{study}" if self.uri.startswith(SQLITE) else None
+                location = f"{ARTIFACTS}{study}" if is_sqlite(self.uri) else None
                 tags = {"mlflow.note.content": description} if description else {}
                 return self.client.create_experiment(study, artifact_location=location, tags=tags)
             if found.lifecycle_stage != "active":
                 raise StoreError(
                     f"{self.uri}: experiment '{study}' is deleted; allowed: restore it, or rename the study"
                 )
-            if self.uri.startswith(SQLITE) and not _resolves_here(found):
+            if is_sqlite(self.uri) and not _resolves_here(found):
                 raise StoreError(
                     f"{self.uri}: experiment '{study}' keeps its artifacts at {found.artifact_location}; "
-                    f"allowed: mlflow-artifacts:/{study} (another tool made it: rename the study)"
+                    f"allowed: {ARTIFACTS}{study} (another tool made it: rename the study)"
                 )
             return found.experiment_id
 
@@ -180,10 +176,14 @@ class Store:
         return StudyRuns(self, study)
 
     def tidy(self) -> None:
-        """Refresh a SQLite store's statistics, without which histories are read slowly."""
-        if self.uri.startswith(SQLITE):
+        """Refresh a SQLite store's statistics, without which MLflow and its UI read histories slowly.
+
+        They are estimates from so many rows of each index: of all, 30 million points would take a minute.
+        """
+        if is_sqlite(self.uri):
             # Another study may be writing at this moment; then it will do this when it ends.
-            with suppress(sqlite3.OperationalError), closing(sqlite3.connect(_database(self.uri))) as connection:
+            with suppress(sqlite3.OperationalError), closing(sqlite3.connect(database_file(self.uri))) as connection:
+                connection.execute(f"PRAGMA analysis_limit = {ANALYSED_ROWS}")
                 connection.execute("ANALYZE")
                 connection.commit()
 
@@ -212,26 +212,23 @@ class StudyRuns:
     store: Store
     study: str
 
-    def frame(self) -> pd.DataFrame:
-        """Return one row a run; see `nfstudy.runs.RUN_COLUMNS`."""
-        return make_frame(
-            [
-                make_row(run.info.run_id, run.info.status, run.info.start_time, run.data.to_dictionary())
-                for run in self._search()
-            ]
-        )
+    def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
+        """Return one row a run; see `nfstudy.runs.LoggedRuns`."""
+        rows = [
+            make_row(run.info.run_id, run.info.status, run.info.start_time, run.data.to_dictionary())
+            for run in self._search()
+        ]
+        return make_frame(rows, metrics)
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""
         with _as_store_error(self.store.uri):
-            rows = [
+            return make_history(
                 (run_id, name, point.step, point.value)
                 for run_id in run_ids
                 for name in metrics
                 for point in self.store.client.get_metric_history(run_id, name)
-            ]
-        frame = pd.DataFrame(rows, columns=["run_id", "metric", "update", "value"])
-        return frame.sort_values(["run_id", "metric", "update"], kind="stable").reset_index(drop=True)
+            )
 
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """Return a file of a run, or None where it has no such file."""
@@ -270,8 +267,8 @@ def open_store(uri: str, create: bool = False) -> Store:
     Raises:
         StoreError: there is no store and `create` is false, or it cannot be opened or understood.
     """
-    if uri.startswith(SQLITE):
-        path = _database(uri)
+    if is_sqlite(uri):
+        path = database_file(uri)
         uri = f"{SQLITE}{path}"
         if not path.exists():
             if not create:
@@ -285,13 +282,6 @@ def open_store(uri: str, create: bool = False) -> Store:
     return store
 
 
-def load_frame(uri: str, study: str) -> pd.DataFrame:
-    """Return the runs of a study, none where the store has not been made yet; see `StudyRuns.frame`."""
-    if uri.startswith(SQLITE) and not _database(uri).exists():
-        return make_frame([])
-    return open_store(uri).runs(study).frame()
-
-
 def _create_database(path: Path, uri: str) -> None:
     """Make the schema once; half-made databases are what a race or a kill would leave, so it appears by one rename."""
     try:
@@ -301,7 +291,7 @@ def _create_database(path: Path, uri: str) -> None:
                 return
             draft = Path(folder) / "draft.db"
             with _as_store_error(uri):
-                SqlAlchemyStore(f"{SQLITE}{draft}", "mlflow-artifacts:/").engine.dispose()
+                SqlAlchemyStore(f"{SQLITE}{draft}", ARTIFACTS).engine.dispose()
             with closing(sqlite3.connect(draft)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
             draft.rename(path)
@@ -309,13 +299,9 @@ def _create_database(path: Path, uri: str) -> None:
         raise StoreError(f"{path.parent}: cannot be written: {error.strerror or error}") from None
 
 
-def _database(uri: str) -> Path:
-    return Path(unquote(uri.removeprefix(SQLITE).split("?")[0])).absolute()
-
-
 def _resolves_here(experiment: Experiment) -> bool:
     location = experiment.artifact_location
-    if not location.startswith("mlflow-artifacts:/"):
+    if not location.startswith(ARTIFACTS):
         return False
     if not isinstance(get_artifact_repository(location, tracking_uri=f"{SQLITE}x.db"), LocalArtifactRepository):
         raise StoreError("nfstudy is not installed where it runs; allowed: after `pip install -e .` in its folder")

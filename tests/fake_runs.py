@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,10 +51,11 @@ class FakeRuns:
     files: dict[tuple[str, str], bytes] = field(default_factory=dict)
     server: str | None = None
 
-    def frame(self) -> pd.DataFrame:
-        settings = ("data.name", *SETTING_DEFAULTS)
-        frame = pd.DataFrame(self.records, columns=[*RUN_COLUMNS, *settings, *METRICS])
-        frame = frame.astype({**RUN_COLUMNS, **dict.fromkeys(METRICS, "float")})
+    def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
+        settings = ("data.name", *SETTING_DEFAULTS) if metrics is None else ()
+        numbers = [name for name in METRICS if metrics is None or name in metrics]
+        frame = pd.DataFrame(self.records, columns=[*RUN_COLUMNS, *settings, *numbers])
+        frame = frame.astype({**RUN_COLUMNS, **dict.fromkeys(numbers, "float")})
         return frame.sort_values(["cell", "stage", "index", "started", "run_id"], ignore_index=True)
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:

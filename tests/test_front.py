@@ -12,6 +12,8 @@ from fake_runs import FakeRuns, run_all, study
 
 from nfstudy.errors import SpecError
 from nfstudy.reader import read_studies
+from nfstudy.report import embedded as embedding
+from nfstudy.report import exhibits
 from nfstudy.report.embedded import MAX_POINTS, embed_runs
 from nfstudy.report.estimates import gather_results
 from nfstudy.report.front import build_front, gather_fullest
@@ -66,6 +68,18 @@ def build(folder, runs, spec=None, **others):
 
 def embedded(reader):
     return json.loads(reader.scripts["runs"])
+
+
+def test_of_many_runs_the_page_holds_the_learning_curves_of_the_first_of_each_cell(tmp_path, monkeypatch):
+    runs = run_all(study(SMALL), "full")
+    monkeypatch.setattr(embedding, "MAX_RUNS", 5)
+    monkeypatch.setattr(exhibits, "MAX_LINES", 4)
+    page, reader = build(tmp_path, runs)
+    first = {record["run_id"] for record in runs.records if record["index"] == 1}
+    assert {run_id for run_id, run in embedded(reader)["runs"].items() if run["curves"]} == first
+    assert [run["curves"] for run_id, run in embedded(reader)["runs"].items() if run_id not in first] == [None] * 3
+    assert "the first repetition of each cell, 3 of 6 runs; the table, all runs." in page
+    assert "this page holds the learning curves of a few for each cell" in reader.scripts["code"]
 
 
 def test_every_number_opens_the_runs_it_comes_from(tmp_path):

@@ -16,7 +16,8 @@ from nfstudy.metrics import METRICS
 from nfstudy.outcomes import EpochRecord, TrialResult
 from nfstudy.reader import parse_study
 from nfstudy.runs import RUN_COLUMNS, cell_states, runs_left
-from nfstudy.tracking import DataRecord, load_frame, open_store, resolve_artifacts
+from nfstudy.stores import load_frame
+from nfstudy.tracking import DataRecord, open_store, resolve_artifacts
 
 STUDY = parse_study(
     "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 10, learning_rate: 1e-3}\n"

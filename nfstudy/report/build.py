@@ -128,12 +128,13 @@ def _sources(results: Results, exhibit: Exhibit) -> dict[str, Any]:
     entries = (entry for table in exhibit.tables for row in table.rows for entry in row.entries)
     run_ids = {run_id for entry in entries for run_id in entry.run_ids} | set(exhibit.run_ids)
     runs = results.runs[results.runs["run_id"].isin(run_ids)]
+    code = runs[["commit", "dirty"]].drop_duplicates()
     pictures = [f"figures/{drawing.id}.{ending}" for drawing in exhibit.drawings for ending in ("png", "svg")]
     tables = [f"tables/{table.id}.{ending}" for table in exhibit.tables for ending in ("csv", "md", "tex")]
     return {
         "files": [*pictures, *tables],
         "runs": sorted(run_ids),
-        "commits": sorted({f"{r.commit}{'+dirty' if r.dirty else ''}" for r in runs.itertuples()}),
+        "commits": sorted({f"{r.commit}{'+dirty' if r.dirty else ''}" for r in code.itertuples()}),
         "data": {data: sorted(set(group)) for data, group in runs.groupby("data")["data_fingerprint"]},
     }
 

@@ -10,10 +10,12 @@ import pandas as pd
 
 from nfstudy.metrics import METRICS, PER_IMAGE, Metric
 from nfstudy.report.estimates import CellResult, Results
-from nfstudy.report.exhibits import free_energies, spread
+from nfstudy.report.exhibits import free_energies, runs_with_curves, spread
 from nfstudy.report.html import absent, run_line, runs_by_cell, web_address
 from nfstudy.runs import RUN_COLUMNS, param_text
 
+MAX_RUNS = 1000
+"""Of a study, whose learning curves the page holds; of more runs, it holds those that the study's figure shows."""
 MAX_POINTS = 60
 """Of a learning curve; more cannot be told apart in a drawing of a page's width."""
 DIGITS = 7
@@ -46,7 +48,8 @@ def embed_runs(studies: Sequence[Results]) -> dict[str, Any]:
     Returns:
         `studies`: name -> title, budget, unit of F, common settings. `metrics`: name -> meaning and unit, which is
         empty where it is that of the study's F. `runs`:
-        id -> study, name, facts, link, own settings (`params`), `metrics`, and `curves`: split -> [update, F] points.
+        id -> study, name, facts, link, own settings (`params`), `metrics`, and `curves`: split -> [update, F] points,
+        null where the page does not hold them.
     """
     shown = {name: metric for name, metric in METRICS.items() if metric.split in _SHOWN_SPLITS}
     content: dict[str, Any] = {
@@ -58,7 +61,8 @@ def embed_runs(studies: Sequence[Results]) -> dict[str, Any]:
         name = results.study.study
         settings = {run["run_id"]: _settings(result, run) for result, run in runs_by_cell(results)}
         common = _common([*settings.values()])
-        curves = _curves(results, [*settings])
+        with_curves = set(settings if len(settings) <= MAX_RUNS else runs_with_curves(results)[0])
+        curves = _curves(results, sorted(with_curves))
         content["studies"][name] = {
             "title": results.study.title,
             "budget": results.budget,
@@ -76,7 +80,7 @@ def embed_runs(studies: Sequence[Results]) -> dict[str, Any]:
                 "line": f"{name}/index.html{run_line(run_id)}",
                 "params": own,
                 "metrics": _metrics(run, shown),
-                "curves": curves.get(run_id, {}),
+                "curves": curves.get(run_id, {}) if run_id in with_curves else None,
             }
     return content
 

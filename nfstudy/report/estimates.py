@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -120,19 +120,21 @@ class CellResult:
 
     def estimate(self, quantity: Quantity) -> Estimate:
         """Average a quantity over the finished repetitions."""
-        finished = self.repetitions[self.repetitions["outcome"] == "finished"]
-        if quantity.column not in finished:
-            return Estimate(0, None, None, (), len(finished))
-        values = quantity.sign * finished[quantity.column].astype(float)
-        return estimate(dict(zip(finished["run_id"], values, strict=True)))
+        return estimate({run_id: value for _, run_id, value in self._values(quantity)})
 
     def by_repetition(self, quantity: Quantity) -> dict[int, tuple[str, float]]:
         """Return repetition -> (run id, value) of the finished repetitions with a finite value."""
-        rows = self.repetitions.set_index("run_id")
         return {
-            int(rows.at[run_id, "index"]): (run_id, quantity.sign * float(rows.at[run_id, quantity.column]))
-            for run_id in self.estimate(quantity).run_ids
+            repetition: (run_id, value) for repetition, run_id, value in self._values(quantity) if math.isfinite(value)
         }
+
+    def _values(self, quantity: Quantity) -> Iterator[tuple[int, str, float]]:
+        """Return (repetition, run id, value) of the finished repetitions; NaN where the metric was not logged."""
+        finished = self.repetitions[self.repetitions["outcome"] == "finished"]
+        numbers = finished.get(quantity.column, pd.Series(math.nan, finished.index))
+        values = quantity.sign * numbers.astype(float)
+        # As lists: thousands of runs are then walked through many times as fast as in their columns.
+        return zip(finished["index"].tolist(), finished["run_id"].tolist(), values.tolist(), strict=True)
 
 
 @dataclass(frozen=True)

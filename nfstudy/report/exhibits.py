@@ -32,6 +32,8 @@ from nfstudy.report.tables import Entry, Table
 from nfstudy.runs import LoggedRuns
 from nfstudy.spec import Exhibit as ExhibitName
 
+MAX_LINES = 200
+"""Runs whose learning curves are drawn; more hide one another."""
 MAX_SAMPLE_CELLS = 4
 PICTURES = {"samples": "samples.png", "reconstructions": "reconstructions.png"}
 SPLITS = {"train/elbo": "training", "valid/elbo": "validation"}
@@ -93,12 +95,7 @@ def flow_length(results: Results) -> Exhibit:
 
 def learning_curves(results: Results) -> Exhibit:
     """Draw F on the training and validation sets over the parameter updates, one line a run."""
-    runs = {
-        run.run_id: result
-        for result in results.cells
-        for run in result.repetitions.itertuples()
-        if run.outcome in ("finished", "diverged")
-    }
+    runs, fewer = runs_with_curves(results)
     points = free_energies(results.store, list(runs))
     points = points.assign(length=[runs[run_id].label.length for run_id in points["run_id"]])
     groups, more = drawn_groups(results)
@@ -128,8 +125,26 @@ def learning_curves(results: Results) -> Exhibit:
     if facets:
         figure = draw_histories("Learning curves", f"F ({results.unit})", facets, results.stamp)
         drawings = (Drawing("learning-curves", figure, stamped(caption, results)),)
-    text = more if facets else "No run has logged an epoch."
+    text = " ".join(filter(None, (more, fewer))) if facets else "No run has logged an epoch."
     return Exhibit("learning-curves", "Learning curves", text, (table,), drawings, tuple(sorted(set(points["run_id"]))))
+
+
+def runs_with_curves(results: Results) -> tuple[dict[str, CellResult], str]:
+    """Return run id -> cell of the runs whose learning curves are drawn, and a sentence that says so if not all are.
+
+    They are all finished or diverged repetitions, but no more than `MAX_LINES`, or one a cell: the first of each.
+    """
+    ended = [
+        (result, result.repetitions.loc[result.repetitions["outcome"].isin(["finished", "diverged"]), "run_id"])
+        for result in results.cells
+    ]
+    total = sum(len(run_ids) for _, run_ids in ended)
+    each = total if total <= MAX_LINES else max(1, MAX_LINES // len(ended))
+    chosen = {run_id: result for result, run_ids in ended for run_id in run_ids[:each]}
+    if len(chosen) == total:
+        return chosen, ""
+    which = f"the first {each} repetitions" if each > 1 else "the first repetition"
+    return chosen, f"The figure shows {which} of each cell, {len(chosen)} of {total:,} runs; the table, all runs."
 
 
 def _run_ids(group: CurveGroup, runs: dict[str, CellResult]) -> set[str]:
@@ -156,7 +171,7 @@ def samples(results: Results) -> Exhibit:
     first = {
         run.run_id: result
         for result in results.cells
-        for run in result.repetitions.itertuples()
+        for run in result.repetitions[["run_id", "index", "outcome"]].itertuples()
         if run.index == 1 and run.outcome == "finished"
     }
     chosen = spread(list(first), MAX_SAMPLE_CELLS)

@@ -97,11 +97,16 @@
     return Object.entries(run.metrics).map(([name, value]) => [name, `${value.toString().replace("-", "−")} ${metrics[name].unit || studies[run.study].unit}: ${metrics[name].meaning}`]);
   }
 
+  function learningCurves(run) {
+    if (!run.curves) return `Of the many runs of ${run.study}, this page holds the learning curves of a few for each cell, and not of this one.`;
+    return Object.keys(run.curves).length ? chart(run.curves, studies[run.study].unit) : "It has logged no epoch.";
+  }
+
   function fill(block, id) {
     const run = runs[id];
     const link = run.link && make("a", { href: run.link, textContent: "on the tracking server" });
     const sections = [
-      ["Learning curves", Object.keys(run.curves).length ? chart(run.curves, studies[run.study].unit) : "It has logged no epoch."],
+      ["Learning curves", learningCurves(run)],
       ["Numbers", list(numbers(run))],
       ["Settings of its own", list(Object.entries(run.params))],
       [`Settings that all runs of ${run.study} share`, list(Object.entries(studies[run.study].common))],

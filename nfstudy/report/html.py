@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from nfstudy.report.labels import setting_name, setting_text
 from nfstudy.report.paper import CITATION, stated_settings
 from nfstudy.report.rows import Exhibit
 from nfstudy.report.tables import Entry, markdown_text, to_markdown
+from nfstudy.runs import RUN_COLUMNS
 from nfstudy.spec import Sampling
 
 _SHORT = 10
@@ -111,12 +113,13 @@ class Page:
             rows.append((path, shown, stated))
         return rows
 
-    def run_rows(self) -> Iterator[RunRow]:
-        """Yield the provenance of every run, by cell in the study's order."""
+    @cached_property
+    def run_rows(self) -> Sequence[RunRow]:
+        """The provenance of every run, by cell in the study's order."""
         study = self.results.study
         paths = dict.fromkeys((*study.grid, *(study.search.space if study.search else ()), "train.updates"))
-        for result, run in runs_by_cell(self.results):
-            yield RunRow(
+        return [
+            RunRow(
                 id=run["run_id"],
                 link=web_address(self.results.store.link(run["run_id"])),
                 cell=result.label.row,
@@ -129,13 +132,23 @@ class Page:
                 machine=f"{run['device']}, threads {run['threads']}",
                 settings=_settings(run, paths),
             )
+            for result, run in runs_by_cell(self.results, (*RUN_COLUMNS, "attempts", *paths))
+        ]
 
 
-def runs_by_cell(results: Results) -> Iterator[tuple[CellResult, dict[str, Any]]]:
-    """Yield every run with its cell, in the study's order: column of `Results.runs` -> value."""
-    by_cell = dict(tuple(results.runs.groupby("cell")))
+def runs_by_cell(
+    results: Results, columns: Collection[str] | None = None
+) -> Iterator[tuple[CellResult, dict[str, Any]]]:
+    """Yield every run with its cell, in the study's order: column of `Results.runs` -> value.
+
+    Arguments:
+        results: the study's.
+        columns: those that are wanted, if the runs have them; None for all.
+    """
+    runs = results.runs if columns is None else results.runs[results.runs.columns.intersection([*columns])]
+    by_cell = dict(tuple(runs.groupby("cell")))
     for result in results.cells:
-        for run in by_cell.get(result.cell.key, results.runs.iloc[:0]).to_dict("records"):
+        for run in by_cell.get(result.cell.key, runs.iloc[:0]).to_dict("records"):
             yield result, run
 
 
@@ -147,16 +160,15 @@ def render_html(page: Page, pictures: Mapping[str, bytes]) -> str:
         pictures: a figure's id -> its PNG file.
     """
     embedded = {name: data_address(png, "image/png") for name, png in pictures.items()}
-    runs = [*page.run_rows()]
-    lines = {run.id: run_line(run.id) for run in runs}
-    links = {run.id: run.link or lines[run.id] for run in runs}
+    lines = {run.id: run_line(run.id) for run in page.run_rows}
+    links = {run.id: run.link or lines[run.id] for run in page.run_rows}
     template = environment().get_template("index.html.jinja")
-    return template.render(page=page, pictures=embedded, runs=runs, lines=lines, links=links)
+    return template.render(page=page, pictures=embedded, runs=page.run_rows, lines=lines, links=links)
 
 
 def render_markdown(page: Page) -> str:
     """Return the page for reading on a code host, which refers to `figures/<id>.png`; all text is escaped."""
-    return environment().get_template("index.md.jinja").render(page=page, runs=[*page.run_rows()])
+    return environment().get_template("index.md.jinja").render(page=page, runs=page.run_rows)
 
 
 def data_address(content: bytes, kind: str) -> str:
