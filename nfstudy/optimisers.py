@@ -49,11 +49,23 @@ def _fits(group: dict[str, Any], weight: nn.Parameter) -> bool:
 
 
 def make_optimiser(parameters: list[nn.Parameter], train: TrainSpec) -> Optimizer:
-    """Return RMSprop or Adam with the settings' learning rate and constants."""
+    """Return RMSprop, or Adam with decoupled weight decay, with the settings' learning rate and constants.
+
+    Biases do not decay: those of a flow's head hold the chain that it starts from.
+    """
     if train.optimiser == "rmsprop":
         return FusedRMSprop(
             parameters, lr=train.learning_rate, alpha=train.decay, eps=train.epsilon, momentum=train.momentum
         )
-    return torch.optim.Adam(
-        parameters, lr=train.learning_rate, betas=(train.beta1, train.beta2), eps=train.epsilon, fused=True
+    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+    groups = [
+        {"params": matrices, "weight_decay": train.weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=train.learning_rate,
+        betas=(train.beta1, train.beta2),
+        eps=train.epsilon,
+        fused=True,
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nfstudy.records import Count, Fraction, Positive, Record
+from nfstudy.records import Count, Fraction, NonNegative, Positive, Record
 from nfstudy.schedules import ConstantSchedule, Schedule
 
 Family = Literal["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
@@ -164,6 +164,8 @@ class TrainSpec(Record):
     epsilon: Positive = 1e-8
     clip_norm: Positive | None = None
     """Scale gradients down to this norm where they exceed it; null is never."""
+    weight_decay: NonNegative = 0.0
+    """Adam only: λ of w ← w − η λ w beside each update, of matrices and not of biases (Loshchilov & Hutter 2019)."""
     schedule: Schedule = ConstantSchedule(name="constant")
     precision: Literal["float32", "bfloat16"] = "float32"
     """Images only: to what the operands of the Maxout layers' matrix products are rounded while training. Weights, the

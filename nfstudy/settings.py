@@ -58,11 +58,17 @@ USED_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "train.decay": ("train.optimiser", ("rmsprop",)),
     "train.beta1": ("train.optimiser", ("adam",)),
     "train.beta2": ("train.optimiser", ("adam",)),
+    "train.weight_decay": ("train.optimiser", ("adam",)),
     "train.precision": ("problem", ("images",)),
     "evaluation.test_images": ("problem", ("images",)),
 }
 
-YOUNGER: dict[str, Any] = {"train.precision": "float32", "train.averaging": None, "train.keep": "last"}
+YOUNGER: dict[str, Any] = {
+    "train.weight_decay": 0.0,
+    "train.precision": "float32",
+    "train.averaging": None,
+    "train.keep": "last",
+}
 """Settings younger than `cells.KEY_VERSION`, and the value of each that means what was done before there was a choice.
 At that value they are no part of a cell's identity, so that runs made before keep their place."""
 

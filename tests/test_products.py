@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional
 
 from nfstudy.layers import Maxout, _Maxout, plain_maxout
-from nfstudy.optimisers import FusedRMSprop
+from nfstudy.optimisers import FusedRMSprop, make_optimiser
 from nfstudy.products import Linear, linear, linear_batch_last, product
+from nfstudy.sections import TrainSpec
 
 
 def draw(*shape, dtype=torch.float32, seed=0):
@@ -124,3 +125,20 @@ def test_rmsprop_goes_on_from_torchs_state():
     reference.step()
     ours.step()
     torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_weight_decay_shrinks_matrices_alone_and_none_is_plain_adam():
+    def trained(decay, optimiser=None):
+        parameters = [torch.nn.Parameter(draw(3, 2)), torch.nn.Parameter(draw(3))]
+        train = TrainSpec(optimiser="adam", learning_rate=0.01, weight_decay=decay)
+        optimiser = optimiser(parameters, lr=0.01) if optimiser else make_optimiser(parameters, train)
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimiser.step()
+        return [parameter.detach() for parameter in parameters]
+
+    matrix, bias = trained(0.0)
+    torch.testing.assert_close([matrix, bias], trained(0.0, torch.optim.Adam))
+    decayed, same = trained(0.5)
+    torch.testing.assert_close(decayed, matrix - 0.01 * 0.5 * draw(3, 2))
+    assert torch.equal(same, bias)
