@@ -59,6 +59,18 @@ BENCHMARKS = {
         "a training step against its matrix products, and with its chain against without", _module("step")
     ),
     "likelihood": Benchmark("−ln p(x) by importance sampling against pythae", _module("likelihood")),
+    "study": Benchmark(
+        "a study of 20 cells: how workers share the cores, and the suite's own cost; only if named",
+        _module("study"),
+        one_core=False,
+        by_name=True,
+    ),
+    "paper": Benchmark(
+        "time from a cold start to the paper's −ln p(x), which takes half an hour; only if named",
+        _module("paper"),
+        one_core=False,
+        by_name=True,
+    ),
     "store": Benchmark(
         "reports and status from a store of 10,000 runs, for which it takes 8 GB of disk; only if named",
         _store,
@@ -72,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmarks that were named, or all that need not be; return the exit code, which no timing changes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all but store without one"
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; without one, all that take minutes"
     )
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     parser.add_argument("--quick", action="store_true", help="few rounds and sizes: whether it runs, not how fast")

@@ -8,11 +8,13 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks import __main__ as command
-from benchmarks import flows, likelihood, ours, peers, scaling, timing
+from benchmarks import flows, likelihood, ours, paper, peers, scaling, step, timing
 from benchmarks.contest import Contest, torch_contestant
 from benchmarks.result import Result, Verdict, as_tables, save
+from nfstudy.cells import budget_repetitions, expand_cells
 from nfstudy.flows.planar import free_planar_flow, planar_flow
 from nfstudy.flows.radial import radial_flow
+from nfstudy.reader import read_study
 
 ENTRIES, MISSING = peers.find_peers()
 
@@ -202,7 +204,7 @@ def test_the_command_line_lists_and_refuses(capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main(["flow"])
     assert stopped.value.code == 2
-    assert "NAME flow: allowed: flows, scaling, likelihood" in capsys.readouterr().err
+    assert "NAME flow: allowed: flows, scaling, step, likelihood" in capsys.readouterr().err
 
 
 def test_a_quick_run_prints_and_writes(tmp_path, monkeypatch, capsys):
@@ -226,3 +228,34 @@ def test_stores_are_held_against_their_limits(monkeypatch):
     assert [verdict.met for verdict in found] == [True, False, False]
     assert found[0] == Verdict("report", "14.0 s, 800 MB", "at most 15 s and 1500 MB", True)
     assert command.BENCHMARKS["store"].measure(True).rows == []
+
+
+def test_a_step_without_its_chain_has_the_gradient_of_its_head_still():
+    problem, _ = step.make_problem(1, "planar", 3)
+    step.without_chain(problem)
+    (terms,) = problem.training_terms(1, 1)
+    terms.elbo.mean().backward()
+    assert problem.model.flow.head.weight.grad.abs().sum() > 0
+    posterior = problem.model.infer(torch.ones(2, step.PIXELS))
+    z_k, _, _ = problem.model.sample(posterior, torch.zeros(2, 40))
+    torch.testing.assert_close(z_k, posterior.mean)
+
+
+def test_bare_products_are_those_of_every_layer_forward_and_backward():
+    problem, _ = step.make_problem(1, "none", 0)
+    multiplied = []
+    step.bare_products(problem, lambda a, b: multiplied.append(len(a) * a.shape[1] * len(b)))()
+    layers = [784 * 1600, 400 * 1600, 400 * 40, 400 * 40, 40 * 1600, 400 * 1600, 400 * 784]
+    # Forward, weights' and inputs' gradients cost the same; the first layer's input needs none.
+    assert sorted(multiplied) == sorted(100 * size for size in [*layers, *layers, *layers[1:]])
+
+
+def test_the_settings_of_the_race_to_the_papers_number_stand_in_its_study():
+    study = read_study(paper.STUDY)
+    assert {goal.budget for goal in paper.GOALS} | {"smoke"} == set(study.budgets)
+    for goal in paper.GOALS:
+        (cell,) = expand_cells(study, goal.budget)
+        settings = cell.settings
+        assert (settings.data.name, settings.data.binarisation) == ("mnist", "static")
+        assert (settings.evaluation.samples, settings.evaluation.test_images) == (200, None)
+        assert budget_repetitions(study, goal.budget) >= 3
