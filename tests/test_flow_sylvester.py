@@ -177,21 +177,22 @@ def test_the_inverse_at_large_parameters(latent, columns, diagonal):
 def test_a_step_starts_at_the_identity_with_columns_of_its_own(features):
     flow = flow_of(10, features, sylvester_columns=4)
     images = torch.zeros(1, features, dtype=torch.float64) if features else torch.zeros(0, dtype=torch.float64)
-    packed, r_tilde, b = flow.parameters_from(images)
+    (steps,) = flow.parameters_from(images)
+    packed, r_tilde, b = flow.split(steps)
     assert not packed[..., :4, :].triu().any()
     torch.testing.assert_close(r_tilde, torch.eye(4, dtype=torch.float64).expand_as(r_tilde))
     assert bool(b.any()) is (features == 0)
     q = orthonormal_columns(packed)
     assert len(q.reshape(4, -1).unique(dim=0)) == 4
     z = draw(5, 10) if not features else draw(1, 10)
-    torch.testing.assert_close(flow(z, (packed, r_tilde, b))[0], z, rtol=0, atol=1e-15)
+    torch.testing.assert_close(flow(z, (steps,))[0], z, rtol=0, atol=1e-15)
 
 
 def test_the_columns_are_drawn_uniformly_up_to_their_signs():
     """The mean of q qᵀ over uniform directions q in D dimensions is I/D, and its entries vary by less than 1/D²."""
     flow = flow_of(6, 0, length=3000, sylvester_columns=2)
     with torch.no_grad():
-        q = orthonormal_columns(flow.parameters_from(torch.zeros(0, dtype=torch.float64))[0])
+        q = orthonormal_columns(flow.split(*flow.parameters_from(torch.zeros(0, dtype=torch.float64)))[0])
     for column in q.unbind(-1):
         second_moment = column.T @ column / 3000
         torch.testing.assert_close(second_moment, torch.eye(6, dtype=torch.float64) / 6, rtol=0, atol=5 / 6 / 3000**0.5)
@@ -207,7 +208,7 @@ def test_the_numbers_of_the_head_fill_the_triangle_row_by_row():
     flow = flow_of(3, 0, length=1, sylvester_columns=3)
     with torch.no_grad():
         flow.head.bias.copy_(torch.arange(18))
-    packed, r_tilde, b = flow.parameters_from(torch.zeros(0, dtype=torch.float64))
+    packed, r_tilde, b = flow.split(*flow.parameters_from(torch.zeros(0, dtype=torch.float64)))
     assert packed.tolist() == [[[0, 1, 2], [3, 4, 5], [6, 7, 8]]]
     assert r_tilde.tolist() == [[[9, 10, 11], [0, 12, 13], [0, 0, 14]]]
     assert b.tolist() == [[15, 16, 17]]

@@ -8,7 +8,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from nfstudy.flows.base import HEAD_SCALE, Flow, Generators, StepHead, draw_normal, require_steps, softplus
+from nfstudy.flows.base import (
+    HEAD_SCALE,
+    Flow,
+    Generators,
+    StepHead,
+    draw_normal,
+    fits_lanes,
+    over_lanes,
+    require_steps,
+    softplus,
+)
+from nfstudy.kernels.autoregressive import autoregressive_chain
 
 OPEN = 1.0
 """Where a gate stands before it has learned: σ(1) = 0.73, one of the two values that Kingma et al. suggest."""
@@ -86,16 +97,21 @@ def invert_iaf_flow(
 def autoregressive_masks(order: Tensor, hidden: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the masks of W_in (K, H, D), of every W_l (H, H) and of W_out (K, 2D, H): which weights there are.
 
-    Hidden unit j sees the first ⌊j D/H⌋ variables, and variable i hears the units that see none but those before it.
-    The units that see none carry what b_in, and so the image, says of the first variable.
+    Each hidden unit sees the first of the variables (`count_seen`), and variable i hears the units that see none but
+    those before it. The units that see none carry what b_in, and so the image, says of the first variable.
 
     Arguments:
         order: the place of each variable, whole numbers (K, D).
         hidden: H.
     """
-    seen = torch.arange(hidden, device=order.device) * order.shape[-1] // hidden
+    seen = count_seen(order.shape[-1], hidden).to(order.device)
     heard = seen <= order.unsqueeze(-1)
     return order.unsqueeze(-2) < seen.unsqueeze(-1), seen <= seen.unsqueeze(-1), torch.cat([heard, heard], dim=-2)
+
+
+def count_seen(latent: int, hidden: int) -> Tensor:
+    """Return how many variables each hidden unit sees, ⌊j D/H⌋ for j = 0, ..., H − 1, whole numbers (H,)."""
+    return torch.arange(hidden) * latent // hidden
 
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
@@ -185,11 +201,24 @@ class IafFlow(Flow):
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return z_K, (..., B, D), and the summed log-determinants in nats, (..., B); see `iaf_flow`."""
+        (b_in,) = parameters
+        if fits_lanes(z, b_in):
+            return over_lanes(self._run, z, b_in)
         return iaf_flow(z, *self._arguments(parameters))
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return z_0, (..., B, D); see `invert_iaf_flow`."""
         return invert_iaf_flow(z, *self._arguments(parameters))
+
+    def _run(self, z: Tensor, b_in: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z_K and the summed log-determinants, of arrays that are batch-last."""
+        if self.w_hidden:
+            w_hidden, b_hidden = torch.stack([*self.w_hidden]), torch.stack([*self.b_hidden])
+        else:
+            w_hidden, b_hidden = z.new_empty(0, 0, 0, 0), z.new_empty(0, 0, 0)
+        seen = count_seen(self.latent, self.w_in.shape[1])
+        weights = (self.w_in, w_hidden, b_hidden, self.w_out, self.b_out)
+        return autoregressive_chain(z, b_in, self.order, seen, *weights, OPEN)
 
     def _arguments(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor | tuple[Tensor, ...], ...]:
         (b_in,) = parameters

@@ -9,10 +9,27 @@ import torch
 from scipy.optimize.elementwise import find_root
 from torch import Tensor
 
-from nfstudy.flows.base import HEAD_SCALE, Flow, Generators, StepHead, log_nonnegative, require_steps
+from nfstudy.flows.base import (
+    HEAD_SCALE,
+    Flow,
+    Generators,
+    StepHead,
+    fits_lanes,
+    log_nonnegative,
+    over_lanes,
+    require_steps,
+)
+from nfstudy.kernels.sylvester import SylvesterChain
 
 SLOPE = 1.0
 """Initial q_i of R̃_ii = tanh(q_i): units that bend, and a tanh that still learns."""
+
+
+COPIED = 64
+"""Most numbers of a step that are copied for each sample that shares them, for a loop that forms no Q.
+
+With more, one Q for all samples takes less time.
+"""
 
 
 def sylvester_flow(z: Tensor, packed: Tensor, r_tilde: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,8 +182,12 @@ class SylvesterFlow(Flow):
             self.head.initialise_step(step, bias, HEAD_SCALE, stream)
 
     def parameters_from(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Return `packed` (B, K, D, M), `r_tilde` (B, K, M, M) and b (B, K, M) of features (B, F)."""
-        packed, triangle, b = self.head(features).split(self.sizes, dim=-1)
+        """Return what `split` takes apart, (B, K, n), of features (B, F), n = M D + M (M + 1)/2 + M."""
+        return (self.head(features),)
+
+    def split(self, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `packed` (..., K, D, M), `r_tilde` (..., K, M, M) and b (..., K, M) of steps (..., K, n)."""
+        packed, triangle, b = steps.split(self.sizes, dim=-1)
         rows, columns = self._upper_triangle().to(b.device)
         square = triangle.new_zeros(*triangle.shape[:-1], self.columns**2)
         r_tilde = square.index_copy(-1, rows * self.columns + columns, triangle)
@@ -174,11 +195,15 @@ class SylvesterFlow(Flow):
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return z_K, (..., B, D), and the summed log-determinants in nats, (..., B); see `sylvester_flow`."""
-        return sylvester_flow(z, *parameters)
+        (steps,) = parameters
+        if fits_lanes(z, steps) and (steps.dim() == 3 or steps.shape[-1] <= COPIED):
+            return over_lanes(lambda z, steps: SylvesterChain.apply(z, steps, self.columns), z, steps)
+        return sylvester_flow(z, *self.split(steps))
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return z_0, (..., B, D); see `invert_sylvester_flow`."""
-        return invert_sylvester_flow(z, *parameters)
+        (steps,) = parameters
+        return invert_sylvester_flow(z, *self.split(steps))
 
     def _upper_triangle(self) -> Tensor:
         return torch.triu_indices(self.columns, self.columns)
