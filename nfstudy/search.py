@@ -241,8 +241,11 @@ class Proposals:
         return report
 
     def tell(self, trial: BaseTrial, told: Told) -> None:
-        """Record how a trial ended; one that had ended before is left as it is."""
-        if isinstance(trial, FrozenTrial):
+        """Record how a trial ended; one that had ended before is left as it is.
+
+        A generation may hold the same cell twice, and with it twice each trial of the search inside that cell.
+        """
+        if isinstance(trial, FrozenTrial) or self._trials()[trial.number].state.is_finished():
             return
         if told.outcome == "failed":
             self.study.tell(trial, state=TrialState.FAIL)

@@ -145,6 +145,15 @@ def test_proposals_that_come_to_the_same_cell_run_it_once(tmp_path):
     assert len(outcomes) == 2 * len(proposed)
 
 
+def test_a_cell_proposed_twice_at_once_is_searched_once(tmp_path):
+    """Four cells and generations of six: some generation holds a cell twice, and the search inside it."""
+    text = SEARCHED.replace("trials: 12", "trials: 3") + "sampler: {name: random, trials: 12, batch: 6}\n"
+    outcomes = carry_out(text, tmp_path / "s.journal")
+    cells = {cell for cell, *_ in outcomes}
+    assert len(cells) == 3  # of length 0 both families are one
+    assert len(outcomes) == len(cells) * (3 + 2)
+
+
 def test_pruning_depends_on_earlier_generations_only(tmp_path):
     text = sampled("random").replace(
         "batch: 3}", "batch: 3, pruner: {name: median, n_startup_trials: 1, n_warmup_steps: 1}}"
