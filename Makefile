@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test bench lint clean
+.PHONY: help install quickstart test chaos bench lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -27,6 +27,10 @@ quickstart: $(VENV)/.installed  ## run studies/quickstart.yaml, from data to rep
 
 test: lint  ## install what the tests need and run them
 	$(PYTHON) -m pytest
+
+chaos: $(VENV)/.tested  ## kill a study's processes 120 times and hold it against one left alone; read 20,000 odd files; some 20 minutes
+	PYTHONPATH=tests $(PYTHON) -m chaos --kills 120
+	NFSTUDY_FUZZ_CASES=10000 $(PYTHON) -m pytest tests/test_fuzz.py
 
 # A peer that will not install must not keep the others from being timed: it is then named as missing.
 $(VENV)/.peers: $(VENV)/.installed

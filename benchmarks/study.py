@@ -12,7 +12,8 @@ from benchmarks.paper import environment
 from benchmarks.result import Result, Row, Verdict
 from nfstudy.provenance import usable_cores
 from nfstudy.stores import load_frame
-from nfstudy.workers import Pool, Ready
+from nfstudy.work import Ready
+from nfstudy.workers import Pool
 
 STUDY = """\
 study: twenty-cells

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 
@@ -17,10 +18,14 @@ examples:
   python -m nfstudy report studies/mnist.yaml --partial
   python -m nfstudy report --all
   python -m nfstudy check
+  python -m nfstudy export studies/mnist.yaml mnist.tar.xz
+  python -m nfstudy import mnist.tar.xz
+  python -m nfstudy rerun 0123456789abcdef0123456789abcdef
   python -m nfstudy ui
 
-exit codes: 0 done, 1 some runs failed (run) or a claim that was supported is contradicted (check), 2 a mistake in what
-was asked, 130 interrupted
+exit codes: 0 done, 1 some runs failed (run), a claim that was supported is contradicted (check), some runs are there
+with other numbers (import) or the numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same
+within stated tolerances (rerun), 130 interrupted
 """
 
 
@@ -46,6 +51,33 @@ def make_parser() -> argparse.ArgumentParser:
         help="threads of each worker; other numbers than 1 may change the last bits of results (default: 1)",
     )
     run.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto)")
+    run.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="who holds the workers: this machine, or the Ray cluster at $RAY_ADDRESS (default: local)",
+    )
+    run.add_argument(
+        "--gpus",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="how much of a GPU each worker holds, with --engine ray (default: 0)",
+    )
+    run.add_argument(
+        "--checkpoint-every",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often a run saves where it is, to go on from there when it is killed (default: 60)",
+    )
+    run.add_argument(
+        "--retries",
+        type=_count_from_0,
+        default=2,
+        metavar="N",
+        help="how often a failed run is tried again (default: 2)",
+    )
     run.add_argument("--dry-run", action="store_true", help="print the cells and an estimate of the time, run nothing")
 
     report = commands.add_parser("report", help="rebuild a study's report, or all and a front page, from logged runs")
@@ -69,6 +101,21 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_store(check)
 
+    export = commands.add_parser("export", help="put a study's logged runs into one file")
+    _add_study(export)
+    export.add_argument("file", metavar="FILE", help="the archive, such as mnist.tar.xz; one that is there is replaced")
+    export.add_argument("--with-checkpoints", action="store_true", help="the trained weights too, nearly all bytes")
+
+    take = commands.add_parser("import", help="take the runs of such a file into the store")
+    take.add_argument("file", metavar="FILE", help="an archive that export wrote")
+    _add_store(take)
+
+    rerun = commands.add_parser("rerun", help="train a logged run again, and compare every number")
+    rerun.add_argument("run_id", metavar="RUN_ID", help="the id of a finished, diverged or pruned repetition")
+    rerun.add_argument("--threads", type=_count, metavar="N", help="threads of the worker (default: as recorded)")
+    rerun.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as recorded, if here)")
+    _add_store(rerun)
+
     ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")
     ui.add_argument("--port", type=_count, default=5000, metavar="N", help="port to listen on (default: 5000)")
     ui.add_argument(
@@ -81,10 +128,11 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = make_parser().parse_args(arguments)
-    from nfstudy import commands
+    from nfstudy import commands, commands_runs
 
+    works = {"export": commands_runs.export, "import": commands_runs.import_, "rerun": commands_runs.rerun}
     try:
-        return getattr(commands, options.command)(options)
+        return (works.get(options.command) or getattr(commands, options.command))(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -110,10 +158,28 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _count(text: str) -> int:
+def _count(text: str, least: int = 1) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text}; allowed: a whole number from 1")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"got {text}; allowed: a whole number from {least}")
+    return value
+
+
+def _count_from_0(text: str) -> int:
+    return _count(text, 0)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text}; allowed: a share of one GPU, from 0 to 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text}; allowed: a number of seconds from 0")
     return value
 
 

@@ -39,7 +39,7 @@ def read_baseline(path: Path) -> Baseline:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ReportError(f"{path}: no such baseline; allowed: a file that `check --update-baseline` wrote") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ReportError(f"{path}: cannot be read: {error}; allowed: a JSON object, id -> verdict") from None
     if not isinstance(content, dict):
         raise ReportError(f"{path}: is no JSON object; allowed: a JSON object, id -> verdict")

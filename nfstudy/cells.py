@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -38,7 +39,7 @@ class Cell:
     budget: str
     search: Search | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The first 16 hex digits of the SHA-256 of all that can change a number of this cell."""
         return _digest({"budget": self.budget, "settings": self.identity()})
@@ -69,11 +70,13 @@ class Trial:
     study: str
     cell: Cell
     settings: Settings
-    stage: Literal["repetition", "search"]
+    stage: Literal["repetition", "search", "rerun"]
     index: int
     """Repetition 1, 2, ...; or the number of the search trial, 0, 1, ..."""
+    rerun_of: str = ""
+    """Of a rerun, which is a repetition trained again and enters no table: the id of the run that it is held to."""
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         """What is run exactly once."""
         return (self.cell.key, self.stage, self.index, settings_digest(self.settings))
@@ -81,12 +84,12 @@ class Trial:
     @property
     def repetition(self) -> int:
         """The axis of the seeds: 0 for all trials of a search, so that they differ in what is searched alone."""
-        return self.index if self.stage == "repetition" else 0
+        return 0 if self.stage == "search" else self.index
 
     @property
     def label(self) -> str:
         """The cell's short name with the repetition or trial, such as `planar K=40 D=40 #2`."""
-        return f"{self.cell.label} {'#' if self.stage == 'repetition' else 'search '}{self.index}"
+        return f"{self.cell.label} {'#' if self.stage == 'repetition' else f'{self.stage} '}{self.index}"
 
 
 def settings_digest(settings: Settings) -> str:

@@ -6,20 +6,25 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from nfstudy.cells import Cell, budget_repetitions, corner_points
-from nfstudy.errors import SpecError, UserError
+from nfstudy.errors import SpecError, StoreError, UserError, printable
 from nfstudy.forecast import Forecast, in_words, logged_seconds
 from nfstudy.project import Project
 from nfstudy.provenance import usable_cores
 from nfstudy.reader import read_studies, read_study
 from nfstudy.runs import cell_states, runs_left
 from nfstudy.spec import Sampling, StudySpec
+
+if TYPE_CHECKING:
+    from nfstudy.engines import Engine
+    from nfstudy.sections import DataSpec
 
 IN_LABELS = ("flow.family", "flow.length", "model.latent", "energy.name", "drawn.density")
 """Settings that a cell's label tells."""
@@ -30,12 +35,26 @@ NEEDED = ("time/wall_seconds",)
 def run(options: argparse.Namespace) -> int:
     """Run what is missing of a study, then rebuild its report; or only say what would be run."""
     study, budget = _read(options)
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options.device):
-        raise UserError(f"--device {options.device}: allowed: auto, cpu, cuda, cuda:N")
+    check_device(options.device)
+    check_engine(options.engine, options.device, options.gpus)
     project = Project.find()
     uri = project.tracking_uri(options.tracking_uri)
     with nullcontext() if options.dry_run else project.study_lock(study.study):
         return _run(study, budget, project, uri, options)
+
+
+def check_device(device: str) -> None:
+    """Raise UserError for what is no device's name."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UserError(f"--device {device}: allowed: auto, cpu, cuda, cuda:N")
+
+
+def check_engine(engine: str, device: str, gpus: float) -> None:
+    """Raise UserError for a device or a share of one that the engine cannot give."""
+    if engine == "local" and gpus:
+        raise UserError(f"--gpus {gpus:g}: allowed: with --engine ray, which hands GPUs out")
+    if engine == "ray" and device.startswith("cuda") and (not gpus or device != "cuda"):
+        raise UserError(f"--device {device}: allowed with --engine ray: auto, cpu, or cuda with --gpus")
 
 
 def report(options: argparse.Namespace) -> int:
@@ -125,9 +144,10 @@ def _report_all(options: argparse.Namespace) -> int:
 
 def _run(study: StudySpec, budget: str, project: Project, uri: str, options: argparse.Namespace) -> int:
     from nfstudy.report.build import build_report
-    from nfstudy.runner import Interrupted, StopSignal, Summary, measure_costs, prepare_data, run_study
+    from nfstudy.runner import measure_costs, prepare_data, run_study
+    from nfstudy.session import Care, Summary
+    from nfstudy.stopping import Interrupted, StopSignal
     from nfstudy.stores import load_frame, open_runs
-    from nfstudy.workers import Pool
 
     frame = load_frame(uri, study.study, NEEDED)
     left = runs_left(study, budget, frame)
@@ -136,19 +156,21 @@ def _run(study: StudySpec, budget: str, project: Project, uri: str, options: arg
     summary: Summary | None = None
     if left:
         data = prepare_data(study, budget, project)
-        workers = min(options.workers or max(usable_cores() // options.threads, 1), left)
         try:
-            with StopSignal() as stop, Pool(workers, options.threads, options.device, project.data_folders) as pool:
+            with StopSignal() as stop, _open_engine(options, project, data, left) as engine:
                 cells = [cell for cell, _ in corner_points(study, budget)]
                 print("measuring what a few updates of each cell take ...", file=sys.stderr, flush=True)
-                expected = measure_costs(pool, cells, stop) | logged_seconds(frame)
-                _print_cells(study, budget, frame, expected, workers)
+                expected = measure_costs(engine, cells, stop) | logged_seconds(frame)
+                _print_cells(study, budget, frame, expected, len(engine.workers))
                 if not options.dry_run:
                     project.write_costs(study.study, expected)
-                    summary = run_study(study, budget, project, uri, data, expected, pool, stop)
+                    care = Care(options.checkpoint_every, options.retries)
+                    summary = run_study(study, budget, project, uri, data, expected, engine, stop, care)
         except Interrupted as signal:
-            print(f"stopped by {signal}; what had ended is saved, go on with: {_again(options)}")
+            print(f"stopped by {signal}; go on with: {_again(options)}")
             return 130
+        except StoreError as error:
+            raise StoreError(f"{error}; go on with: {_again(options)}") from None
     if options.dry_run:
         return 0
     if summary:
@@ -160,6 +182,23 @@ def _run(study: StudySpec, budget: str, project: Project, uri: str, options: arg
     for failure in summary.failures if summary else ():
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if summary and summary.failures else 0
+
+
+def _open_engine(options: argparse.Namespace, project: Project, sources: Iterable[DataSpec], left: int) -> Engine:
+    """Start as many workers as were asked for, as there are cores for, or as there is work for."""
+    if options.engine == "local":
+        from nfstudy.workers import Pool
+
+        workers = options.workers or max(usable_cores() // options.threads, 1)
+        return Pool(min(workers, left), options.threads, options.device, project.data_folders)
+    try:
+        from nfstudy.ray_engine import open_cluster
+    except ImportError as error:
+        raise UserError(f"--engine ray: {error}; allowed: after pip install 'nfstudy[cluster]'") from None
+    from nfstudy.data import load_dataset
+
+    datasets = {source: load_dataset(source, project.data_folders, download=False) for source in sources}
+    return open_cluster(options.workers, left, options.threads, options.device, options.gpus, datasets)
 
 
 def _print_cells(
@@ -189,7 +228,7 @@ def _print_cells(
     for state, name in zip(states, names, strict=True):
         runs = f"{len(state.finished) + len(state.diverged)}/{wanted}"
         each = in_words(forecast.expected(state.cell.key))
-        note = f"  {state.note}" if state.note not in ("", "not run") else ""
+        note = f"  {printable(state.note)}" if state.note not in ("", "not run") else ""
         print(f"  {state.cell.key:<16}  {name:<{width}} {state.state:<9} {runs:>7}  {each}{note}")
     if isinstance(study.sampler, Sampling):
         print(f"  (further cells are proposed by {study.sampler.name} as it goes)")
@@ -222,6 +261,8 @@ def _again(options: argparse.Namespace) -> str:
     words = ["python -m nfstudy run", options.study]
     words += [f"--budget {options.budget}"] if options.budget else []
     words += [f"--tracking-uri {options.tracking_uri}"] if options.tracking_uri else []
+    words += [f"--engine {options.engine}"] if options.engine != "local" else []
+    words += [f"--gpus {options.gpus:g}"] if options.gpus else []
     return " ".join(words)
 
 

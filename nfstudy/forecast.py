@@ -55,14 +55,15 @@ class Forecast:
     def __init__(self, expected: Mapping[str, float], workers: int) -> None:
         """Take cell key -> expected seconds of one run; an unknown cell counts as their mean."""
         self._expected = dict(expected)
+        known = self._expected.values()
+        self._mean = sum(known) / len(known) if known else math.nan
         self._workers = workers
         self._spent = 0.0
         self._foreseen = 0.0
 
     def expected(self, cell: str) -> float:
         """Return the expected seconds of one run of a cell."""
-        known = self._expected.values()
-        return self._expected.get(cell, sum(known) / len(known) if known else math.nan)
+        return self._expected.get(cell, self._mean)
 
     def ended(self, trial: Trial, seconds: float) -> None:
         """Learn what a run took."""

@@ -40,6 +40,23 @@ class TrialResult:
     """Names of `METRICS` with the splits test and time."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """File name -> content: `checkpoint.pt`, `samples.png`, `reconstructions.png`, a failed trial's `traceback.txt`."""
+    retry: bool = True
+    """Of a failed trial, whether another attempt may end otherwise; not where the user has something to mend."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A trial goes on from a checkpoint."""
+
+    update: int
+    """Parameter updates that are in it."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something about a trial under way that people should know."""
+
+    words: str
 
 
 @dataclass(frozen=True)

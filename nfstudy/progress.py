@@ -29,6 +29,9 @@ class StudyProgress(Protocol):
     def ended(self, worker: int, trial: Trial, words: str, done: int, total: int, left: float) -> None:
         """Tell how a trial ended."""
 
+    def note(self, words: str) -> None:
+        """Tell of something that people should know."""
+
     def close(self) -> None:
         """Tell nothing more."""
 
@@ -84,6 +87,10 @@ class Bars:
         self._progress.print(f"{trial.label}: {words}", highlight=False)
         self._progress.update(self._study, completed=done, total=total, words=_overall(done, total, left))
 
+    def note(self, words: str) -> None:
+        """Tell of something."""
+        self._progress.print(words, highlight=False)
+
     def close(self) -> None:
         """Take the workers' lines away."""
         for task in self._workers.values():
@@ -112,6 +119,10 @@ class Lines:
     def ended(self, worker: int, trial: Trial, words: str, done: int, total: int, left: float) -> None:
         """Tell how a trial ended."""
         self._say(f"[worker {worker}] {trial.label}: {words}; {_overall(done, total, left)}")
+
+    def note(self, words: str) -> None:
+        """Tell of something."""
+        self._say(words)
 
     def close(self) -> None:
         """Nothing to take away."""

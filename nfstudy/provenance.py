@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -11,6 +12,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+LOCK = "constraints.txt"
 MAX_DIFF = 2_000_000
 """Bytes of an uncommitted change that are kept with each run; longer ones are cut, and say so."""
 
@@ -53,10 +55,15 @@ def code_state() -> CodeState:
 
 @cache
 def environment() -> dict[str, str]:
-    """Return Python's and every installed distribution's version, and the machine's kind (no names, no paths)."""
+    """Return Python's and every installed distribution's version, and the machine's kind (no names, no paths).
+
+    Where the package stands in its source tree, the digest of the file that pins the versions is among them.
+    """
     versions = {dist.metadata["Name"]: dist.version for dist in metadata.distributions() if dist.metadata["Name"]}
+    lock = Path(__file__).resolve().parent.parent / LOCK
     return {
         "python": sys.version.split()[0],
+        LOCK: hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "none",
         "platform": platform.platform(),
         "machine": platform.machine(),
         "processor": _processor(),

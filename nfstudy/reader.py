@@ -34,13 +34,14 @@ def read_study(path: Path | str) -> StudySpec:
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such study file; allowed: the path of a YAML file") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(raw) > MAX_BYTES:
-        raise SpecError(f"{path}: {len(raw):,} bytes; allowed: a study file of at most {MAX_BYTES:,} bytes")
+        raise SpecError(f"{path}: is larger; allowed: a study file of at most {MAX_BYTES:,} bytes")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -34,11 +34,16 @@ RUN_COLUMNS = {
     "data_fingerprint": "str",
     "device": "str",
     "threads": "str",
+    "rerun_of": "str",
+    "rerun": "str",
+    "attempt": "int",
     "started": "int",
 }
 """The leading columns of a runs frame.
 
-`outcome` is one of finished, diverged, pruned, failed, running, killed; `started` is in milliseconds since 1970. After
+`outcome` is one of finished, diverged, pruned, failed, running, killed; `started` is in milliseconds since 1970, by a
+clock that may have been wrong; `attempt` counts the runs of one trial, 1, 2, ..., and is 0 where that was not logged.
+`rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. After
 them stand one column a setting (its dotted path; text, number, truth or None) and one a metric (its name in `METRICS`;
 float, NaN where the run has none).
 """
@@ -86,8 +91,9 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
         "outcome": outcomes.get(status, "running"),
         "update": float(tags.get("nfstudy.update", "nan")),
         "dirty": tags.get("nfstudy.dirty") == "true",
+        "attempt": int(tags.get("nfstudy.attempt", 0)),
         "started": started,
-        "params": {path: _param_value(text) for path, text in data["params"].items()},
+        "params": {path: param_value(text) for path, text in data["params"].items()},
         "metrics": data["metrics"],
     }
 
@@ -121,10 +127,11 @@ def param_text(value: Any) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _param_value(text: str) -> Any:
+def param_value(text: str) -> Any:
+    """Return the setting that was logged as a text."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -148,6 +155,9 @@ class LoggedRuns(Protocol):
         """Return the address of the run's page where a tracking server is set, else None."""
 
 
+RerunVerdict = Literal["identical", "within tolerances", "differs"]
+"""What may come of a rerun; see `nfstudy.rerun.compare`."""
+RERUN_VERDICTS: tuple[str, ...] = get_args(RerunVerdict)
 RESULTS = ("finished", "diverged", "pruned")
 """Outcomes that are results: such a run is not run again."""
 
@@ -172,14 +182,14 @@ class CellState:
 
 
 def latest_per_identity(frame: pd.DataFrame) -> pd.DataFrame:
-    """Keep one run for each (cell, stage, index): a result before an attempt without one, then the latest started.
+    """Keep one run for each (cell, stage, index): a result before an attempt without one, then the latest attempt.
 
     Results are finished, diverged and pruned runs; a retry is a new run, so a killed or failed one may stand before it.
     """
     if frame.empty:
         return frame
     rank = frame["outcome"].map({**dict.fromkeys(RESULTS, 2), "running": 1}).fillna(0)
-    ordered = frame.assign(_rank=rank).sort_values(["_rank", "started", "run_id"], kind="stable")
+    ordered = frame.assign(_rank=rank).sort_values(["_rank", "attempt", "started", "run_id"], kind="stable")
     kept = ordered.drop_duplicates(["cell", "stage", "index"], keep="last").drop(columns="_rank")
     return kept.sort_values(["cell", "stage", "index"], kind="stable").reset_index(drop=True)
 
@@ -203,6 +213,7 @@ def cell_states(study: StudySpec, budget: str, frame: pd.DataFrame, active: bool
         frame: its runs (`LoggedRuns.frame`); those of other budgets do not count.
         active: whether a coordinator is at work now; without one, a run still marked running was cut off.
     """
+    frame = frame[frame["stage"] != "rerun"]
     runs = latest_per_identity(frame.loc[frame["budget"] == budget]) if not frame.empty else frame
     wanted = budget_repetitions(study, budget)
     by_cell = dict(tuple(runs.groupby("cell"))) if not runs.empty else {}

@@ -50,24 +50,24 @@ class SqlStore:
     def is_known(self) -> bool:
         """Say whether the database can be read here and has the schema that is known."""
         try:
-            return self._read(_is_known)
+            return self.read(_is_known)
         except (StoreError, ArgumentError, ImportError):
             return False  # No database, or none that we have a driver for: MLflow will say what it makes of it.
 
     def frame(self, study: str, metrics: Collection[str] | None = None) -> pd.DataFrame:
         """Return one row a run of a study; see `nfstudy.runs.LoggedRuns.frame`."""
-        return self._read(lambda connection: _frame(connection, study, metrics))
+        return self.read(lambda connection: _frame(connection, study, metrics))
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""
-        return self._read(lambda connection: make_history(_points(connection, run_ids, metrics)))
+        return self.read(lambda connection: make_history(_points(connection, run_ids, metrics)))
 
     def artifact_address(self, run_id: str) -> str | None:
         """Return where a run keeps its files, None where there is no such run."""
         asked = select(_RUNS.c.artifact_uri).where(_RUNS.c.run_uuid == run_id)
-        return self._read(lambda connection: connection.execute(asked).scalar())
+        return self.read(lambda connection: connection.execute(asked).scalar())
 
-    def _read(self, work: Callable[[Connection], Found]) -> Found:
+    def read(self, work: Callable[[Connection], Found]) -> Found:
         """Return what some work reads.
 
         Raises:

@@ -13,10 +13,11 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -38,15 +39,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nfstudy import __version__
 from nfstudy.cells import Trial, settings_digest
-from nfstudy.errors import StoreError
+from nfstudy.errors import StoreAwayError, StoreError
 from nfstudy.metrics import METRICS
 from nfstudy.outcomes import EpochRecord, TrialResult
+from nfstudy.patience import Patience, keep_waits_short, may_pass, reason
 from nfstudy.provenance import code_state, environment
 from nfstudy.runs import make_frame, make_history, make_row, param_text
 from nfstudy.store_address import ARTIFACTS, SQLITE, artifact_folder, database_file, is_sqlite
 
-for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+for _noisy in ("alembic", "mlflow.tracking.fluent"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # It prints errors that we tell ourselves.
+
+Written = TypeVar("Written")
 
 PAGE = 1000
 ANALYSED_ROWS = 1000
@@ -80,6 +85,8 @@ class Store:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.client = MlflowClient(tracking_uri=uri)
+        self.patience = Patience()
+        """With which what runs say is written; everything else is tried once."""
 
     @property
     def folder(self) -> Path | None:
@@ -111,10 +118,21 @@ class Store:
             return {e.name: e.experiment_id for e in self.client.search_experiments() if e.name != "Default"}
 
     def start_run(
-        self, experiment: str, trial: Trial, data: DataRecord | None, point: str, device: str, threads: int
+        self,
+        experiment: str,
+        trial: Trial,
+        data: DataRecord | None,
+        point: str,
+        device: str,
+        threads: int,
+        attempt: int = 1,
+        machine: Mapping[str, str] | None = None,
     ) -> str:
-        """Create a run with everything that would reproduce it, before training starts; return its id."""
-        code = code_state()
+        """Create a run with everything that would reproduce it, before training starts; return its id.
+
+        Its environment is `machine`, or that of this process.
+        """
+        code, machine = code_state(), machine or environment()
         tags = {
             "mlflow.source.name": "nfstudy",
             "mlflow.source.type": "LOCAL",
@@ -126,7 +144,9 @@ class Store:
             "nfstudy.stage": trial.stage,
             "nfstudy.index": str(trial.index),
             "nfstudy.repetition": str(trial.repetition),
+            "nfstudy.attempt": str(attempt),
             "nfstudy.point": point,
+            **({"nfstudy.rerun_of": trial.rerun_of} if trial.rerun_of else {}),
             "nfstudy.commit": code.commit,
             "nfstudy.dirty": str(code.dirty).lower(),
             "nfstudy.data": data.name if data else "none",
@@ -134,23 +154,20 @@ class Store:
             "nfstudy.device": device,
             "nfstudy.threads": str(threads),
             "nfstudy.version": __version__,
-            **{f"nfstudy.{name}": environment()[f"package {name}"] for name in ("torch", "numpy", "mlflow", "optuna")},
-            "nfstudy.python": environment()["python"],
+            **{f"nfstudy.{name}": machine[f"package {name}"] for name in ("torch", "numpy", "mlflow", "optuna")},
+            "nfstudy.python": machine["python"],
         }
-        settings = trial.settings.flat()
-        with _as_store_error(self.uri):
-            run_id = self.client.create_run(
-                experiment, tags=tags, run_name=f"{trial.label} ({trial.cell.budget})"
-            ).info.run_id
-            params = [Param(path, param_text(value)) for path, value in settings.items()]
-            self.client.log_batch(run_id, params=params)
-            if data:
-                self.client.log_inputs(run_id, datasets=[_dataset_input(data)])
-            files = {
-                "settings.json": json.dumps(trial.settings.model_dump(), indent=2).encode(),
-                "environment.json": json.dumps(environment(), indent=2).encode(),
-            }
-            self._log_files(run_id, files | ({"git.diff": code.diff.encode()} if code.dirty else {}))
+        name = f"{trial.label} ({trial.cell.budget})"
+        run_id = self._write(self.client.create_run, experiment, tags=tags, run_name=name).info.run_id
+        params = [Param(path, param_text(value)) for path, value in trial.settings.flat().items()]
+        self._write(self.client.log_batch, run_id, params=params)
+        if data:
+            self._write(self.client.log_inputs, run_id, datasets=[_dataset_input(data)])
+        files = {
+            "settings.json": json.dumps(trial.settings.model_dump(), indent=2).encode(),
+            "environment.json": json.dumps(machine, indent=2).encode(),
+        }
+        self._log_files(run_id, files | ({"git.diff": code.diff.encode()} if code.dirty else {}))
         return run_id
 
     def log_epoch(self, run_id: str, record: EpochRecord) -> None:
@@ -159,17 +176,20 @@ class Store:
 
     def finish_run(self, run_id: str, result: TrialResult) -> None:
         """Log how a run ended; its status is set last, so a run marked finished has all its numbers and files."""
-        tags = {"outcome": result.outcome, "reason": result.reason[:5000], "update": str(result.update)}
-        with _as_store_error(self.uri):
-            self._log_metrics(run_id, result.metrics, result.update)
-            self._log_files(run_id, result.files)
-            self.client.log_batch(run_id, tags=[RunTag(f"nfstudy.{key}", value) for key, value in tags.items()])
-            self.client.set_terminated(run_id, "FAILED" if result.outcome == "failed" else "FINISHED")
+        self._log_metrics(run_id, result.metrics, result.update)
+        self._log_files(run_id, result.files)
+        self.tag_run(run_id, {"outcome": result.outcome, "reason": result.reason, "update": str(result.update)})
+        self._write(self.client.set_terminated, run_id, "FAILED" if result.outcome == "failed" else "FINISHED")
+
+    def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Put tags on a run, their names without `nfstudy.`."""
+        self._write(
+            self.client.log_batch, run_id, tags=[RunTag(f"nfstudy.{name}", text[:5000]) for name, text in tags.items()]
+        )
 
     def kill_run(self, run_id: str) -> None:
         """Mark a run that was cut off."""
-        with _as_store_error(self.uri):
-            self.client.set_terminated(run_id, "KILLED")
+        self._write(self.client.set_terminated, run_id, "KILLED")
 
     def runs(self, study: str) -> StudyRuns:
         """Return the study's runs, which may be none."""
@@ -192,17 +212,29 @@ class Store:
         if unknown:
             raise ValueError(f"metric names {sorted(unknown)}; allowed: those of nfstudy.metrics.METRICS")
         now = int(time.time() * 1000)
-        with _as_store_error(self.uri):
-            points = [Metric(name, float(value), now, step) for name, value in metrics.items()]
-            self.client.log_batch(run_id, metrics=points)
+        points = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+        self._write(self.client.log_batch, run_id, metrics=points)
 
     def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         if not files:
             return
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                (Path(folder) / name).write_bytes(content)
-            self.client.log_artifacts(run_id, folder)
+
+        def upload() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                for name, content in files.items():
+                    (Path(folder) / name).write_bytes(content)
+                self.client.log_artifacts(run_id, folder)
+
+        self._write(upload)
+
+    def _write(self, call: Callable[..., Written], *arguments: Any, **named: Any) -> Written:
+        """Write to the store as patiently as it should be; MLflow drops the second of two equal points."""
+
+        def once() -> Written:
+            with _as_store_error(self.uri):
+                return call(*arguments, **named)
+
+        return self.patience.outlast(once)
 
 
 @dataclass(frozen=True)
@@ -276,6 +308,7 @@ def open_store(uri: str, create: bool = False) -> Store:
             _create_database(path, uri)
     elif "://" not in uri:
         raise StoreError(f"tracking address {uri}: allowed: sqlite:///FILE, http(s)://SERVER, or a database's address")
+    keep_waits_short()
     with _as_store_error(uri):
         store = Store(uri)
         store.client.search_experiments(max_results=1)
@@ -312,8 +345,9 @@ def _resolves_here(experiment: Experiment) -> bool:
 def _as_store_error(uri: str) -> Iterator[None]:
     try:
         yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
-        raise StoreError(f"tracking store {uri}: {' '.join(str(error).split())[:500]}") from error
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        kind = StoreAwayError if may_pass(error) else StoreError
+        raise kind(f"tracking store {uri}: {reason(error)}") from error
 
 
 def _dataset_input(data: DataRecord) -> DatasetInput:

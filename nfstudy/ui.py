@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import subprocess
 import sys
@@ -30,6 +31,8 @@ def serve(uri: str, host: str, port: int) -> int:
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     address = f"http://{host}:{port}"
     print(f"MLflow UI on {address} (ready in some seconds; stop it with Ctrl-C)")
+    if not _is_loopback(host):
+        print(f"it asks for no password: whoever reaches {host} can read, change and delete the runs")
     for study, experiment in store.studies().items():
         print(
             f"  {study}: {address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
@@ -40,3 +43,11 @@ def serve(uri: str, host: str, port: int) -> int:
             return server.wait()
         except KeyboardInterrupt:
             return server.wait()
+
+
+def _is_loopback(host: str) -> bool:
+    """Say whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -64,8 +64,12 @@ def frame_of(folder, study="tiny"):
 
 
 def numbers_of(folder):
+    """Return `numbers_in` a folder's own store."""
+    return numbers_in(frame_of(folder))
+
+
+def numbers_in(frame):
     """Return (cell, stage, index) -> the exact numbers of every finished run, and that each has one."""
-    frame = frame_of(folder)
     finished = frame[frame["outcome"] == "finished"]
     keys = [tuple(key) for key in finished[["cell", "stage", "index"]].itertuples(index=False)]
     assert len(set(keys)) == len(keys), "a run that was done was done again"

@@ -1,10 +1,14 @@
 """Fixtures that more than one test module uses."""
 
 import os
+import secrets
 from pathlib import Path
 
 # Before torch is imported: one thread, as workers have, so that tests do not crowd the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Before Ray is: a token for the tests' clusters, else it writes one into the home folder.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 import pytest
 

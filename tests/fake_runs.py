@@ -91,6 +91,7 @@ class FakeRuns:
             "data_fingerprint": "ab" * 32,
             "device": "cpu",
             "threads": "1",
+            "attempt": attempt,
             "started": 1_700_000_000_000 + len(self.records),
             **trial.settings.flat(),
             **(plausible_metrics(trial) if outcome == "finished" else {}),

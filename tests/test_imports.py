@@ -42,9 +42,16 @@ def importers(package):
     return {module for module, names in found.items() if any(f"{name}.".startswith(f"{package}.") for name in names)}
 
 
-@pytest.mark.parametrize(("package", "module"), [("mlflow", "nfstudy.tracking"), ("optuna", "nfstudy.search")])
-def test_one_module_alone_imports(package, module):
-    assert importers(package) == {module}
+@pytest.mark.parametrize(
+    ("package", "modules"),
+    [
+        ("mlflow", {"nfstudy.tracking", "nfstudy.tracking_copy"}),
+        ("optuna", {"nfstudy.search"}),
+        ("ray", {"nfstudy.ray_engine"}),
+    ],
+)
+def test_these_modules_alone_import(package, modules):
+    assert importers(package) == modules
 
 
 def loaded_by(code):
@@ -65,6 +72,11 @@ def test_reports_load_no_torch_mlflow_or_optuna():
 def test_tracking_and_data_load_no_torch():
     top, _ = loaded_by("import nfstudy.tracking, nfstudy.data, nfstudy.commands, nfstudy.runner")
     assert "torch" not in top
+
+
+def test_archives_and_sqlite_files_are_read_without_torch_mlflow_and_optuna():
+    top, _ = loaded_by("import nfstudy.archive.packing, nfstudy.archive.unpacking, nfstudy.exchange, nfstudy.recorded")
+    assert not {"torch", "mlflow", "optuna"} & top
 
 
 def test_what_a_worker_runs_knows_of_no_search_and_no_store():

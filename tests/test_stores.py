@@ -174,7 +174,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(copied):
                 writer.commit()
         return seen[-1]
 
-    assert SqlStore(uri)._read(work) == 7
+    assert SqlStore(uri).read(work) == 7
     assert seen == [3, 7]
 
 

@@ -15,12 +15,17 @@ class Problem(Protocol):
 
     epoch_updates: int
     """Parameter updates in a whole epoch."""
+    device: str
+    """Where its tensors live, such as `cpu` or `cuda:0`."""
 
     def parameters(self) -> list[nn.Parameter]:
         """Return what is trained."""
 
-    def training_terms(self, epoch: int, updates: int) -> Iterator[BoundTerms]:
-        """Yield the terms of the bound, with gradients, on the first so many minibatches of an epoch (1, 2, ...)."""
+    def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
+        """Yield the terms of the bound, with gradients, on the first so many minibatches of an epoch (1, 2, ...).
+
+        Those before `start` are left out; what they would draw is drawn and dropped, so that the others draw the same.
+        """
 
     def validate(self) -> dict[str, float]:
         """Return `BoundTerms.numbers` at β = 1 on held-out images or noise, the same every time; in nats."""

@@ -33,6 +33,7 @@ class DrawnProblem:
     def __init__(self, settings: Settings, repetition: int, device: str) -> None:
         self.settings = settings
         self.repetition = repetition
+        self.device = device
         self.flow = make_flow(settings.flow, 2, 0).double()
         self.flow.initialise(lambda part: self._generator("initialisation", part))
         if settings.flow.length:
@@ -42,7 +43,7 @@ class DrawnProblem:
         """Return none."""
         return []
 
-    def training_terms(self, epoch: int, updates: int) -> Iterator[BoundTerms]:
+    def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
         """Yield nothing."""
         return iter(())
 

@@ -84,12 +84,14 @@ class EnergyProblem:
         """Return those of q0 and of the flow."""
         return [parameter for parameter in self.model.parameters() if parameter.numel()]
 
-    def training_terms(self, epoch: int, updates: int) -> Iterator[BoundTerms]:
+    def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
         """Yield the terms (batch,) on fresh samples; −U stands for the log-likelihood, and there is no prior."""
         stream = self._generator("posterior noise", self.repetition, epoch)
-        for _ in range(updates):
-            terms, _ = self._terms(torch.randn(self.settings.train.batch, 2, generator=stream))
-            yield terms
+        for update in range(updates):
+            noise = torch.randn(self.settings.train.batch, 2, generator=stream)
+            if update >= start:
+                terms, _ = self._terms(noise)
+                yield terms
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:

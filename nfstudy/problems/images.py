@@ -55,13 +55,14 @@ class ImageProblem:
         """Return the model's parameters."""
         return list(self.model.parameters())
 
-    def training_terms(self, epoch: int, updates: int) -> Iterator[BoundTerms]:
+    def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
         """Yield the terms (batch,) of each minibatch, one posterior sample an image."""
         self.model.train()
         noise_stream = self._generator("posterior noise", epoch)
-        for x in self._batches(epoch, updates):
+        for update, x in enumerate(self._batches(epoch, updates)):
             noise = torch.randn(len(x), self.settings.model.latent, generator=noise_stream)
-            yield bound_terms(self.model, x, noise.to(self.device))
+            if update >= start:
+                yield bound_terms(self.model, x, noise.to(self.device))
 
     def validate(self) -> dict[str, float]:
         """Return the bound on the validation images."""

@@ -169,10 +169,10 @@ def _earlier_files(folder: Path) -> set[str]:
     if not path.exists():
         return set()
     try:
-        names = set(json.loads(path.read_bytes())["files"])
-    except (ValueError, KeyError, TypeError):
+        names = set(map(PurePosixPath, json.loads(path.read_bytes())["files"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ReportError(f"{path}: not the manifest of a report; allowed: one written here, or none") from None
     for name in names:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        if name.is_absolute() or ".." in name.parts:
             raise ReportError(f"{path}: lists '{name}'; allowed: files inside {folder}")
-    return names
+    return set(map(str, names))

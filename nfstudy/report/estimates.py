@@ -11,7 +11,7 @@ import pandas as pd
 
 from nfstudy.cells import Cell
 from nfstudy.report.labels import Label, label_cells
-from nfstudy.runs import CellState, LoggedRuns, cell_states, latest_per_identity
+from nfstudy.runs import RERUN_VERDICTS, CellState, LoggedRuns, cell_states, latest_per_identity
 from nfstudy.sections import PATCHES
 from nfstudy.spec import StudySpec
 
@@ -147,6 +147,8 @@ class Results:
     cells: tuple[CellResult, ...]
     runs: pd.DataFrame
     """One row a trial of these cells, searches included, with how many `attempts` it took."""
+    reruns: pd.DataFrame
+    """One row a rerun of these runs that was held to its original; no other number comes from them."""
 
     @property
     def unit(self) -> str:
@@ -184,6 +186,8 @@ def gather_results(study: StudySpec, budget: str, store: LoggedRuns, active: boo
     frame = store.frame()
     states = cell_states(study, budget, frame, active)
     frame = frame[(frame["budget"] == budget) & frame["cell"].isin([state.cell.key for state in states])]
+    again = frame["stage"] == "rerun"
+    frame, reruns = frame[~again], frame[again & frame["rerun"].isin(RERUN_VERDICTS)]
     attempts = frame.groupby(["cell", "stage", "index"], sort=False)["run_id"].transform("size")
     runs = latest_per_identity(frame.assign(attempts=attempts))
     labels = label_cells([state.cell for state in states])
@@ -191,4 +195,4 @@ def gather_results(study: StudySpec, budget: str, store: LoggedRuns, active: boo
     for state, label in zip(states, labels, strict=True):
         own = runs[(runs["cell"] == state.cell.key) & (runs["stage"] == "repetition") & (runs["index"] <= state.wanted)]
         cells.append(CellResult(state, label, own))
-    return Results(study, budget, store, tuple(cells), runs)
+    return Results(study, budget, store, tuple(cells), runs, reruns[reruns["rerun_of"].isin(runs["run_id"])])

@@ -46,6 +46,21 @@ class RunRow:
 
 
 @dataclass(frozen=True)
+class RerunRow:
+    """A line of the table of runs that were trained again."""
+
+    id: str
+    run: str
+    """The id of the run that it was held to."""
+    cell: str
+    trial: str
+    verdict: str
+    """Identical, within tolerances, or differs."""
+    commit: str
+    machine: str
+
+
+@dataclass(frozen=True)
 class Page:
     """All that both templates show."""
 
@@ -129,10 +144,28 @@ class Page:
                 attempts=run["attempts"],
                 commit=_commit(run["commit"], run["dirty"]),
                 data=f"{run['data']} {run['data_fingerprint'][:_SHORT]}",
-                machine=f"{run['device']}, threads {run['threads']}",
+                machine=_machine(run),
                 settings=_settings(run, paths),
             )
             for result, run in runs_by_cell(self.results, (*RUN_COLUMNS, "attempts", *paths))
+        ]
+
+    @property
+    def rerun_rows(self) -> Sequence[RerunRow]:
+        """The reruns, by cell in the study's order."""
+        reruns = self.results.reruns
+        return [
+            RerunRow(
+                id=run["run_id"],
+                run=run["rerun_of"],
+                cell=result.label.row,
+                trial=f"repetition {run['index']}",
+                verdict=run["rerun"],
+                commit=_commit(run["commit"], run["dirty"]),
+                machine=_machine(run),
+            )
+            for result in self.results.cells
+            for run in reruns[reruns["cell"] == result.cell.key].to_dict("records")
         ]
 
 
@@ -217,6 +250,10 @@ def web_address(link: str | None) -> str | None:
 
 def _commit(commit: str | None, dirty: bool) -> str:
     return f"{(commit or 'unknown')[:_SHORT]}{' + uncommitted changes' if dirty else ''}"
+
+
+def _machine(run: Mapping[str, Any]) -> str:
+    return f"{run['device']}, threads {run['threads']}"
 
 
 def _commits(runs: pd.DataFrame) -> list[str]:

@@ -1,0 +1,72 @@
+"""The commands on logged runs: export and import a study's, train one again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from nfstudy.commands import check_device
+from nfstudy.errors import SpecError, printable
+from nfstudy.project import Project
+from nfstudy.reader import read_study
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a study's logged runs into an archive."""
+    from nfstudy.exchange import export_runs
+
+    study = read_study(options.study)
+    if options.budget and options.budget not in study.budgets:
+        raise SpecError(f"{options.study}: no budget '{options.budget}'; allowed: {', '.join(study.budgets)}")
+    path = Path(options.file)
+    uri = Project.find().tracking_uri(options.tracking_uri)
+    runs = export_runs(uri, study.study, path, options.budget, options.with_checkpoints)
+    print(f"{path}: {runs} runs of {study.study}, {path.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Take the runs of an archive into the store; return 1 if it has some of them with other numbers."""
+    from nfstudy.archive.unpacking import read_archive
+    from nfstudy.exchange import import_runs
+
+    archive = read_archive(Path(options.file))
+    study, project = archive.manifest.study, Project.find()
+    with project.study_lock(study):
+        done = import_runs(archive, project.tracking_uri(options.tracking_uri))
+    print(f"{study}: {done.new} runs taken in, {done.known} were there already")
+    for run in done.others:
+        print(f"left out: {printable(run)}", file=sys.stderr)
+    return 1 if done.others else 0
+
+
+def rerun(options: argparse.Namespace) -> int:
+    """Train a logged run again; return 0 for identical bits, 3 for numbers within the tolerances, 1 for others."""
+    from nfstudy.rerun import ABSOLUTE, RELATIVE, prepare_rerun, train_again
+    from nfstudy.stopping import Interrupted
+    from nfstudy.tracking import open_store
+
+    if options.device:
+        check_device(options.device)
+    project = Project.find()
+    store = open_store(project.tracking_uri(options.tracking_uri))
+    again = prepare_rerun(store, options.run_id, project, options.device, options.threads)
+    print(f"{again.trial.study}: {printable(again.old.record.name)}")
+    print(printable("\n".join(again.changes) or "nothing has changed since"), flush=True)
+    with project.study_lock(again.trial.study):
+        try:
+            found = train_again(again, store, project)
+        except Interrupted as signal:
+            print(f"stopped by {signal}; begin again with: python -m nfstudy rerun {options.run_id}")
+            return 130
+    for line in found.lines:
+        print(printable(line))
+    expected = " (the same kind of machine: identical numbers were to be expected)" if again.same_machine else ""
+    told = {
+        "identical": "identical in every point of every history",
+        "within tolerances": f"within {ABSOLUTE} nats or {RELATIVE:.1%} of the test and validation numbers{expected}",
+        "differs": f"differs by more than {ABSOLUTE} nats and {RELATIVE:.1%}, or ended otherwise{expected}",
+    }
+    print(f"run {found.run_id}: {told[found.verdict]}")
+    return {"identical": 0, "within tolerances": 3, "differs": 1}[found.verdict]
