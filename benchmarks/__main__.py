@@ -65,6 +65,12 @@ BENCHMARKS = {
         one_core=False,
         by_name=True,
     ),
+    "coordinator": Benchmark(
+        "empty trials a second, of 2 to 32 workers of each engine, into SQLite and $MLFLOW_TRACKING_URI; only if named",
+        _module("coordinator"),
+        one_core=False,
+        by_name=True,
+    ),
     "paper": Benchmark(
         "time from a cold start to the paper's −ln p(x), which takes half an hour; only if named",
         _module("paper"),

@@ -1,0 +1,127 @@
+"""How many trials a second the coordinator, its engines and the stores carry: workers whose trials end at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+from benchmarks.empty_trials import EPOCHS, EmptyActor, answer_at_once
+from benchmarks.result import Result, Row, Verdict
+from nfstudy.engines import Engine
+from nfstudy.project import Project
+from nfstudy.reader import parse_study
+from nfstudy.runner import prepare_data, run_study
+from nfstudy.session import Care
+from nfstudy.stopping import StopSignal
+from nfstudy.tracking import open_store
+from nfstudy.workers import Pool, Process
+
+STUDY = """\
+study: {name}
+title: Empty trials
+data: {{name: digits}}
+train: {{updates: 46, batch: 50}}
+repetitions: {trials}
+exhibits: [summary]
+"""
+WORKERS = (2, 8, 32)
+TRIALS, FEW_TRIALS = 100, 40
+MANY_WORKERS, TRIAL_SECONDS = 1000, 1800
+"""What the plan of docs/scaling.md asks of the slowest of them."""
+
+
+def measure(quick: bool) -> Result:
+    """Run studies of empty trials.
+
+    Arguments:
+        quick: few trials and workers, SQLite alone.
+    """
+    uris = {"SQLite": ""} | ({"server": server} if (server := os.environ.get("MLFLOW_TRACKING_URI")) else {})
+    engines, missing = {"local": EmptyPool}, []
+    try:
+        engines["ray"] = _ray_engine()
+    except ImportError as error:
+        missing.append(f"ray: {error}")
+    rows = [
+        carry(engine, engines[engine], store, uri, workers, FEW_TRIALS if quick else TRIALS)
+        for store, uri in uris.items()
+        for engine in engines
+        for workers in (WORKERS[:1] if quick else WORKERS)
+    ]
+    fewest = min(row["trials_per_second"] for row in rows)
+    found = f"{fewest * TRIAL_SECONDS:,.0f}"
+    enough = fewest * TRIAL_SECONDS >= MANY_WORKERS
+    verdict = Verdict(
+        f"workers kept busy by trials of {TRIAL_SECONDS / 60:.0f} minutes", found, f"{MANY_WORKERS:,}", enough
+    )
+    return Result(f"empty trials of {EPOCHS} epochs a second", rows, [verdict], missing)
+
+
+def carry(engine: str, kind: Any, store: str, uri: str, workers: int, trials: int) -> Row:
+    """Run a study of empty trials in a new folder, and into a new experiment.
+
+    Arguments:
+        engine: its name.
+        kind: makes it, of so many workers.
+        store: its name.
+        uri: its address; empty for a SQLite file in the folder.
+        workers: how many.
+        trials: how many.
+    """
+    with tempfile.TemporaryDirectory(prefix="nfstudy-bench-") as folder:
+        study = parse_study(STUDY.format(name=f"empty-{uuid.uuid4().hex[:12]}", trials=trials), "empty.yaml")
+        project = Project(Path(folder))
+        uri = uri or project.tracking_uri(f"sqlite:///{folder}/mlruns/mlflow.db")
+        open_store(uri, create=True)
+        data = prepare_data(study, "default", project)
+        with StopSignal() as stop, kind(workers) as held:
+            _wait_for_all(held)
+            done = run_study(study, "default", project, uri, data, {}, held, stop, Care())
+    return {
+        "store": store,
+        "engine": engine,
+        "workers": workers,
+        "trials": done.ran["finished"],
+        "seconds": done.seconds,
+        "trials_per_second": trials / done.seconds,
+    }
+
+
+class EmptyPool(Pool):
+    """Processes that answer every trial at once."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, 1, "cpu", ())
+
+    def _start(self, number: int) -> Process:
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        process = multiprocessing.get_context("spawn").Process(target=answer_at_once, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        return Process(number, process, ours)
+
+
+def _ray_engine() -> Any:
+    """Return what makes an engine of actors that answer every trial at once; raises ImportError without Ray."""
+    import ray
+
+    from nfstudy.ray_engine import RayEngine, RayWorker, join_cluster
+
+    class EmptyCluster(RayEngine):
+        def __init__(self, size: int) -> None:
+            join_cluster(size)
+            super().__init__(size, 1, "cpu", 0.0, {})
+
+        def _start(self, number: int) -> RayWorker:
+            return RayWorker(number, ray.remote(num_cpus=1, max_concurrency=2)(EmptyActor).remote())
+
+    return EmptyCluster
+
+
+def _wait_for_all(engine: Engine) -> None:
+    while not all(worker.device for worker in engine.workers):
+        list(engine.events(60))
