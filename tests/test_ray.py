@@ -8,6 +8,8 @@ from cluster import NODE, actors_of, mlflow_server, ray_cluster, wait_until
 from command_line import TINY, frame_of, launch, nfstudy, numbers_in, numbers_of, wait_for, write_study
 from postgres import free_port, running_postgres
 
+from nfstudy.store_sql import SqlStore
+from nfstudy.stores import load_frame
 from nfstudy.tracking import open_store
 from nfstudy.work import Died, Ready
 
@@ -78,6 +80,8 @@ def test_a_lost_worker_a_lost_node_a_restarted_database_and_a_killed_driver_chan
     assert (done := nfstudy(folder, *arguments)).returncode == 0, done.stderr
     frame = runs.frame()
     assert numbers_in(frame) == undisturbed
+    assert SqlStore(database.uri).is_known()
+    assert numbers_in(load_frame(database.uri, "tiny")) == undisturbed, "as the database itself says"
     assert set(frame["outcome"]) == {"finished", "killed"}
     assert "goes on after update" in (folder / "out.txt").read_text() + done.stderr
     for run_id in frame.loc[frame["outcome"] == "finished", "run_id"]:
