@@ -1,4 +1,4 @@
-"""The only module that imports mlflow: opening a store, writing runs, reading them back.
+"""Opening a store, writing runs, reading them back; with `tracking_copy` the only importer of mlflow.
 
 One experiment a study, one top-level run a training run. Writing is synchronous and done by one process, the
 coordinator. Artifacts get addresses of the form `mlflow-artifacts:/<study>/...`, which `resolve_artifacts` turns into
