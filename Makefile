@@ -26,7 +26,7 @@ quickstart: $(VENV)/.installed  ## run studies/quickstart.yaml, from data to rep
 	$(PYTHON) -m nfstudy run studies/quickstart.yaml
 
 test: lint  ## install what the tests need and run them
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 chaos: $(VENV)/.tested  ## kill a study's processes 120 times and hold it against one left alone; read 20,000 odd files; some 20 minutes
 	PYTHONPATH=tests $(PYTHON) -m chaos --kills 120
