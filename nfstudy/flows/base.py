@@ -147,10 +147,31 @@ def fits_lanes(z: Tensor, steps: Tensor) -> bool:
     return kernels.runs_here(z, steps) and z.dim() > 1 and steps.shape[:-2] in ((), z.shape[-2:-1])
 
 
+def in_pieces(
+    chain: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], z: Tensor, steps: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Apply a chain that takes numbers of each image's own, giving all samples the same where there are no others.
+
+    Arguments:
+        chain: takes z_0 (..., B, D) and the numbers (B, K, n), and returns z_K (..., B, D) and log-determinants
+            (..., B).
+        z: z_0, (..., B, D).
+        steps: the numbers of all steps, (B, K, n), or (K, n) for all samples.
+
+    Returns:
+        z_K, (..., B, D), and the log-determinants, (..., B).
+    """
+    if steps.dim() == 3:
+        return chain(z, steps)
+    pieces = [chain(piece, steps.expand(len(piece), -1, -1)) for piece in z.flatten(0, -2).split(LANES)]
+    z_K, log_det = (torch.cat(ends) for ends in zip(*pieces, strict=True))
+    return z_K.view(z.shape), log_det.view(z.shape[:-1])
+
+
 def over_lanes(
     chain: Callable[[Tensor, Tensor], tuple[Tensor, ...]], z: Tensor, steps: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Apply a loop of `kernels`, whose arrays are batch-last, to a chain's samples and numbers.
+    """Apply a loop of `kernels`, whose arrays are batch-last, to a chain's samples and numbers, by `in_pieces`.
 
     Arguments:
         chain: takes z_0 (S, D, B) and the numbers (K, n, B), and returns z_K (S, D, B) and log-determinants (S, B).
@@ -160,17 +181,12 @@ def over_lanes(
     Returns:
         z_K, (..., B, D), and the log-determinants, (..., B).
     """
-    if steps.dim() == 2:
-        pieces = [
-            chain(piece.T.unsqueeze(0), steps.unsqueeze(-1).expand(-1, -1, len(piece)))
-            for piece in z.flatten(0, -2).split(LANES)
-        ]
-        z_K = torch.cat([ends[0].T for ends, _ in pieces])
-        log_det = torch.cat([log_dets[0] for _, log_dets in pieces])
-    else:
-        z_K, log_det = chain(z.reshape(-1, *z.shape[-2:]).transpose(1, 2), steps.permute(1, 2, 0))
-        z_K = z_K.transpose(1, 2)
-    return z_K.reshape(z.shape), log_det.reshape(z.shape[:-1])
+
+    def turned(z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        z_K, log_det = chain(z.reshape(-1, *z.shape[-2:]).mT, steps.permute(1, 2, 0))
+        return z_K.mT.reshape(z.shape), log_det.reshape(z.shape[:-1])
+
+    return in_pieces(turned, z, steps)
 
 
 def require_steps(length: int) -> None:

@@ -15,9 +15,9 @@ from nfstudy.flows.base import (
     Generators,
     StepHead,
     fits_lanes,
+    in_pieces,
     log_nonnegative,
     log_softplus,
-    over_lanes,
     require_steps,
     softplus,
 )
@@ -169,7 +169,7 @@ class PlanarFlow(Flow):
         """Return z_K, (..., B, D), and the summed log-determinants in nats, (..., B); see `planar_flow`."""
         (steps,) = parameters
         if fits_lanes(z, steps):
-            return over_lanes(lambda z, steps: PlanarChain.apply(z, steps, self.constraint), z, steps)
+            return in_pieces(lambda z, steps: PlanarChain.apply(z, steps, self.constraint), z, steps)
         return planar_flow(z, *self.split(steps)) if self.constraint else free_planar_flow(z, *self.split(steps))
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:

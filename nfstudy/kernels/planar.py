@@ -7,6 +7,8 @@ the latent variables take four at a time, so that a sum is fetched and put back 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numba import njit
@@ -15,33 +17,34 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from nfstudy.kernels import COMPILED
 from nfstudy.kernels.elementary import exp, log, sigmoid, softplus, tanh
+from nfstudy.kernels.layout import empty_lanes, lanes
 
 FLOOR = -690.0
 """Below such a wᵀu, M = ln(1 + exp(wᵀu)) is no longer a normal number, and ln M = wᵀu to rounding."""
 
 
 class PlanarChain(torch.autograd.Function):
-    """Apply K planar steps.
+    """Apply K planar steps; layouts change in here, where no node of the graph has to be made of it.
 
     Arguments:
-        z: z_0, (S, D, B).
-        steps: u, w and b one below the other, (K, 2D + 1, B).
+        z: z_0, (..., B, D).
+        steps: u, w and b side by side, (B, K, 2D + 1); not copied where they are batch-last in memory.
         constraint: whether u is constrained to û.
 
     Returns:
-        z_K, (S, D, B), and Σ_k ln|det ∂f_k/∂z_{k−1}| in nats, (S, B).
+        z_K, (..., B, D), batch-last in memory, and Σ_k ln|det ∂f_k/∂z_{k−1}| in nats, (..., B).
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, z: Tensor, steps: Tensor, constraint: bool) -> tuple[Tensor, Tensor]:
-        """Run the chain; where a gradient will be asked for, keep every z_{k−1}, and wᵀu, wᵀw and a of every step."""
-        z, steps = z.contiguous(), steps.contiguous()
-        samples, _, images = z.shape
-        path = z.new_empty(len(steps) if any(ctx.needs_input_grad) else 0, *z.shape)
-        sums = z.new_empty(len(steps), 2 + samples, images)
-        end, log_det = torch.empty_like(z), z.new_empty(samples, images)
-        chain(*(x.numpy() for x in (z, steps, path, sums, end, log_det)), constraint, _tiny(z))
-        ctx.save_for_backward(path, sums, steps)
+        """Run the chain; where a gradient will be asked for, keep of every step z_{k−1}, a, wᵀu and wᵀw."""
+        start, steps = lanes(z), steps.permute(1, 2, 0).contiguous()
+        samples, latent, images = start.shape
+        kept = z.new_empty(len(steps) if any(ctx.needs_input_grad) else 1, samples * (latent + 1) + 2, images)
+        end, log_det = empty_lanes(z), z.new_empty(z.shape[:-1])
+        arrays = (steps.numpy(), start, kept.numpy(), lanes(end), log_det.numpy().reshape(samples, images))
+        chain(*arrays, constraint)
+        ctx.save_for_backward(kept, steps)
         ctx.constraint = constraint
         return end, log_det
 
@@ -49,17 +52,18 @@ class PlanarChain(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of z and steps."""
-        path, sums, steps = ctx.saved_tensors
-        grad_z = grad_z.clone(memory_format=torch.contiguous_format)
-        grad_steps = torch.empty_like(steps)
-        arrays = (path, sums, steps, grad_z, grad_log_det.contiguous(), grad_steps)
-        chain_backward(*(x.numpy() for x in arrays), ctx.constraint, _tiny(steps))
-        return grad_z, grad_steps, None
+        kept, steps = ctx.saved_tensors
+        grad_start, grad_steps, grad_end = empty_lanes(grad_z), torch.empty_like(steps), lanes(grad_z)
+        totals = grad_log_det.contiguous().numpy().reshape(len(grad_end), -1)
+        arrays = (steps.numpy(), kept.numpy(), grad_end, totals, lanes(grad_start), grad_steps.numpy())
+        chain_backward(*arrays, ctx.constraint)
+        return grad_start, grad_steps.permute(2, 0, 1), None
 
 
-def _tiny(x: Tensor) -> float:
-    """Return the ‖w‖² below which w counts as 0; see `flows.planar.constrain_u`."""
-    return torch.finfo(x.dtype).tiny ** 0.5
+@njit(**COMPILED)
+def tiny_square(x):
+    """Return the ‖w‖² below which w counts as 0, in the type of x; see `flows.planar.constrain_u`."""
+    return math.sqrt(np.float64(np.finfo(x.dtype).tiny))
 
 
 @njit(**COMPILED)
@@ -87,10 +91,8 @@ def products_of_step(step, wu, ww):
 
 @njit(**COMPILED)
 def dot(x, y, total):
-    """Fill total (B,) with the sums of x · y over the latent variables, each (D, B)."""
+    """Add the sums of x · y over the latent variables, each (D, B), to total (B,)."""
     latent, images = x.shape
-    for i in range(images):
-        total[i] = 0
     whole = latent - latent % 4
     for d in range(0, whole, 4):
         for i in range(images):
@@ -103,17 +105,28 @@ def dot(x, y, total):
 
 
 @njit(**COMPILED)
-def chain(z, steps, path, sums, end, log_det, constraint, tiny):
-    """Fill end (S, D, B), log_det (S, B), sums (K, 2 + S, B) and, unless it is empty, path (K, S, D, B).
+def chain(steps, z, kept, end, log_det, constraint):
+    """Fill end (S, D, B), log_det (S, B) and kept (K, S (D + 1) + 2, B), or the one slot that it has, from z (S, D, B).
 
-    path holds every z_{k−1}; sums hold wᵀu, wᵀw and the samples' a of every step.
+    A slot holds z_{k−1} and a of each sample, then wᵀu and wᵀw.
     """
-    samples, latent, images = z.shape
-    kind = z.dtype.type
-    t, c, m, total = np.empty(images, z.dtype), np.empty(images, z.dtype), np.empty(images), np.zeros((samples, images))
-    source = z
+    samples, latent, images = end.shape
+    kind, tiny = end.dtype.type, tiny_square(end)
+    t, c, m, total = (
+        np.empty(images, end.dtype),
+        np.empty(images, end.dtype),
+        np.empty(images),
+        np.zeros((samples, images)),
+    )
+    keeps = len(kept) > 1
+    for s in range(samples):
+        for d in range(latent):
+            for i in range(images):
+                kept[0, s * (latent + 1) + d, i] = z[s, d, i]
     for k in range(len(steps)):
-        step, wu, ww = steps[k], sums[k, 0], sums[k, 1]
+        step, slot = steps[k], kept[k if keeps else 0]
+        following = kept[k + 1] if keeps and k + 1 < len(steps) else slot
+        wu, ww = slot[-2], slot[-1]
         products_of_step(step, wu, ww)
         underflows = 0
         for i in range(images):
@@ -127,12 +140,14 @@ def chain(z, steps, path, sums, end, log_det, constraint, tiny):
             else:
                 c[i] = kind(0)
                 m[i] = 1 + x
-        target = path[k + 1] if k + 1 < len(path) else end
         for s in range(samples):
-            a = sums[k, 2 + s]
-            dot(step[latent:-1], source[s], a)
+            at = s * (latent + 1)
+            source, a = slot[at : at + latent], slot[at + latent]
+            target = end[s] if k + 1 == len(steps) else following[at : at + latent]
             for i in range(images):
-                a[i] += step[2 * latent, i]
+                a[i] = step[2 * latent, i]
+            dot(step[latent:-1], source, a)
+            for i in range(images):
                 slope, bend = tanh(np.float64(a[i]))
                 t[i] = kind(slope)
                 # Two forms of 1 + wᵀû sech²a: the first does not cancel near M = 0, the second is 1 at the identity.
@@ -144,10 +159,7 @@ def chain(z, steps, path, sums, end, log_det, constraint, tiny):
                         total[s, i] += np.float64(wu[i]) - log(m[i])
             for d in range(latent):
                 for i in range(images):
-                    target[s, d, i] = source[s, d, i] + t[i] * (step[d, i] + c[i] * step[latent + d, i])
-        source = target
-    if len(path):
-        path[0] = z
+                    target[d, i] = source[d, i] + t[i] * (step[d, i] + c[i] * step[latent + d, i])
     for s in range(samples):
         for i in range(images):
             log_det[s, i] = kind(total[s, i])
@@ -174,20 +186,25 @@ def two_dots(g, step, gu, gw):
 
 
 @njit(**COMPILED)
-def chain_backward(path, sums, steps, grad_z, grad_log_det, grad_steps, constraint, tiny):
-    """Turn grad_z (S, D, B) from the gradient of z_K into that of z_0, and fill grad_steps (K, 2D + 1, B)."""
+def chain_backward(steps, kept, grad_end, grad_log_det, grad_z, grad_steps, constraint):
+    """Fill grad_z (S, D, B) with the gradient of z_0 and grad_steps (K, 2D + 1, B), from those of the results."""
     samples, latent, images = grad_z.shape
-    kind = grad_z.dtype.type
+    kind, tiny = grad_z.dtype.type, tiny_square(grad_z)
     gu, gw = np.empty(images, grad_z.dtype), np.empty(images, grad_z.dtype)
     t, c, grad_a = np.empty(images, grad_z.dtype), np.empty(images, grad_z.dtype), np.empty(images, grad_z.dtype)
     grad_wu, grad_ww = np.empty(images, grad_z.dtype), np.empty(images, grad_z.dtype)
+    for s in range(samples):
+        for d in range(latent):
+            for i in range(images):
+                grad_z[s, d, i] = grad_end[s, d, i]
     for k in range(len(steps) - 1, -1, -1):
-        step, grad = steps[k], grad_steps[k]
+        step, grad, slot = steps[k], grad_steps[k], kept[k]
         for s in range(samples):
-            z, g = path[k, s], grad_z[s]
+            at = s * (latent + 1)
+            z, g = slot[at : at + latent], grad_z[s]
             two_dots(g, step, gu, gw)
             for i in range(images):
-                x, norm, a = np.float64(sums[k, 0, i]), np.float64(sums[k, 1, i]), np.float64(sums[k, 2 + s, i])
+                x, norm, a = np.float64(slot[-2, i]), np.float64(slot[-1, i]), np.float64(slot[at + latent, i])
                 along_w = np.float64(gw[i])
                 slope, bend = tanh(a)
                 vanishes = norm < tiny
