@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test chaos bench lint clean
+.PHONY: help install quickstart reference test chaos bench lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -24,6 +24,9 @@ install: $(VENV)/.installed  ## make .venv with the pinned dependencies
 
 quickstart: $(VENV)/.installed  ## run studies/quickstart.yaml, from data to report
 	$(PYTHON) -m nfstudy run studies/quickstart.yaml
+
+reference: $(VENV)/.installed  ## take in the runs of mlruns/reference, and make their reports and README's results again
+	$(PYTHON) -m nfstudy reference
 
 test: lint  ## install what the tests need and run them
 	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadscope

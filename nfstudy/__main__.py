@@ -20,12 +20,13 @@ examples:
   python -m nfstudy check
   python -m nfstudy export studies/mnist.yaml mnist.tar.xz
   python -m nfstudy import mnist.tar.xz
+  python -m nfstudy reference
   python -m nfstudy rerun 0123456789abcdef0123456789abcdef
   python -m nfstudy ui
 
 exit codes: 0 done, 1 some runs failed (run), a claim that was supported is contradicted (check), some runs are there
-with other numbers (import) or the numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same
-within stated tolerances (rerun), 130 interrupted
+with other numbers (import, reference), something kept is stale (reference --check) or the numbers differ (rerun), 2 a
+mistake in what was asked, 3 the numbers are the same within stated tolerances (rerun), 130 interrupted
 """
 
 
@@ -110,6 +111,16 @@ def make_parser() -> argparse.ArgumentParser:
     take.add_argument("file", metavar="FILE", help="an archive that export wrote")
     _add_store(take)
 
+    reference = commands.add_parser(
+        "reference", help="take in the runs of mlruns/reference/, and make reports and README's results from them alone"
+    )
+    reference.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; say which kept report, or README, is not as it would be made",
+    )
+    _add_store(reference)
+
     rerun = commands.add_parser("rerun", help="train a logged run again, and compare every number")
     rerun.add_argument("run_id", metavar="RUN_ID", help="the id of a finished, diverged or pruned repetition")
     rerun.add_argument("--threads", type=_count, metavar="N", help="threads of the worker (default: as recorded)")
@@ -130,7 +141,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     from nfstudy import commands, commands_runs
 
-    works = {"export": commands_runs.export, "import": commands_runs.import_, "rerun": commands_runs.rerun}
+    works = {
+        "export": commands_runs.export,
+        "import": commands_runs.import_,
+        "reference": commands_runs.reference,
+        "rerun": commands_runs.rerun,
+    }
     try:
         return (works.get(options.command) or getattr(commands, options.command))(options)
     except UserError as error:

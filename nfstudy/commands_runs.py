@@ -1,15 +1,20 @@
-"""The commands on logged runs: export and import a study's, train one again."""
+"""The commands on logged runs: export and import a study's, take in those of the repository, train one again."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from os.path import relpath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nfstudy.commands import check_device
-from nfstudy.errors import SpecError, printable
+from nfstudy.errors import SpecError, UserError, printable
 from nfstudy.project import Project
 from nfstudy.reader import read_study
+
+if TYPE_CHECKING:
+    from nfstudy.archive.unpacking import Archive
 
 
 def export(options: argparse.Namespace) -> int:
@@ -29,16 +34,49 @@ def export(options: argparse.Namespace) -> int:
 def import_(options: argparse.Namespace) -> int:
     """Take the runs of an archive into the store; return 1 if it has some of them with other numbers."""
     from nfstudy.archive.unpacking import read_archive
+
+    project = Project.find()
+    return 0 if _take_in(read_archive(Path(options.file)), project, project.tracking_uri(options.tracking_uri)) else 1
+
+
+def reference(options: argparse.Namespace) -> int:
+    """Make the reports and README's results from the repository's runs alone, and take these in; or check what is kept.
+
+    Return 1 if the store has some of them with other numbers, or if something kept is not as it would be made.
+    """
+    from nfstudy.reference import read_reference, stale_parts, write_reference
+
+    project = Project.find()
+    if options.check:
+        if options.tracking_uri:
+            raise UserError(f"--tracking-uri {options.tracking_uri}: allowed: without --check, which reads no store")
+        archives = read_reference(project)
+        stale = stale_parts(project, archives)
+        for part in stale:
+            print(f"stale: {printable(part)}", file=sys.stderr)
+        again = "; make them again with: python -m nfstudy reference" if stale else ""
+        print(f"runs of {', '.join(archives)}: {len(stale) or 'no'} stale parts{again}")
+        return 1 if stale else 0
+    archives = read_reference(project)
+    front, readme = write_reference(project, archives)
+    print(f"front page: {relpath(front)}\nresults: {relpath(readme)}", flush=True)
+    uri = project.tracking_uri(options.tracking_uri)
+    alike = [_take_in(archive, project, uri) for archive in archives.values()]
+    print("browse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
+    return 0 if all(alike) else 1
+
+
+def _take_in(archive: Archive, project: Project, uri: str) -> bool:
+    """Take the runs of an archive into a store and say what was done; return whether none is there otherwise."""
     from nfstudy.exchange import import_runs
 
-    archive = read_archive(Path(options.file))
-    study, project = archive.manifest.study, Project.find()
+    study = archive.manifest.study
     with project.study_lock(study):
-        done = import_runs(archive, project.tracking_uri(options.tracking_uri))
+        done = import_runs(archive, uri)
     print(f"{study}: {done.new} runs taken in, {done.known} were there already")
     for run in done.others:
         print(f"left out: {printable(run)}", file=sys.stderr)
-    return 1 if done.others else 0
+    return not done.others
 
 
 def rerun(options: argparse.Namespace) -> int:
