@@ -124,3 +124,21 @@ def test_what_is_no_number_stays_so(name):
     one, other = pair_over_lanes(getattr(elementary, name))(np.array([np.nan]))
     assert np.isnan(one).all()
     assert np.isnan(other).all()
+
+
+def test_tanh_in_the_type_of_its_argument():
+    tanh = over_lanes(elementary.tanh_alike)
+    x = wide(-12.0, 12.0)
+    assert np.array_equal(tanh(x), pair_over_lanes(elementary.tanh)(x)[0])
+    single = x.astype(np.float32)
+    single = single[(np.abs(single) > np.finfo(np.float32).tiny) | (single == 0)]
+    found = tanh(single)
+    assert found.dtype == np.float32
+    with mpmath.workdps(50):
+        right = np.array([float(mpmath.tanh(float(one))) for one in single])
+    assert (np.abs(found - right) / np.spacing(np.abs(right).astype(np.float32))).max() < 3
+
+
+def test_float32_tanh_of_what_is_far_out_or_no_number():
+    x = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 100, -100, 0], np.float32)
+    np.testing.assert_array_equal(over_lanes(elementary.tanh_alike)(x), [np.nan, 1, -1, 1, -1, 1, -1, 0])

@@ -16,7 +16,7 @@ from nfstudy.flows.base import (
     StepHead,
     draw_normal,
     fits_lanes,
-    over_lanes,
+    in_pieces,
     require_steps,
 )
 from nfstudy.kernels.coupling import coupling_chain
@@ -212,7 +212,7 @@ class NiceFlow(Flow):
         """Return z_K, (..., B, D), and Σ_i s_i nats, or 0 without scaling, (..., B); see `nice_flow`."""
         (b_in,) = parameters
         if fits_lanes(z, b_in):
-            z, log_det = over_lanes(self._run, z, b_in)
+            z, log_det = in_pieces(self._run, z, b_in)
         else:
             z, log_det = nice_flow(z, *self._arguments(parameters))
         return (z, log_det) if self.log_scale is None else scale_variables(z, self.log_scale)
@@ -224,13 +224,13 @@ class NiceFlow(Flow):
         return invert_nice_flow(z, *self._arguments(parameters))
 
     def _run(self, z: Tensor, b_in: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z_K and the zeros that `nice_flow` returns, of arrays that are batch-last."""
+        """Return what `nice_flow` does, by the compiled loop."""
         if self.w_hidden:
             w_hidden, b_hidden = torch.stack([*self.w_hidden]), torch.stack([*self.b_hidden])
         else:
             w_hidden, b_hidden = z.new_empty(0, 0, 0, 0), z.new_empty(0, 0, 0)
         z = coupling_chain(z, b_in, self.mixing, self.w_in, w_hidden, b_hidden, self.w_out, self.b_out)
-        return z, z.new_zeros(z.shape[0], z.shape[2])
+        return z, z.new_zeros(z.shape[:-1])
 
     def _arguments(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor | tuple[Tensor, ...], ...]:
         (b_in,) = parameters

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from nfstudy.kernels import COMPILED
-from nfstudy.kernels.elementary import tanh
+from nfstudy.kernels.elementary import tanh_alike
+from nfstudy.kernels.layout import empty_lanes, lanes
 
 
 def coupling_chain(*tensors: Tensor) -> Tensor:
@@ -25,8 +26,8 @@ class CouplingChain(torch.autograd.Function):
     """Apply K additive coupling steps whose networks have L hidden layers.
 
     Arguments:
-        z: z_0, (S, D, B).
-        b_in: (K, H, B); where its last axis was expanded, it is not copied.
+        z: z_0, (..., B, D).
+        b_in: (B, K, H); not copied where it is batch-last in memory, or its first axis was expanded.
         mixing: orthogonal matrices, (K, D, D), or the indices of permutations, (K, D).
         w_in: (K, H, d).
         w_hidden: W_2, ..., W_L, (L − 1, K, H, H).
@@ -35,7 +36,7 @@ class CouplingChain(torch.autograd.Function):
         b_out: (K, D − d).
 
     Returns:
-        z_K, (S, D, B).
+        z_K, (..., B, D), batch-last in memory.
     """
 
     @staticmethod
@@ -51,14 +52,16 @@ class CouplingChain(torch.autograd.Function):
         b_out: Tensor,
     ) -> Tensor:
         """Run the chain; where a gradient will be asked for, keep every step's z_A and hidden units."""
-        samples, _, images = z.shape
+        end, b_in = empty_lanes(z), b_in.permute(1, 2, 0)
+        turned = lanes(end)
+        np.copyto(turned, lanes(z))
         length, units, first = w_in.shape
+        samples, _, images = turned.shape
         slots = samples * length if any(ctx.needs_input_grad) else 1
         z_a, hidden = z.new_empty(slots, first, images), z.new_empty(slots, len(w_hidden) + 1, units, images)
-        end = z.clone(memory_format=torch.contiguous_format)
         b_first = b_in[..., :1] if b_in.stride(-1) == 0 else b_in
         inputs = (b_first, mixing, w_in, w_hidden, b_hidden.unsqueeze(-1), w_out, b_out)
-        chain(*(x.contiguous().numpy() for x in inputs), z_a.numpy(), hidden.numpy(), end.numpy())
+        chain(*(x.contiguous().numpy() for x in inputs), z_a.numpy(), hidden.numpy(), turned)
         ctx.save_for_backward(mixing, w_in, w_hidden, w_out, z_a, hidden)
         return end
 
@@ -68,18 +71,20 @@ class CouplingChain(torch.autograd.Function):
         """Return the gradients of all that has one."""
         mixing, w_in, w_hidden, w_out, z_a, hidden = ctx.saved_tensors
         length, rest, _ = w_out.shape
-        grad_z = grad_z.clone(memory_format=torch.contiguous_format)
+        grad_start = empty_lanes(grad_z)
+        turned = lanes(grad_start)
+        np.copyto(turned, lanes(grad_z))
         grad_shift, grad_hidden = z_a.new_empty(len(z_a), rest, z_a.shape[-1]), torch.empty_like(hidden)
-        arrays = (mixing, w_in, w_hidden, w_out, hidden, grad_z, grad_shift, grad_hidden)
-        chain_backward(*(x.contiguous().numpy() for x in arrays))
+        inputs = (x.contiguous().numpy() for x in (mixing, w_in, w_hidden, w_out, hidden))
+        chain_backward(*inputs, turned, grad_shift.numpy(), grad_hidden.numpy())
         # A layer's pre-activations are its weights times what came in, plus its biases.
         came_in = (z_a, *hidden.unbind(1))
         grads = (*grad_hidden.unbind(1), grad_shift)
         by_weights = [_over_samples(grad @ x.mT, length) for grad, x in zip(grads, came_in, strict=True)]
         by_biases = [_over_samples(grad, length) for grad in grads]
         return (
-            grad_z,
-            by_biases[0],
+            grad_start,
+            by_biases[0].permute(2, 0, 1),
             None,
             by_weights[0],
             torch.stack(by_weights[1:-1]) if len(w_hidden) else torch.zeros_like(w_hidden),
@@ -129,10 +134,9 @@ def add_product(out, weights, x):
 def squash(hidden):
     """Turn pre-activations (H, B) into their tanh."""
     units, images = hidden.shape
-    kind = hidden.dtype.type
     for j in range(units):
         for i in range(images):
-            hidden[j, i] = kind(tanh(np.float64(hidden[j, i]))[0])
+            hidden[j, i] = tanh_alike(hidden[j, i])
 
 
 @njit(**COMPILED)

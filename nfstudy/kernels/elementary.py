@@ -1,6 +1,7 @@
 """exp, ln and their kin in plain arithmetic, so that a loop over lanes calls nothing and is vectorised.
 
-All are in float64 and within some units in the last place of the C library's (tested); NaN stays NaN.
+All are within some units in the last place of the C library's (tested); NaN stays NaN. All are in float64 but
+`tanh_alike`, which is that of the units of networks, where nothing underflows that would be missed.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 from nfstudy.kernels import COMPILED
 
@@ -21,6 +23,14 @@ C = tuple(1 / math.factorial(n) for n in range(14))
 """Taylor coefficients of exp, enough on |r| ≤ ln(2)/2."""
 A = tuple(1 / (2 * n + 1) for n in range(17))
 """Taylor coefficients of atanh(s)/s in s²; eleven do on |s| ≤ 0.1716, seventeen on |s| ≤ 1/3."""
+SINGLE = tuple(np.float32(c) for c in C[:8])
+"""The same in float32, where seven do."""
+SINGLE_LOG2_E, SINGLE_LOG_2_HIGH, SINGLE_LOG_2_LOW = map(np.float32, (LOG2_E, 355 / 512, -2.12194440e-4))
+"""1/ln 2, and ln 2 in two parts, in float32."""
+SINGLE_LEAST = np.float32(-60)
+"""From there on, exp is nothing beside 1 in float32."""
+SINGLE_FAR = np.float32(-1.1)
+"""−2|x| of a tanh x of about ½."""
 SMALLEST = -708.0
 """Least argument of which exp is a normal number; below, that of −708 is taken."""
 
@@ -142,3 +152,40 @@ def tanh(x):
     inverse = 1 / (2 + e)
     t = -e * inverse
     return (t if x > 0 else -t), 4 * (1 + e) * inverse * inverse
+
+
+@njit(**INLINED)
+def tanh_single(x):
+    """Return tanh x of a float32, in float32."""
+    y = -abs(x + x)
+    y = SINGLE_LEAST if y < SINGLE_LEAST else y  # not `max`, which would lose a NaN
+    n = np.rint(y * SINGLE_LOG2_E)
+    r = (y - n * SINGLE_LOG_2_HIGH) - n * SINGLE_LOG_2_LOW
+    p = SINGLE[7]
+    p = p * r + SINGLE[6]
+    p = p * r + SINGLE[5]
+    p = p * r + SINGLE[4]
+    p = p * r + SINGLE[3]
+    p = p * r + SINGLE[2]
+    p = (p * r) * r + r  # e^r − 1
+    # A plain 1 would turn the whole into float64.
+    one = np.float32(1)
+    scale = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)  # 2ⁿ
+    e = p * scale + scale
+    # Further out than ½, t is 1 less something small, whose rounding is nothing: so 1 − t² is as exact as t can hold.
+    far = y < SINGLE_FAR
+    whole, part = (one, -e - e) if far else (np.float32(0), -(p * scale + (scale - one)))
+    t = whole + part / (one + e)
+    return t if x > np.float32(0) else -t
+
+
+def tanh_alike(x):
+    """Return tanh x in the type of x, float32 or float64; for compiled code alone."""
+    raise NotImplementedError
+
+
+@overload(tanh_alike, jit_options=INLINED)
+def _tanh_alike(x):
+    if x == types.float32:
+        return lambda x: tanh_single(x)
+    return lambda x: tanh(x)[0]
