@@ -121,6 +121,9 @@ def learning_curves(results: Results) -> Exhibit:
     )
     if any(group.label.length and group.cells[0].label.length == 0 for group in groups):
         caption += " The diagonal Gaussian (K = 0) stands in every panel that it agrees with."
+    data = [result.cell.settings.data for result in results.cells]
+    if any(spec and spec.training_split == "train+valid" for spec in data):
+        caption += " These runs train on the validation images too, so that their F is none of held-out images."
     drawings = ()
     if facets:
         figure = draw_histories("Learning curves", f"F ({results.unit})", facets, results.stamp)
