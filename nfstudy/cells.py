@@ -92,6 +92,16 @@ class Trial:
         return f"{self.cell.label} {'#' if self.stage == 'repetition' else f'{self.stage} '}{self.index}"
 
 
+@dataclass(frozen=True)
+class Impossible:
+    """A point of the grid at which the settings are impossible together: it is told of, and not run."""
+
+    label: str
+    """Its values, such as `flow.family nice-perm, flow.length 4`; it has no settings, and so no key."""
+    reason: str
+    """The setting to blame, its value, and what would do."""
+
+
 def settings_digest(settings: Settings) -> str:
     """Return the first 16 hex digits of the SHA-256 of fully resolved settings."""
     return _digest(settings.canonical().identity())
@@ -109,7 +119,7 @@ def budget_settings(study: StudySpec, budget: str) -> Settings:
 
 def make_cell(study: StudySpec, budget: str, point: Mapping[str, Any]) -> Cell:
     """Return the cell at one point (dotted path -> value) of the grid; raises SpecError where it is impossible."""
-    settings = _replaced(budget_settings(study, budget), point, ", ".join(f"{k} {v}" for k, v in point.items()))
+    settings = _replaced(budget_settings(study, budget), point, _in_words(point))
     return Cell(settings.canonical(), budget, budget_search(study, budget))
 
 
@@ -143,7 +153,7 @@ def expand_points(study: StudySpec, budget: str) -> list[tuple[Cell, dict[str, A
     The cells of a study with a sampler are not known beforehand: there the list is empty.
 
     Raises:
-        SpecError: some point's settings are impossible together, or there are too many points.
+        SpecError: as `split_points`.
     """
     points = corner_points(study, budget)
     return [] if isinstance(study.sampler, Sampling) else points
@@ -151,20 +161,43 @@ def expand_points(study: StudySpec, budget: str) -> list[tuple[Cell, dict[str, A
 
 def corner_points(study: StudySpec, budget: str) -> list[tuple[Cell, dict[str, Any]]]:
     """List the cells of a grid in which the two ends stand for a range; as `expand_points` otherwise."""
+    return split_points(study, budget)[0]
+
+
+def impossible_points(study: StudySpec, budget: str) -> list[Impossible]:
+    """List the points of an exhaustive grid that are no cells, in file order."""
+    return split_points(study, budget)[1]
+
+
+def split_points(study: StudySpec, budget: str) -> tuple[list[tuple[Cell, dict[str, Any]]], list[Impossible]]:
+    """Return `corner_points` and `impossible_points`.
+
+    A point is impossible, too, where its search could come to settings that are.
+
+    Raises:
+        SpecError: no point is possible, or one is not and a sampler could propose it, or there are too many points.
+    """
     corners = {path: _ends(axis) for path, axis in study.grid.items()}
     count = math.prod(len(values) for values in corners.values())
     if count > MAX_CELLS:
         raise SpecError(f"the grid has {count:,} points; allowed: at most {MAX_CELLS:,}")
+    base, search = budget_settings(study, budget), budget_search(study, budget)
     found: dict[str, tuple[Cell, dict[str, Any]]] = {}
+    impossible = []
     for values in itertools.product(*corners.values()):
         point = dict(zip(corners, values, strict=True))
-        cell = make_cell(study, budget, point)
-        if cell.key not in found:
-            found[cell.key] = (cell, point)
-            for path, axis in cell.search.space.items() if cell.search else ():
-                for value in _ends(axis):
-                    _replaced(cell.settings, {path: value}, f"{cell.label} with {path} {value}")
-    return list(found.values())
+        try:
+            cell = Cell(base.replace(point).canonical(), budget, search)
+            if cell.key not in found:
+                for path, axis in search.space.items() if search else ():
+                    for value in _ends(axis):
+                        cell.settings.replace({path: value})
+                found[cell.key] = (cell, point)
+        except ValidationError as error:
+            impossible.append(Impossible(_in_words(point), _why(error)))
+    if impossible and (not found or isinstance(study.sampler, Sampling)):
+        raise SpecError(f"{impossible[0].label}: {impossible[0].reason}")
+    return list(found.values()), impossible
 
 
 def _ends(axis: Axis) -> tuple[Any, ...]:
@@ -181,9 +214,17 @@ def _replaced(settings: Settings, values: Mapping[str, Any], where: str) -> Sett
     try:
         return settings.replace(values)
     except ValidationError as error:
-        details = error.errors()[0]
-        reason = details.get("ctx", {}).get("error") or f"{'.'.join(map(str, details['loc']))}: {details['msg']}"
-        raise SpecError(f"{where}: {reason}") from None
+        raise SpecError(f"{where}: {_why(error)}") from None
+
+
+def _why(error: ValidationError) -> str:
+    """Return the first reason why settings are impossible."""
+    details = error.errors()[0]
+    return str(details.get("ctx", {}).get("error") or f"{'.'.join(map(str, details['loc']))}: {details['msg']}")
+
+
+def _in_words(point: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} {value}" for path, value in point.items())
 
 
 def total_runs(study: StudySpec, budget: str, cells: int) -> int:

@@ -6,14 +6,14 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.cells import Cell, budget_repetitions, corner_points
+from nfstudy.cells import Cell, Impossible, budget_repetitions, corner_points, impossible_points
 from nfstudy.errors import SpecError, StoreError, UserError, printable
 from nfstudy.forecast import Forecast, in_words, logged_seconds
 from nfstudy.project import Project
@@ -85,7 +85,7 @@ def status(options: argparse.Namespace) -> int:
     active = project.is_running(study.study)
     print(f"{study.study}, budget {budget}{', at work now' if active else ''}")
     expected = project.read_costs(study.study) | logged_seconds(frame)
-    _print_cells(study, budget, frame, expected, usable_cores(), active)
+    _print_cells(study, budget, frame, impossible_points(study, budget), expected, usable_cores(), active)
     return 0
 
 
@@ -150,9 +150,10 @@ def _run(study: StudySpec, budget: str, project: Project, uri: str, options: arg
     from nfstudy.stores import load_frame, open_runs
 
     frame = load_frame(uri, study.study, NEEDED)
-    left = runs_left(study, budget, frame)
+    left, impossible = runs_left(study, budget, frame), impossible_points(study, budget)
     at_most = "at most " if isinstance(study.sampler, Sampling) else ""
-    print(f"{study.title}\n{study.study}, budget {budget}: {at_most}{left} runs to do", flush=True)
+    without = f", and {len(impossible)} impossible cells that are left out" if impossible else ""
+    print(f"{study.title}\n{study.study}, budget {budget}: {at_most}{left} runs to do{without}", flush=True)
     summary: Summary | None = None
     if left:
         data = prepare_data(study, budget, project)
@@ -161,7 +162,7 @@ def _run(study: StudySpec, budget: str, project: Project, uri: str, options: arg
                 cells = [cell for cell, _ in corner_points(study, budget)]
                 print("measuring what a few updates of each cell take ...", file=sys.stderr, flush=True)
                 expected = measure_costs(engine, cells, stop) | logged_seconds(frame)
-                _print_cells(study, budget, frame, expected, len(engine.workers))
+                _print_cells(study, budget, frame, impossible, expected, len(engine.workers))
                 if not options.dry_run:
                     project.write_costs(study.study, expected)
                     care = Care(options.checkpoint_every, options.retries)
@@ -173,15 +174,22 @@ def _run(study: StudySpec, budget: str, project: Project, uri: str, options: arg
             raise StoreError(f"{error}; go on with: {_again(options)}") from None
     if options.dry_run:
         return 0
+    if not left and (frame["outcome"] == "running").any():
+        from nfstudy.tracking import open_store
+
+        open_store(uri).kill_left_over(study.study)
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
         print(f"{counts or 'nothing was missing'} in {in_words(summary.seconds)}")
     runs = open_runs(uri)(study.study)
     index = build_report(study, budget, runs, project.report(study.study), partial=True)
     print(f"report: {_nearby(index)}\nbrowse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
-    for failure in summary.failures if summary else ():
+    failures = summary.failures if summary else ()
+    for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
-    return 1 if summary and summary.failures else 0
+    for point in impossible:
+        print(f"impossible: {point.label}: {point.reason}", file=sys.stderr)
+    return 1 if failures or impossible else 0
 
 
 def _open_engine(options: argparse.Namespace, project: Project, sources: Iterable[DataSpec], left: int) -> Engine:
@@ -205,6 +213,7 @@ def _print_cells(
     study: StudySpec,
     budget: str,
     frame: pd.DataFrame,
+    impossible: Sequence[Impossible],
     expected: Mapping[str, float],
     workers: int,
     active: bool = False,
@@ -215,6 +224,7 @@ def _print_cells(
         study: the study.
         budget: which of its budgets.
         frame: its logged runs.
+        impossible: the points of its grid that are no cells.
         expected: cell key -> expected seconds of one run.
         workers: how many share the work.
         active: whether a coordinator is at work now.
@@ -223,16 +233,19 @@ def _print_cells(
     wanted = budget_repetitions(study, budget)
     forecast = Forecast(expected, workers)
     names = _names(study, [state.cell for state in states])
-    width = max(map(len, names), default=0) + 2
-    print(f"  {'cell':<16}  {'':<{width}} {'state':<9} {'runs':>7}  each takes")
+    width = max((len(name) for name in (*names, *(point.label for point in impossible))), default=0) + 2
+    print(f"  {'cell':<16}  {'':<{width}} {'state':<10} {'runs':>7}  each takes")
     for state, name in zip(states, names, strict=True):
         runs = f"{len(state.finished) + len(state.diverged)}/{wanted}"
         each = in_words(forecast.expected(state.cell.key))
         note = f"  {printable(state.note)}" if state.note not in ("", "not run") else ""
-        print(f"  {state.cell.key:<16}  {name:<{width}} {state.state:<9} {runs:>7}  {each}{note}")
+        print(f"  {state.cell.key:<16}  {name:<{width}} {state.state:<10} {runs:>7}  {each}{note}")
+    for point in impossible:
+        print(f"  {'–':<16}  {point.label:<{width}} {'impossible':<10} {'–':>7}  {point.reason}")
     if isinstance(study.sampler, Sampling):
         print(f"  (further cells are proposed by {study.sampler.name} as it goes)")
-    print("  " + ", ".join(f"{number} {state}" for state, number in Counter(s.state for s in states).items()))
+    counts = Counter([*(state.state for state in states), *["impossible"] * len(impossible)])
+    print("  " + ", ".join(f"{number} {state}" for state, number in counts.items()))
     left = runs_left(study, budget, frame)
     per_cell = {state.cell.key: wanted - len(state.finished) - len(state.diverged) for state in states}
     waiting = [key for key, number in per_cell.items() for _ in range(number)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,8 @@ class Project:
         except OSError as error:
             raise StoreError(f"{self.store}: cannot be written: {error.strerror or error}") from None
         try:
-            path.with_suffix(".pid").write_text(str(os.getpid()))
+            with suppress(OSError):  # It is only told to a second launcher.
+                path.with_suffix(".pid").write_text(str(os.getpid()))
             yield
         finally:
             path.with_suffix(".pid").unlink(missing_ok=True)
@@ -98,12 +99,16 @@ class Project:
             return {}
 
     def write_costs(self, study: str, costs: Mapping[str, float]) -> None:
-        """Keep cell key -> expected seconds of one run, so that `status` can tell the time left before any run ends."""
+        """Keep cell key -> expected seconds of one run, so that `status` can tell the time left before any run ends.
+
+        Where that cannot be written, as on a full disk, those from before stand: no result depends on them.
+        """
         path = self._costs_path(study)
-        path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps({**self.read_costs(study), **costs}, indent=1))
-        draft.replace(path)
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps({**self.read_costs(study), **costs}, indent=1))
+            draft.replace(path)
 
     def _costs_path(self, study: str) -> Path:
         return self.store / "costs" / f"{study}.json"

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +19,7 @@ from nfstudy.cells import Cell, Identity, corner_points, total_runs
 from nfstudy.checkpoints import sweep
 from nfstudy.data import Dataset, load_dataset
 from nfstudy.engines import Engine
+from nfstudy.errors import StoreError
 from nfstudy.forecast import run_seconds, shape
 from nfstudy.outcomes import Cost
 from nfstudy.patience import PATIENCE_SECONDS, Patience
@@ -78,9 +79,8 @@ def run_study(
     """
     store = open_store(tracking_uri, create=True)
     experiment = store.experiment(study.study, study.description or study.title)
+    store.kill_left_over(study.study)
     frame = store.runs(study.study).frame()
-    for run_id in frame.loc[frame["outcome"] == "running", "run_id"]:
-        store.kill_run(run_id)  # We hold the lock, so nobody is at work on them.
     folder = store.folder or project.store
     journal, checkpoints = folder / "optuna" / f"{study.study}.journal", folder / "checkpoints" / study.study
     sweep(checkpoints, set(_identities(frame[frame["outcome"].isin(RESULTS)])))
@@ -95,7 +95,10 @@ def run_study(
         attempts = Counter(_identities(frame))
         session = Session(study.study, places, data, scheduler, pool, progress, expected, care, attempts, done, total)
         try:
-            return session.work(stop)
+            summary = session.work(stop)
+            with suppress(StoreError):  # Else the next launch does it.
+                store.kill_left_over(study.study)
+            return summary
         finally:
             store.tidy()
 

@@ -25,6 +25,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from nfstudy.cells import (
@@ -271,11 +272,25 @@ def _as_store_error(journal: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"{journal}: cannot be opened: {error.strerror or error}") from None
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise StoreError(
-            f"{journal}: is not a journal of Optuna trials ({error}); allowed: an intact one, or none (then it is "
-            "rebuilt from the tracking store)"
+            f"{journal}: is not a journal of Optuna trials as Optuna {optuna.__version__} writes it "
+            f"({_odd_line(journal) or error}); allowed: an intact one, or none (then it is rebuilt from the tracking "
+            "store)"
         ) from None
+
+
+def _odd_line(journal: Path) -> str:
+    """Say which line Optuna cannot have written, or only a later Optuna; empty where each by itself is in order."""
+    known = {operation.value for operation in JournalOperation}
+    for number, line in enumerate(journal.read_bytes().splitlines(), start=1):
+        try:
+            operation = json.loads(line)["op_code"]
+        except (ValueError, KeyError, TypeError):
+            return f"line {number} is no record of a trial"
+        if operation not in known:
+            return f"line {number} has operation {operation!r}, where it knows {min(known)} to {max(known)}"
+    return ""
 
 
 def _distribution(axis: Axis) -> BaseDistribution:

@@ -27,8 +27,9 @@ from nfstudy.work import Died
 STOP_SECONDS = 0.25
 """How long a signal to stop may go unnoticed."""
 
-GRACE_SECONDS = 6.0
-"""How long workers that are to stop may take to save what they are at; a launch has 10 s to end in all."""
+GRACE_SECONDS = 5.0
+"""How long workers that are to stop may take to save what they are at; a launch has 10 s to end in all, of which
+`stopping.PRESS_SECONDS` may have gone before."""
 
 
 @dataclass(frozen=True)
@@ -144,35 +145,49 @@ class Session:
                 for worker in self.pool.workers:
                     if worker.device and worker.number not in self.tasks and (request := self.scheduler.next()):
                         self._start(worker, request)
+                        stop.check()
                 for worker, message in self.pool.events(STOP_SECONDS):
                     self._handle(worker, message)
+                    stop.check()
                 stop.check()
         except (Interrupted, StoreError) as error:
-            saved = self._wind_down()
+            stop.obey()
+            with self.places.store.hurried():
+                saved = self._wind_down(away=isinstance(error, StoreError))
             if stop.name:
                 raise Interrupted(f"{stop.name}; {saved}") from None
             raise type(error)(f"{error}; {saved}") from None
         finally:
-            with suppress(StoreError):
+            with suppress(StoreError), self.places.store.hurried():
                 for task in self.tasks.values():
                     self.places.store.kill_run(task.run_id)
         return Summary(self.ran, time.monotonic() - started, tuple(self.failures))
 
-    def _wind_down(self) -> str:
-        """Have the workers save what they are at and leave, within `GRACE_SECONDS`; say what came of it."""
+    def _wind_down(self, away: bool) -> str:
+        """Have the workers save what they are at and leave, within `GRACE_SECONDS`; say what came of it.
+
+        A store that is `away` is not asked again: what it lacks is found out when the study is gone on with.
+        """
         self.stopping = True
         under_way, left = len(self.tasks), Counter()
         self.pool.stop()
         deadline = time.monotonic() + GRACE_SECONDS
-        # A store that was given up is not asked again: what it lacks is found out when the study is gone on with.
-        with suppress(StoreError):
-            while self.tasks and time.monotonic() < deadline:
-                for worker, message in self.pool.events(STOP_SECONDS):
-                    if isinstance(message, Died) and worker.number in self.tasks:
-                        left[message.saved] += 1
-                    self._handle(worker, message)
+        while self.tasks and time.monotonic() < deadline:
+            for worker, message in self.pool.events(STOP_SECONDS):
+                gone = isinstance(message, Died) and worker.number in self.tasks
+                if gone:
+                    left[message.saved] += 1
+                try:
+                    if not away:
+                        self._handle(worker, message)
+                except StoreError:
+                    away = True
+                if gone:
+                    self.tasks.pop(worker.number, None)
         ended = under_way - left.total() - len(self.tasks)
         lost = left[False] + len(self.tasks)
+        if away:
+            self.tasks.clear()
         words = f"what had ended is saved, and {left[True]} of the {under_way - ended} runs under way"
         return words + (f"; the other {lost} will go on from their last checkpoints" if lost else "")
 

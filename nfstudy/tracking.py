@@ -1,4 +1,4 @@
-"""Opening a store, writing runs, reading them back; with `tracking_copy` the only importer of mlflow.
+"""Opening a store and writing runs, which `tracking_runs` reads back; with `tracking_copy` the only importer of mlflow.
 
 One experiment a study, one top-level run a training run. Writing is synchronous and done by one process, the
 coordinator. Artifacts get addresses of the form `mlflow-artifacts:/<study>/...`, which `resolve_artifacts` turns into
@@ -13,21 +13,22 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+# A server that does not answer is waited for by `Patience`, which tells of it; MLflow's own 7 retries of 120 s do not.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
-import pandas as pd
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -44,8 +45,9 @@ from nfstudy.metrics import METRICS
 from nfstudy.outcomes import EpochRecord, TrialResult
 from nfstudy.patience import Patience, keep_waits_short, may_pass, reason
 from nfstudy.provenance import code_state, environment
-from nfstudy.runs import make_frame, make_history, make_row, param_text
+from nfstudy.runs import param_text
 from nfstudy.store_address import ARTIFACTS, SQLITE, artifact_folder, database_file, is_sqlite
+from nfstudy.tracking_runs import PAGE, StudyRuns
 
 for _noisy in ("alembic", "mlflow.tracking.fluent"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
@@ -53,7 +55,9 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # It prin
 
 Written = TypeVar("Written")
 
-PAGE = 1000
+HURRIED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
+"""How a server is asked by somebody who wants to end."""
+
 ANALYSED_ROWS = 1000
 
 
@@ -92,6 +96,10 @@ class Store:
     def folder(self) -> Path | None:
         """The folder of a SQLite store's file; None for a server or another database."""
         return database_file(self.uri).parent if is_sqlite(self.uri) else None
+
+    def asked(self) -> AbstractContextManager[None]:
+        """Tell of what goes wrong in this context as of an error of the store."""
+        return _as_store_error(self.uri)
 
     def experiment(self, study: str, description: str = "") -> str:
         """Return the id of the study's experiment, made if it is not there."""
@@ -191,6 +199,30 @@ class Store:
         """Mark a run that was cut off."""
         self._write(self.client.set_terminated, run_id, "KILLED")
 
+    def kill_left_over(self, study: str) -> None:
+        """Mark the runs of a study that nobody is at work on, while we hold its lock.
+
+        They were cut off, or were made twice: a server may have made a run and its answer got lost.
+        """
+        with _as_store_error(self.uri):
+            found = self.client.get_experiment_by_name(study)
+            query = f"tags.`nfstudy.study` = '{study}' and attributes.status = 'RUNNING'"
+            while runs := self.client.search_runs([found.experiment_id], query, max_results=PAGE) if found else []:
+                for run in runs:
+                    self.kill_run(run.info.run_id)
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Wait for a server's answers only briefly in this context, and try once: somebody wants to end."""
+        before, patience = {name: os.environ.get(name, "") for name in HURRIED}, self.patience
+        os.environ.update(HURRIED)
+        self.patience = Patience()
+        try:
+            yield
+        finally:
+            os.environ.update(before)
+            self.patience = patience
+
     def runs(self, study: str) -> StudyRuns:
         """Return the study's runs, which may be none."""
         return StudyRuns(self, study)
@@ -235,62 +267,6 @@ class Store:
                 return call(*arguments, **named)
 
         return self.patience.outlast(once)
-
-
-@dataclass(frozen=True)
-class StudyRuns:
-    """A study's runs in a store; what `nfstudy.runs.LoggedRuns` asks for."""
-
-    store: Store
-    study: str
-
-    def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
-        """Return one row a run; see `nfstudy.runs.LoggedRuns`."""
-        rows = [
-            make_row(run.info.run_id, run.info.status, run.info.start_time, run.data.to_dictionary())
-            for run in self._search()
-        ]
-        return make_frame(rows, metrics)
-
-    def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-        """Return the logged points: columns run_id, metric, update, value; sorted by these."""
-        with _as_store_error(self.store.uri):
-            return make_history(
-                (run_id, name, point.step, point.value)
-                for run_id in run_ids
-                for name in metrics
-                for point in self.store.client.get_metric_history(run_id, name)
-            )
-
-    def artifact(self, run_id: str, name: str) -> bytes | None:
-        """Return a file of a run, or None where it has no such file."""
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                return Path(self.store.client.download_artifacts(run_id, name, folder)).read_bytes()
-            except (MlflowException, OSError):
-                return None
-
-    def link(self, run_id: str) -> str | None:
-        """Return the address of the run's page where a tracking server is set, else None."""
-        if not self.store.uri.startswith(("http://", "https://")):
-            return None
-        experiment = self.store.experiment(self.study)
-        return f"{self.store.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
-
-    def _search(self) -> Iterator[Run]:
-        with _as_store_error(self.store.uri):
-            experiment = self.store.client.get_experiment_by_name(self.study)
-            token = "" if experiment else None
-            while token is not None:
-                page = self.store.client.search_runs(
-                    [experiment.experiment_id],
-                    filter_string=f"tags.`nfstudy.study` = '{self.study}'",
-                    run_view_type=ViewType.ACTIVE_ONLY,
-                    max_results=PAGE,
-                    page_token=token or None,
-                )
-                yield from page
-                token = page.token or None
 
 
 def open_store(uri: str, create: bool = False) -> Store:

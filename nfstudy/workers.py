@@ -116,12 +116,14 @@ class _Pipe:
 def _work(connection: Connection, parent: int, threads: int, device: str, data_folders: Sequence[Path]) -> None:
     """Be a worker until the coordinator's end of the pipe closes."""
     stop = StopRequest()
-    with suppress(Stopped):
+    try:
         stop.listen()
         _die_with(parent)
         from nfstudy.data import load_dataset
 
         serve(_Pipe(connection), threads, device, partial(load_dataset, folders=data_folders, download=False), stop)
+    except Stopped:
+        os._exit(0)  # All is saved, and somebody waits: to take torch down would be a second or more.
 
 
 def _die_with(parent: int) -> None:

@@ -1,5 +1,6 @@
 """Searches on a real journal file: what is proposed does not depend on order, workers or interruptions."""
 
+import json
 import math
 
 import optuna
@@ -215,8 +216,55 @@ def test_a_torn_journal_is_mended_and_gone_on_with(tmp_path, cut):
     assert carry_out(SEARCHED, tmp_path / "b.journal", half) == straight
 
 
+def test_the_zeros_that_a_power_failure_leaves_are_cut_off(tmp_path):
+    straight = carry_out(SEARCHED, tmp_path / "a.journal")
+    half = carry_out(SEARCHED, tmp_path / "b.journal", stop=9)
+    with (tmp_path / "b.journal").open("ab") as file:
+        file.write(b'{"op_code":6,"wor' + bytes(200))
+    assert carry_out(SEARCHED, tmp_path / "b.journal", half) == straight
+
+
+def _later_operation(record):
+    return {**record, "op_code": 11}
+
+
+def _other_operation(record):
+    return {**record, "op_code": "set_trial_param"}
+
+
+def _later_distribution(record):
+    text = json.dumps({"name": "LaterDistribution", "attributes": {}})
+    return {**record, "distribution": text} if "distribution" in record else record
+
+
+def _no_value_any_more(record):
+    return {key: value for key, value in record.items() if key != "param_value_internal"}
+
+
+@pytest.mark.parametrize(
+    ("alter", "words"),
+    [
+        (_later_operation, r"line 9 has operation 11, where it knows 0 to 10"),
+        (_other_operation, r"line 9 has operation 'set_trial_param'"),
+        (_later_distribution, r"[Uu]nknown distribution"),
+        (_no_value_any_more, r"param_value_internal"),
+    ],
+)
+def test_a_journal_of_a_later_optuna_is_a_clear_error_and_is_left_as_it_is(tmp_path, alter, words):
+    journal, study = tmp_path / "s.journal", parse_study(EXHAUSTIVE, "s.yaml")
+    carry_out(EXHAUSTIVE, journal, stop=2)
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    changed = records[:8] + [alter(record) for record in records[8:]]
+    assert changed != records
+    journal.write_text("".join(json.dumps(record) + "\n" for record in changed))
+    before = journal.read_bytes()
+    with pytest.raises(StoreError, match=rf"s\.journal: is not a journal .* Optuna {optuna.__version__} .*{words}"):
+        study_plan(study, study.budget, journal)
+    assert journal.read_bytes() == before
+
+
 def test_a_journal_that_is_none_is_a_clear_error(tmp_path):
     (tmp_path / "s.journal").write_text("not a journal\n")
     study = parse_study(EXHAUSTIVE, "s.yaml")
-    with pytest.raises(StoreError, match=r"s\.journal: is not a journal"):
+    with pytest.raises(StoreError, match=r"s\.journal: is not a journal.*line 1 is no record"):
         study_plan(study, study.budget, tmp_path / "s.journal")

@@ -3,21 +3,24 @@
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
-from nfstudy.cells import expand_cells, repetitions_of
-from nfstudy.errors import StoreError
+from nfstudy.cells import Trial, expand_cells, repetitions_of
+from nfstudy.errors import StoreAwayError, StoreError
 from nfstudy.metrics import METRICS
 from nfstudy.outcomes import EpochRecord, TrialResult
+from nfstudy.patience import Patience
 from nfstudy.reader import parse_study
 from nfstudy.runs import RUN_COLUMNS, cell_states, runs_left
 from nfstudy.stores import load_frame
-from nfstudy.tracking import DataRecord, open_store, resolve_artifacts
+from nfstudy.tracking import DataRecord, Store, open_store, resolve_artifacts
 
 STUDY = parse_study(
     "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 10, learning_rate: 1e-3}\n"
@@ -137,6 +140,64 @@ def test_what_runs_say_of_each_cell(store):
     assert cell_states(STUDY, "default", frame, active=True)[2].running == (running,)
     assert runs_left(STUDY, "default", frame) == 2
     assert frame.loc[frame["outcome"] == "running", "run_id"].tolist() == [running]
+
+
+def answers_lost(monkeypatch, store, name):
+    """Let the server do what it is asked, and its first answer be lost."""
+    ask, asked = getattr(store.client, name), []
+
+    def ask_and_lose(*arguments, **named):
+        answer = ask(*arguments, **named)
+        asked.append(answer)
+        if len(asked) == 1:
+            raise ConnectionResetError("the connection was reset")
+        return answer
+
+    monkeypatch.setattr(store.client, name, ask_and_lose)
+    return asked
+
+
+def test_a_run_that_a_server_made_without_our_knowing_is_found_and_closed(store, monkeypatch):
+    made = answers_lost(monkeypatch, store, "create_run")
+    store.patience = Patience(60, lambda words: None)
+    known = start(store, repetitions_of(STUDY, CELLS[0], CELLS[0].settings)[0])
+    unknown = made[0].info.run_id
+    assert known == made[1].info.run_id
+    store.finish_run(known, TrialResult("finished", 3))
+    other = store.start_run(
+        store.experiment("s"), Trial("another", CELLS[0], CELLS[0].settings, "repetition", 1), DATA, "{}", "cpu", 1
+    )
+    store.kill_left_over("s")
+    store.kill_left_over("none")
+    frame = store.runs("s").frame().set_index("run_id")
+    assert frame["outcome"].to_dict() == {known: "finished", unknown: "killed"}
+    assert cell_states(STUDY, "default", frame.reset_index())[0].finished == (known,)
+    assert store.client.get_run(other).info.status == "RUNNING"
+
+
+def test_what_is_written_is_there_once_though_its_answer_was_lost(store, monkeypatch):
+    run_id = start(store, repetitions_of(STUDY, CELLS[0], CELLS[0].settings)[0])
+    store.patience = Patience(60, lambda words: None)
+    for name in ("log_batch", "log_artifacts", "set_terminated"):
+        answers_lost(monkeypatch, store, name)
+    store.log_epoch(run_id, EpochRecord(1, 5, 10, {"valid/elbo": -5.0}))
+    store.finish_run(run_id, TrialResult("finished", 10, metrics={"test/nll": 3.25}, files={"a.txt": b"text"}))
+    (row,) = store.runs("s").frame().to_dict("records")
+    assert (row["outcome"], row["test/nll"]) == ("finished", 3.25)
+    assert store.runs("s").history([run_id], ["valid/elbo"])["update"].tolist() == [5]
+    assert store.runs("s").artifact(run_id, "a.txt") == b"text"
+
+
+def test_a_server_is_asked_but_briefly_by_somebody_who_wants_to_end():
+    """One who listens and never answers: by default MLflow would wait 16 minutes for him."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = Store(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        store.patience = patience = Patience(60)
+        before, asked = dict(os.environ), time.monotonic()
+        with store.hurried(), pytest.raises(StoreAwayError, match="timed out"):
+            store.kill_run("0" * 32)
+        assert time.monotonic() - asked < 5
+        assert (dict(os.environ), store.patience) == (before, patience)
 
 
 def test_an_empty_study_has_all_its_columns(store, tmp_path):

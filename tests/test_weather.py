@@ -6,10 +6,10 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import threading
 import time
 
+import disks
 import pytest
 from command_line import TINY, frame_of, launch, nfstudy, numbers_of, wait_for, write_study
 
@@ -52,27 +52,8 @@ def store(empty_store, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 4 MiB, and the function that mounts it anew with other options."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(options):
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True, check=False)
-        if done.returncode:
-            pytest.skip(f"no right to mount a disk here: {done.stderr.decode().strip()}")
-
-    mount("size=4m")
-    yield disk, mount
-    subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-def fill(disk):
-    """Leave no room on a disk; return the file that takes it."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    return filler
+    with disks.small_disk(tmp_path / "disk", "4m") as disk_and_mount:
+        yield disk_and_mount
 
 
 def start(store, attempt=1):
@@ -107,7 +88,7 @@ def test_a_full_disk_is_told_and_outlasted_and_what_was_logged_stays(empty_store
     store, told = open_store(f"sqlite:///{disk}/mlruns/mlflow.db"), []
     run_id = start(store)
     store.log_epoch(run_id, epoch(1))
-    filler = fill(disk)
+    filler = disks.fill(disk)
     with pytest.raises(StoreAwayError, match=r"mlflow\.db.*(full|No space left)"):
         store.finish_run(run_id, TrialResult("finished", 10, files={"samples.png": bytes(100_000)}))
     assert steps_of(store, run_id) == [5]
@@ -128,7 +109,7 @@ def test_a_training_goes_on_where_a_full_disk_takes_no_checkpoint(small_disk):
     settings = Settings.model_validate({"energy": {"name": "u1"}, "train": {"updates": 3, "batch": 5}})
     checkpoints = Checkpoints(CheckpointPlan(path, 1e9), {}, told.append, StopRequest())
     checkpoints.save(b"before")
-    fill(disk)
+    disks.fill(disk)
     end = fit(make_problem(settings, None, 1, "cpu"), settings, lambda _: True, checkpoints)
     assert (end.outcome, end.update) == ("finished", 3)
     (notice,) = told[1:]  # The first: `before` is not the state of a training.
@@ -140,7 +121,7 @@ def test_a_read_only_store_is_a_clear_error_at_once_and_can_still_be_read(empty_
     disk, mount = small_disk
     shutil.copytree(empty_store, disk / "mlruns")
     (disk / "tiny.yaml").write_text(TINY)
-    mount("remount,ro,size=4m")
+    mount("remount,ro")
     assert load_frame(f"sqlite:///{disk}/mlruns/mlflow.db", "tiny").empty
     assert "3 missing" in nfstudy(disk, "status", "tiny.yaml").stdout
     done = nfstudy(disk, "run", "tiny.yaml")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -19,8 +19,8 @@ from nfstudy.report.exhibits import EXHIBITS
 from nfstudy.report.figures import render
 from nfstudy.report.html import Page, render_html, render_markdown
 from nfstudy.report.ledger import evaluate, ledger
-from nfstudy.report.rows import Exhibit
-from nfstudy.report.tables import to_csv, to_latex, to_markdown
+from nfstudy.report.rows import Exhibit, stamped
+from nfstudy.report.tables import Entry, Row, Table, to_csv, to_latex, to_markdown
 from nfstudy.runs import LoggedRuns
 from nfstudy.spec import StudySpec
 
@@ -56,7 +56,7 @@ def build_report(
 
     Raises:
         ReportError: the budget is unknown, nothing has run, cells are unfinished without `partial`, or the folder
-            holds a manifest that is not a report's.
+            holds a manifest that is not a report's, or cannot be written.
     """
     if budget not in study.budgets:
         raise ReportError(f"study {study.study}: no budget '{budget}'; allowed: {', '.join(study.budgets)}")
@@ -70,19 +70,30 @@ def make_report(results: Results) -> Report:
     """Make a study's exhibits and pages, whether or not all its cells are there."""
     exhibits = [EXHIBITS[name](results) for name in dict.fromkeys(results.study.exhibits)]
     claims = ledger(evaluate(read_claims(), results), results)
-    page = Page(results, (*exhibits, claims), version("nfstudy"))
+    page = Page(results, (*exhibits, *_impossible(results), claims), version("nfstudy"))
     files = _render_files(page)
     return Report(page, {**files, MANIFEST: _manifest(page, files)})
+
+
+def _impossible(results: Results) -> Iterator[Exhibit]:
+    """Yield the exhibit of the points of the grid that cannot be run, where there are any."""
+    if results.impossible:
+        rows = [Row(point.label, (Entry(text=point.reason),)) for point in results.impossible]
+        caption = "Points of the grid at which the settings are impossible together; nothing was run there."
+        table = Table("impossible", stamped(caption, results), ("cell", "reason"), tuple(rows))
+        yield Exhibit("impossible", "Impossible cells", "", (table,))
 
 
 def _refuse_unfinished(results: Results, partial: bool) -> None:
     study, budget = results.study.study, results.budget
     if not results.cells:
         raise ReportError(f"study {study}, budget {budget}: nothing has run; allowed: a study with runs")
-    if results.unfinished and not partial:
-        lines = [f"  {r.label.row}: {r.state.state} ({r.state.note})" for r in results.unfinished]
+    lines = [f"  {r.label.row}: {r.state.state} ({r.state.note})" for r in results.unfinished]
+    lines += [f"  {point.label}: impossible ({point.reason})" for point in results.impossible]
+    if lines and not partial:
+        cells = len(results.cells) + len(results.impossible)
         raise ReportError(
-            f"study {study}, budget {budget}: {len(lines)} of {len(results.cells)} cells are unfinished; "
+            f"study {study}, budget {budget}: {len(lines)} of {cells} cells are unfinished; "
             "allowed: all done or diverged, or a partial report\n" + "\n".join(lines)
         )
 
@@ -147,20 +158,25 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         files: name relative to the folder -> content, its manifest last.
 
     Raises:
-        ReportError: the folder holds a manifest that is not a report's.
+        ReportError: the folder holds a manifest that is not a report's, or cannot be written.
     """
     stale = _earlier_files(folder) - set(files)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
-        for name, content in files.items():
-            path = Path(made, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        for name in stale:
-            (folder / name).unlink(missing_ok=True)
-        for name in files:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(made, name), folder / name)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
+            for name, content in files.items():
+                path = Path(made, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            for name in stale:
+                (folder / name).unlink(missing_ok=True)
+            for name in files:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(Path(made, name), folder / name)
+    except OSError as error:
+        raise ReportError(
+            f"{folder}: cannot be written: {error.strerror or error}; no run is lost: build the report again"
+        ) from None
 
 
 def _earlier_files(folder: Path) -> set[str]:

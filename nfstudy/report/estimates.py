@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from nfstudy.cells import Cell
+from nfstudy.cells import Cell, Impossible, impossible_points
 from nfstudy.report.labels import Label, label_cells
 from nfstudy.runs import RERUN_VERDICTS, CellState, LoggedRuns, cell_states, latest_per_identity
 from nfstudy.sections import PATCHES
@@ -149,6 +149,8 @@ class Results:
     """One row a trial of these cells, searches included, with how many `attempts` it took."""
     reruns: pd.DataFrame
     """One row a rerun of these runs that was held to its original; no other number comes from them."""
+    impossible: tuple[Impossible, ...] = ()
+    """The points of the grid that are no cells."""
 
     @property
     def unit(self) -> str:
@@ -169,9 +171,10 @@ class Results:
 
     @property
     def stamp(self) -> str:
-        """`incomplete: 3 of 9 cells` where some are unfinished, else empty."""
+        """`incomplete: 3 of 9 cells` where some are unfinished, with how many others are impossible; else empty."""
         done = len(self.cells) - len(self.unfinished)
-        return f"incomplete: {done} of {len(self.cells)} cells" if self.unfinished else ""
+        others = f", {len(self.impossible)} impossible" if self.impossible else ""
+        return f"incomplete: {done} of {len(self.cells)} cells{others}" if self.unfinished or others else ""
 
 
 def gather_results(study: StudySpec, budget: str, store: LoggedRuns, active: bool = False) -> Results:
@@ -195,4 +198,5 @@ def gather_results(study: StudySpec, budget: str, store: LoggedRuns, active: boo
     for state, label in zip(states, labels, strict=True):
         own = runs[(runs["cell"] == state.cell.key) & (runs["stage"] == "repetition") & (runs["index"] <= state.wanted)]
         cells.append(CellResult(state, label, own))
-    return Results(study, budget, store, tuple(cells), runs, reruns[reruns["rerun_of"].isin(runs["run_id"])])
+    reruns = reruns[reruns["rerun_of"].isin(runs["run_id"])]
+    return Results(study, budget, store, tuple(cells), runs, reruns, tuple(impossible_points(study, budget)))

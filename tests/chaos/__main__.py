@@ -25,14 +25,14 @@ def main():
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         started = time.monotonic()
         calm = storm.prepare(Path(folder, "calm"), options.updates)
-        storm.leave_alone(calm)
+        interval = storm.leave_alone(calm) * storm.SHARE
         storm.assert_whole(calm, cells)
         print(f"calm: {cells} cells in {time.monotonic() - started:.0f} s", flush=True)
         kills, bad = Counter(), []
         while kills.total() < options.kills and not bad:
             started = time.monotonic()
             folder_ = storm.prepare(Path(folder, f"storm-{kills.total()}"), options.updates)
-            done = storm.rage(folder_, options.kills - kills.total(), options.seed + kills.total())
+            done = storm.rage(folder_, options.kills - kills.total(), options.seed + kills.total(), interval)
             kills += done.kills
             storm.assert_whole(folder_, cells)
             bad = storm.differences(calm, folder_)

@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import subprocess
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,8 @@ ARGUMENTS = ("run", "tiny.yaml", "--checkpoint-every", "0.2", "--workers")
 OF_TRAINING = [name for name, metric in METRICS.items() if metric.split in ("train", "valid")]
 OF_RESULTS = [name for name, metric in METRICS.items() if metric.split != "time"]
 LAUNCH_SECONDS = 900
+SHARE = 1 / 16
+"""The mean time between two kills of a full storm, as a share of the calm study's: processes get to some work."""
 
 
 @dataclass
@@ -60,32 +63,42 @@ def prepare(folder, updates, rates=RATES):
 
 
 def leave_alone(folder, workers=WORKERS):
-    """Run the study once, undisturbed."""
+    """Run the study once, undisturbed; return the seconds that its trials took, from the first's start."""
     process = launch(folder, *ARGUMENTS, str(workers))
+    wait_for(folder, "starts", LAUNCH_SECONDS)
+    begun = time.monotonic()
+    wait_for(folder, r"(?m)^\d+ finished in", LAUNCH_SECONDS)
+    took = time.monotonic() - begun
     assert process.wait(LAUNCH_SECONDS) == 0, (folder / "out.txt").read_text()
+    return took
 
 
-def rage(folder, kills, seed, interval=2.0, workers=WORKERS):
+def rage(folder, kills, seed, interval, workers=WORKERS):
     """Run the study while SIGKILLs strike its processes, and launch it again whenever it is gone; return what was done.
 
     Arguments:
         folder: from `prepare`.
         kills: how many; the study may be over before.
         seed: of the moments and victims, as far as those depend on it.
-        interval: mean seconds between two kills, of a launch's preparations as well as of its work.
+        interval: mean seconds between two kills, of a launch's preparations as well as of its work; a share of what
+            `leave_alone` returned, so that a fast machine is struck as often. The first strikes when all are at work.
         workers: how many.
     """
     random_ = random.Random(seed)
+    all_begun = "(?s)" + ".*".join(["starts"] * workers)
     storm, process = Storm(), None
     while True:
         if process is None:
             process = launch(folder, *ARGUMENTS, str(workers))
             storm.launches += 1
-            if random_.random() < 0.75:  # Else the preparations are struck too often for there to be any work.
-                wait_for(folder, "starts", LAUNCH_SECONDS)
+            if not storm.kills:
+                wait_for(folder, all_begun, LAUNCH_SECONDS)
+            elif random_.random() < 0.75:  # Else the preparations are struck too often for there to be any work.
+                wait_for(folder, r"starts|\b0 runs to do", LAUNCH_SECONDS)
         try:
             raging = storm.kills.total() < kills
-            code = process.wait(random_.uniform(0, 2 * interval) if raging else LAUNCH_SECONDS)
+            pause = random_.uniform(0, 2 * interval) if storm.kills else 0
+            code = process.wait(pause if raging else LAUNCH_SECONDS)
         except subprocess.TimeoutExpired:
             assert raging, f"still running after {LAUNCH_SECONDS} s"
             victim = strike(process, random_)

@@ -6,14 +6,14 @@ from chaos import storm
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
-UPDATES, RATES, KILLS, WORKERS = 400, (1e-3,), 6, 2
+UPDATES, RATES, KILLS, WORKERS = 400, (1e-3,), 4, 2
 
 
 def test_a_study_whose_processes_are_killed_is_the_one_that_was_left_alone(tmp_path):
     calm = storm.prepare(tmp_path / "calm", UPDATES, RATES)
-    storm.leave_alone(calm, WORKERS)
+    seconds = storm.leave_alone(calm, WORKERS)
     disturbed = storm.prepare(tmp_path / "storm", UPDATES, RATES)
-    done = storm.rage(disturbed, KILLS, seed=1, workers=WORKERS)
+    done = storm.rage(disturbed, KILLS, seed=1, interval=seconds / KILLS, workers=WORKERS)
     assert done.kills.total() > 0
     storm.assert_whole(disturbed, storm.CELLS_A_RATE)
     assert storm.differences(calm, disturbed) == []

@@ -1,0 +1,76 @@
+"""A study's runs in a tracking store, as they are read back through MLflow's client; `tracking.Store` gives them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from nfstudy.errors import StoreError
+from nfstudy.runs import make_frame, make_history, make_row
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from nfstudy.tracking import Store
+
+PAGE = 1000
+"""Runs that a store is asked for at once."""
+
+
+@dataclass(frozen=True)
+class StudyRuns:
+    """A study's runs in a store; what `nfstudy.runs.LoggedRuns` asks for."""
+
+    store: Store
+    study: str
+
+    def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
+        """Return one row a run; see `nfstudy.runs.LoggedRuns`."""
+        rows = [
+            make_row(run.info.run_id, run.info.status, run.info.start_time, run.data.to_dictionary())
+            for run in self._search()
+        ]
+        return make_frame(rows, metrics)
+
+    def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+        """Return the logged points: columns run_id, metric, update, value; sorted by these."""
+        with self.store.asked():
+            return make_history(
+                (run_id, name, point.step, point.value)
+                for run_id in run_ids
+                for name in metrics
+                for point in self.store.client.get_metric_history(run_id, name)
+            )
+
+    def artifact(self, run_id: str, name: str) -> bytes | None:
+        """Return a file of a run, or None where it has no such file."""
+        with suppress(StoreError), tempfile.TemporaryDirectory() as folder, self.store.asked():
+            return Path(self.store.client.download_artifacts(run_id, name, folder)).read_bytes()
+        return None
+
+    def link(self, run_id: str) -> str | None:
+        """Return the address of the run's page where a tracking server is set, else None."""
+        if not self.store.uri.startswith(("http://", "https://")):
+            return None
+        experiment = self.store.experiment(self.study)
+        return f"{self.store.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+
+    def _search(self) -> Iterator[Run]:
+        with self.store.asked():
+            experiment = self.store.client.get_experiment_by_name(self.study)
+            token = "" if experiment else None
+            while token is not None:
+                page = self.store.client.search_runs(
+                    [experiment.experiment_id],
+                    filter_string=f"tags.`nfstudy.study` = '{self.study}'",
+                    max_results=PAGE,
+                    page_token=token or None,
+                )
+                yield from page
+                token = page.token or None
