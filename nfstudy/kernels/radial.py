@@ -20,6 +20,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from nfstudy.kernels import COMPILED
 from nfstudy.kernels.elementary import log, sigmoid, softplus
+from nfstudy.kernels.path import apply_chain, gradients_of_chain
 
 FLOOR = -600.0
 """Below such a β, p = e^β to rounding, and a step's scaling p/α at its reference point may be no normal number."""
@@ -40,25 +41,13 @@ class RadialChain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, z: Tensor, steps: Tensor, constraint: bool) -> tuple[Tensor, Tensor]:
         """Run the chain; where a gradient will be asked for, keep every z_k."""
-        z, steps = z.contiguous(), steps.contiguous()
-        kept = len(steps) if any(ctx.needs_input_grad) else 0
-        path = z.new_empty(kept, *z.shape)
-        end, log_det = z.clone(), z.new_empty(z.shape[0], z.shape[2])
-        chain(steps.numpy(), constraint, path.numpy(), end.numpy(), log_det.numpy())
-        ctx.save_for_backward(path, steps)
-        ctx.constraint = constraint
-        return end, log_det
+        return apply_chain(ctx, chain, z, steps, constraint)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of z and steps."""
-        path, steps = ctx.saved_tensors
-        grad_z = grad_z.clone(memory_format=torch.contiguous_format)
-        grad_steps = torch.zeros_like(steps)
-        arrays = (x.numpy() for x in (path, steps, grad_z, grad_log_det.contiguous(), grad_steps))
-        chain_backward(*arrays, ctx.constraint)
-        return grad_z, grad_steps, None
+        return gradients_of_chain(ctx, chain_backward, grad_z, grad_log_det)
 
 
 @njit(**COMPILED)

@@ -20,6 +20,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from nfstudy.kernels import COMPILED
 from nfstudy.kernels.elementary import INLINED, SMALLEST, exp, log, tanh
+from nfstudy.kernels.path import apply_chain, gradients_of_chain
 
 FLOOR = 1e-300
 """Below such a margin a determinant may have underflowed; a tanh²a below it is nothing."""
@@ -41,25 +42,13 @@ class SylvesterChain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, z: Tensor, steps: Tensor, columns: int) -> tuple[Tensor, Tensor]:
         """Run the chain; where a gradient will be asked for, keep every z_k."""
-        z, steps = z.contiguous(), steps.contiguous()
-        kept = len(steps) if any(ctx.needs_input_grad) else 0
-        path = z.new_empty(kept, *z.shape)
-        end, log_det = z.clone(), z.new_empty(z.shape[0], z.shape[2])
-        chain(steps.numpy(), columns, path.numpy(), end.numpy(), log_det.numpy())
-        ctx.save_for_backward(path, steps)
-        ctx.columns = columns
-        return end, log_det
+        return apply_chain(ctx, chain, z, steps, columns)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of z and steps."""
-        path, steps = ctx.saved_tensors
-        grad_z = grad_z.clone(memory_format=torch.contiguous_format)
-        grad_steps = torch.empty_like(steps)
-        arrays = (x.numpy() for x in (path, steps, grad_z, grad_log_det.contiguous(), grad_steps))
-        chain_backward(*arrays, ctx.columns)
-        return grad_z, grad_steps, None
+        return gradients_of_chain(ctx, chain_backward, grad_z, grad_log_det)
 
 
 @njit(**INLINED)
