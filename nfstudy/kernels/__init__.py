@@ -19,5 +19,5 @@ COMPILED: dict[str, Any] = {"cache": True, "fastmath": {"reassoc", "contract", "
 
 def runs_here(*tensors: Tensor) -> bool:
     """Return whether the loops can take these tensors: float32 or float64, all alike, on the CPU."""
-    kinds = {(tensor.device.type, tensor.dtype) for tensor in tensors}
-    return kinds in ({("cpu", torch.float32)}, {("cpu", torch.float64)})
+    kind = tensors[0].dtype
+    return kind in (torch.float32, torch.float64) and all(x.dtype == kind and x.is_cpu for x in tensors)
