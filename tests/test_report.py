@@ -119,6 +119,11 @@ def test_departures_from_the_paper_are_listed():
         "updates 2,000 (paper: 500,000)",
         "optimiser adam (paper: rmsprop)",
     ]
+    refined = {"train.schedule": {"name": "CosineAnnealingLR"}, "train.optimiser": "adam", "train.weight_decay": 0.05}
+    assert departures(settings.replace(refined))[1:] == [
+        "schedule CosineAnnealingLR (paper: not mentioned)",
+        "weight decay 0.05 (paper: not mentioned)",
+    ]
     spec = study(SMALL)
     text = exhibit("table-2", spec, run_all(spec, "laptop"), "laptop").text
     assert text == "Not as the paper states: updates 2,000 (paper: 500,000); repetitions 2 (paper: 100)."

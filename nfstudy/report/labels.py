@@ -32,6 +32,7 @@ SETTING_NAMES = {
     "flow.autoregressive_hidden": "autoregressive units",
     "flow.autoregressive_layers": "autoregressive layers",
     "flow.sylvester_columns": "M",
+    "train.schedule.name": "schedule",
     "objective.beta_start": "β start",
 }
 """Dotted paths whose last part does not make a good name."""

@@ -199,6 +199,16 @@ STATED_SETTINGS = {
 }
 """Dotted path -> what Section 6 of the paper states; of all other settings it says nothing."""
 
+UNMENTIONED = {
+    "train.schedule.name": "constant",
+    "train.weight_decay": 0.0,
+    "train.clip_norm": None,
+    "train.averaging": None,
+    "train.keep": "last",
+    "train.precision": "float32",
+}
+"""Dotted path -> what a training without any refinement has, where the paper mentions none."""
+
 STATED_OF_PATCHES = {"model.latent": 30, "data.patch": 8, "data.epsilon": 1e-4}
 """The same, where it is said of the patches of CIFAR-10 alone."""
 
@@ -242,6 +252,11 @@ def departures(settings: Settings) -> list[str]:
         f"{setting_name(path)} {setting_text(flat[path])} (paper: {setting_text(stated)})"
         for path, stated in stated_settings(flat).items()
         if path in flat and flat[path] != stated
+    ]
+    found += [
+        f"{setting_name(path)} {setting_text(flat[path])} (paper: not mentioned)"
+        for path, plain in UNMENTIONED.items()
+        if path in flat and flat[path] != plain
     ]
     if settings.data and settings.data.train_images is not None:
         found.append(f"training images {settings.data.train_images:,} (paper: all)")
