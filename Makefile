@@ -29,7 +29,7 @@ reference: $(VENV)/.installed  ## take in the runs of mlruns/reference, and make
 	$(PYTHON) -m nfstudy reference
 
 test: lint  ## install what the tests need and run them
-	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadscope
+	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 chaos: $(VENV)/.tested  ## kill a study's processes 120 times and hold it against one left alone; read 20,000 odd files; some 20 minutes
 	PYTHONPATH=tests $(PYTHON) -m chaos --kills 120

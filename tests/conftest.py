@@ -20,6 +20,12 @@ from nfstudy.project import Project
 CHECKOUT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the modules that start processes: the last of what is shared out should not be the longest."""
+    slow = {item.path for item in items if item.get_closest_marker("end_to_end")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def skip_without(files, folders):
     """Skip the test where one of the data files is in none of the folders, saying which and where they belong."""
     missing = [file.name for file in files if locate(file, folders) is None]
