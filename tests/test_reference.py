@@ -122,7 +122,8 @@ def test_the_runs_are_taken_in_and_all_is_made_from_them(project, capsys):
     ]  # fmt: skip
     assert rows[3][:1] + rows[3][3:6] == ["NF (planar)", "87.20 ± 0.06 (3)", "−0.30", "reached"]
     assert "3 hours of training and evaluation, added up over 6 runs; at most 1 at once, threads of each: 1" in readme
-    assert "Joules were not measured." in readme
+    assert "Joules were not measured. At this pace, one run of each of these 2 cells with the paper's 500,000" in readme
+    assert "updates would take 250 hours, one after another." in readme  # 2 of 0.5 hours, of 2,000 updates
     first = digests(project / "reports")
     assert "mnist/index.html" in first
     assert main(["reference"]) == 0

@@ -11,7 +11,7 @@ from nfstudy.report.energies import TRUE_KL
 from nfstudy.report.estimates import FREE_ENERGY, NLL, SECONDS, Results
 from nfstudy.report.html import Page
 from nfstudy.report.ledger import VERDICTS, evaluate
-from nfstudy.report.paper import TABLE_2, TABLE_3, Published
+from nfstudy.report.paper import STATED_SETTINGS, TABLE_2, TABLE_3, Published
 from nfstudy.report.rows import cell_row, curve_groups, measured, remark, stamped
 from nfstudy.report.tables import Entry, Row, Table, format_number, markdown_text, to_markdown
 from nfstudy.spec import Exhibit as ExhibitName
@@ -139,6 +139,23 @@ def cost(results: Results, at_once: int) -> str:
     return (
         f"{hours:.3g} hours of training and evaluation, added up over {len(runs)} runs; at most {at_once} at once, "
         f"threads of each: {threads}; on {devices}: {'; '.join(sorted(machines))}. Joules were not measured."
+        f"{_paper_cost(results) if results.study.settings.data else ''}"
+    )
+
+
+def _paper_cost(results: Results) -> str:
+    """Say how long as many updates as the paper's would take at the pace of the runs; of cells that have any."""
+    updates = STATED_SETTINGS["train.updates"]
+    seconds = [
+        estimate.mean * updates / result.cell.settings.train.updates
+        for result in results.cells
+        if (estimate := result.estimate(SECONDS)).n
+    ]
+    if not seconds:
+        return ""
+    return (
+        f" At this pace, one run of each of these {len(seconds)} cells with the paper's {updates:,} updates would take "
+        f"{sum(seconds) / 3600:.3g} hours, one after another."
     )
 
 
