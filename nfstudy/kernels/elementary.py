@@ -181,7 +181,7 @@ def tanh_single(x):
 
 def tanh_alike(x):
     """Return tanh x in the type of x, float32 or float64; for compiled code alone."""
-    raise NotImplementedError
+    raise NotImplementedError("Numba compiles `_tanh_alike` in its place; Python itself never calls it")
 
 
 @overload(tanh_alike, jit_options=INLINED)
