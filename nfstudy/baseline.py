@@ -6,11 +6,10 @@ The baseline is a JSON object, id -> verdict, of every claim and of each of its 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from nfstudy.drafts import draft_of
 from nfstudy.errors import ReportError
 from nfstudy.report.ledger import VERDICTS, ClaimVerdict, Verdict
 
@@ -57,11 +56,8 @@ def write_baseline(path: Path, verdicts: Baseline) -> None:
     """
     text = json.dumps(dict(sorted(verdicts.items())), indent=1, ensure_ascii=False) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-            draft = Path(folder, path.name)
+        with draft_of(path) as draft:
             draft.write_text(text, encoding="utf-8")
-            os.replace(draft, path)
     except OSError as error:
         raise ReportError(f"{path}: cannot be written: {error.strerror or error}") from None
 

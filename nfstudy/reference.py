@@ -15,6 +15,7 @@ from pathlib import Path
 from nfstudy.archive.logged import ArchivedRuns
 from nfstudy.archive.records import ArchiveError
 from nfstudy.archive.unpacking import Archive, read_archive
+from nfstudy.drafts import draft_of
 from nfstudy.errors import ReportError
 from nfstudy.project import Project
 from nfstudy.reader import read_studies
@@ -74,7 +75,8 @@ def write_reference(project: Project, archives: Mapping[str, Archive]) -> tuple[
     head, tail = _around_results(_read(readme))
     results = _make(project, archives, project.reports)
     try:
-        readme.write_text(head + results + tail, encoding="utf-8")
+        with draft_of(readme) as draft:
+            draft.write_text(head + results + tail, encoding="utf-8")
     except OSError as error:
         raise ReportError(f"{readme}: cannot be written: {error.strerror or error}") from None
     return project.reports / "index.html", readme

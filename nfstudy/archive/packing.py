@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import numpy as np
 
 from nfstudy import __version__
 from nfstudy.archive.records import FORMAT, MAX_MEMBER, MAX_UNPACKED, POINT, ArchiveError, Manifest, Member, RunCopy
+from nfstudy.drafts import draft_of
 
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK)
@@ -102,13 +101,9 @@ def _checked(digest: str, content: Callable[[str], bytes]) -> bytes:
 
 def _write(path: Path, parts: Iterable[bytes]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-            draft = Path(folder, path.name)
-            with lzma.open(draft, "wb", preset=PRESET) as file:
-                for part in parts:
-                    file.write(part)
-                file.write(END)
-            os.replace(draft, path)
+        with draft_of(path) as draft, lzma.open(draft, "wb", preset=PRESET) as file:
+            for part in parts:
+                file.write(part)
+            file.write(END)
     except OSError as error:
         raise ArchiveError(f"{path}: cannot be written: {error.strerror or error}") from None
