@@ -225,7 +225,7 @@ class Store:
 
     def runs(self, study: str) -> StudyRuns:
         """Return the study's runs, which may be none."""
-        return StudyRuns(self, study)
+        return StudyRuns(self.client, self.uri, study, self.asked)
 
     def tidy(self) -> None:
         """Refresh a SQLite store's statistics, without which MLflow and its UI read histories slowly.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +15,8 @@ from nfstudy.errors import StoreError
 from nfstudy.runs import make_frame, make_history, make_row
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
-    from nfstudy.tracking import Store
+    from mlflow.entities import Experiment, Run
+    from mlflow.tracking import MlflowClient
 
 PAGE = 1000
 """Runs that a store is asked for at once."""
@@ -27,8 +26,12 @@ PAGE = 1000
 class StudyRuns:
     """A study's runs in a store; what `nfstudy.runs.LoggedRuns` asks for."""
 
-    store: Store
+    client: MlflowClient
+    uri: str
+    """The store's address."""
     study: str
+    asked: Callable[[], AbstractContextManager[None]]
+    """Gives a context in which what goes wrong is told of as an error of the store."""
 
     def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
         """Return one row a run; see `nfstudy.runs.LoggedRuns`."""
@@ -40,33 +43,34 @@ class StudyRuns:
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""
-        with self.store.asked():
+        with self.asked():
             return make_history(
                 (run_id, name, point.step, point.value)
                 for run_id in run_ids
                 for name in metrics
-                for point in self.store.client.get_metric_history(run_id, name)
+                for point in self.client.get_metric_history(run_id, name)
             )
 
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """Return a file of a run, or None where it has no such file."""
-        with suppress(StoreError), tempfile.TemporaryDirectory() as folder, self.store.asked():
-            return Path(self.store.client.download_artifacts(run_id, name, folder)).read_bytes()
+        with suppress(StoreError), tempfile.TemporaryDirectory() as folder, self.asked():
+            return Path(self.client.download_artifacts(run_id, name, folder)).read_bytes()
         return None
 
     def link(self, run_id: str) -> str | None:
         """Return the address of the run's page where a tracking server is set, else None."""
-        if not self.store.uri.startswith(("http://", "https://")):
+        if not self.uri.startswith(("http://", "https://")):
             return None
-        experiment = self.store.experiment(self.study)
-        return f"{self.store.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+        with self.asked():
+            experiment = self._experiment()
+        return f"{self.uri.rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{run_id}" if experiment else None
 
     def _search(self) -> Iterator[Run]:
-        with self.store.asked():
-            experiment = self.store.client.get_experiment_by_name(self.study)
+        with self.asked():
+            experiment = self._experiment()
             token = "" if experiment else None
             while token is not None:
-                page = self.store.client.search_runs(
+                page = self.client.search_runs(
                     [experiment.experiment_id],
                     filter_string=f"tags.`nfstudy.study` = '{self.study}'",
                     max_results=PAGE,
@@ -74,3 +78,6 @@ class StudyRuns:
                 )
                 yield from page
                 token = page.token or None
+
+    def _experiment(self) -> Experiment | None:
+        return self.client.get_experiment_by_name(self.study)

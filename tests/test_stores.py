@@ -234,7 +234,7 @@ def test_the_big_store_is_one_that_mlflow_reads(big):
     assert set(frame["outcome"]) == {"finished"}
     assert frame.groupby("cell")["index"].apply(sorted).tolist() == [[1, 2, 3]] * CELLS
     assert len(frame.columns.difference(store_sql.make_frame([]).columns)) >= 30, "parameters"
-    run = reference.store.client.get_run(frame["run_id"].iloc[7])
+    run = reference.client.get_run(frame["run_id"].iloc[7])
     assert len(run.data.metrics) == 30
     points = fast.history([run.info.run_id], [*run.data.metrics])
     assert points.groupby("metric").size().tolist() == [20] * 30
