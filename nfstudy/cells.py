@@ -22,6 +22,8 @@ KEY_VERSION = 2
 
 MAX_CELLS = 100_000
 
+IN_LABELS = ("flow.family", "flow.length", "model.latent", "energy.name", "drawn.density")
+"""Settings that a cell's label tells whatever the grid is."""
 
 Identity = tuple[str, str, int, str]
 """(cell key, stage, index, digest of the resolved settings): what is run exactly once."""
@@ -38,6 +40,8 @@ class Cell:
     settings: Settings
     budget: str
     search: Search | None = None
+    varied: tuple[str, ...] = ()
+    """The dotted paths of the grid, whose values the label tells."""
 
     @cached_property
     def key(self) -> str:
@@ -55,12 +59,15 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """A short name for people, such as `planar K=40 D=40` or, on the plane, `u1 planar K=8`."""
-        settings = self.settings
-        flow = f"{settings.flow.family} K={settings.flow.length}"
+        """A short name for people, such as `planar K=40 D=40, train.batch 50` or, on the plane, `u1 planar K=8`."""
+        settings, flat = self.settings, self.settings.flat()
+        name = f"{settings.flow.family} K={settings.flow.length}"
         if settings.data:
-            return f"{flow} D={settings.latent}"
-        return f"{settings.energy.name if settings.energy else settings.drawn.density} {flow}"
+            name = f"{name} D={settings.latent}"
+        else:
+            name = f"{settings.energy.name if settings.energy else settings.drawn.density} {name}"
+        others = [(path, flat[path]) for path in self.varied if path in flat and path not in IN_LABELS]
+        return ", ".join((name, *(f"{path} {_value_text(value)}" for path, value in others)))
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,11 @@ class Impossible:
     """The setting to blame, its value, and what would do."""
 
 
+def _value_text(value: Any) -> str:
+    """Return a setting's value as a study file has it, a number to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False).strip('"')
+
+
 def settings_digest(settings: Settings) -> str:
     """Return the first 16 hex digits of the SHA-256 of fully resolved settings."""
     return _digest(settings.canonical().identity())
@@ -120,7 +132,7 @@ def budget_settings(study: StudySpec, budget: str) -> Settings:
 def make_cell(study: StudySpec, budget: str, point: Mapping[str, Any]) -> Cell:
     """Return the cell at one point (dotted path -> value) of the grid; raises SpecError where it is impossible."""
     settings = _replaced(budget_settings(study, budget), point, _in_words(point))
-    return Cell(settings.canonical(), budget, budget_search(study, budget))
+    return Cell(settings.canonical(), budget, budget_search(study, budget), tuple(study.grid))
 
 
 def budget_search(study: StudySpec, budget: str) -> Search | None:
@@ -187,7 +199,7 @@ def split_points(study: StudySpec, budget: str) -> tuple[list[tuple[Cell, dict[s
     for values in itertools.product(*corners.values()):
         point = dict(zip(corners, values, strict=True))
         try:
-            cell = Cell(base.replace(point).canonical(), budget, search)
+            cell = Cell(base.replace(point).canonical(), budget, search, tuple(study.grid))
             if cell.key not in found:
                 for path, axis in search.space.items() if search else ():
                     for value in _ends(axis):

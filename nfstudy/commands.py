@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.cells import Cell, Impossible, budget_repetitions, corner_points, impossible_points
+from nfstudy.cells import Impossible, budget_repetitions, corner_points, impossible_points
 from nfstudy.errors import SpecError, StoreError, UserError, printable
 from nfstudy.forecast import Forecast, in_words, logged_seconds
 from nfstudy.project import Project
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from nfstudy.engines import Engine
     from nfstudy.sections import DataSpec
 
-IN_LABELS = ("flow.family", "flow.length", "model.latent", "energy.name", "drawn.density")
-"""Settings that a cell's label tells."""
 NEEDED = ("time/wall_seconds",)
 """Metrics from which the time left is told."""
 
@@ -232,7 +230,7 @@ def _print_cells(
     states = cell_states(study, budget, frame, active)
     wanted = budget_repetitions(study, budget)
     forecast = Forecast(expected, workers)
-    names = _names(study, [state.cell for state in states])
+    names = [state.cell.label for state in states]
     width = max((len(name) for name in (*names, *(point.label for point in impossible))), default=0) + 2
     print(f"  {'cell':<16}  {'':<{width}} {'state':<10} {'runs':>7}  each takes")
     for state, name in zip(states, names, strict=True):
@@ -253,21 +251,6 @@ def _print_cells(
     waiting += [""] * (left - len(waiting))
     words = in_words(forecast.left(waiting, ())) if left else "none"
     print(f"  time left: {words}{f' on {workers} workers' if left else ''}", flush=True)
-
-
-def _names(study: StudySpec, cells: list[Cell]) -> list[str]:
-    """Return the cells' labels with the other settings in which they differ."""
-    flats = [cell.settings.flat() for cell in cells]
-    others = [path for path in study.grid if path not in IN_LABELS]
-    extras = [
-        ", ".join(
-            f"{path} {flat[path]:.4g}" if isinstance(flat[path], float) else f"{path} {flat[path]}"
-            for path in others
-            if path in flat
-        )
-        for flat in flats
-    ]
-    return [f"{cell.label}{f', {extra}' if extra else ''}" for cell, extra in zip(cells, extras, strict=True)]
 
 
 def _again(options: argparse.Namespace) -> str:

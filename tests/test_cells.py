@@ -125,9 +125,27 @@ def test_settings_of_a_family_beyond_the_paper_move_its_keys_alone(family, choic
 def test_the_constraint_makes_cells_of_the_families_that_have_one_alone():
     constrained = STUDY.replace("model.latent: [2, 40]", "flow.constraint: [true, false]")
     cells = expand_cells(study(constrained), "laptop")
-    assert [cell.label for cell in cells] == ["none K=0 D=40"] + 2 * ["planar K=4 D=40"] + ["nice-perm K=4 D=40"]
+    assert [cell.label for cell in cells] == [
+        "none K=0 D=40",
+        "planar K=4 D=40, flow.constraint true",
+        "planar K=4 D=40, flow.constraint false",
+        "nice-perm K=4 D=40",
+    ]
     assert [cell.settings.flow.constraint for cell in cells[1:3]] == [True, False]
     assert len({cell.key for cell in cells}) == 4
+
+
+def test_labels_tell_cells_apart_whatever_the_grid_varies():
+    axes = (
+        "train.precision: [float32, bfloat16]",
+        "train.learning_rate: [1e-3, 1.2345e-4]",
+        "train.clip_norm: [null, 9]",
+    )
+    cells = expand_cells(study(STUDY.replace("model.latent: [2, 40]", "\n  ".join(axes))), "laptop")
+    labels = [cell.label for cell in cells]
+    assert len(set(labels)) == len(cells) == 3 * 8
+    assert labels[8] == "planar K=4 D=40, train.precision float32, train.learning_rate 0.001, train.clip_norm null"
+    assert labels[11].endswith("train.learning_rate 0.0001234, train.clip_norm 9")
 
 
 def test_the_trials_of_a_search_do_not_enter_the_cells_key_but_the_search_does():
