@@ -153,8 +153,8 @@ def test_settings_that_a_family_does_not_use_make_no_cells_and_no_differences():
     )
     assert [cell.label for cell in expand_cells(spec, "full")] == [
         "none K=0 D=40",
-        "planar K=4 D=40",
-        "planar K=4 D=40",
+        "planar K=4 D=40, flow.constraint true",
+        "planar K=4 D=40, flow.constraint false",
         "nice-perm K=4 D=40",
     ]
     found = exhibit(spec, run_all(spec, "full"))
