@@ -227,7 +227,7 @@ def test_an_impossible_cell_is_tried_again_then_reported_and_the_others_go_on(tm
     done = nfstudy(folder, "run", "tiny.yaml", "--workers", "1", "--retries", "1")
     assert done.returncode == 1
     assert "1 failed, 1 finished" in done.stdout
-    assert "failed: none K=0 D=3 #1: RuntimeError" in done.stderr
+    assert "failed: none K=0 D=3, model.hidden 100000 #1: RuntimeError" in done.stderr
     assert done.stderr.count("it is started again") == 1
     frame = frame_of(folder)
     failed = frame[frame["outcome"] == "failed"]
