@@ -60,11 +60,12 @@ def race(contest: Contest, entries: dict[str, Entry], plan: Plan) -> list[Row]:
     entered = [*ours.contestants(contest)]
     for enter in entries.values():
         entered += enter(contest)
-    labels = [f"{one.name} {one.amortised}" for one in entered]
+    labels = [f"{one.name} {one.amortised} {one.note}" for one in entered]
+    own = {one.amortised: label for label, one in zip(labels, entered, strict=True) if one.name == "nfstudy"}
     seconds = take_turns(dict(zip(labels, (one.step for one in entered), strict=True)), plan)
     rows: list[Row] = []
     for label, one in zip(labels, entered, strict=True):
-        reference = "nfstudy False" if contest.family == "sylvester" and not one.amortised else "nfstudy True"
+        reference = own[contest.family != "sylvester" or one.amortised]
         milliseconds = spread([1e3 * second for second in seconds[label]])
         times = ratio(seconds[label], seconds[reference])
         rows.append(
@@ -121,8 +122,10 @@ def judge(contest: Contest, rows: list[Row]) -> list[Verdict]:
 
 
 def _draw(rows: pd.DataFrame) -> Figure:
-    """Draw the medians as bars, a panel a family and length."""
+    """Draw the medians as bars, a panel a family and length; entries alike are told apart by how their notes begin."""
     rows = rows.assign(entry=rows["library"] + np.where(rows["amortised"], "", ", shared"))
+    alike = rows.duplicated(["family", "K", "entry"], keep=False)
+    rows["entry"] += np.where(alike, ", " + rows["note"].str.split(";").str[0], "")
     panels = list(rows.groupby(["family", "K"], sort=False))
     columns, lines = rows["K"].nunique(), rows["family"].nunique()
     with figure_style():

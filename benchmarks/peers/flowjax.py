@@ -25,6 +25,8 @@ from flowjax.bijections import (
 
 from benchmarks.contest import HIDDEN, Contest, Contestant
 
+ACTIVATIONS = {"tanh": jnp.tanh, "ReLU": jax.nn.relu}
+"""Of a step's network: ours, and the one that costs next to nothing, which is flowjax's default."""
 CONTEXT = 1
 """Width of what moves each step's network: the least, for the work of a wider one is that of our head."""
 
@@ -34,9 +36,9 @@ def contestants(contest: Contest) -> Sequence[Contestant]:
     if contest.family == "planar":
         return [_planar(contest, amortised) for amortised in (True, False)]
     if contest.family == "nice-perm":
-        return [_conditioned(contest, _coupling)]
+        return [_conditioned(contest, _coupling, activation) for activation in ACTIVATIONS]
     if contest.family == "iaf":
-        return [_conditioned(contest, _autoregressive)]
+        return [_conditioned(contest, _autoregressive, activation) for activation in ACTIVATIONS]
     return []
 
 
@@ -59,15 +61,15 @@ def _planar(contest: Contest, amortised: bool) -> Contestant:
     return _contestant(contest, amortised, flow, None, None, True, "shared parameters; jit")
 
 
-def _conditioned(contest: Contest, layer: Callable[..., AbstractBijection]) -> Contestant:
+def _conditioned(contest: Contest, layer: Callable[..., AbstractBijection], activation: str) -> Contestant:
     keys = jax.random.split(jax.random.key(0), contest.length)
-    flow = Scan(eqx.filter_vmap(partial(layer, contest))(keys))
+    flow = Scan(eqx.filter_vmap(partial(layer, contest, ACTIVATIONS[activation]))(keys))
     condition = jax.random.normal(jax.random.key(1), (contest.batch, CONTEXT))
-    note = f"ReLU; {CONTEXT} feature of the image enters each network; jit"
+    note = f"{activation}; {CONTEXT} feature of the image enters each network; jit"
     return _contestant(contest, True, flow, None, condition, False, note)
 
 
-def _coupling(contest: Contest, key: jax.Array) -> AbstractBijection:
+def _coupling(contest: Contest, activation: Callable[[jax.Array], jax.Array], key: jax.Array) -> AbstractBijection:
     coupling = Coupling(
         key,
         transformer=Loc(jnp.zeros(())),
@@ -76,13 +78,22 @@ def _coupling(contest: Contest, key: jax.Array) -> AbstractBijection:
         cond_dim=CONTEXT,
         nn_width=HIDDEN["nice-perm"],
         nn_depth=1,
+        nn_activation=activation,
     )
     return Chain([coupling, Permute(jax.random.permutation(key, jnp.arange(contest.latent)))])
 
 
-def _autoregressive(contest: Contest, key: jax.Array) -> AbstractBijection:
+def _autoregressive(
+    contest: Contest, activation: Callable[[jax.Array], jax.Array], key: jax.Array
+) -> AbstractBijection:
     step = MaskedAutoregressive(
-        key, transformer=Affine(), dim=contest.latent, cond_dim=CONTEXT, nn_width=HIDDEN["iaf"], nn_depth=1
+        key,
+        transformer=Affine(),
+        dim=contest.latent,
+        cond_dim=CONTEXT,
+        nn_width=HIDDEN["iaf"],
+        nn_depth=1,
+        nn_activation=activation,
     )
     return Chain([step, Flip((contest.latent,))])
 
