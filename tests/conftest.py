@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 # Before torch is imported: one thread, as workers have, so that tests do not crowd the cores.
@@ -16,6 +17,7 @@ from nfstudy.data.cifar10 import BATCHES
 from nfstudy.data.files import locate
 from nfstudy.data.mnist import AMAT_FILES, IMAGE_FILES, LABEL_FILES
 from nfstudy.project import Project
+from nfstudy.tracking import open_store
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -47,3 +49,18 @@ def cifar10_folders():
     folders = Project(CHECKOUT).data_folders
     skip_without(BATCHES, folders)
     return folders
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A folder with a store, made once: making the schema takes seconds."""
+    folder = tmp_path_factory.mktemp("template") / "mlruns"
+    open_store(f"sqlite:///{folder}/mlflow.db", create=True)
+    return folder
+
+
+@pytest.fixture
+def store(empty_store, tmp_path):
+    """An empty store in `tmp_path / "mlruns"`."""
+    shutil.copytree(empty_store, tmp_path / "mlruns")
+    return open_store(f"sqlite:///{tmp_path}/mlruns/mlflow.db")

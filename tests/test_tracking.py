@@ -31,20 +31,6 @@ CELLS = expand_cells(STUDY, "default")
 DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """A store, made once: making the schema takes seconds."""
-    folder = tmp_path_factory.mktemp("template") / "mlruns"
-    open_store(f"sqlite:///{folder}/mlflow.db", create=True)
-    return folder
-
-
-@pytest.fixture
-def store(empty_store, tmp_path):
-    shutil.copytree(empty_store, tmp_path / "mlruns")
-    return open_store(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-
-
 def start(store, trial, point="{}"):
     return store.start_run(store.experiment("s"), trial, DATA, point, "cpu", 1)
 

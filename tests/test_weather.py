@@ -37,19 +37,6 @@ TRIAL = repetitions_of(STUDY, CELLS[0], CELLS[0].settings)[0]
 LOCK_SECONDS = 4
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("template") / "mlruns"
-    open_store(f"sqlite:///{folder}/mlflow.db", create=True)
-    return folder
-
-
-@pytest.fixture
-def store(empty_store, tmp_path):
-    shutil.copytree(empty_store, tmp_path / "mlruns")
-    return open_store(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-
-
 @pytest.fixture
 def small_disk(tmp_path):
     with disks.small_disk(tmp_path / "disk", "4m") as disk_and_mount:
