@@ -55,7 +55,7 @@ def read_studies(folder: Path) -> dict[Path, StudySpec]:
     Raises:
         SpecError: the folder holds none, one of them is not valid, or two have one name.
     """
-    studies = {path: read_study(path) for path in sorted(folder.glob("*.yaml"))}
+    studies = {path: read_study(path) for path in sorted(folder.glob("*.yaml"), key=lambda p: p.stem)}
     if not studies:
         raise SpecError(f"{folder}: holds no study files; allowed: a folder with STUDY.yaml in it")
     names = [study.study for study in studies.values()]

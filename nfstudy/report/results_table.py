@@ -35,8 +35,11 @@ def results_text(found: Sequence[Results], at_once: Mapping[str, int]) -> str:
     """
     ranks = {name: rank for rank, name in enumerate(TABLES)}
     last = len(ranks)
-    ordered = sorted(found, key=lambda r: min((ranks.get(name, last) for name in r.study.exhibits), default=last))
-    return "\n".join(_part(results, at_once[results.study.study]) for results in ordered)
+
+    def rank(results: Results) -> tuple[int, str]:
+        return min((ranks.get(name, last) for name in results.study.exhibits), default=last), results.study.study
+
+    return "\n".join(_part(results, at_once[results.study.study]) for results in sorted(found, key=rank))
 
 
 def _part(results: Results, at_once: int) -> str:
