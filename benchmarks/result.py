@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -65,7 +66,6 @@ def save(name: str, result: Result, folder: Path, quick: bool) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     table, record = folder / f"{name}.csv", folder / f"{name}.json"
-    pd.DataFrame(result.rows).to_csv(table, index=False, float_format="%.6g")
     content = {
         "benchmark": name,
         "title": result.title,
@@ -75,7 +75,10 @@ def save(name: str, result: Result, folder: Path, quick: bool) -> list[Path]:
         "verdicts": [asdict(verdict) for verdict in result.verdicts],
         "rows": [dict(row) for row in result.rows],
     }
-    record.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    # All is made before anything is written; numbers that went through pandas are NumPy's, which JSON does not know.
+    text = json.dumps(content, indent=1, ensure_ascii=False, default=np.generic.item) + "\n"
+    pd.DataFrame(result.rows).to_csv(table, index=False, float_format="%.6g")
+    record.write_text(text)
     paths = [table, record]
     if result.figure is not None:
         paths.append(folder / f"{name}.png")

@@ -190,6 +190,17 @@ def test_files_say_what_was_found_where_and_what_is_missing(tmp_path):
     assert paths[2].read_bytes().startswith(b"\x89PNG")
 
 
+def test_numbers_of_numpy_are_written_and_nothing_is_where_something_cannot_be(tmp_path):
+    rows = [{"K": np.int64(10), "nll": np.float64(89.5), "reached": np.True_}]
+    _, record = save("paper", Result("t", rows, [Verdict("x", "1", "2", np.False_)]), tmp_path, True)
+    content = json.loads(record.read_text())
+    assert content["rows"] == [{"K": 10, "nll": 89.5, "reached": True}]
+    assert content["verdicts"][0]["met"] is False
+    with pytest.raises(TypeError):
+        save("odd", Result("t", [{"K": object()}]), tmp_path, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"paper.csv", "paper.json"}
+
+
 def test_tables_hold_rows_and_verdicts():
     result = Result("t", [{"K": 10, "median_ms": 1.23456}], [Verdict("x", "1", "2", False)])
     first, second = as_tables(result)
