@@ -76,14 +76,15 @@ def save(name: str, result: Result, folder: Path, quick: bool) -> list[Path]:
         "rows": [dict(row) for row in result.rows],
     }
     # All is made before anything is written; numbers that went through pandas are NumPy's, which JSON does not know.
-    text = json.dumps(content, indent=1, ensure_ascii=False, default=np.generic.item) + "\n"
-    pd.DataFrame(result.rows).to_csv(table, index=False, float_format="%.6g")
-    record.write_text(text)
-    paths = [table, record]
+    made = {
+        table: pd.DataFrame(result.rows).to_csv(index=False, float_format="%.6g").encode(),
+        record: (json.dumps(content, indent=1, ensure_ascii=False, default=np.generic.item) + "\n").encode(),
+    }
     if result.figure is not None:
-        paths.append(folder / f"{name}.png")
-        paths[-1].write_bytes(render(result.figure, "png"))
-    return paths
+        made[folder / f"{name}.png"] = render(result.figure, "png")
+    for path, written in made.items():
+        path.write_bytes(written)
+    return list(made)
 
 
 def as_tables(result: Result) -> list[Table]:
