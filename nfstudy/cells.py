@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from nfstudy.errors import SpecError
+from nfstudy.sections import DataSpec
 from nfstudy.settings import Settings
 from nfstudy.spec import Axis, Range, Sampling, Search, StudySpec
 
@@ -245,3 +246,13 @@ def total_runs(study: StudySpec, budget: str, cells: int) -> int:
     if isinstance(study.sampler, Sampling):
         cells = budget_sampling(study, budget, study.sampler).trials
     return cells * (budget_repetitions(study, budget) + (search.sampler.trials if search else 0))
+
+
+def data_sources(study: StudySpec, budget: str) -> set[DataSpec]:
+    """Return what each data set that some cell of the study may use is loaded by (`DataSpec.source`)."""
+    cells = [cell.settings for cell, _ in corner_points(study, budget)]
+    space = study.search.space if study.search else {}
+    axes = {path: axis for path, axis in space.items() if path.startswith("data.") and not isinstance(axis, Range)}
+    searched = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    found = [settings.replace(values).data for settings in cells for values in searched]
+    return {spec.source() for spec in found if spec}

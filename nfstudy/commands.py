@@ -6,14 +6,14 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.cells import Impossible, budget_repetitions, corner_points, impossible_points
+from nfstudy.cells import Impossible, budget_repetitions, corner_points, data_sources, impossible_points
 from nfstudy.errors import SpecError, StoreError, UserError, printable
 from nfstudy.forecast import Forecast, in_words, logged_seconds
 from nfstudy.project import Project
@@ -21,10 +21,11 @@ from nfstudy.provenance import usable_cores
 from nfstudy.reader import read_studies, read_study
 from nfstudy.runs import cell_states, runs_left
 from nfstudy.spec import Sampling, StudySpec
+from nfstudy.stopping import Interrupted, StopSignal
 
 if TYPE_CHECKING:
     from nfstudy.engines import Engine
-    from nfstudy.sections import DataSpec
+    from nfstudy.session import Summary
 
 NEEDED = ("time/wall_seconds",)
 """Metrics from which the time left is told."""
@@ -141,35 +142,20 @@ def _report_all(options: argparse.Namespace) -> int:
 
 
 def _run(study: StudySpec, budget: str, project: Project, uri: str, options: argparse.Namespace) -> int:
-    from nfstudy.report.build import build_report
-    from nfstudy.runner import measure_costs, prepare_data, run_study
-    from nfstudy.session import Care, Summary
-    from nfstudy.stopping import Interrupted, StopSignal
-    from nfstudy.stores import load_frame, open_runs
+    from nfstudy.stores import load_frame
 
     frame = load_frame(uri, study.study, NEEDED)
     left, impossible = runs_left(study, budget, frame), impossible_points(study, budget)
     at_most = "at most " if isinstance(study.sampler, Sampling) else ""
     without = f", and {len(impossible)} impossible cells that are left out" if impossible else ""
     print(f"{study.title}\n{study.study}, budget {budget}: {at_most}{left} runs to do{without}", flush=True)
-    summary: Summary | None = None
-    if left:
-        data = prepare_data(study, budget, project)
-        try:
-            with StopSignal() as stop, _open_engine(options, project, data, left) as engine:
-                cells = [cell for cell, _ in corner_points(study, budget)]
-                print("measuring what a few updates of each cell take ...", file=sys.stderr, flush=True)
-                expected = measure_costs(engine, cells, stop) | logged_seconds(frame)
-                _print_cells(study, budget, frame, impossible, expected, len(engine.workers))
-                if not options.dry_run:
-                    project.write_costs(study.study, expected)
-                    care = Care(options.checkpoint_every, options.retries)
-                    summary = run_study(study, budget, project, uri, data, expected, engine, stop, care)
-        except Interrupted as signal:
-            print(f"stopped by {signal}; go on with: {_again(options)}")
-            return 130
-        except StoreError as error:
-            raise StoreError(f"{error}; go on with: {_again(options)}") from None
+    try:
+        summary = _run_missing(study, budget, project, uri, frame, left, options) if left else None
+    except Interrupted as signal:
+        print(f"stopped by {signal}; go on with: {_again(options)}")
+        return 130
+    except StoreError as error:
+        raise StoreError(f"{error}; go on with: {_again(options)}") from None
     if options.dry_run:
         return 0
     if not left and (frame["outcome"] == "running").any():
@@ -179,9 +165,7 @@ def _run(study: StudySpec, budget: str, project: Project, uri: str, options: arg
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
         print(f"{counts or 'nothing was missing'} in {in_words(summary.seconds)}")
-    runs = open_runs(uri)(study.study)
-    index = build_report(study, budget, runs, project.report(study.study), partial=True)
-    print(f"report: {_nearby(index)}\nbrowse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
+    _rebuild(study, budget, project, uri)
     failures = summary.failures if summary else ()
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
@@ -190,7 +174,53 @@ def _run(study: StudySpec, budget: str, project: Project, uri: str, options: arg
     return 1 if failures or impossible else 0
 
 
-def _open_engine(options: argparse.Namespace, project: Project, sources: Iterable[DataSpec], left: int) -> Engine:
+def _run_missing(
+    study: StudySpec,
+    budget: str,
+    project: Project,
+    uri: str,
+    frame: pd.DataFrame,
+    left: int,
+    options: argparse.Namespace,
+) -> Summary | None:
+    """Estimate the time and run what is missing; None where only the estimate was asked for.
+
+    Raises:
+        Interrupted: asked to stop.
+        StoreError: the store cannot be used.
+        DataError: data that the study needs cannot be had.
+    """
+    # The workers take seconds to start; in that time the rest is loaded, the data checked and the store made.
+    with StopSignal() as stop, _open_engine(study, budget, project, left, options) as engine:
+        from nfstudy.runner import measure_costs, prepare_data, run_study
+        from nfstudy.session import Care
+        from nfstudy.tracking import open_store
+
+        data = prepare_data(study, budget, project)
+        if not options.dry_run:
+            open_store(uri, create=True)
+        stop.check()
+        cells = [cell for cell, _ in corner_points(study, budget)]
+        print("measuring what a few updates of each cell take ...", file=sys.stderr, flush=True)
+        expected = measure_costs(engine, cells, stop) | logged_seconds(frame)
+        _print_cells(study, budget, frame, impossible_points(study, budget), expected, len(engine.workers))
+        if options.dry_run:
+            return None
+        project.write_costs(study.study, expected)
+        care = Care(options.checkpoint_every, options.retries)
+        return run_study(study, budget, project, uri, data, expected, engine, stop, care)
+
+
+def _rebuild(study: StudySpec, budget: str, project: Project, uri: str) -> None:
+    """Make the report of what there is, and say where it and the runs are."""
+    from nfstudy.report.build import build_report
+    from nfstudy.stores import open_runs
+
+    index = build_report(study, budget, open_runs(uri)(study.study), project.report(study.study), partial=True)
+    print(f"report: {_nearby(index)}\nbrowse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
+
+
+def _open_engine(study: StudySpec, budget: str, project: Project, left: int, options: argparse.Namespace) -> Engine:
     """Start as many workers as were asked for, as there are cores for, or as there is work for."""
     if options.engine == "local":
         from nfstudy.workers import Pool
@@ -203,7 +233,7 @@ def _open_engine(options: argparse.Namespace, project: Project, sources: Iterabl
         raise UserError(f"--engine ray: {error}; allowed: after pip install 'nfstudy[cluster]'") from None
     from nfstudy.data import load_dataset
 
-    datasets = {source: load_dataset(source, project.data_folders, download=False) for source in sources}
+    datasets = {source: load_dataset(source, project.data_folders) for source in data_sources(study, budget)}
     return open_cluster(options.workers, left, options.threads, options.device, options.gpus, datasets)
 
 

@@ -6,7 +6,6 @@ what the store holds as finished, diverged or pruned: everything else is run, on
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nfstudy.cells import Cell, Identity, corner_points, total_runs
+from nfstudy.cells import Cell, Identity, data_sources, total_runs
 from nfstudy.checkpoints import sweep
 from nfstudy.data import Dataset, load_dataset
 from nfstudy.engines import Engine
@@ -31,7 +30,7 @@ from nfstudy.search import study_plan
 from nfstudy.sections import DataSpec
 from nfstudy.session import STOP_SECONDS, Care, Places, Session, Summary, journal_errors, told
 from nfstudy.settings import Settings
-from nfstudy.spec import Range, StudySpec
+from nfstudy.spec import StudySpec
 from nfstudy.stopping import StopSignal
 from nfstudy.tracking import DataRecord, open_store
 from nfstudy.work import Ready
@@ -46,7 +45,7 @@ def prepare_data(study: StudySpec, budget: str, project: Project) -> dict[DataSp
     Returns:
         What a data set is loaded by (`DataSpec.source`) -> what runs say of it.
     """
-    return {spec: data_record(load_dataset(spec, project.data_folders)) for spec in _data_specs(study, budget)}
+    return {spec: data_record(load_dataset(spec, project.data_folders)) for spec in data_sources(study, budget)}
 
 
 def run_study(
@@ -152,16 +151,6 @@ def _drop_lock(journal: Path) -> None:
     """
     with journal_errors(journal):
         journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
-
-
-def _data_specs(study: StudySpec, budget: str) -> set[DataSpec]:
-    """Return every data set that some cell of the study may use."""
-    cells = [cell.settings for cell, _ in corner_points(study, budget)]
-    space = study.search.space if study.search else {}
-    axes = {path: axis for path, axis in space.items() if path.startswith("data.") and not isinstance(axis, Range)}
-    searched = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    found = [settings.replace(values).data for settings in cells for values in searched]
-    return {spec.source() for spec in found if spec}
 
 
 def data_record(dataset: Dataset) -> DataRecord:
