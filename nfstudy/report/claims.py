@@ -146,6 +146,22 @@ class Near(Record):
                 yield Inequality(f"{family},K={length}", terms, self.tolerance, -self.tolerance, about_paper=True)
 
 
+class Gains(Record):
+    """|x(K) − x(K′) − the same of the paper| < tolerance, for a family's first length K and its last K′."""
+
+    form: Literal["gains"]
+    family: Family
+    lengths: Annotated[tuple[Length, ...], Field(min_length=2, max_length=2)]
+    tolerance: Positive
+    """In the quantity's unit."""
+
+    def inequalities(self) -> Iterator[Inequality]:
+        """Yield the one inequality."""
+        short, long = self.lengths
+        terms = ((1, _place(self.family, short)), (-1, _place(self.family, long)))
+        yield Inequality(f"K={short}..{long}", terms, self.tolerance, -self.tolerance, about_paper=True)
+
+
 class Claim(Record):
     """One claim of the paper, and what of the runs speaks for or against it."""
 
@@ -165,7 +181,7 @@ class Claim(Record):
     quantity: Literal["F", "KL", "−ln p(x)"]
     level: Annotated[float, Field(gt=0, lt=1)]
     """Of the two-sided confidence interval of each part."""
-    inequality: Annotated[Falls | Below | Approaches | Alike | Near, Field(discriminator="form")]
+    inequality: Annotated[Falls | Below | Approaches | Alike | Near | Gains, Field(discriminator="form")]
 
     def parts(self) -> tuple[Part, ...]:
         """Expand the claim; raises ReportError where it needs a number that the paper does not give."""
