@@ -140,15 +140,15 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = make_parser().parse_args(arguments)
-    from nfstudy import commands, commands_runs
-
-    works = {
-        "export": commands_runs.export,
-        "import": commands_runs.import_,
-        "reference": commands_runs.reference,
-        "rerun": commands_runs.rerun,
-    }
     try:
+        from nfstudy import commands, commands_runs
+
+        works = {
+            "export": commands_runs.export,
+            "import": commands_runs.import_,
+            "reference": commands_runs.reference,
+            "rerun": commands_runs.rerun,
+        }
         return (works.get(options.command) or getattr(commands, options.command))(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

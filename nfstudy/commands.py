@@ -190,16 +190,17 @@ def _run_missing(
         StoreError: the store cannot be used.
         DataError: data that the study needs cannot be had.
     """
-    # The workers take seconds to start; in that time the rest is loaded, the data checked and the store made.
     with StopSignal() as stop, _open_engine(study, budget, project, left, options) as engine:
-        from nfstudy.runner import measure_costs, prepare_data, run_study
-        from nfstudy.session import Care
-        from nfstudy.tracking import open_store
+        # The workers take seconds to start; in that time the rest is loaded, the data checked and the store made.
+        with stop.held():
+            from nfstudy.runner import measure_costs, prepare_data, run_study
+            from nfstudy.session import Care
+            from nfstudy.tracking import open_store
 
         data = prepare_data(study, budget, project)
+        stop.check()
         if not options.dry_run:
             open_store(uri, create=True)
-        stop.check()
         cells = [cell for cell, _ in corner_points(study, budget)]
         print("measuring what a few updates of each cell take ...", file=sys.stderr, flush=True)
         expected = measure_costs(engine, cells, stop) | logged_seconds(frame)

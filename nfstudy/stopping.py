@@ -32,6 +32,7 @@ class StopSignal:
         self.name = ""
         """The signal that has come; empty until one has."""
         self._noted = 0.0
+        self._held = False
         self._timer = (0.0, 0.0)
 
     def check(self) -> None:
@@ -44,6 +45,16 @@ class StopSignal:
         """Break off nothing more by ourselves: the work has ended, and is being saved."""
         if self.name:
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Break off nothing in this context, but end with it: an import that is broken off can fail in odd ways."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self.check()
 
     def __enter__(self) -> StopSignal:
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -66,7 +77,8 @@ class StopSignal:
             raise Interrupted(self.name)
 
     def _press(self, number: int, frame: FrameType | None) -> None:
-        raise Interrupted(self.name)
+        if not self._held:
+            raise Interrupted(self.name)
 
 
 class Stopped(BaseException):
@@ -83,6 +95,7 @@ class StopRequest:
     def listen(self) -> None:
         """Take SIGTERM from now on. Ctrl-C reaches the whole group, where the coordinator decides."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         signal.signal(signal.SIGTERM, self._note)
 
     def check(self) -> None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -88,10 +89,14 @@ class Pool(Engine):
         wanted = work_variables(self.threads)
         before = {name: os.environ.get(name) for name in wanted}
         os.environ.update(wanted)
+        # Ctrl-C reaches the whole group: a new process has it wait until `StopRequest.listen` says what to do with it.
+        resource_tracker.ensure_running()  # Else it is started with the process, and lets the signal through again.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process = context.Process(target=_work, args=(theirs, os.getpid(), *self._arguments), daemon=True)
             process.start()
         finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             for name, value in before.items():
                 if value is None:
                     del os.environ[name]

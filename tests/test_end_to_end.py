@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,17 @@ def test_a_study_is_stopped_and_gone_on_with(finished, launched, tmp_path, numbe
     assert set(frame_of(folder)["outcome"]) <= {"finished", "killed"}
     assert nfstudy(folder, "run", "tiny.yaml").returncode == 0
     assert numbers_of(folder) == numbers_of(finished[0])
+
+
+def test_a_study_that_is_stopped_while_its_workers_start_says_so_in_a_word(launched, tmp_path):
+    folder = write_study(tmp_path)
+    process = launched(folder, "run", "tiny.yaml", "--workers", "2")
+    wait_for(folder, "6 runs to do")
+    time.sleep(1)  # Workers are seconds from being ready, and have their signal handlers yet to set.
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(10) == 130
+    others = (folder / "out.txt").read_text().splitlines()[2:]
+    assert others == ["stopped by SIGINT; go on with: python -m nfstudy run tiny.yaml"]
 
 
 def test_a_diverged_cell_is_a_result_and_the_others_go_on(tmp_path):

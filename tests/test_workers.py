@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from nfstudy.engines import WorkerError
 from nfstudy.outcomes import Cost, EpochRecord, TrialResult
 from nfstudy.provenance import environment
 from nfstudy.reader import parse_study
+from nfstudy.stopping import Interrupted, StopSignal
 from nfstudy.work import Died, Ready
 from nfstudy.workers import Pool
 
@@ -121,3 +123,19 @@ def test_workers_that_cannot_start_are_given_up(open_engine, tmp_path, monkeypat
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # and an actor from its node.
     with open_engine() as engine, pytest.raises(WorkerError, match=r"do not start .*(exit code 1|half installed)"):
         wait_for_a_start(engine)
+
+
+def test_a_signal_breaks_off_a_step_that_goes_on_but_not_one_that_is_held(monkeypatch):
+    monkeypatch.setattr("nfstudy.stopping.PRESS_SECONDS", 0.05)
+    ended = []
+
+    def step(name):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+        ended.append(name)
+
+    with StopSignal(), pytest.raises(Interrupted, match="SIGTERM"):
+        step("broken off")
+    with StopSignal() as stop, pytest.raises(Interrupted, match="SIGTERM"), stop.held():
+        step("held")
+    assert ended == ["held"]
