@@ -103,7 +103,7 @@ def environment() -> dict[str, str]:
 
 
 def _curves(history: pd.DataFrame, frame: pd.DataFrame, start_up: float) -> pd.DataFrame:
-    """Return columns seed, seconds and F, an epoch's time being its share of the run's training."""
+    """Return columns seed, seconds and F, of images that are trained on too; an epoch takes its share of the time."""
     runs = frame.set_index("run_id")
     training = runs["time/wall_seconds"] - runs["time/evaluation_seconds"]
     points = history.assign(seed=history["run_id"].map(runs["index"]), F=-history["value"])
@@ -114,7 +114,7 @@ def _curves(history: pd.DataFrame, frame: pd.DataFrame, start_up: float) -> pd.D
 def _draw(points: pd.DataFrame, rows: list[Row]) -> Figure:
     ends = pd.DataFrame(rows)
     with figure_style():
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        figure = Figure(figsize=(8.4, 4.4), layout="constrained")
         axes = figure.subplots()
         shown = points[points["F"] < points["F"].min() + 25]
         sns.lineplot(shown, x="seconds", y="F", hue="goal", units="seed", estimator=None, lw=1, ax=axes)
@@ -123,5 +123,5 @@ def _draw(points: pd.DataFrame, rows: list[Row]) -> Figure:
         for goal in GOALS:
             axes.axhline(goal.nll, color="0.6", lw=0.8, ls="--")
         axes.axvline(MOST_SECONDS, color="0.6", lw=0.8, ls="--")
-        finish(figure, "Validation F (lines) and test −ln p(x) (stars); dashed: what was asked for", "")
+        finish(figure, "F while training (lines), test −ln p(x) (stars), and what was asked for (dashed)", "")
     return figure

@@ -97,8 +97,9 @@ class Table:
 
 
 def format_number(value: float, decimals: int, signed: bool = False) -> str:
-    """Return a number with so many decimals, a true minus sign, and zero never negative."""
-    text = f"{round(value, decimals) + 0.0:{'+' if signed else ''}.{decimals}f}"
+    """Return a number with so many decimals, a true minus sign, and zero without a sign."""
+    rounded = round(value, decimals) + 0.0
+    text = f"{rounded:{'+' if signed and rounded else ''}.{decimals}f}"
     return text.replace("-", "−")
 
 
