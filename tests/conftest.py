@@ -17,7 +17,6 @@ from nfstudy.data.cifar10 import BATCHES
 from nfstudy.data.files import locate
 from nfstudy.data.mnist import AMAT_FILES, IMAGE_FILES, LABEL_FILES
 from nfstudy.project import Project
-from nfstudy.provenance import usable_cores
 from nfstudy.tracking import open_store
 
 CHECKOUT = Path(__file__).parents[1]
@@ -27,11 +26,6 @@ def pytest_collection_modifyitems(items):
     """Begin with the modules that start processes: the last of what is shared out should not be the longest."""
     slow = {item.path for item in items if item.get_closest_marker("end_to_end")}
     items.sort(key=lambda item: item.path not in slow)
-
-
-def pytest_xdist_auto_num_workers():
-    """Run the tests of so many modules at once: one more than there are cores, as some only wait for a study's ends."""
-    return usable_cores() + 1
 
 
 def skip_without(files, folders):
