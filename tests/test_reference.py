@@ -289,6 +289,17 @@ def test_the_table_holds_every_cell_beside_the_paper():
     assert "Not as the paper states: " in text
 
 
+def test_what_a_setting_changes_is_shown_cell_by_cell_with_its_speed():
+    spec = study(
+        "study: effects\ntitle: T\ndata: {name: mnist}\ngrid: {train.precision: [float32, bfloat16]}\nrepetitions: 2\n"
+        "budgets: {full: {}}\nexhibits: [effects]\n"
+    )
+    text = results_text([gather_results(spec, "full", run_all(spec, "full"))], {"effects": 1})
+    header, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert [name.strip() for name in header.split("|")[2:7]] == ["F", "KL", "−ln p(x)", "seconds", "updates/s"]
+    assert [row.split("|")[1].strip()[-7:] for row in rows] == ["float32", "float16"]
+
+
 def test_the_energies_are_shown_by_their_true_kl():
     spec = study(
         "study: energies\ntitle: T\nenergy: {name: u1}\ngrid: {energy.name: [u1, u2], flow.family: [planar, radial], "

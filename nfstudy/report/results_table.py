@@ -9,6 +9,7 @@ from nfstudy.report.claims import read_claims
 from nfstudy.report.comparison import difference_entry, how_run, published_entry
 from nfstudy.report.energies import TRUE_KL
 from nfstudy.report.estimates import FREE_ENERGY, NLL, SECONDS, Results
+from nfstudy.report.exhibits import summary
 from nfstudy.report.html import Page
 from nfstudy.report.ledger import VERDICTS, evaluate
 from nfstudy.report.paper import STATED_SETTINGS, TABLE_2, TABLE_3, Published
@@ -116,6 +117,11 @@ def _true_kl(results: Results) -> Table:
     return Table("true-kl", stamped(KL_CAPTION, results), columns, tuple(rows))
 
 
+def _summary(results: Results) -> Table:
+    (table,) = summary(results).tables
+    return table
+
+
 def _claims(results: Results) -> str:
     """Count the verdicts on the claims that the study is the evidence for, and name those that are not supported."""
     own = [claim for claim in read_claims() if claim.study == results.study.study]
@@ -174,5 +180,6 @@ TABLES: dict[ExhibitName, Callable[[Results], Table]] = {
     "table-2": _table_2,
     "table-3": _table_3,
     "energies": _true_kl,
+    "effects": _summary,
 }
 """Exhibit that a study shows -> the short table that README has of it; in the order in which README shows them."""
