@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.timing import ONE_THREAD, one_core
+from benchmarks.timing import VARIABLES, one_core
 
 if TYPE_CHECKING:
     from benchmarks.result import Result
@@ -128,6 +128,7 @@ def _run(name: str, quick: bool, folder: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    # Before torch or jax is imported, and inherited by the processes that are started.
-    os.environ.update(ONE_THREAD)
+    if any(os.environ.get(name) != value for name, value in VARIABLES.items()):
+        # torch and jax read theirs when they are imported, but glibc its own when a process starts.
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], os.environ | VARIABLES)
     sys.exit(main())

@@ -6,7 +6,6 @@ the time, the worker's start, training, and −ln p(x) of all 10,000 test images
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from benchmarks.result import Result, Row, Verdict
-from benchmarks.timing import ONE_THREAD
+from benchmarks.timing import plain_environment
 from nfstudy.project import Project
 from nfstudy.provenance import usable_cores
 from nfstudy.report.figures import figure_style, finish
@@ -97,9 +96,9 @@ def reach(goal: Goal) -> tuple[list[Row], pd.DataFrame]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a command that is run as a person would: no limit to its threads, our data."""
-    kept = {key: value for key, value in os.environ.items() if key not in ONE_THREAD}
-    return kept | {"NFSTUDY_DATA": str(Project.find().data_folders[0]), "PYTHONPATH": str(STUDY.parents[1])}
+    """Return the environment of a command that is run as a person would, and finds our data."""
+    ours = {"NFSTUDY_DATA": str(Project.find().data_folders[0]), "PYTHONPATH": str(STUDY.parents[1])}
+    return plain_environment() | ours
 
 
 def _curves(history: pd.DataFrame, frame: pd.DataFrame, start_up: float) -> pd.DataFrame:

@@ -16,6 +16,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.timing import plain_environment
+
 RUNS = 10_000
 COMMANDS: dict[str, tuple[tuple[str, ...], float]] = {
     "status": (("status", "studies/big.yaml"), 3.0),
@@ -68,7 +70,7 @@ def _measure_command(what: str, folder: Path, runs: int) -> dict[str, Any]:
 
 def _run(arguments: tuple[str, ...], folder: Path) -> tuple[float, float]:
     """Return seconds of wall clock and peak resident megabytes of one command."""
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment = {name: value for name, value in plain_environment().items() if name != "MLFLOW_TRACKING_URI"}
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "nfstudy", *arguments], cwd=folder, env=environment, stdout=subprocess.DEVNULL

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nfstudy.work import MEMORY_VARIABLES
+
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -20,6 +22,8 @@ ONE_THREAD = {
     "JAX_PLATFORMS": "cpu",
 }
 """Environment in which torch, numpy, numba and jax compute in one thread; they read it once, when imported."""
+VARIABLES = ONE_THREAD | MEMORY_VARIABLES
+"""Environment of all that is compared: one thread each, and memory kept as our workers keep it."""
 
 
 class Plan(NamedTuple):
@@ -41,6 +45,11 @@ class Spread(NamedTuple):
     median: float
     lower: float
     upper: float
+
+
+def plain_environment() -> dict[str, str]:
+    """Return the environment of a command that is run as a person would: without `VARIABLES`."""
+    return {key: value for key, value in os.environ.items() if key not in VARIABLES}
 
 
 @contextmanager
