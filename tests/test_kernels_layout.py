@@ -1,10 +1,12 @@
 """The layout of the compiled loops: where it is had without a copy, and what it says of which number."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from nfstudy.kernels.layout import empty_lanes, lanes
+from nfstudy.kernels.layout import from_lanes, lanes
 
 SHAPES = pytest.mark.parametrize("shape", [(1, 1), (3, 1), (1, 5), (3, 5), (2, 3, 5), (4, 2, 3, 5), (1, 3, 5)], ids=str)
 
@@ -18,13 +20,24 @@ def test_lanes_are_the_numbers_turned_round(shape):
 
 
 @SHAPES
-def test_what_fills_the_lanes_of_an_empty_tensor_fills_the_tensor(shape):
-    empty = empty_lanes(torch.zeros(shape, dtype=torch.float64))
-    assert empty.dtype == torch.float64
-    turned = lanes(empty)
-    turned[:] = np.arange(turned.size).reshape(turned.shape)
-    assert empty._base is None
-    np.testing.assert_array_equal(empty.reshape(-1, *shape[-2:]).mT.numpy(), turned)
+def test_an_array_and_the_tensor_made_of_it_share_their_memory(shape):
+    *samples, images, latent = shape
+    array = np.zeros((math.prod(samples), latent, images))
+    tensor = from_lanes(array, torch.Size(shape))
+    assert tensor.shape == shape
+    assert tensor.dtype == torch.float64
+    array[:] = np.arange(array.size).reshape(array.shape)
+    np.testing.assert_array_equal(tensor.reshape(-1, images, latent).mT.numpy(), array)
+    assert np.shares_memory(lanes(tensor), array), "no copy on the way back"
+
+
+@SHAPES
+def test_an_array_of_its_own_leaves_the_tensor_as_it_is(shape):
+    for x in (torch.ones(shape), torch.ones(*shape[:-2], shape[-1], shape[-2]).mT):
+        turned = lanes(x, own=True)
+        assert turned.flags.c_contiguous
+        turned[:] = 2
+        assert (x == 1).all()
 
 
 def test_samples_that_share_their_numbers_are_copied():

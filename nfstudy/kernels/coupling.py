@@ -14,7 +14,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from nfstudy.kernels import COMPILED
 from nfstudy.kernels.elementary import tanh_alike
-from nfstudy.kernels.layout import empty_lanes, lanes
+from nfstudy.kernels.layout import from_lanes, lanes
 
 
 def coupling_chain(*tensors: Tensor) -> Tensor:
@@ -52,18 +52,17 @@ class CouplingChain(torch.autograd.Function):
         b_out: Tensor,
     ) -> Tensor:
         """Run the chain; where a gradient will be asked for, keep every step's z_A and hidden units."""
-        end, b_in = empty_lanes(z), b_in.permute(1, 2, 0)
-        turned = lanes(end)
-        np.copyto(turned, lanes(z))
+        end, b_in = lanes(z, own=True), b_in.permute(1, 2, 0)
         length, units, first = w_in.shape
-        samples, _, images = turned.shape
+        samples, _, images = end.shape
         slots = samples * length if any(ctx.needs_input_grad) else 1
-        z_a, hidden = z.new_empty(slots, first, images), z.new_empty(slots, len(w_hidden) + 1, units, images)
+        z_a = np.empty((slots, first, images), end.dtype)
+        hidden = np.empty((slots, len(w_hidden) + 1, units, images), end.dtype)
         b_first = b_in[..., :1] if b_in.stride(-1) == 0 else b_in
         inputs = (b_first, mixing, w_in, w_hidden, b_hidden.unsqueeze(-1), w_out, b_out)
-        chain(*(x.contiguous().numpy() for x in inputs), z_a.numpy(), hidden.numpy(), turned)
-        ctx.save_for_backward(mixing, w_in, w_hidden, w_out, z_a, hidden)
-        return end
+        chain(*(np.ascontiguousarray(x.numpy()) for x in inputs), z_a, hidden, end)
+        ctx.save_for_backward(mixing, w_in, w_hidden, w_out, torch.from_numpy(z_a), torch.from_numpy(hidden))
+        return from_lanes(end, z.shape)
 
     @staticmethod
     @once_differentiable
@@ -71,24 +70,22 @@ class CouplingChain(torch.autograd.Function):
         """Return the gradients of all that has one."""
         mixing, w_in, w_hidden, w_out, z_a, hidden = ctx.saved_tensors
         length, rest, _ = w_out.shape
-        grad_start = empty_lanes(grad_z)
-        turned = lanes(grad_start)
-        np.copyto(turned, lanes(grad_z))
+        grad_start = lanes(grad_z, own=True)
         grad_shift, grad_hidden = z_a.new_empty(len(z_a), rest, z_a.shape[-1]), torch.empty_like(hidden)
-        inputs = (x.contiguous().numpy() for x in (mixing, w_in, w_hidden, w_out, hidden))
-        chain_backward(*inputs, turned, grad_shift.numpy(), grad_hidden.numpy())
+        inputs = (np.ascontiguousarray(x.numpy()) for x in (mixing, w_in, w_hidden, w_out, hidden))
+        chain_backward(*inputs, grad_start, grad_shift.numpy(), grad_hidden.numpy())
         # A layer's pre-activations are its weights times what came in, plus its biases.
         came_in = (z_a, *hidden.unbind(1))
         grads = (*grad_hidden.unbind(1), grad_shift)
-        by_weights = [_over_samples(grad @ x.mT, length) for grad, x in zip(grads, came_in, strict=True)]
+        by_weights = [_over_samples(torch.bmm(grad, x.mT), length) for grad, x in zip(grads, came_in, strict=True)]
         by_biases = [_over_samples(grad, length) for grad in grads]
         return (
-            grad_start,
+            from_lanes(grad_start, grad_z.shape),
             by_biases[0].permute(2, 0, 1),
             None,
             by_weights[0],
-            torch.stack(by_weights[1:-1]) if len(w_hidden) else torch.zeros_like(w_hidden),
-            torch.stack(by_biases[1:-1]).sum(-1) if len(w_hidden) else w_hidden.new_zeros(w_hidden.shape[:-1]),
+            torch.stack(by_weights[1:-1]) if len(w_hidden) else None,
+            torch.stack(by_biases[1:-1]).sum(-1) if len(w_hidden) else None,
             by_weights[-1],
             by_biases[-1].sum(-1),
         )
@@ -167,8 +164,9 @@ def mix(out, mixing, z):
     latent, images = z.shape
     if mixing.ndim == 1:
         for d in range(latent):
+            row = z[mixing[d]]  # Looked up once, as out might overlap the indices for all that the compiler knows.
             for i in range(images):
-                out[d, i] = z[mixing[d], i]
+                out[d, i] = row[i]
     else:
         out[:] = 0
         add_product(out, mixing, z)
@@ -180,8 +178,9 @@ def unmix(out, mixing, z):
     latent, images = z.shape
     if mixing.ndim == 1:
         for d in range(latent):
+            row = out[mixing[d]]
             for i in range(images):
-                out[mixing[d], i] = z[d, i]
+                row[i] = z[d, i]
     else:
         out[:] = 0
         add_product(out, mixing.T, z)

@@ -17,7 +17,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from nfstudy.kernels import COMPILED
 from nfstudy.kernels.elementary import exp, log, sigmoid, softplus, tanh
-from nfstudy.kernels.layout import empty_lanes, lanes
+from nfstudy.kernels.layout import from_lanes, lanes
 
 FLOOR = -690.0
 """Below such a wᵀu, M = ln(1 + exp(wᵀu)) is no longer a normal number, and ln M = wᵀu to rounding."""
@@ -40,24 +40,24 @@ class PlanarChain(torch.autograd.Function):
         """Run the chain; where a gradient will be asked for, keep of every step z_{k−1}, a, wᵀu and wᵀw."""
         start, steps = lanes(z), steps.permute(1, 2, 0).contiguous()
         samples, latent, images = start.shape
-        kept = z.new_empty(len(steps) if any(ctx.needs_input_grad) else 1, samples * (latent + 1) + 2, images)
-        end, log_det = empty_lanes(z), z.new_empty(z.shape[:-1])
-        arrays = (steps.numpy(), start, kept.numpy(), lanes(end), log_det.numpy().reshape(samples, images))
-        chain(*arrays, constraint)
-        ctx.save_for_backward(kept, steps)
+        slots = len(steps) if any(ctx.needs_input_grad) else 1
+        kept = np.empty((slots, samples * (latent + 1) + 2, images), start.dtype)
+        end, log_det = np.empty_like(start), np.empty((samples, images), start.dtype)
+        chain(steps.numpy(), start, kept, end, log_det, constraint)
+        ctx.save_for_backward(torch.from_numpy(kept), steps)
         ctx.constraint = constraint
-        return end, log_det
+        return from_lanes(end, z.shape), torch.from_numpy(log_det.reshape(z.shape[:-1]))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of z and steps."""
-        kept, steps = ctx.saved_tensors
-        grad_start, grad_steps, grad_end = empty_lanes(grad_z), torch.empty_like(steps), lanes(grad_z)
+        kept, steps = (x.numpy() for x in ctx.saved_tensors)
+        grad_end = lanes(grad_z)
+        grad_start, grad_steps = np.empty_like(grad_end), np.empty_like(steps)
         totals = grad_log_det.contiguous().numpy().reshape(len(grad_end), -1)
-        arrays = (steps.numpy(), kept.numpy(), grad_end, totals, lanes(grad_start), grad_steps.numpy())
-        chain_backward(*arrays, ctx.constraint)
-        return grad_start, grad_steps.permute(2, 0, 1), None
+        chain_backward(steps, kept, grad_end, totals, grad_start, grad_steps, ctx.constraint)
+        return from_lanes(grad_start, grad_z.shape), torch.from_numpy(grad_steps.transpose(2, 0, 1)), None
 
 
 @njit(**COMPILED)
