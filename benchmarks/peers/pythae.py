@@ -18,10 +18,12 @@ from pythae.models.normalizing_flows import (
     RadialFlowConfig,
 )
 from torch import Tensor, nn
+from torch.nn import functional
 
 from benchmarks.contest import HIDDEN, Contest, Contestant, Outcome, torch_contestant
 from nfstudy.dlgm import DLGM
 from nfstudy.flows.planar import constrain_u
+from nfstudy.layers import Maxout
 
 BATCH = 1000
 """Samples in a batch of `get_nll`."""
@@ -81,43 +83,64 @@ def _contestant(
     return torch_contestant("pythae", False, chain, list(weights.parameters()), contest, same, note)
 
 
+class _TorchLayer(nn.Module):
+    """A layer of ours, with its weights, by torch's own functions; of those that do Maxout, pooling is the fastest."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.linear = layer.pieces if isinstance(layer, Maxout) else layer
+        self.window = layer.window if isinstance(layer, Maxout) else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces = functional.linear(x, self.linear.weight, self.linear.bias)
+        return functional.max_pool1d(pieces, self.window) if self.window > 1 else pieces
+
+
 class _Encoder(BaseEncoder):
     """q0(z_0|x) of one of our models."""
 
-    def __init__(self, model: DLGM) -> None:
+    def __init__(self, model: DLGM, layer: Callable[[nn.Module], nn.Module]) -> None:
         super().__init__()
-        self.model = model
+        self.hidden = nn.Sequential(*map(layer, model.encoder))
+        self.mean, self.log_variance = layer(model.mean), layer(model.log_variance)
 
     def forward(self, x: Tensor) -> ModelOutput:
-        features = self.model.encoder(x)
-        return ModelOutput(embedding=self.model.mean(features), log_covariance=self.model.log_variance(features))
+        features = self.hidden(x)
+        return ModelOutput(embedding=self.mean(features), log_covariance=self.log_variance(features))
 
 
 class _Decoder(BaseDecoder):
     """The means p(x_i = 1|z) of one of our models."""
 
-    def __init__(self, model: DLGM) -> None:
+    def __init__(self, model: DLGM, layer: Callable[[nn.Module], nn.Module]) -> None:
         super().__init__()
-        self.model = model
+        self.logits = nn.Sequential(*map(layer, [*model.decoder, model.likelihood.logits]))
 
     def forward(self, z: Tensor) -> ModelOutput:
-        return ModelOutput(reconstruction=self.model.decode(z))
+        return ModelOutput(reconstruction=self.logits(z).sigmoid())
 
 
 @torch.no_grad()
-def wrap_model(model: DLGM) -> VAE_LinNF:
+def wrap_model(model: DLGM, our_layers: bool = False) -> VAE_LinNF:
     """Return a `VAE_LinNF` with the networks and, if it has any, the planar steps of one of our models of bits.
 
-    The steps' parameters must be the same for all images: the biases of the head, whose weights are 0.
+    Arguments:
+        model: whose steps' parameters are the same for all images: the biases of the head, whose weights are 0.
+        our_layers: whether the networks are made of our own layers; else of torch's, as pythae's users make them.
     """
     sizes = {"input_dim": (model.likelihood.logits.out_features,), "latent_dim": model.mean.out_features}
     config = VAE_LinNF_Config(**sizes, reconstruction_loss="bce", flows=[])
-    peer = VAE_LinNF(config, encoder=_Encoder(model), decoder=_Decoder(model))
+    layer = _itself if our_layers else _TorchLayer
+    peer = VAE_LinNF(config, encoder=_Encoder(model, layer), decoder=_Decoder(model, layer))
     if model.flow.length:
         numbers = model.flow.head.bias.unflatten(0, (model.flow.length, -1))
         u, w, b = numbers.split([model.flow.latent, model.flow.latent, 1], dim=-1)
         peer.net = planar_layers(constrain_u(u, w)[0], w, b.squeeze(-1))
     return peer.eval()
+
+
+def _itself(layer: nn.Module) -> nn.Module:
+    return layer
 
 
 @torch.no_grad()
