@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,7 +74,7 @@ def take_turns(steps: Mapping[str, Callable[[], object]], plan: Plan) -> dict[st
     """Return seconds per call of each step, one number a round.
 
     Each is called twice before, to compile and to fill caches. Its calls in a turn are as many as reach `plan.turn`.
-    The order is turned by one from round to round, so that nobody always follows the same neighbour.
+    Each round has an order of its own, drawn from a fixed seed, so that nobody always follows the same neighbour.
 
     Arguments:
         steps: name -> what is timed.
@@ -85,10 +86,9 @@ def take_turns(steps: Mapping[str, Callable[[], object]], plan: Plan) -> dict[st
         timer.timeit(1)
         calls[name] = max(1, math.ceil(plan.turn / max(timer.timeit(1), 1e-9)))
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for turn in range(plan.rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+    names, orders = list(steps), random.Random(0)
+    for _ in range(plan.rounds):
+        for name in orders.sample(names, len(names)):
             seconds[name].append(timers[name].timeit(calls[name]) / calls[name])
     return seconds
 

@@ -35,12 +35,19 @@ def test_quartiles_and_slopes():
     assert timing.log_slope([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
 
 
-def test_contestants_take_turns_and_each_starts_a_round():
+def test_contestants_take_turns_and_each_follows_every_other():
     calls = []
     steps = {name: (lambda name=name: calls.append(name)) for name in "abc"}
-    seconds = timing.take_turns(steps, timing.Plan(rounds=4, turn=0))
-    assert "".join(calls) == "aabbcc" + "abc" + "bca" + "cab" + "abc"
-    assert {name: len(numbers) for name, numbers in seconds.items()} == {"a": 4, "b": 4, "c": 4}
+    seconds = timing.take_turns(steps, timing.Plan(rounds=12, turn=0))
+    assert {name: len(numbers) for name, numbers in seconds.items()} == {"a": 12, "b": 12, "c": 12}
+    assert "".join(calls[:6]) == "aabbcc"
+    rounds = ["".join(calls[at : at + 3]) for at in range(6, len(calls), 3)]
+    assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
+    assert {pair for order in rounds for pair in (order[:2], order[1:])} == {"ab", "ac", "ba", "bc", "ca", "cb"}
+    again = calls[6:]
+    calls.clear()
+    timing.take_turns(steps, timing.Plan(rounds=12, turn=0))
+    assert calls[6:] == again, "the same orders each time"
 
 
 def test_a_turn_repeats_fast_work_and_tells_seconds_of_one_call(monkeypatch):
