@@ -112,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(name: str, quick: bool, folder: Path | None) -> None:
     from rich.console import Console
 
+    from benchmarks.page import write_page
     from benchmarks.result import as_tables, save
 
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -123,7 +124,7 @@ def _run(name: str, quick: bool, folder: Path | None) -> None:
     for peer in result.missing:
         console.print(f"missing: {peer}", markup=False, highlight=False)
     if folder:
-        for path in save(name, result, folder, quick):
+        for path in [*save(name, result, folder, quick), write_page(folder, list(BENCHMARKS))]:
             console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 

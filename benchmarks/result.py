@@ -106,11 +106,12 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
     for key, value in rows[0].items():
         table.add_column(key.replace("_", " "), justify="left" if isinstance(value, str | bool) else "right")
     for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
+        table.add_row(*(as_text(value) for value in row.values()))
     return table
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """Return a number of a row as tables show it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,.4g}" if isinstance(value, float) else str(value)

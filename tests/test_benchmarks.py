@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from benchmarks import __main__ as command
 from benchmarks import flows, likelihood, ours, paper, peers, scaling, step, timing
 from benchmarks.contest import Contest, torch_contestant
+from benchmarks.page import MOST_ROWS, write_page
 from benchmarks.result import Result, Verdict, as_tables, save
 from nfstudy.cells import budget_repetitions, expand_cells
 from nfstudy.flows.planar import free_planar_flow, planar_flow
@@ -209,6 +210,26 @@ def test_numbers_of_numpy_are_written_and_nothing_is_where_something_cannot_be(t
     with pytest.raises(TypeError):
         save("odd", Result("t", [{"K": object()}]), tmp_path, True)
     assert {path.name for path in tmp_path.iterdir()} == {"paper.csv", "paper.json"}
+
+
+def test_the_page_holds_what_was_measured_in_the_order_of_the_list(tmp_path):
+    verdicts = [Verdict("as fast", "0.5 times", "at least 1 times", False), Verdict("as small", "1 MB", "2 MB", True)]
+    many = [{"K": k, "median_ms": 0.5} for k in range(MOST_ROWS + 1)]
+    save("scaling", Result("of K", many, [], ["pyro: no such module"], Figure()), tmp_path, False)
+    save("step", Result("an update", [{"what": "K = 0", "median_ms": 1234.5678}], verdicts), tmp_path, True)
+    text = write_page(tmp_path, ["step", "flows", "scaling"]).read_text()
+    assert text.index("## step: an update") < text.index("## scaling: of K")
+    assert "flows" not in text, "it was not measured"
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert ["as fast", "0.5 times", "at least 1 times", "**missed**"] in lines
+    assert ["as small", "1 MB", "2 MB", "met"] in lines
+    assert lines[-1] == ["K = 0", "1,235"], "a row more than the most is too many"
+    step, scaled = text.split("## scaling")
+    assert "**Few rounds:**" in step
+    assert "**Few rounds:**" not in scaled
+    assert ("step.png" in step, "![of K](scaling.png)" in scaled) == (False, True)
+    assert "Missing: pyro: no such module" in scaled
+    assert "[scaling.csv](scaling.csv)" in scaled
 
 
 def test_tables_hold_rows_and_verdicts():
