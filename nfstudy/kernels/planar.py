@@ -40,7 +40,8 @@ class PlanarChain(torch.autograd.Function):
         """Run the chain; where a gradient will be asked for, keep of every step z_{k−1}, a, wᵀu and wᵀw."""
         start, steps = lanes(z), steps.permute(1, 2, 0).contiguous()
         samples, latent, images = start.shape
-        slots = len(steps) if any(ctx.needs_input_grad) else 1
+        # Two slots in turn, where nothing is kept: a loop that writes over what it reads is not vectorised.
+        slots = len(steps) if any(ctx.needs_input_grad) else 2
         kept = np.empty((slots, samples * (latent + 1) + 2, images), start.dtype)
         end, log_det = np.empty_like(start), np.empty((samples, images), start.dtype)
         chain(steps.numpy(), start, kept, end, log_det, constraint)
@@ -106,7 +107,7 @@ def dot(x, y, total):
 
 @njit(**COMPILED)
 def chain(steps, z, kept, end, log_det, constraint):
-    """Fill end (S, D, B), log_det (S, B) and kept (K, S (D + 1) + 2, B), or the one slot that it has, from z (S, D, B).
+    """Fill end (S, D, B), log_det (S, B) and kept (K, S (D + 1) + 2, B), or the slots that it has, from z (S, D, B).
 
     A slot holds z_{k−1} and a of each sample, then wᵀu and wᵀw.
     """
@@ -118,14 +119,12 @@ def chain(steps, z, kept, end, log_det, constraint):
         np.empty(images),
         np.zeros((samples, images)),
     )
-    keeps = len(kept) > 1
     for s in range(samples):
         for d in range(latent):
             for i in range(images):
                 kept[0, s * (latent + 1) + d, i] = z[s, d, i]
     for k in range(len(steps)):
-        step, slot = steps[k], kept[k if keeps else 0]
-        following = kept[k + 1] if keeps and k + 1 < len(steps) else slot
+        step, slot, following = steps[k], kept[k % len(kept)], kept[(k + 1) % len(kept)]
         wu, ww = slot[-2], slot[-1]
         products_of_step(step, wu, ww)
         underflows = 0
