@@ -236,6 +236,22 @@ def test_images_have_parameters_of_their_own(family):
     torch.testing.assert_close((z_k[2:3], log_det[2:3]), PURE[family](z[2:3], *one))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("length", [1, 2, 5])
+@pytest.mark.parametrize("family", CHAINS)
+def test_without_gradients_the_numbers_are_the_same_bits(family, length, dtype):
+    flow = flow_of(family, latent=6, length=length).to(dtype)
+    parameters = flow.parameters_from(3 * draw(37, FEATURES).to(dtype))
+    z = draw(3, 37, 6, seed=1).to(dtype).requires_grad_()
+    with_gradients = flow(z, parameters)
+    assert with_gradients[0].requires_grad
+    with torch.no_grad():
+        without = flow(z, parameters)
+    for kept, dropped in zip(with_gradients, without, strict=True):
+        assert torch.isfinite(kept).all()
+        assert torch.equal(kept, dropped)
+
+
 @pytest.mark.parametrize("family", CHAINS)
 def test_gradient_reaches_every_parameter(family):
     flow = flow_of(family)
