@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 
 LOCK = "constraints.txt"
+MADE = ("reports", "mlruns")
+"""What runs and reports write themselves: changes there are none of the code."""
 MAX_DIFF = 2_000_000
 """Bytes of an uncommitted change that are kept with each run; longer ones are cut, and say so."""
 
@@ -25,7 +27,7 @@ class CodeState:
     """The commit's hash; `unknown` where the package does not stand in a git work tree."""
     dirty: bool
     diff: str
-    """Changes against the commit and the names of untracked files; empty when clean."""
+    """Changes against the commit and the names of untracked files, those under `MADE` left out; empty when clean."""
 
 
 @cache
@@ -44,8 +46,9 @@ def code_state() -> CodeState:
     commit = git("rev-parse", "HEAD") if (root / "pyproject.toml").exists() else None
     if commit is None:
         return CodeState("unknown", False, "")
-    diff = git("diff", "HEAD") or ""
-    untracked = git("ls-files", "--others", "--exclude-standard") or ""
+    code = ("--", ":/", *(f":(exclude){folder}" for folder in MADE))
+    diff = git("diff", "HEAD", *code) or ""
+    untracked = git("ls-files", "--others", "--exclude-standard", *code) or ""
     if untracked:
         diff += "".join(f"Untracked: {name}\n" for name in untracked.splitlines())
     if len(diff) > MAX_DIFF:

@@ -37,6 +37,15 @@ def test_a_changed_tree_is_dirty_and_its_change_is_kept(tree):
     assert "Untracked: new.py" in state.diff
 
 
+def test_what_runs_and_reports_write_is_no_change_of_the_code(tree):
+    (tree / "reports").mkdir()
+    (tree / "reports" / "index.md").write_text("")
+    assert code_state().diff == ""
+    subprocess.run(["git", "-C", str(tree), "add", "reports"], check=True)
+    code_state.cache_clear()
+    assert not code_state().dirty
+
+
 def test_a_long_change_is_cut_and_says_so(tree, monkeypatch):
     monkeypatch.setattr(provenance, "MAX_DIFF", 100)
     (tree / "nfstudy" / "provenance.py").write_text("x\n" * 1000)
