@@ -144,7 +144,7 @@ def draw_normal(weights: Tensor, deviation: float, generator: torch.Generator) -
 
 def fits_lanes(z: Tensor, steps: Tensor) -> bool:
     """Return whether `over_lanes` takes these."""
-    return kernels.runs_here(z, steps) and z.dim() > 1 and steps.shape[:-2] in ((), z.shape[-2:-1])
+    return kernels.runs_here(z, steps) and z.dim() > 1 and (steps.dim() == 2 or steps.shape[:-2] == z.shape[-2:-1])
 
 
 def in_pieces(

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from nfstudy.kernels import COMPILED
+from nfstudy.kernels import COMPILED, PART, differentiable_once
 from nfstudy.kernels.coupling import copy, mix, squash, unmix, unsquash
 from nfstudy.kernels.elementary import log, sigmoid
 from nfstudy.kernels.masked import add_product, add_sums, bounds, copy_unmasked, invert, pack, transpose, unpack
@@ -77,7 +77,7 @@ class AutoregressiveChain(torch.autograd.Function):
         return end, log_det
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: FunctionCtx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of z, b_in, and the weights and biases that all images share."""
         _, _, w_in, w_hidden, w_out, *_ = ctx.saved_tensors
@@ -92,7 +92,7 @@ class AutoregressiveChain(torch.autograd.Function):
         return grad_z, grad_b_in, None, None, *shared, None
 
 
-@njit(**COMPILED)
+@njit(**PART)
 def gate(said, x, sequence, gain, z, log_gates):
     """Fill z (D, B) with gain (g x + (1 − g) m), and add ln g to log_gates (B,); x and said are in the step's order."""
     latent, images = x.shape
@@ -113,7 +113,7 @@ def gate(said, x, sequence, gain, z, log_gates):
                 product[i] = 1
 
 
-@njit(**COMPILED)
+@njit(**PART)
 def gate_backward(said, x, sequence, gain, grad_z, grad_log_det, grad_said, grad_x):
     """Fill grad_said (2D, B) and grad_x (D, B), of what stands in the step's order, from the step's gradients."""
     latent, images = x.shape

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from nfstudy.kernels import COMPILED
+from nfstudy.kernels import COMPILED, PART, differentiable_once
 from nfstudy.kernels.elementary import tanh_alike
 from nfstudy.kernels.layout import from_lanes, lanes
 
@@ -65,7 +65,7 @@ class CouplingChain(torch.autograd.Function):
         return from_lanes(end, z.shape)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: FunctionCtx, grad_z: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of all that has one."""
         mixing, w_in, w_hidden, w_out, z_a, hidden = ctx.saved_tensors
@@ -96,7 +96,7 @@ def _over_samples(x: Tensor, length: int) -> Tensor:
     return x if len(x) == length else x.unflatten(0, (-1, length)).sum(0)
 
 
-@njit(**COMPILED)
+@njit(**PART)
 def add_product(out, weights, x):
     """Add weights (M, N) times x (N, B) to out (M, B), in blocks of 4 × 4 weights, which stay in registers."""
     rows, depth = weights.shape
@@ -127,7 +127,7 @@ def add_product(out, weights, x):
                 out[j, i] += a * x[d, i]
 
 
-@njit(**COMPILED)
+@njit(**PART)
 def squash(hidden):
     """Turn pre-activations (H, B) into their tanh."""
     units, images = hidden.shape
@@ -136,7 +136,7 @@ def squash(hidden):
             hidden[j, i] = tanh_alike(hidden[j, i])
 
 
-@njit(**COMPILED)
+@njit(**PART)
 def unsquash(grad, hidden):
     """Turn the gradient of tanh units (H, B) into that of their pre-activations."""
     units, images = hidden.shape
@@ -145,7 +145,7 @@ def unsquash(grad, hidden):
             grad[j, i] *= 1 - hidden[j, i] * hidden[j, i]
 
 
-@njit(**COMPILED)
+@njit(**PART)
 def copy(out, x):
     """Fill out (N, B) with x (N, B), or with x (N, 1) in every lane."""
     rows, images = out.shape
@@ -158,7 +158,7 @@ def copy(out, x):
                 out[j, i] = x[j, 0]
 
 
-@njit(**COMPILED)
+@njit(**PART)
 def mix(out, mixing, z):
     """Fill out (D, B) with Qz, where mixing is the matrix Q, (D, D), or the indices of a permutation, (D,)."""
     latent, images = z.shape
@@ -172,7 +172,7 @@ def mix(out, mixing, z):
         add_product(out, mixing, z)
 
 
-@njit(**COMPILED)
+@njit(**PART)
 def unmix(out, mixing, z):
     """Fill out (D, B) with Qᵀz."""
     latent, images = z.shape

@@ -12,10 +12,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from nfstudy.kernels import COMPILED
+from nfstudy.kernels import ORDERED
 
-INLINED = {**COMPILED, "fastmath": {"contract", "nsz"}, "forceinline": True}
-"""Without leave to reorder, which would undo the two-part reduction of an argument."""
 LOG2_E = 1 / math.log(2)
 LOG_2_HIGH, LOG_2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 """ln 2 in two parts, of which n times the first is exact for every exponent n."""
@@ -35,7 +33,7 @@ SMALLEST = -708.0
 """Least argument of which exp is a normal number; below, that of −708 is taken."""
 
 
-@njit(**INLINED)
+@njit(**ORDERED)
 def expm1(x):
     """Return eˣ − 1 for x ≤ 709, exact to rounding near 0 too."""
     x = SMALLEST if x < SMALLEST else x  # not `max`, which would lose a NaN
@@ -58,7 +56,7 @@ def expm1(x):
     return p * scale + (scale - 1)
 
 
-@njit(**INLINED)
+@njit(**ORDERED)
 def exp(x):
     """Return eˣ for x ≤ 709; below −708, the smallest normal number or so."""
     x = SMALLEST if x < SMALLEST else x  # not `max`, which would lose a NaN
@@ -81,7 +79,7 @@ def exp(x):
     return p * np.int64((np.int64(n) + np.int64(1023)) << np.int64(52)).view(np.float64)
 
 
-@njit(**INLINED)
+@njit(**ORDERED)
 def log(x):
     """Return ln x for x ≥ 0 that is 0 or normal."""
     bits = np.float64(x).view(np.int64)
@@ -105,7 +103,7 @@ def log(x):
     return (result if x > 0 else -math.inf) if x < math.inf else x
 
 
-@njit(**INLINED)
+@njit(**ORDERED)
 def log1p_unit(y):
     """Return ln(1 + y) for 0 ≤ y ≤ 1, as 2 atanh(y / (2 + y))."""
     s = y / (2 + y)
@@ -129,14 +127,14 @@ def log1p_unit(y):
     return 2 * s + 2 * s * t * p
 
 
-@njit(**INLINED)
+@njit(**ORDERED)
 def softplus(x):
     """Return ln(1 + eˣ) and ln(1 + e⁻ˣ), each at least the smallest normal number or so."""
     tail = log1p_unit(exp(-abs(x)))
     return max(x, 0.0) + tail, max(-x, 0.0) + tail
 
 
-@njit(**INLINED)
+@njit(**ORDERED)
 def sigmoid(x):
     """Return 1 / (1 + e⁻ˣ) and 1 / (1 + eˣ), each at least the smallest normal number or so."""
     e = exp(-abs(x))
@@ -145,7 +143,7 @@ def sigmoid(x):
     return (larger, smaller) if x > 0 else (smaller, larger)
 
 
-@njit(**INLINED)
+@njit(**ORDERED)
 def tanh(x):
     """Return tanh x and 1 − tanh² x; the second within 4e-16, and never negative."""
     e = expm1(-2 * abs(x))
@@ -154,7 +152,7 @@ def tanh(x):
     return (t if x > 0 else -t), 4 * (1 + e) * inverse * inverse
 
 
-@njit(**INLINED)
+@njit(**ORDERED)
 def tanh_single(x):
     """Return tanh x of a float32, in float32."""
     y = -abs(x + x)
@@ -184,7 +182,7 @@ def tanh_alike(x):
     raise NotImplementedError("Numba compiles `_tanh_alike` in its place; Python itself never calls it")
 
 
-@overload(tanh_alike, jit_options=INLINED)
+@overload(tanh_alike, jit_options=ORDERED)
 def _tanh_alike(x):
     if x == types.float32:
         return lambda x: tanh_single(x)

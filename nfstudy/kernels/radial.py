@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from nfstudy.kernels import COMPILED
+from nfstudy.kernels import COMPILED, differentiable_once
 from nfstudy.kernels.elementary import log, sigmoid, softplus
 from nfstudy.kernels.path import apply_chain, gradients_of_chain
 
@@ -44,7 +44,7 @@ class RadialChain(torch.autograd.Function):
         return apply_chain(ctx, chain, z, steps, constraint)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: FunctionCtx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of z and steps."""
         return gradients_of_chain(ctx, chain_backward, grad_z, grad_log_det)
