@@ -115,21 +115,22 @@ def test_workers_share_a_gpu_and_wait_for_room(cluster):
     with open_cluster(None, 9, 1, "auto", 0.4, {}) as engine:
         assert len(engine.workers) == 2, "two shares of 0.4 are all that a GPU has"
     with open_cluster(3, 9, 1, "auto", 0.4, {}) as engine:
-        ready = [worker for _ in range(2) for worker, _ in until(engine, Ready)]
+        ready = [until(engine, Ready)[0] for _ in range(2)]
         (waiting,) = (worker for worker in engine.workers if worker not in ready)
         assert waiting.device is None
         ready[0].stop()
-        (left, died), *_ = until(engine, Died)
+        left, died = until(engine, Died)
         assert left is ready[0]
         assert died.saved
-        assert [worker for worker, _ in until(engine, Ready)] == [waiting]
+        assert until(engine, Ready)[0] is waiting
 
 
 def until(engine, kind):
-    """Return the first message of a kind with its worker, as a list of one."""
+    """Return the first worker with a message of a kind, and the message; what comes after it stays to be received."""
     while True:
-        if found := [(worker, message) for worker, message in engine.events(60) if isinstance(message, kind)]:
-            return found
+        for worker, message in engine.events(60):
+            if isinstance(message, kind):
+                return worker, message
 
 
 WRONG = {
