@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.timing import VARIABLES, one_core
+from benchmarks.timing import VARIABLES, one_core, pace
 
 if TYPE_CHECKING:
     from benchmarks.result import Result
@@ -118,7 +119,9 @@ def _run(name: str, quick: bool, folder: Path | None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     benchmark = BENCHMARKS[name]
     with one_core() if benchmark.one_core else nullcontext():
+        before = pace()
         result = benchmark.measure(quick)
+        result = replace(result, paces=(before, pace()))
     for table in as_tables(result):
         console.print(table)
     for peer in result.missing:

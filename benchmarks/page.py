@@ -50,6 +50,8 @@ def _section(result: Mapping[str, Any], folder: Path) -> list[str]:
         parts.append(f"![{result['title']}]({name}.png)")
     parts += [f"Missing: {peer}" for peer in result["missing"]]
     where = f"{machine['processor']}, {machine['cores']} cores; Python {machine['python']}, torch {machine['torch']}"
+    if paces := result.get("gflops"):
+        where += f"; its float32 products before and after: {' and '.join(f'{pace:.0f}' for pace in paces)} GFLOP/s"
     parts.append(f"*{where}; code: {machine['commit']}.* All numbers: [{name}.csv]({name}.csv)")
     return parts
 

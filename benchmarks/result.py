@@ -42,6 +42,8 @@ class Result:
     missing: Sequence[str] = ()
     """Of libraries or families that are not there: the name and the reason."""
     figure: Figure | None = None
+    paces: tuple[float, ...] = ()
+    """`timing.pace` before and after."""
 
 
 def machine() -> dict[str, str]:
@@ -71,6 +73,7 @@ def save(name: str, result: Result, folder: Path, quick: bool) -> list[Path]:
         "title": result.title,
         "quick": quick,
         "machine": machine(),
+        "gflops": [round(pace, 1) for pace in result.paces],
         "missing": list(result.missing),
         "verdicts": [asdict(verdict) for verdict in result.verdicts],
         "rows": [dict(row) for row in result.rows],

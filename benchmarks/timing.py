@@ -93,6 +93,17 @@ def take_turns(steps: Mapping[str, Callable[[], object]], plan: Plan) -> dict[st
     return seconds
 
 
+def pace() -> float:
+    """Return the machine's pace, in GFLOP/s of a float32 product of matrices: the median of a second's.
+
+    Taken before and after a benchmark it says whether the machine was left to it: a processor that is shared with
+    strangers is at times several times slower, and then not all contestants by the same factor.
+    """
+    a, b = np.ones((512, 784), np.float32), np.ones((784, 512), np.float32)
+    (seconds,) = take_turns({"product": lambda: a @ b}, FULL).values()
+    return 2e-9 * a.size * b.shape[1] / spread(seconds).median
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Return the median and the quartiles, by linear interpolation."""
     lower, median, upper = np.quantile(values, [0.25, 0.5, 0.75])

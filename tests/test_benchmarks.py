@@ -65,6 +65,17 @@ def test_a_turn_repeats_fast_work_and_tells_seconds_of_one_call(monkeypatch):
     assert seconds == {"a": [0.2, 0.2]}
 
 
+def test_the_pace_is_of_a_product_of_known_size(monkeypatch):
+    clock = iter(np.arange(0, 1000, dtype=float))  # A second for each timing, of one product, whatever it took.
+
+    class Timer(timing.timeit.Timer):
+        def __init__(self, step):
+            super().__init__(step, timer=lambda: next(clock))
+
+    monkeypatch.setattr(timing.timeit, "Timer", Timer)
+    assert timing.pace() == pytest.approx(2 * 512 * 784 * 512 / 1e9)
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system lets nobody choose cores")
 def test_one_core_is_given_back():
     before = os.sched_getaffinity(0)
@@ -215,7 +226,7 @@ def test_numbers_of_numpy_are_written_and_nothing_is_where_something_cannot_be(t
 def test_the_page_holds_what_was_measured_in_the_order_of_the_list(tmp_path):
     verdicts = [Verdict("as fast", "0.5 times", "at least 1 times", False), Verdict("as small", "1 MB", "2 MB", True)]
     many = [{"K": k, "median_ms": 0.5} for k in range(MOST_ROWS + 1)]
-    save("scaling", Result("of K", many, [], ["pyro: no such module"], Figure()), tmp_path, False)
+    save("scaling", Result("of K", many, [], ["pyro: no such module"], Figure(), (215.26, 98.7)), tmp_path, False)
     save("step", Result("an update", [{"what": "K = 0", "median_ms": 1234.5678}], verdicts), tmp_path, True)
     text = write_page(tmp_path, ["step", "flows", "scaling"]).read_text()
     assert text.index("## step: an update") < text.index("## scaling: of K")
@@ -230,6 +241,8 @@ def test_the_page_holds_what_was_measured_in_the_order_of_the_list(tmp_path):
     assert ("step.png" in step, "![of K](scaling.png)" in scaled) == (False, True)
     assert "Missing: pyro: no such module" in scaled
     assert "[scaling.csv](scaling.csv)" in scaled
+    assert "its float32 products before and after: 215 and 99 GFLOP/s" in scaled
+    assert "GFLOP/s" not in step, "its pace was not taken"
 
 
 def test_tables_hold_rows_and_verdicts():
@@ -255,6 +268,8 @@ def test_a_quick_run_prints_and_writes(tmp_path, monkeypatch, capsys):
     assert command.main(["flows", "scaling", "--quick", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert all(f"missing: {peer.name}: {peer.reason}" in printed for peer in MISSING)
+    before, after = json.loads((tmp_path / "flows.json").read_text())["gflops"]
+    assert min(before, after) > 0
     table = pd.read_csv(tmp_path / "flows.csv")
     assert set(table["library"]) == {"nfstudy"} | ({"normflows", "pyro", "pythae"} & set(ENTRIES))
     assert (table["median_ms"] > 0).all()
