@@ -40,23 +40,26 @@ class Patience:
     def outlast(self, work: Callable[[], Found]) -> Found:
         """Do some work, again while the store is away; the work must be one that may be done twice.
 
+        The time runs from the first failure: a server that was silent until a request timed out was tried only once.
+
         Raises:
             StoreAwayError: the store has been away for longer.
         """
-        deadline = time.monotonic() + self.seconds
-        told = False
+        deadline: float | None = None
         while True:
             try:
                 found = work()
             except StoreAwayError as error:
-                if self.is_over() or time.monotonic() >= deadline:
+                now = time.monotonic()
+                fails_first = deadline is None
+                deadline = now + self.seconds if deadline is None else deadline
+                if self.is_over() or now >= deadline:
                     raise
-                if not told:
+                if fails_first:
                     self.tell(f"{error}; trying again for {self.seconds:.0f} s")
-                    told = True
                 time.sleep(PAUSE_SECONDS)
             else:
-                if told:
+                if deadline is not None:
                     self.tell("the tracking store can be written again")
                 return found
 

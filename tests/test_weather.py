@@ -151,6 +151,27 @@ def test_waiting_for_a_store_ends_with_its_time_or_when_somebody_wants_to_stop(s
     lock.close()
 
 
+def test_an_answer_that_is_long_in_coming_takes_no_time_from_the_trying_again(monkeypatch):
+    clock, told, tries = [0.0], [], []
+    monkeypatch.setattr("nfstudy.patience.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("nfstudy.patience.time.sleep", lambda seconds: None)
+
+    def silent():
+        """Fail after 100 s of silence."""
+        tries.append(clock[0])
+        clock[0] += 100
+        raise StoreAwayError("no answer")
+
+    with pytest.raises(StoreAwayError, match="no answer"):
+        Patience(250, told.append).outlast(silent)
+    assert tries == [0, 100, 200, 300], "for 250 s from the first failure, at 100 s"
+    assert told == ["no answer; trying again for 250 s"]
+    tries.clear()
+    with pytest.raises(StoreAwayError, match="no answer"):
+        Patience().outlast(silent)
+    assert len(tries) == 1, "without patience it is tried once"
+
+
 def test_a_store_of_a_newer_mlflow_is_a_clear_error_and_is_left_as_it_is(store, tmp_path):
     path = tmp_path / "mlruns" / "mlflow.db"
     with contextlib.closing(sqlite3.connect(path)) as connection:
