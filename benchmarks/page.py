@@ -34,7 +34,7 @@ def write_page(folder: Path, names: Sequence[str]) -> Path:
 
 
 def _section(result: Mapping[str, Any], folder: Path) -> list[str]:
-    name, rows, machine = result["benchmark"], result["rows"], result["machine"]
+    name, rows = result["benchmark"], result["rows"]
     parts = [f"## {name}: {result['title']}"]
     if result["quick"]:
         parts.append("**Few rounds:** this shows that it runs, not how fast.")
@@ -49,11 +49,20 @@ def _section(result: Mapping[str, Any], folder: Path) -> list[str]:
     if (folder / f"{name}.png").is_file():
         parts.append(f"![{result['title']}]({name}.png)")
     parts += [f"Missing: {peer}" for peer in result["missing"]]
-    where = f"{machine['processor']}, {machine['cores']} cores; Python {machine['python']}, torch {machine['torch']}"
+    parts.append(f"*{_where(result)}.* All numbers: [{name}.csv]({name}.csv)")
+    return parts
+
+
+def _where(result: Mapping[str, Any]) -> str:
+    """Return the machine, its pace and the code; results from before these were noted lack some of it."""
+    machine = result["machine"]
+    where = machine["processor"]
+    if generation := machine.get("generation"):
+        where += f" ({generation})"
+    where += f", {machine['cores']} cores; Python {machine['python']}, torch {machine['torch']}"
     if paces := result.get("gflops"):
         where += f"; its float32 products before and after: {' and '.join(f'{pace:.0f}' for pace in paces)} GFLOP/s"
-    parts.append(f"*{where}; code: {machine['commit']}.* All numbers: [{name}.csv]({name}.csv)")
-    return parts
+    return f"{where}; code: {machine['commit']}"
 
 
 def _markdown(rows: Sequence[Mapping[str, str]]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from llvmlite.binding import get_host_cpu_name
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -52,6 +53,8 @@ def machine() -> dict[str, str]:
     kept = {key: found[key] for key in ("processor", "cores", "platform", "python")}
     kept |= {name: found.get(f"package {name}", "not installed") for name in LIBRARIES}
     state = code_state()
+    # As compilers call it: of processors that a cloud names alike, one may be twice as fast as another.
+    kept["generation"] = get_host_cpu_name()
     kept["threads"] = os.environ.get("OMP_NUM_THREADS", "not limited")
     kept["xla_flags"] = os.environ.get("XLA_FLAGS", "none")
     return {**kept, "commit": state.commit + (" with changes" if state.dirty else "")}

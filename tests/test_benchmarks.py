@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from llvmlite.binding import get_host_cpu_name
 from matplotlib.figure import Figure
 
 from benchmarks import __main__ as command
@@ -208,7 +209,7 @@ def test_files_say_what_was_found_where_and_what_is_missing(tmp_path):
     assert content["verdicts"][0]["met"] is False
     assert content["quick"] is True
     assert content["machine"]["torch"] == torch.__version__
-    assert {"processor", "cores", "threads", "commit", "flowjax"} <= set(content["machine"])
+    assert {"processor", "generation", "cores", "threads", "commit", "flowjax"} <= set(content["machine"])
     assert paths[2].read_bytes().startswith(b"\x89PNG")
 
 
@@ -241,6 +242,7 @@ def test_the_page_holds_what_was_measured_in_the_order_of_the_list(tmp_path):
     assert ("step.png" in step, "![of K](scaling.png)" in scaled) == (False, True)
     assert "Missing: pyro: no such module" in scaled
     assert "[scaling.csv](scaling.csv)" in scaled
+    assert f" ({get_host_cpu_name()}), " in scaled
     assert "its float32 products before and after: 215 and 99 GFLOP/s" in scaled
     assert "GFLOP/s" not in step, "its pace was not taken"
 
