@@ -45,21 +45,20 @@ class Patience:
         Raises:
             StoreAwayError: the store has been away for longer.
         """
-        deadline: float | None = None
+        failed_first: float | None = None
         while True:
             try:
                 found = work()
             except StoreAwayError as error:
-                now = time.monotonic()
-                fails_first = deadline is None
-                deadline = now + self.seconds if deadline is None else deadline
-                if self.is_over() or now >= deadline:
+                away = 0.0 if failed_first is None else time.monotonic() - failed_first
+                if self.is_over() or away >= self.seconds:
                     raise
-                if fails_first:
+                if failed_first is None:
+                    failed_first = time.monotonic()
                     self.tell(f"{error}; trying again for {self.seconds:.0f} s")
                 time.sleep(PAUSE_SECONDS)
             else:
-                if deadline is not None:
+                if failed_first is not None:
                     self.tell("the tracking store can be written again")
                 return found
 

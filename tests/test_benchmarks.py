@@ -52,28 +52,27 @@ def test_contestants_take_turns_and_each_follows_every_other():
     assert calls[6:] == again, "the same orders each time"
 
 
-def test_a_turn_repeats_fast_work_and_tells_seconds_of_one_call(monkeypatch):
-    clock = iter(np.arange(0, 1000, dtype=float))  # every reading is a second later, so every timing takes 1 s
+@pytest.fixture
+def every_timing_takes_a_second(monkeypatch):
+    clock = iter(np.arange(0, 1000, dtype=float))  # Every reading is a second later, so every timing takes 1 s
 
     class Timer(timing.timeit.Timer):
         def __init__(self, step):
             super().__init__(step, timer=lambda: next(clock))
 
     monkeypatch.setattr(timing.timeit, "Timer", Timer)
+
+
+@pytest.mark.usefixtures("every_timing_takes_a_second")
+def test_a_turn_repeats_fast_work_and_tells_seconds_of_one_call():
     calls = []
     seconds = timing.take_turns({"a": lambda: calls.append(1)}, timing.Plan(rounds=2, turn=4.5))
     assert len(calls) == 1 + 1 + 2 * 5
     assert seconds == {"a": [0.2, 0.2]}
 
 
-def test_the_pace_is_of_a_product_of_known_size(monkeypatch):
-    clock = iter(np.arange(0, 1000, dtype=float))  # A second for each timing, of one product, whatever it took.
-
-    class Timer(timing.timeit.Timer):
-        def __init__(self, step):
-            super().__init__(step, timer=lambda: next(clock))
-
-    monkeypatch.setattr(timing.timeit, "Timer", Timer)
+@pytest.mark.usefixtures("every_timing_takes_a_second")
+def test_the_pace_is_of_a_product_of_known_size():
     assert timing.pace() == pytest.approx(2 * 512 * 784 * 512 / 1e9)
 
 
