@@ -1,7 +1,7 @@
 """Make a store as large studies leave it: `python -m benchmarks.big_store FILE --runs 10000`.
 
-One run a cell is logged by `nfstudy.tracking` itself; the others are copies of their rows, inserted by SQL, with their
-own repetition and numbers. So schema, tags and parameters are the real ones, and 30 million points take minutes.
+One run a cell is logged by `nfstudy.runs.tracking.store` itself; the others are copies of their rows, inserted by SQL,
+with their own repetition and numbers: schema, tags and parameters are real, and 30 million points take minutes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 
-from nfstudy.cells import Trial, expand_cells, repetitions_of
-from nfstudy.metrics import METRICS
-from nfstudy.outcomes import TrialResult
-from nfstudy.reader import parse_study
-from nfstudy.spec import StudySpec
-from nfstudy.tracking import DataRecord, open_store
+from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.result import TrialResult
+from nfstudy.runs.tracking.store import DataRecord, open_store
+from nfstudy.study.grid import Trial, expand_cells, repetitions_of
+from nfstudy.study.reader import parse_study
+from nfstudy.study.spec import StudySpec
 
 METRIC_COUNT = 30
 POINTS = 100

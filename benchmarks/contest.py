@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nfstudy.sections import FlowSpec
-from nfstudy.seeds import derive_seed
+from nfstudy.core.seeds import derive_seed
+from nfstudy.study.sections import FlowSpec
 
 HIDDEN = {"nice-perm": 40, "iaf": 120}
 """Units of the one hidden layer of a step's network, the same for all libraries."""
@@ -49,7 +49,7 @@ class Contest:
         return self._draw("z_0", self.batch, self.latent)
 
     def planar(self, amortised: bool) -> tuple[np.ndarray, ...]:
-        """Return u and w, (B, K, D) or (K, D), and b, (B, K) or (K,), for `nfstudy.flows.planar.planar_flow`."""
+        """Return u and w, (B, K, D) or (K, D), and b, (B, K) or (K,), for `nfstudy.flows.planar.flow.planar_flow`."""
         steps = self._steps(amortised)
         size = self.latent**-0.5
         return (
@@ -59,7 +59,7 @@ class Contest:
         )
 
     def radial(self, amortised: bool) -> tuple[np.ndarray, ...]:
-        """Return z0, (B, K, D) or (K, D), α > 0 and β, (B, K) or (K,), for `nfstudy.flows.radial.radial_flow`."""
+        """Return z0, (B, K, D) or (K, D), α > 0 and β, (B, K) or (K,), for `nfstudy.flows.radial.flow.radial_flow`."""
         steps = self._steps(amortised)
         alpha = np.exp(0.5 * self._draw("alpha", *steps)) * np.float32(self.latent**0.5)
         return self._draw("z0", *steps, self.latent), alpha, self._draw("beta", *steps)

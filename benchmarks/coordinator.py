@@ -11,14 +11,14 @@ from typing import Any
 
 from benchmarks.empty_trials import EPOCHS, EmptyActor, answer_at_once
 from benchmarks.result import Result, Row, Verdict
-from nfstudy.engines import Engine
-from nfstudy.project import Project
-from nfstudy.reader import parse_study
-from nfstudy.runner import prepare_data, run_study
-from nfstudy.session import Care
-from nfstudy.stopping import StopSignal
-from nfstudy.tracking import open_store
-from nfstudy.workers import Pool, Process
+from nfstudy.core.project import Project
+from nfstudy.runner.coordinator import Care
+from nfstudy.runner.engine import Engine
+from nfstudy.runner.launch import prepare_data, run_study
+from nfstudy.runner.local_engine import Pool, Process
+from nfstudy.runner.signals import StopSignal
+from nfstudy.runs.tracking.store import open_store
+from nfstudy.study.reader import parse_study
 
 STUDY = """\
 study: {name}
@@ -109,7 +109,7 @@ def _ray_engine() -> Any:
     """Return what makes an engine of actors that answer every trial at once; raises ImportError without Ray."""
     import ray
 
-    from nfstudy.ray_engine import RayEngine, RayWorker, join_cluster
+    from nfstudy.runner.ray_engine import RayEngine, RayWorker, join_cluster
 
     class EmptyCluster(RayEngine):
         def __init__(self, size: int) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from nfstudy.outcomes import EpochRecord, TrialResult
-from nfstudy.work import Message, Ready
+from nfstudy.runner.worker import Message, Ready
+from nfstudy.runs.result import EpochRecord, TrialResult
 
 EPOCHS = 3
 

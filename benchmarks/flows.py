@@ -13,9 +13,9 @@ from benchmarks.contest import Contest, Contestant
 from benchmarks.peers import Entry, find_peers
 from benchmarks.result import Result, Row, Verdict
 from benchmarks.timing import FULL, QUICK, Plan, ratio, spread, take_turns
-from nfstudy.flows.planar import planar_flow
-from nfstudy.flows.radial import radial_flow
-from nfstudy.report.figures import figure_style, finish
+from nfstudy.flows.planar.flow import planar_flow
+from nfstudy.flows.radial.flow import radial_flow
+from nfstudy.report.plots.curves import figure_style, finish
 
 FAMILIES = ("planar", "radial", "nice-perm", "iaf", "sylvester")
 LENGTHS = (10, 80)

@@ -20,9 +20,9 @@ import torch
 from benchmarks.peers import find_peers
 from benchmarks.result import Result, Row, Verdict
 from benchmarks.timing import Plan, ratio, spread, take_turns
-from nfstudy.dlgm import DLGM
-from nfstudy.evaluation import evaluate_likelihood
-from nfstudy.sections import FlowSpec, ModelSpec
+from nfstudy.inference.models.dlgm import DLGM
+from nfstudy.inference.models.evaluation import evaluate_likelihood
+from nfstudy.study.sections import FlowSpec, ModelSpec
 
 PIXELS = 784
 LENGTHS = (0, 80)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.contest import Contest, Contestant, torch_contestant
+from nfstudy.core.seeds import derive_seed
 from nfstudy.flows import Flow, make_flow
-from nfstudy.seeds import derive_seed
 
 
 def contestants(contest: Contest) -> Sequence[Contestant]:

@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.result import Result, Row, Verdict
 from benchmarks.timing import plain_environment
-from nfstudy.project import Project
-from nfstudy.provenance import usable_cores
-from nfstudy.report.figures import figure_style, finish
-from nfstudy.stores import open_runs
+from nfstudy.core.project import Project
+from nfstudy.report.plots.curves import figure_style, finish
+from nfstudy.runs.provenance import usable_cores
+from nfstudy.runs.tracking.open import open_runs
 
 STUDY = Path(__file__).parents[1] / "studies" / "time-to-paper.yaml"
 MOST_SECONDS = 200.0

@@ -14,8 +14,8 @@ from llvmlite.binding import get_host_cpu_name
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from nfstudy.provenance import code_state, environment
-from nfstudy.report.figures import render
+from nfstudy.report.plots.curves import render
+from nfstudy.runs.provenance import code_state, environment
 
 Row = Mapping[str, str | float | int | bool]
 

@@ -13,7 +13,7 @@ from benchmarks.contest import Contest
 from benchmarks.flows import FAMILIES
 from benchmarks.result import Result, Row, Verdict
 from benchmarks.timing import FULL, QUICK, Plan, log_slope, spread, take_turns
-from nfstudy.report.figures import figure_style, finish
+from nfstudy.report.plots.curves import figure_style, finish
 
 LENGTHS = (20, 40, 80, 160, 320)
 BATCHES = (100, 200, 400, 800, 1600)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from benchmarks.result import Result, Row, Verdict
 from benchmarks.timing import Plan, ratio, spread, take_turns
+from nfstudy.core.kernels.linear import product
 from nfstudy.data.dataset import Dataset, Splits, make_dataset
-from nfstudy.problems.images import ImageProblem
-from nfstudy.products import product
-from nfstudy.settings import Settings
-from nfstudy.training import fit
+from nfstudy.inference.problems.images import ImageProblem
+from nfstudy.inference.training.loop import fit
+from nfstudy.study.settings import Settings
 
 PIXELS, BATCH = 784, 100
 FULL = Plan(rounds=15, turn=0)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from benchmarks.paper import environment
 from benchmarks.result import Result, Row, Verdict
-from nfstudy.provenance import usable_cores
-from nfstudy.stores import load_frame
-from nfstudy.work import Ready
-from nfstudy.workers import Pool
+from nfstudy.runner.local_engine import Pool
+from nfstudy.runner.worker import Ready
+from nfstudy.runs.provenance import usable_cores
+from nfstudy.runs.tracking.open import load_frame
 
 STUDY = """\
 study: twenty-cells

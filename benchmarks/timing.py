@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nfstudy.work import MEMORY_VARIABLES
+from nfstudy.runner.worker import MEMORY_VARIABLES
 
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",

@@ -1,4 +1,4 @@
-"""The command line: parses, and leaves the work to `nfstudy.commands`, which is imported only when there is some."""
+"""The command line: parses, and imports `nfstudy.cli.commands` only when there is work for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 
 from nfstudy import __version__
-from nfstudy.errors import UserError
+from nfstudy.core.errors import UserError
 
 EXAMPLES = """\
 examples:
@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = make_parser().parse_args(arguments)
     try:
-        from nfstudy import commands, commands_runs
+        from nfstudy.cli import commands, commands_runs
 
         works = {
             "export": commands_runs.export,

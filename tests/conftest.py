@@ -13,11 +13,11 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 import pytest
 
+from nfstudy.core.project import Project
 from nfstudy.data.cifar10 import BATCHES
 from nfstudy.data.files import locate
 from nfstudy.data.mnist import AMAT_FILES, IMAGE_FILES, LABEL_FILES
-from nfstudy.project import Project
-from nfstudy.tracking import open_store
+from nfstudy.runs.tracking.store import open_store
 
 CHECKOUT = Path(__file__).parents[1]
 

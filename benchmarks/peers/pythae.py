@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.contest import HIDDEN, Contest, Contestant, Outcome, torch_contestant
-from nfstudy.dlgm import DLGM
-from nfstudy.flows.planar import constrain_u
-from nfstudy.layers import Maxout
+from nfstudy.flows.planar.flow import constrain_u
+from nfstudy.inference.models.dlgm import DLGM
+from nfstudy.inference.models.maxout import Maxout
 
 BATCH = 1000
 """Samples in a batch of `get_nll`."""

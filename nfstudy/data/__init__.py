@@ -8,7 +8,7 @@ from pathlib import Path
 from nfstudy.data import cifar10, digits, mnist, photos
 from nfstudy.data.dataset import Dataset, binarise, make_dataset
 from nfstudy.data.patches import make_patches
-from nfstudy.sections import PATCHES, DataSpec
+from nfstudy.study.sections import PATCHES, DataSpec
 
 __all__ = ["Dataset", "load_dataset"]
 
@@ -20,7 +20,7 @@ def load_dataset(spec: DataSpec, folders: Sequence[Path], download: bool = True)
 
     Arguments:
         spec: which images, and what becomes of their levels.
-        folders: where authors' files are looked for, in order (see `nfstudy.project`); downloads go into the last.
+        folders: where authors' files are looked for, in order (see `nfstudy.core.project`); downloads go into the last.
         download: whether missing files may be fetched from their authors' mirrors.
 
     Raises:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nfstudy.data.dataset import Splits
 from nfstudy.data.files import DataFile, read_members
-from nfstudy.sections import IMAGES
+from nfstudy.study.sections import IMAGES
 
 FOLDER = "cifar-10-batches-bin"
 """Of the files, in the archive and where it is unpacked."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from nfstudy.seeds import derive_seed
+from nfstudy.core.seeds import derive_seed
 
 DATA_SEED = 0
 """Base of the seeds that make the data: a constant, so that a study's `seed` never changes its images."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nfstudy.data.dataset import Splits, data_generator
-from nfstudy.sections import IMAGES
+from nfstudy.study.sections import IMAGES
 
 SHAPE = (8, 8)
 LEVELS = 16

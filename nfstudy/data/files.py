@@ -15,7 +15,7 @@ from pathlib import Path
 import pooch
 from tqdm import tqdm
 
-from nfstudy.errors import DataError
+from nfstudy.core.errors import DataError
 
 SUBFOLDERS = ("", "mnist", "binarized_mnist", "MNIST/raw", "cifar-10-batches-bin")
 """Where in a data folder files are looked for; MNIST/raw is how torchvision lays MNIST out."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from nfstudy.data.dataset import Splits
 from nfstudy.data.files import DataFile, check_present, read_files
-from nfstudy.sections import IMAGES
+from nfstudy.study.sections import IMAGES
 
 SHAPE = (28, 28)
 LEVELS = 255

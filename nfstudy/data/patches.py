@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nfstudy.data.dataset import Dataset, Dequantisation, Splits, data_generator, make_dataset
-from nfstudy.sections import DataSpec
+from nfstudy.study.sections import DataSpec
 
 LEVELS = 255
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nfstudy.data.dataset import Splits, data_generator
-from nfstudy.sections import IMAGES
+from nfstudy.study.sections import IMAGES
 
 TILE = 32
 """Height and width of a tile, as of an image of CIFAR-10."""

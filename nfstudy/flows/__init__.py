@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nfstudy.flows.base import Flow, NoFlow
-from nfstudy.flows.iaf import IafFlow
-from nfstudy.flows.nice import NiceFlow, NiceOrthFlow, NicePermFlow
-from nfstudy.flows.planar import PlanarFlow
-from nfstudy.flows.radial import RadialFlow
-from nfstudy.flows.sylvester import SylvesterFlow
+from nfstudy.flows.iaf.flow import IafFlow
+from nfstudy.flows.nice.flow import NiceFlow, NiceOrthFlow, NicePermFlow
+from nfstudy.flows.planar.flow import PlanarFlow
+from nfstudy.flows.radial.flow import RadialFlow
+from nfstudy.flows.sylvester.flow import SylvesterFlow
 
 if TYPE_CHECKING:
-    from nfstudy.sections import FlowSpec
+    from nfstudy.study.sections import FlowSpec
 
 FLOWS: dict[str, type[Flow]] = {
     "none": NoFlow,

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from nfstudy import kernels
-from nfstudy.products import linear_batch_last
+from nfstudy.core import kernels
+from nfstudy.core.kernels.linear import linear_batch_last
 
 Generators = Callable[[str], torch.Generator]
 """The name of a part -> a CPU generator of its own; the same name always gives the same stream."""

@@ -12,17 +12,17 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nfstudy.errors import ReportError
-from nfstudy.report.claims import read_claims
-from nfstudy.report.estimates import Results, gather_results
-from nfstudy.report.exhibits import EXHIBITS
-from nfstudy.report.figures import render
-from nfstudy.report.html import Page, render_html, render_markdown
-from nfstudy.report.ledger import evaluate, ledger
-from nfstudy.report.rows import Exhibit, stamped
+from nfstudy.core.errors import ReportError
+from nfstudy.report.claims.inequalities import read_claims
+from nfstudy.report.claims.ledger import evaluate, ledger
+from nfstudy.report.exhibits.base import Exhibit, stamped
+from nfstudy.report.exhibits.general import EXHIBITS
+from nfstudy.report.pages.study_page import Page, render_html, render_markdown
+from nfstudy.report.plots.curves import render
+from nfstudy.report.statistics.estimates import Results, gather_results
 from nfstudy.report.tables import Entry, Row, Table, to_csv, to_latex, to_markdown
-from nfstudy.runs import LoggedRuns
-from nfstudy.spec import StudySpec
+from nfstudy.runs.frame import LoggedRuns
+from nfstudy.study.spec import StudySpec
 
 MANIFEST = "manifest.json"
 LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "seaborn", "tabulate")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from nfstudy.report.estimates import Estimate, Quantity
-from nfstudy.report.paper import Published
+from nfstudy.papers.rezende2015.published import Published
+from nfstudy.report.statistics.estimates import Estimate, Quantity
 
 CSV_COLUMNS = (
     "row",

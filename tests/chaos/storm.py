@@ -15,13 +15,13 @@ from pathlib import Path
 
 import optuna
 import torch
-from command_line import frame_of, launch, wait_for
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from support.command_line import frame_of, launch, wait_for
 
-from nfstudy.metrics import METRICS
-from nfstudy.tracking import open_store
+from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.tracking.store import open_store
 
 RATES = (1e-3, 2e-3, 3e-3, 4e-3)
 CELLS_A_RATE = 6

@@ -1,0 +1,53 @@
+"""The MLflow UI on the project's own store."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import subprocess
+import sys
+
+from nfstudy.core.errors import UserError
+from nfstudy.runs.tracking.store import open_store
+
+
+def serve(uri: str, host: str, port: int) -> int:
+    """Run MLflow's server until it is stopped, and return its exit code.
+
+    MLflow's own `ui` would start fifteen processes, and ignore the tracking address: one web worker and no job runner
+    are enough to browse.
+
+    Raises:
+        StoreError: there is no store yet.
+        UserError: the store is itself served elsewhere.
+    """
+    if uri.startswith(("http://", "https://")):
+        raise UserError(f"{uri}: is served already; allowed: open that address in a browser")
+    store = open_store(uri)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--workers", "1"]
+    command += ["--host", host, "--port", str(port)]
+    if store.folder:
+        command += ["--artifacts-destination", str(store.folder / "artifacts")]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    address = f"http://{host}:{port}"
+    print(f"MLflow UI on {address} (ready in some seconds; stop it with Ctrl-C)")
+    if not _is_loopback(host):
+        print(f"it asks for no password: whoever reaches {host} can read, change and delete the runs")
+    for study, experiment in store.studies().items():
+        print(
+            f"  {study}: {address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
+        )
+    sys.stdout.flush()
+    with subprocess.Popen(command, env=os.environ | quiet) as server:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            return server.wait()
+
+
+def _is_loopback(host: str) -> bool:
+    """Say whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,124 @@
+"""Where a project keeps its things: store, artifacts, reports, data, locks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nfstudy.core.errors import StoreError
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder that holds `mlruns/`, `reports/` and perhaps `data/`."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Project:
+        """Return the project of a folder: the nearest one, going up, that holds `mlruns`; else the folder itself."""
+        here = (start or Path.cwd()).resolve()
+        return cls(next((folder for folder in (here, *here.parents) if (folder / "mlruns").is_dir()), here))
+
+    @property
+    def store(self) -> Path:
+        """The folder of the default store."""
+        return self.root / "mlruns"
+
+    @property
+    def data_folders(self) -> tuple[Path, ...]:
+        """Where data files are looked for, in order; downloads go into the last."""
+        named = os.environ.get("NFSTUDY_DATA")
+        return (*((Path(named).expanduser(),) if named else ()), self.root / "data")
+
+    @property
+    def reports(self) -> Path:
+        """The folder of the front page, with one for each study's report."""
+        return self.root / "reports"
+
+    def report(self, study: str) -> Path:
+        """Return the folder of a study's report."""
+        return self.reports / study
+
+    def tracking_uri(self, asked: str | None = None) -> str:
+        """Return `asked`, else $MLFLOW_TRACKING_URI, else the SQLite store under `mlruns/`."""
+        return asked or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.store / 'mlflow.db'}"
+
+    @contextmanager
+    def study_lock(self, study: str) -> Iterator[None]:
+        """Hold the study for one launcher; the lock goes with the process, however that ends.
+
+        Raises:
+            StoreError: another process holds it.
+        """
+        path = self._lock_path(study)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            lock.acquire(timeout=1)
+        except Timeout:
+            holder = _read(path.with_suffix(".pid"))
+            raise StoreError(
+                f"{self.store}: study '{study}' is being run by another process{f' (pid {holder})' if holder else ''}; "
+                "allowed: one launcher a study, so wait for it or stop it"
+            ) from None
+        except OSError as error:
+            raise StoreError(f"{self.store}: cannot be written: {error.strerror or error}") from None
+        try:
+            with suppress(OSError):  # It is only told to a second launcher.
+                path.with_suffix(".pid").write_text(str(os.getpid()))
+            yield
+        finally:
+            path.with_suffix(".pid").unlink(missing_ok=True)
+            lock.release()
+
+    def is_running(self, study: str) -> bool:
+        """Say whether a launcher is at work on the study now."""
+        path = self._lock_path(study)
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
+
+    def read_costs(self, study: str) -> dict[str, float]:
+        """Return what `write_costs` kept, nothing if that cannot be read."""
+        try:
+            return {
+                str(key): float(seconds) for key, seconds in json.loads(self._costs_path(study).read_text()).items()
+            }
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def write_costs(self, study: str, costs: Mapping[str, float]) -> None:
+        """Keep cell key -> expected seconds of one run, so that `status` can tell the time left before any run ends.
+
+        Where that cannot be written, as on a full disk, those from before stand: no result depends on them.
+        """
+        path = self._costs_path(study)
+        draft = path.with_suffix(".draft")
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps({**self.read_costs(study), **costs}, indent=1))
+            draft.replace(path)
+
+    def _costs_path(self, study: str) -> Path:
+        return self.store / "costs" / f"{study}.json"
+
+    def _lock_path(self, study: str) -> Path:
+        return self.store / "locks" / f"{study}.lock"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""NICE: additive couplings between which variables are mixed."""

@@ -1,0 +1,1 @@
+"""Sylvester flows."""

@@ -1,0 +1,1 @@
+"""The deep latent Gaussian model, its bound, and its held-out numbers."""

@@ -1,0 +1,124 @@
+"""The deep latent Gaussian model: Maxout inference and generative networks around one amortised flow."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nfstudy.core.kernels.linear import Linear
+from nfstudy.core.seeds import derive_seed
+from nfstudy.flows import make_flow
+from nfstudy.inference.models.likelihoods import Bernoulli, Likelihood
+from nfstudy.inference.models.maxout import Maxout, draw_weights
+from nfstudy.study.sections import FlowSpec, ModelSpec
+
+LOG_VARIANCE_GAIN = 0.1
+"""Shrinks the initial weights of the log-variance head, so that training starts near q0 = N(mean, I)."""
+
+
+class Posterior(NamedTuple):
+    """What the inference network says of each image: q0(z_0|x) = N(mean, diag(exp(log_variance))) and the flow."""
+
+    mean: Tensor
+    """(B, D)."""
+    log_variance: Tensor
+    """(B, D)."""
+    flow_parameters: tuple[Tensor, ...]
+    """The flow's parameters λ(x), each (B, ...); empty without a flow."""
+
+
+class DLGM(nn.Module):
+    """One layer of Gaussian latent variables under independent pixels; Rezende & Mohamed (2015), Section 4.2, Alg. 1.
+
+    Inference: x -> L Maxout layers -> mean and log-variance of q0(z_0|x), and the parameters of the flow z_0 -> z_K.
+    Generation: p(z) = N(0, I), z -> L Maxout layers -> p(x|z).
+
+    Arguments:
+        pixels: N, how many numbers an image has.
+        model: sizes of the latent space (D) and of the networks.
+        flow: family and length of the normalizing flow.
+        likelihood: the kind of p(x|z).
+        precision: of the Maxout layers' matrix products while training; all else is in float32.
+    """
+
+    def __init__(
+        self,
+        pixels: int,
+        model: ModelSpec,
+        flow: FlowSpec,
+        likelihood: type[Likelihood] = Bernoulli,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        units = model.hidden // model.maxout if model.hidden_counts == "pieces" else model.hidden
+        self.rule = model.initialisation
+        self.encoder = _maxout_layers(pixels, units, model, precision)
+        self.mean = Linear(units, model.latent)
+        self.log_variance = Linear(units, model.latent)
+        self.flow = make_flow(flow, model.latent, units)
+        self.decoder = _maxout_layers(model.latent, units, model, precision)
+        self.likelihood = likelihood(pixels, units, model)
+
+    def initialise(self, base_seed: int, repetition: int) -> None:
+        """Draw all parameters anew, each part from a stream of its own.
+
+        Linear weights follow `model.initialisation` (`layers.draw_weights`), biases are 0. The networks' initial
+        weights are the same whatever the flow.
+
+        Arguments:
+            base_seed: the study's `seed`.
+            repetition: the axis over which initialisations differ.
+        """
+
+        def generator(part: str) -> torch.Generator:
+            return torch.Generator().manual_seed(derive_seed(base_seed, "initialisation", repetition, part))
+
+        for part in ("encoder", "decoder"):
+            for number, layer in enumerate(self.get_submodule(part), start=1):
+                layer.initialise(self.rule, generator(f"{part} {number}"))
+        for part in ("mean", "log_variance"):
+            linear = self.get_submodule(part)
+            draw_weights(linear, linear.out_features, self.rule, generator(part))
+        with torch.no_grad():
+            self.log_variance.weight.mul_(LOG_VARIANCE_GAIN)
+        self.likelihood.initialise(generator)
+        self.flow.initialise(lambda part: generator(f"flow {part}"))
+
+    def infer(self, x: Tensor) -> Posterior:
+        """Return the posterior's parameters for images (B, N)."""
+        features = self.encoder(self.likelihood.encoder_input(x))
+        return Posterior(self.mean(features), self.log_variance(features), self.flow.parameters_from(features))
+
+    def sample(self, posterior: Posterior, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Push standard Gaussian noise through q0 and the flow; eqs. (6), (7).
+
+        z_0 = mean + exp(log_variance / 2) · noise,  z_K = f_K ∘ … ∘ f_1(z_0)
+
+        Arguments:
+            posterior: of B images.
+            noise: (..., B, D) draws from N(0, I).
+
+        Returns:
+            z_K (..., B, D); ln q0(z_0|x) (..., B) and Σ_k ln|det ∂f_k/∂z_{k−1}| (..., B), both in nats.
+        """
+        mean, log_variance, flow_parameters = posterior
+        z_0 = mean + (0.5 * log_variance).exp() * noise
+        log_q0 = -0.5 * (noise.square() + log_variance + math.log(2 * math.pi)).sum(-1)
+        z_K, log_det = self.flow(z_0, flow_parameters)
+        return z_K, log_q0, log_det
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return ln p(x|z) (..., B) in nats, for images x (B, N) and z (..., B, D)."""
+        return self.likelihood(x, self.decoder(z))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the image (..., N) that z (..., D) is most plainly of, numbers from 0 to 1; `Likelihood.picture`."""
+        return self.likelihood.picture(self.decoder(z))
+
+
+def _maxout_layers(inputs: int, units: int, model: ModelSpec, precision: torch.dtype) -> nn.Sequential:
+    sizes = [inputs] + [units] * model.layers
+    return nn.Sequential(*(Maxout(sizes[i], sizes[i + 1], model.maxout, precision) for i in range(model.layers)))

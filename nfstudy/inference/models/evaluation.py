@@ -1,0 +1,121 @@
+"""Held-out numbers: the bound at β = 1, and −ln p(x) by importance sampling with its Monte-Carlo error."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nfstudy.core.seeds import derive_seed
+from nfstudy.inference.models.objective import BoundTerms, bound_terms
+
+IMAGES_AT_ONCE = 100
+SAMPLES_AT_ONCE = 16
+"""With `IMAGES_AT_ONCE`, bounds the memory of an evaluation. For every multiple of 16 the result is the same, because
+torch's CPU generator makes normal draws in sixteens, and blocks are drawn whole."""
+
+
+class LikelihoodEstimates(NamedTuple):
+    """Estimates on held-out images, means over the images in nats."""
+
+    elbo: float
+    """−F, over the same samples as `nll`."""
+    nll: float
+    """−ln p(x), importance-sampled; in expectation an upper bound on it."""
+    nll_mc_se: float
+    """Monte-Carlo standard error of `nll`: its spread if the samples, not the images, were drawn anew."""
+    kl: float
+    """KL(q_K‖p(z|x)) = −elbo − nll."""
+
+
+@torch.inference_mode()
+def evaluate_bound(model: nn.Module, images: np.ndarray, seed: int) -> dict[str, float]:
+    """Return the bound and its terms at β = 1, one posterior sample an image; eq. (15).
+
+    Arguments:
+        model: a `LatentVariableModel`.
+        images: (N, pixels), numbers that the model's dtype can hold.
+        seed: of the posterior noise; models with as many latent variables meet the same noise.
+
+    Returns:
+        elbo, log_likelihood, log_prior, log_q0, log_det: means over the images, in nats.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sums = torch.zeros(len(BoundTerms._fields), dtype=torch.float64)
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        x = _as_input(images[start : start + IMAGES_AT_ONCE], model)
+        posterior = model.infer(x)
+        noise = torch.randn(posterior.mean.shape, generator=generator, dtype=x.dtype).to(x.device)
+        terms = bound_terms(model, x, noise, posterior)
+        sums += torch.stack(terms).sum(-1, dtype=torch.float64).cpu()
+    return BoundTerms(*(sums / len(images))).numbers()
+
+
+@torch.inference_mode()
+def evaluate_likelihood(model: nn.Module, images: np.ndarray, samples: int, seed: int) -> LikelihoodEstimates:
+    """Estimate −ln p(x) from S importance samples of q_K an image (Rezende et al. 2014, Appendix E).
+
+    w_s = p(x|z_s) p(z_s) / q_K(z_s|x),  z_s ~ q_K(·|x),  −ln p(x) ≈ −ln (1/S) Σ_s w_s
+
+    The Monte-Carlo standard error of one image's estimate is sd(w) / (√S · mean(w)) by the delta method; the mean's is
+    √(Σ se²) / N, the images' samples being independent.
+
+    Arguments:
+        model: a `LatentVariableModel`.
+        images: (N, pixels), numbers that the model's dtype can hold.
+        samples: S, at least 2.
+        seed: of the posterior noise; each image has a stream of its own, so that neither its neighbours nor the sizes
+            of the blocks change its estimate.
+    """
+    elbo = nll = variance = 0.0
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        x = _as_input(images[start : start + IMAGES_AT_ONCE], model)
+        streams = [
+            torch.Generator().manual_seed(derive_seed(seed, "importance samples", start + i)) for i in range(len(x))
+        ]
+        weights = _log_weights(model, x, samples, streams)
+        elbo += weights.mean.sum().item()
+        nll -= weights.log_mean.sum().item()
+        variance += weights.log_mean_variance.sum().item()
+    count = len(images)
+    return LikelihoodEstimates(elbo / count, nll / count, math.sqrt(variance) / count, -(elbo + nll) / count)
+
+
+class _LogWeights(NamedTuple):
+    """Of S log weights l_s = ln w_s an image, each (B,) in float64."""
+
+    mean: Tensor
+    """(1/S) Σ l_s."""
+    log_mean: Tensor
+    """ln (1/S) Σ w_s."""
+    log_mean_variance: Tensor
+    """var(w) / (S mean(w)²)."""
+
+
+def _log_weights(model: nn.Module, x: Tensor, samples: int, streams: list[torch.Generator]) -> _LogWeights:
+    """Sum weights over blocks of samples, kept relative to the largest weight yet, so that none overflows."""
+    posterior = model.infer(x)
+    latent = posterior.mean.shape[-1]
+    total, first, second = torch.zeros(3, len(x), dtype=torch.float64, device=x.device)
+    largest = torch.full_like(total, -torch.inf)
+    for start in range(0, samples, SAMPLES_AT_ONCE):
+        draws = [torch.randn(SAMPLES_AT_ONCE, latent, generator=stream, dtype=x.dtype) for stream in streams]
+        noise = torch.stack(draws, dim=1)[: samples - start].to(x.device)
+        block = bound_terms(model, x, noise, posterior).elbo.double()
+        previous, largest = largest, torch.maximum(largest, block.amax(0))
+        shrink = (previous - largest).exp()
+        weights = (block - largest).exp()
+        total = total + block.sum(0)
+        first = first * shrink + weights.sum(0)
+        second = second * shrink**2 + weights.square().sum(0)
+    # var(w) / (S mean(w)²) = (S Σw² / (Σw)² − 1) / (S − 1); equal weights may round below 0.
+    relative_variance = ((samples * second / first**2 - 1) / (samples - 1)).clamp(min=0)
+    return _LogWeights(total / samples, largest + (first / samples).log(), relative_variance)
+
+
+def _as_input(images: np.ndarray, model: nn.Module) -> Tensor:
+    parameter = next(model.parameters())
+    return torch.tensor(images, dtype=parameter.dtype, device=parameter.device)

@@ -1,0 +1,89 @@
+"""What the inference and generative networks are made of: Maxout layers, and how weights are drawn."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional
+
+from nfstudy.core import kernels
+from nfstudy.core.kernels.linear import Linear, linear, product
+from nfstudy.core.kernels.maxout import largest, scatter
+from nfstudy.study.sections import Initialisation
+
+
+class Maxout(nn.Module):
+    """A layer of units each of which is the largest of `window` consecutive linear pieces (Goodfellow et al. 2013).
+
+    h_k(x) = max_{i ∈ [Δk, Δ(k+1))} (W x + b)_i, with Δ = `window`; Rezende & Mohamed (2015), Section 6.2.
+
+    While it trains (`nn.Module.train`), its matrix products are in `precision`, float32 or bfloat16.
+    """
+
+    def __init__(self, inputs: int, units: int, window: int, precision: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.units = units
+        self.window = window
+        self.precision = precision
+        self.pieces = Linear(inputs, units * window)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., units)."""
+        precision = self.precision if self.training else torch.float32
+        layer = _Maxout.apply if kernels.runs_here(x, self.pieces.weight) else plain_maxout
+        units = layer(x.flatten(0, -2), self.pieces.weight, self.pieces.bias, self.window, precision)
+        return units.unflatten(0, x.shape[:-1])
+
+    def initialise(self, rule: Initialisation, generator: torch.Generator) -> None:
+        """Draw the weights; fan_out counts units, not pieces, since one piece of a window carries the gradient."""
+        draw_weights(self.pieces, self.units, rule, generator)
+
+
+def plain_maxout(x: Tensor, weight: Tensor, bias: Tensor, window: int, precision: torch.dtype) -> Tensor:
+    """Return the units (B, U) of x (B, F), weight (U · window, F) and bias (U · window,), without the loops."""
+    return functional.max_pool1d(linear(x, weight, bias, precision), window)
+
+
+class _Maxout(torch.autograd.Function):
+    """`plain_maxout` with the pieces batch-last in memory, and so its units too."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, window: int, precision: torch.dtype
+    ) -> Tensor:
+        pieces = product(weight, x, precision=precision)
+        units = pieces.new_empty(len(pieces) // window, len(x))
+        winner = torch.empty_like(units, dtype=torch.int32)
+        largest(pieces.numpy(), bias.detach().numpy(), units.numpy(), winner.numpy())
+        ctx.save_for_backward(x, weight, winner)
+        ctx.precision = precision
+        return units.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, winner = ctx.saved_tensors
+        pieces = grad.new_empty(len(weight), len(x))
+        scatter(grad.T.contiguous().numpy(), winner.numpy(), pieces.numpy())
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        return (
+            product(pieces.T, weight.T, precision=ctx.precision) if needs_x else None,
+            product(pieces, x.T, precision=ctx.precision) if needs_weight else None,
+            pieces.sum(-1) if needs_bias else None,
+            None,
+            None,
+        )
+
+
+def draw_weights(linear: nn.Linear, fan_out: int, rule: Initialisation, generator: torch.Generator) -> None:
+    """Draw a layer's weights from N(0, σ²); biases, where there are any, are 0.
+
+    σ² = 2 / (fan_in + fan_out) after Glorot & Bengio (2010, `glorot`), or 2 / fan_in after He et al. (2015, `he`).
+    """
+    fans = linear.in_features + (fan_out if rule == "glorot" else 0)
+    nn.init.normal_(linear.weight, std=math.sqrt(2 / fans), generator=generator)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)

@@ -1,0 +1,83 @@
+"""The free energy and its terms, and how it is annealed; all in nats an image."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+from nfstudy.study.sections import ObjectiveSpec
+
+
+class LatentVariableModel(Protocol):
+    """What the bound needs of a model with prior p(z) = N(0, I); `DLGM` is one."""
+
+    def infer(self, x: Tensor) -> Any:
+        """Return the posterior's parameters for images (B, N)."""
+
+    def sample(self, posterior: Any, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map noise (..., B, D) to z_K (..., B, D), ln q0 (..., B) and Σ log det (..., B)."""
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return ln p(x|z) (..., B)."""
+
+
+class BoundTerms(NamedTuple):
+    """The terms of the variational bound at single posterior samples, each (..., B) in nats."""
+
+    log_likelihood: Tensor
+    """ln p(x|z_K)."""
+    log_prior: Tensor
+    """ln p(z_K)."""
+    log_q0: Tensor
+    """ln q0(z_0|x)."""
+    log_det: Tensor
+    """Σ_k ln|det ∂f_k/∂z_{k−1}|."""
+
+    @property
+    def elbo(self) -> Tensor:
+        """−F at each sample, ln p(x|z_K) + ln p(z_K) − ln q_K(z_K|x); also the log importance weight. Eq. (15)."""
+        return self.log_likelihood + self.log_prior - self.log_q0 + self.log_det
+
+    def numbers(self) -> dict[str, float]:
+        """Return elbo and the terms by name, where each has one element, such as a mean."""
+        return {"elbo": self.elbo.item()} | {name: term.item() for name, term in self._asdict().items()}
+
+
+def bound_terms(model: LatentVariableModel, x: Tensor, noise: Tensor, posterior: Any = None) -> BoundTerms:
+    """Return the terms of the bound, one sample for each noise vector; eq. (15).
+
+    Arguments:
+        model: the model, with prior N(0, I).
+        x: (B, N) images.
+        noise: (..., B, D) draws from N(0, I).
+        posterior: `model.infer(x)` where it is known already.
+    """
+    z_K, log_q0, log_det = model.sample(model.infer(x) if posterior is None else posterior, noise)
+    log_prior = -0.5 * (z_K.square() + math.log(2 * math.pi)).sum(-1)
+    return BoundTerms(model.log_likelihood(x, z_K), log_prior, log_q0, log_det)
+
+
+def beta_at(update: int, objective: ObjectiveSpec) -> float:
+    """Return β_t = min(1, beta_start + t / anneal_updates), t updates done; 1 without annealing. Eq. (20)."""
+    if objective.annealing == "none":
+        return 1.0
+    return min(1.0, objective.beta_start + update / objective.anneal_updates)
+
+
+def free_energy(terms: BoundTerms, beta: float, annealing: Literal["energy", "kl", "none"]) -> Tensor:
+    """Return the annealed free energy (..., B) in nats; the mean over samples estimates what is minimised.
+
+    energy: ln q0(z_0|x) − Σ log det − β · (ln p(x|z_K) + ln p(z_K)), eq. (20)
+    kl:     −ln p(x|z_K) + β · (ln q0(z_0|x) − Σ log det − ln p(z_K))
+    none:   −(ln p(x|z_K) + ln p(z_K)) + ln q0(z_0|x) − Σ log det, eq. (15)
+
+    At β = 1 all three are the same.
+    """
+    log_q = terms.log_q0 - terms.log_det
+    if annealing == "energy":
+        return log_q - beta * (terms.log_likelihood + terms.log_prior)
+    if annealing == "kl":
+        return beta * (log_q - terms.log_prior) - terms.log_likelihood
+    return -terms.elbo

@@ -1,0 +1,141 @@
+"""Images: the posteriors of a deep latent Gaussian model, one amortised flow for all of them (Section 6.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nfstudy.core.seeds import derive_seed
+from nfstudy.data import Dataset
+from nfstudy.inference.models.dlgm import DLGM
+from nfstudy.inference.models.evaluation import evaluate_bound, evaluate_likelihood
+from nfstudy.inference.models.likelihoods import Bernoulli, LogitNormal
+from nfstudy.inference.models.objective import BoundTerms, bound_terms
+from nfstudy.inference.problems.image_grid import image_grid
+from nfstudy.study.sections import PATCHES, DataSpec
+from nfstudy.study.settings import Settings
+
+SAMPLES_GRID = 8
+"""Rows and columns of `samples.png`."""
+RECONSTRUCTIONS = 8
+"""Images in `reconstructions.png`."""
+
+
+class ImageProblem:
+    """A `Problem`: a `DLGM` and the images it is trained on.
+
+    Bits are Bernoulli, patches logit-normal. An epoch is N // batch updates over the training images in a new order,
+    its remainder left out. Orders, posterior noise, new bits and dequantisation noise come from CPU generators seeded
+    by the repetition and the epoch, so neither the device nor other trials change them.
+    """
+
+    def __init__(
+        self, settings: Settings, dataset: Dataset, repetition: int, device: str, model: DLGM | None = None
+    ) -> None:
+        """Take the images that the settings name, whole, and a model in place of a newly initialised one."""
+        self.settings = settings
+        self.dataset = _used_images(dataset, settings.data)
+        self.repetition = repetition
+        self.device = device
+        if model is None:
+            likelihood = LogitNormal if settings.data.name in PATCHES else Bernoulli
+            precision = getattr(torch, settings.train.precision)
+            model = DLGM(dataset.train.shape[1], settings.model, settings.flow, likelihood, precision)
+            model.initialise(settings.seed, repetition)
+        self.model = model.to(device)
+        self.images = torch.tensor(self.dataset.train, device=device)
+        self.epoch_updates = len(self.images) // settings.train.batch
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the model's parameters."""
+        return list(self.model.parameters())
+
+    def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
+        """Yield the terms (batch,) of each minibatch, one posterior sample an image."""
+        self.model.train()
+        noise_stream = self._generator("posterior noise", epoch)
+        for update, x in enumerate(self._batches(epoch, updates)):
+            noise = torch.randn(len(x), self.settings.model.latent, generator=noise_stream)
+            if update >= start:
+                yield bound_terms(self.model, x, noise.to(self.device))
+
+    def validate(self) -> dict[str, float]:
+        """Return the bound on the validation images."""
+        self.model.eval()
+        return evaluate_bound(self.model, self.dataset.valid, derive_seed(self.settings.seed, "evaluation", "valid"))
+
+    def test(self) -> dict[str, float]:
+        """Return `evaluation.LikelihoodEstimates` on the test images."""
+        self.model.eval()
+        evaluation = self.settings.evaluation
+        seed = derive_seed(self.settings.seed, "evaluation", "test")
+        images = self.dataset.test[: evaluation.test_images]
+        return evaluate_likelihood(self.model, images, evaluation.samples, seed)._asdict()
+
+    def files(self) -> dict[str, bytes]:
+        """Return the weights, and pictures of samples and reconstructions."""
+        self.model.eval()
+        checkpoint = io.BytesIO()
+        torch.save(self.model.state_dict(), checkpoint)
+        return {
+            "checkpoint.pt": checkpoint.getvalue(),
+            "samples.png": image_grid(self._samples(), columns=SAMPLES_GRID),
+            "reconstructions.png": image_grid(self._reconstructions(), columns=RECONSTRUCTIONS),
+        }
+
+    def _batches(self, epoch: int, updates: int) -> Iterator[Tensor]:
+        """Yield minibatches (batch, pixels) of what the model sees, as floats."""
+        size = self.settings.train.batch
+        order = torch.randperm(len(self.images), generator=self._generator("data order", epoch)).to(self.device)
+        stream = self._generator("training bits", epoch)
+        for indices in order[: updates * size].split(size):
+            yield draw_pixels(self.images[indices], self.dataset, stream)
+
+    def _generator(self, purpose: str, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.settings.seed, purpose, self.repetition, epoch))
+
+    @torch.inference_mode()
+    def _samples(self) -> np.ndarray:
+        """Return the model's images at draws from the prior, (64, height, width) or (64, height, width, 3)."""
+        z = self._noise(SAMPLES_GRID**2, "samples")
+        return self.model.decode(z).cpu().numpy().reshape(-1, *self.dataset.shape)
+
+    @torch.inference_mode()
+    def _reconstructions(self) -> np.ndarray:
+        """Return the first test images, then the model's images at one posterior sample of each."""
+        noise = self._noise(RECONSTRUCTIONS, "reconstructions")
+        images = self.dataset.test[:RECONSTRUCTIONS].astype(np.float32)
+        z_K, _, _ = self.model.sample(self.model.infer(torch.tensor(images, device=self.device)), noise)
+        return np.concatenate([images, self.model.decode(z_K).cpu().numpy()]).reshape(-1, *self.dataset.shape)
+
+    def _noise(self, count: int, picture: str) -> Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, "pictures", picture))
+        return torch.randn(count, self.settings.model.latent, generator=generator).to(self.device)
+
+
+def draw_pixels(values: Tensor, dataset: Dataset, stream: torch.Generator) -> Tensor:
+    """Return images as the model sees them, floats of the same shape, from values of the training split.
+
+    Bits stay as they are; levels become bits, or numbers within (0, 1) (`Dequantisation`), drawn from the stream.
+    """
+    if dataset.dequantisation:
+        return dataset.dequantisation.apply(
+            values.float(), lambda: torch.rand(values.shape, generator=stream).to(values.device)
+        )
+    if dataset.levels > 1:
+        # With u uniform on 0 ... levels − 1, P(u < v) is v / levels exactly.
+        uniform = torch.randint(dataset.levels, values.shape, generator=stream, dtype=torch.uint8)
+        values = uniform.to(values.device) < values
+    return values.float()
+
+
+def _used_images(dataset: Dataset, spec: DataSpec) -> Dataset:
+    train = dataset.train
+    if spec.training_split == "train+valid":
+        train = np.concatenate([train, dataset.valid])
+    return dataclasses.replace(dataset, train=train[: spec.train_images])

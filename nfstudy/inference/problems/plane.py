@@ -1,0 +1,154 @@
+"""An energy on the plane: a diagonal Gaussian, pushed through a flow, is fitted to p(z) ∝ exp(−U(z)) (Section 6.1)."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from nfstudy.core.seeds import derive_seed
+from nfstudy.flows import make_flow
+from nfstudy.inference.models.objective import BoundTerms
+from nfstudy.inference.problems.density_grid import CELLS, array_file, window_mass
+from nfstudy.inference.problems.energies import energy, log_density, log_normaliser, window_grid
+from nfstudy.inference.problems.image_grid import image_grid
+from nfstudy.study.sections import ENERGY_EPOCH, EnergySpec, FlowSpec, Q0Spec
+from nfstudy.study.settings import Settings
+
+VALIDATION_SAMPLES = 2000
+SAMPLES_AT_ONCE = 10_000
+
+
+class PlaneFlow(nn.Module):
+    """q_K(z): q0 = N(mean, diag(exp(log_variance))) on the plane, pushed through K steps; eqs. (6), (7).
+
+    The paper does not say whether q0 is learned. It is here: NICE preserves volume, and could not fit a density of
+    another spread otherwise.
+    """
+
+    def __init__(self, flow: FlowSpec, q0: Q0Spec) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(2))
+        self.log_variance = nn.Parameter(torch.full((2,), 2 * math.log(q0.deviation)))
+        self.flow = make_flow(flow, 2, 0)
+
+    def initialise(self, base_seed: int, repetition: int) -> None:
+        """Draw the flow's parameters anew from streams of the seed and the repetition; q0 starts as it was made."""
+
+        def generator(part: str) -> torch.Generator:
+            return torch.Generator().manual_seed(derive_seed(base_seed, "initialisation", repetition, f"flow {part}"))
+
+        self.flow.initialise(generator)
+
+    def sample(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map noise (S, 2) from N(0, I) to z_K (S, 2), ln q0(z_0) (S,) and Σ_k ln|det ∂f_k/∂z_{k−1}| (S,), in nats."""
+        z_0 = self.mean + (0.5 * self.log_variance).exp() * noise
+        z_K, log_det = self.flow(z_0, self._flow_parameters())
+        return z_K, self._log_q0(noise), log_det
+
+    @torch.no_grad()
+    def log_density(self, z: Tensor) -> Tensor:
+        """Return ln q_K(z) (...) in nats at any points z (..., 2), by the inverse of the flow; without gradients."""
+        parameters = self._flow_parameters()
+        z_0 = self.flow.inverse(z, parameters)
+        _, log_det = self.flow(z_0, parameters)
+        return self._log_q0((z_0 - self.mean) * (-0.5 * self.log_variance).exp()) - log_det
+
+    def _log_q0(self, noise: Tensor) -> Tensor:
+        return -0.5 * (noise.square() + self.log_variance + math.log(2 * math.pi)).sum(-1)
+
+    def _flow_parameters(self) -> tuple[Tensor, ...]:
+        return self.flow.parameters_from(self.mean.new_empty(0))
+
+
+class EnergyProblem:
+    """A `Problem`: a `PlaneFlow` fitted to a confined energy. Noise comes from CPU generators, as for images."""
+
+    epoch_updates = ENERGY_EPOCH
+
+    def __init__(self, settings: Settings, repetition: int, device: str) -> None:
+        self.settings = settings
+        self.target: EnergySpec = settings.energy
+        self.repetition = repetition
+        self.device = device
+        self.model = PlaneFlow(settings.flow, settings.q0)
+        self.model.initialise(settings.seed, repetition)
+        self.model.to(device)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return those of q0 and of the flow."""
+        return [parameter for parameter in self.model.parameters() if parameter.numel()]
+
+    def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
+        """Yield the terms (batch,) on fresh samples; −U stands for the log-likelihood, and there is no prior."""
+        stream = self._generator("posterior noise", self.repetition, epoch)
+        for update in range(updates):
+            noise = torch.randn(self.settings.train.batch, 2, generator=stream)
+            if update >= start:
+                terms, _ = self._terms(noise)
+                yield terms
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Return the bound over samples that are the same every time."""
+        noise = torch.randn(VALIDATION_SAMPLES, 2, generator=self._generator("evaluation", "valid"))
+        terms, _ = self._terms(noise)
+        return BoundTerms(*(term.double().mean() for term in terms)).numbers()
+
+    @torch.inference_mode()
+    def test(self) -> dict[str, float]:
+        """Return the true KL and what it is made of, over `evaluation.samples` samples.
+
+        F = E_q[ln q_K(z) + U(z)] and KL(q_K‖p) = F + ln Z, of the confined energy; elbo = −F, with the standard error
+        `elbo_mc_se`, which is KL's too. `elbo_table_1` is −E_q[ln q_K(z) + U(z)] with U as in Table 1, unconfined.
+        `mass_left` is the share of samples with z1 < 0, ½ for u1; `window_mass` the integral of q_K over the window.
+        """
+        samples = self.settings.evaluation.samples
+        noise = torch.randn(samples, 2, generator=self._generator("evaluation", "test"))
+        elbos, confinements, left = [], [], 0
+        for part in noise.split(SAMPLES_AT_ONCE):
+            terms, z = self._terms(part)
+            elbos.append(terms.elbo.double())
+            confinements.append((terms.log_likelihood + energy(self.target.name, z)).double())
+            left += (z[:, 0] < 0).sum().item()
+        elbo, confinement = torch.cat(elbos), torch.cat(confinements)
+        mean, log_z = elbo.mean().item(), log_normaliser(self.target)
+        return {
+            "elbo": mean,
+            "elbo_mc_se": (elbo.std() / math.sqrt(samples)).item(),
+            "elbo_table_1": mean - confinement.mean().item(),
+            "log_z": log_z,
+            "kl": log_z - mean,
+            "mass_left": left / samples,
+            "window_mass": window_mass(self._window_density),
+        }
+
+    def files(self) -> dict[str, bytes]:
+        """Return the parameters; q_K(z) and p(z) on the window's grid, per unit area, as arrays and as a picture."""
+        checkpoint = io.BytesIO()
+        torch.save(self.model.state_dict(), checkpoint)
+        q = self._window_density
+        p = (log_density(self.target, window_grid(CELLS)) - log_normaliser(self.target)).exp()
+        return {
+            "checkpoint.pt": checkpoint.getvalue(),
+            "density.npy": array_file(q),
+            "target.npy": array_file(p),
+            "density.png": image_grid((torch.stack([p, q]) / p.max()).numpy(), columns=2),
+        }
+
+    @cached_property
+    def _window_density(self) -> Tensor:
+        """q_K at `window_grid`; asked for only when the training is over."""
+        return copy.deepcopy(self.model).cpu().double().log_density(window_grid(CELLS)).exp()
+
+    def _terms(self, noise: Tensor) -> tuple[BoundTerms, Tensor]:
+        z, log_q0, log_det = self.model.sample(noise.to(self.device))
+        return BoundTerms(log_density(self.target, z), torch.zeros_like(log_q0), log_q0, log_det), z
+
+    def _generator(self, purpose: str, *axes: object) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.settings.seed, purpose, *axes))

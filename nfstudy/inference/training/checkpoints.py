@@ -1,0 +1,191 @@
+"""Checkpoints of a trial under way: one file a trial, written at intervals, from which a killed run goes on.
+
+A file is one line of JSON (format, trial, seconds, SHA-256 of the rest) and then the state that `training` makes of
+itself, as bytes. It appears by a rename, after it has reached the disk, so the one before it stands until then. Free of
+torch, for the coordinator looks after these files too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nfstudy.runner.signals import StopRequest
+from nfstudy.runs.result import Notice, Resumed
+from nfstudy.study.grid import Identity, Trial
+
+FORMAT = 1
+"""Raised when files of before cannot be read any more."""
+ENDING = ".checkpoint"
+DRAFT = ".draft"
+LONGEST_HEAD = 10_000
+"""Bytes; what has no end of line by then is no checkpoint."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; the trial starts from its beginning."""
+
+
+@dataclass(frozen=True)
+class CheckpointPlan:
+    """Where a trial's checkpoint is, and how often it is written; travels to the worker with the trial."""
+
+    path: Path
+    every: float
+    """Seconds between two."""
+
+
+def checkpoint_path(folder: Path, identity: Identity) -> Path:
+    """Return the file of a trial in the folder of its study's checkpoints."""
+    return folder / ("-".join(map(str, identity)) + ENDING)
+
+
+def sweep(folder: Path, done: Collection[Identity]) -> None:
+    """Remove the checkpoints of trials that are done, and drafts that a kill has left; nobody may be writing there."""
+    names = {checkpoint_path(folder, identity).name for identity in done}
+    for path in folder.glob("*") if folder.is_dir() else ():
+        if path.name in names or path.suffix == DRAFT:
+            path.unlink(missing_ok=True)
+
+
+def belongs_to(trial: Trial, fingerprint: str) -> dict[str, str | int]:
+    """Return what must be equal for a trial to go on from a checkpoint.
+
+    Arguments:
+        trial: the trial; its identity holds the version of the keys, which changes when numbers do.
+        fingerprint: of its data set, empty where it has none.
+    """
+    cell, stage, index, settings = trial.identity
+    return {"cell": cell, "stage": stage, "index": index, "settings": settings, "data": fingerprint}
+
+
+def write_checkpoint(path: Path, trial: Mapping[str, str | int], seconds: float, state: bytes) -> None:
+    """Put a checkpoint in the place of the one before, at once and for good; raises OSError and leaves that one."""
+    head = {"format": FORMAT, "trial": trial, "seconds": seconds, "sha256": hashlib.sha256(state).hexdigest()}
+    draft = path.with_suffix(DRAFT)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            file.write(json.dumps(head).encode() + b"\n")
+            file.write(state)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        _sync_folder(path.parent)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def read_checkpoint(path: Path, trial: Mapping[str, str | int]) -> tuple[float, bytes] | None:
+    """Return the seconds that a checkpoint has taken and its state; None where there is no file.
+
+    Raises:
+        CheckpointError: it cannot be read, is truncated, altered, of another format or another trial.
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.readline(LONGEST_HEAD)
+            state = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        head = json.loads(line)
+        found = head["format"]
+        if found != FORMAT:
+            raise CheckpointError(
+                f"{path}: a checkpoint of format {found}; allowed: {FORMAT}, which this nfstudy writes"
+            )
+        if hashlib.sha256(state).hexdigest() != head["sha256"]:
+            raise CheckpointError(f"{path}: is truncated or altered: its SHA-256 is not the one it was written with")
+        if head["trial"] != trial:
+            differing = ", ".join(key for key in trial if head["trial"].get(key) != trial[key])
+            raise CheckpointError(f"{path}: is of another trial: it differs in {differing}")
+        return float(head["seconds"]), state
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{path}: is truncated or no checkpoint at all") from None
+
+
+class Checkpoints:
+    """The checkpoints of one trial, as its training sees them."""
+
+    def __init__(
+        self,
+        plan: CheckpointPlan,
+        trial: Mapping[str, str | int],
+        tell: Callable[[Notice | Resumed], None],
+        stop: StopRequest,
+    ) -> None:
+        """Begin the trial's clock.
+
+        Arguments:
+            plan: where and how often.
+            trial: from `belongs_to`.
+            tell: told of what people should know.
+            stop: what may ask to stop.
+        """
+        self.earlier = 0.0
+        """Wall-clock seconds that earlier attempts put into the checkpoint that was gone on from."""
+        self._plan, self._trial, self._tell, self._stop = plan, trial, tell, stop
+        self._began = self._last = time.monotonic()
+        self._failing = False
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save, or somebody waits for it."""
+        return self._stop.asked or time.monotonic() - self._last >= self._plan.every
+
+    def load(self, restore: Callable[[bytes], int]) -> None:
+        """Go on from the trial's checkpoint if there is one that can be used, and tell of it either way.
+
+        Arguments:
+            restore: takes over a state and returns how many updates it had done; raises CheckpointError.
+        """
+        try:
+            if found := read_checkpoint(self._plan.path, self._trial):
+                seconds, state = found
+                update = restore(state)
+                self.earlier = seconds
+                self._tell(Resumed(update))
+        except CheckpointError as error:
+            self._tell(Notice(f"{error}; it starts from its beginning"))
+
+    def save(self, state: bytes) -> None:
+        """Write a checkpoint; where that fails the one before stands, and the training goes on.
+
+        Raises:
+            Stopped: the worker has been asked to stop.
+        """
+        seconds = self.earlier + time.monotonic() - self._began
+        try:
+            write_checkpoint(self._plan.path, self._trial, seconds, state)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:  # Once, not at every interval.
+                words = f"{self._plan.path}: no checkpoint can be written: {error.strerror or error}"
+                self._tell(Notice(f"{words}; it goes on without"))
+            self._failing = True
+        self._last = time.monotonic()
+        self._stop.check()
+
+    def holding(self) -> AbstractContextManager[None]:
+        """Let a request to stop wait, within this context, for the next `save`."""
+        return self._stop.held()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last over a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

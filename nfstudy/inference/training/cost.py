@@ -1,0 +1,46 @@
+"""What a trial takes here, measured on a few real updates, for the estimate before a study starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from nfstudy.data import Dataset
+from nfstudy.inference.problems import make_problem
+from nfstudy.inference.training.loop import fit
+from nfstudy.runs.result import Cost
+from nfstudy.study.settings import Settings
+
+WARM_UP, TIMED = 2, 8
+"""Updates: the first ones of a process are slow."""
+VALID_IMAGES, TEST_IMAGES, TEST_SAMPLES = 500, 100, 16
+
+
+def measure_cost(settings: Settings, dataset: Dataset | None, device: str) -> Cost:
+    """Train and evaluate a little with a trial's settings, and scale the times up to the whole of it."""
+    # A schedule may not fit so short a training, and costs nothing to speak of.
+    little = settings.replace({"train.schedule": {"name": "constant"}, "train.updates": TIMED})
+    validation_scale = test_scale = 1.0
+    if dataset:
+        test_images = min(settings.evaluation.test_images or len(dataset.test), len(dataset.test))
+        few, few_samples = min(test_images, TEST_IMAGES), min(settings.evaluation.samples, TEST_SAMPLES)
+        little = little.replace({"evaluation.test_images": few, "evaluation.samples": few_samples})
+        test_scale = test_images / few * settings.evaluation.samples / few_samples
+        validation_scale = len(dataset.valid) / min(len(dataset.valid), VALID_IMAGES)
+        train = dataset.train[: settings.train.batch * TIMED]
+        dataset = dataclasses.replace(dataset, train=train, valid=dataset.valid[:VALID_IMAGES])
+        little = little.replace({"data.training_split": "train"})
+    problem = make_problem(little, dataset, 0, device)
+    update = 0.0
+    if problem.parameters():
+        fit(problem, little.replace({"train.updates": WARM_UP}), lambda _: True)
+        end = fit(problem, little, lambda _: True)
+        update = end.seconds / max(end.update, 1)
+    return Cost(update, validation_scale * _seconds(problem.validate), test_scale * _seconds(problem.test))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -1,0 +1,239 @@
+"""`fit`: stochastic gradient descent on the annealed free energy, the only loop that takes gradients."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+from nfstudy.inference.models.objective import BoundTerms, beta_at, free_energy
+from nfstudy.inference.problems.base import Problem
+from nfstudy.inference.training.checkpoints import CheckpointError, Checkpoints
+from nfstudy.inference.training.ema import Averages, put
+from nfstudy.inference.training.optimisers import make_optimiser
+from nfstudy.runs.result import EpochRecord, OnEpoch, Outcome
+from nfstudy.study.sections import TrainSpec
+from nfstudy.study.settings import Settings
+
+WHOLE_TRAINING = ("T_max", "total_iters", "total_steps")
+"""Schedule lengths of which null stands for `train.updates`."""
+
+PLAIN_STATE = ("update", "seconds", "count", "sums", "norm")
+"""Attributes of the loop that a checkpoint holds as they are."""
+
+
+@dataclass(frozen=True)
+class TrainingEnd:
+    """How a training ended."""
+
+    outcome: Outcome
+    """finished, diverged or pruned."""
+    update: int
+    """Updates done; of a diverged training, the number of the update (1, 2, ...) that went wrong."""
+    reason: str
+    """Why it did not finish; empty when it did."""
+    seconds: float
+    """Wall-clock seconds of the updates, without the validations; those of earlier attempts that led here included."""
+
+
+class DivergenceError(Exception):
+    """A loss, gradient or bound that is not finite."""
+
+
+def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Checkpoints | None = None) -> TrainingEnd:
+    """Train a problem's parameters in place by Alg. 1: one sample of q_K a data point and update, eq. (20).
+
+    Epochs are as long as the problem says; the last may be cut so that there are `train.updates` in all.
+
+    Arguments:
+        problem: what is trained, which draws its own minibatches and noise.
+        settings: objective and train.
+        on_epoch: told of every epoch, first of those that a checkpoint holds; False ends the training there.
+        checkpoints: where it goes on from and saves itself; the numbers are those of a training that never stopped,
+            bit for bit. None: neither.
+
+    Returns:
+        How it ended. A finished problem holds the parameters that `train.averaging` and `train.keep` ask for; after a
+        divergence, the last finite ones or those that failed validation.
+
+    Raises:
+        Stopped: the worker has been asked to stop; a checkpoint has been written.
+    """
+    loop = _Loop(problem, settings, checkpoints)
+    with checkpoints.holding() if checkpoints else nullcontext():
+        if checkpoints:
+            checkpoints.load(loop.restore)
+        try:
+            for record in loop.epochs():
+                if not on_epoch(record):
+                    return TrainingEnd("pruned", record.update, f"pruned after epoch {record.epoch}", loop.seconds)
+        except DivergenceError as error:
+            return TrainingEnd("diverged", loop.update, str(error), loop.seconds)
+        if checkpoints:
+            checkpoints.save(loop.state())  # The evaluation that follows may take long.
+    loop.settle()
+    return TrainingEnd("finished", loop.update, "", loop.seconds)
+
+
+class _Loop:
+    """What changes from update to update."""
+
+    def __init__(self, problem: Problem, settings: Settings, checkpoints: Checkpoints | None) -> None:
+        self.problem = problem
+        self.settings = settings
+        self.checkpoints = checkpoints
+        self.parameters = problem.parameters()
+        self.optimiser = make_optimiser(self.parameters, settings.train)
+        self.schedule = make_schedule(self.optimiser, settings.train)
+        decay = settings.train.averaging
+        self.averages = Averages(self.parameters, decay) if decay and self.parameters else None
+        self.best: tuple[float, list[Tensor]] | None = None
+        """The best validation bound and its weights, where those are to be kept."""
+        self.update = 0
+        """Updates done, or begun while one is under way."""
+        self.seconds = 0.0
+        """Wall-clock seconds of the updates."""
+        self.records: list[EpochRecord] = []
+        """Of the epochs that are over."""
+        self.count = 0
+        """Updates done of the epoch under way; 0 between epochs."""
+        self.sums: Tensor | None = None
+        """Of the terms and the objective over these updates, float64."""
+        self.norm: Tensor | None = None
+        """The last gradient's."""
+
+    def epochs(self) -> Iterator[EpochRecord]:
+        """Yield the records of the epochs that are over, then do the others; raises DivergenceError."""
+        yield from tuple(self.records)
+        total = self.settings.train.updates
+        while self.update < total or self.count:
+            metrics = self._run_epoch() | self._validate()
+            self.records.append(EpochRecord(len(self.records) + 1, self.update, total, metrics))
+            self.count, self.sums = 0, None
+            yield self.records[-1]
+
+    def state(self) -> bytes:
+        """Return all of this between two updates, as a file.
+
+        What is drawn depends on the seeds, the epoch and the update's place in it alone, so there are no generators'
+        states to keep.
+        """
+        content = {
+            "parameters": [weight.detach() for weight in self.parameters],
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict() if self.schedule else None,
+            "averages": self.averages.means if self.averages else None,
+            "best": self.best,
+            **{name: getattr(self, name) for name in PLAIN_STATE},
+            "records": [(record.epoch, record.update, record.updates, dict(record.metrics)) for record in self.records],
+        }
+        file = io.BytesIO()
+        torch.save(content, file)
+        return file.getvalue()
+
+    def restore(self, state: bytes) -> int:
+        """Take over what `state` returned and return how many updates it had done; raises CheckpointError."""
+        try:
+            content = torch.load(io.BytesIO(state), map_location=self.problem.device, weights_only=True)
+            shapes = [weight.shape for weight in self.parameters]
+            if [weight.shape for weight in content["parameters"]] != shapes:
+                raise CheckpointError("the checkpoint's weights have other shapes than the model's")
+            self.optimiser.load_state_dict(content["optimiser"])
+            if self.schedule:
+                self.schedule.load_state_dict(content["schedule"])
+                self.optimiser._opt_called = True  # It was, in an earlier process; torch would warn.
+            if self.averages:
+                self.averages.means = content["averages"]
+            put(content["parameters"], self.parameters)
+            self.best = content["best"]
+            for name in PLAIN_STATE:
+                setattr(self, name, content[name])
+            self.records = [EpochRecord(*record) for record in content["records"]]
+        except CheckpointError:
+            raise
+        except Exception as error:  # Whatever torch makes of bytes that are no state.
+            raise CheckpointError(f"the checkpoint cannot be read into the model: {error}") from None
+        return self.update
+
+    def _run_epoch(self) -> dict[str, float]:
+        """Do what is left of an epoch's updates and return its train/* metrics; raises DivergenceError."""
+        spec = self.settings.objective
+        updates = min(self.problem.epoch_updates, self.settings.train.updates - (self.update - self.count))
+        then = time.perf_counter()
+        for terms in self.problem.training_terms(len(self.records) + 1, updates, self.count):
+            if self.schedule and self.update:
+                self.schedule.step()
+            energies = free_energy(terms, beta_at(self.update, spec), spec.annealing)
+            self.update += 1
+            self.norm = self._descend(energies.mean())
+            if self.averages:
+                self.averages.follow(self.update)
+            means = torch.stack([*terms, energies]).detach().mean(-1).double()
+            self.sums = means if self.sums is None else self.sums + means
+            self.count += 1
+            now = time.perf_counter()
+            self.seconds, then = self.seconds + now - then, now
+            if self.checkpoints and self.checkpoints.due:
+                self.checkpoints.save(self.state())
+                then = time.perf_counter()
+        *means, objective = self.sums / self.count
+        return {
+            **{f"train/{name}": value for name, value in BoundTerms(*means).numbers().items()},
+            "train/objective": objective.item(),
+            "train/beta": beta_at(self.update, spec),
+            "train/learning_rate": self.optimiser.param_groups[0]["lr"],
+            "train/gradient_norm": self.norm.item(),
+        }
+
+    def _validate(self) -> dict[str, float]:
+        """Return the valid/* metrics, and remember the weights if they are the best; raises DivergenceError."""
+        with self.averages.in_place() if self.averages else nullcontext():
+            bound = self.problem.validate()
+            if not math.isfinite(bound["elbo"]):
+                raise DivergenceError(f"valid/elbo is {bound['elbo']} after update {self.update}")
+            if self.settings.train.keep == "best" and (self.best is None or bound["elbo"] > self.best[0]):
+                self.best = bound["elbo"], [weight.detach().clone() for weight in self.parameters]
+        return {f"valid/{name}": value for name, value in bound.items()}
+
+    def settle(self) -> None:
+        """Put in place the weights that the training is to end with."""
+        if self.best:
+            put(self.best[1], self.parameters)
+        elif self.averages:
+            put(self.averages.means, self.parameters)
+
+    def _descend(self, loss: Tensor) -> Tensor:
+        """Take one step and return the gradient's norm before clipping; a step that is not finite is not taken."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        gradients = [parameter.grad for parameter in self.parameters]
+        norm = nn.utils.get_total_norm(gradients)
+        # One transfer an update: a loss that is not finite shows in the sum as well.
+        if not math.isfinite((norm + loss.detach()).item()):
+            name, value = ("loss", loss.item()) if not math.isfinite(loss.item()) else ("gradient norm", norm.item())
+            raise DivergenceError(f"{name} is {value} at update {self.update}")
+        if self.settings.train.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.settings.train.clip_norm, norm)
+        self.optimiser.step()
+        return norm
+
+
+def make_schedule(optimiser: Optimizer, train: TrainSpec) -> LRScheduler | None:
+    """Return torch's schedule of the settings' name, to be stepped between updates; None if it is constant."""
+    fields = train.schedule.model_dump()
+    name = fields.pop("name")
+    if name == "constant":
+        return None
+    fields = {key: train.updates if key in WHOLE_TRAINING and value is None else value for key, value in fields.items()}
+    if name == "OneCycleLR":
+        # torch would cycle the momentum too, against the settings' own.
+        fields["cycle_momentum"] = False
+    return getattr(lr_scheduler, name)(optimiser, **fields)

@@ -1,0 +1,71 @@
+"""The optimisers of `train.optimiser`: torch's own, and its RMSprop without passing over all weights seven times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from nfstudy.core import kernels
+from nfstudy.core.kernels.rmsprop import update
+from nfstudy.study.sections import TrainSpec
+
+
+class FusedRMSprop(torch.optim.RMSprop):
+    """torch's RMSprop with momentum, whose state this is too; of weights on a CPU, each update is one loop.
+
+    v ← α v + (1 − α) g²,  m ← μ m + g / (√v + ε),  w ← w − η m
+
+    torch fuses Adam so, and not RMSprop.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all weights that have a gradient."""
+        pairs = [
+            (group, weight) for group in self.param_groups for weight in group["params"] if weight.grad is not None
+        ]
+        if closure or not all(_fits(group, weight) for group, weight in pairs):
+            return super().step(closure)
+        for group, weight in pairs:
+            state = self.state[weight]
+            if not state:
+                state["step"] = torch.zeros(())
+                state["square_avg"] = torch.zeros_like(weight)
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            state["step"] += 1
+            tensors = (weight.detach(), weight.grad.contiguous(), state["square_avg"], state["momentum_buffer"])
+            arrays = (tensor.view(-1).numpy() for tensor in tensors)
+            update(*arrays, group["lr"], group["alpha"], group["eps"], group["momentum"])
+        return None
+
+
+def _fits(group: dict[str, Any], weight: nn.Parameter) -> bool:
+    plain = group["momentum"] and not (group["centered"] or group["weight_decay"] or group["maximize"])
+    return bool(plain) and kernels.runs_here(weight, weight.grad) and weight.is_contiguous()
+
+
+def make_optimiser(parameters: list[nn.Parameter], train: TrainSpec) -> Optimizer:
+    """Return RMSprop, or Adam with decoupled weight decay, with the settings' learning rate and constants.
+
+    Biases do not decay: those of a flow's head hold the chain that it starts from.
+    """
+    if train.optimiser == "rmsprop":
+        return FusedRMSprop(
+            parameters, lr=train.learning_rate, alpha=train.decay, eps=train.epsilon, momentum=train.momentum
+        )
+    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+    groups = [
+        {"params": matrices, "weight_decay": train.weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=train.learning_rate,
+        betas=(train.beta1, train.beta2),
+        eps=train.epsilon,
+        fused=True,
+    )

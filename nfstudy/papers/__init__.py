@@ -1,0 +1,1 @@
+"""Papers that are rebuilt here: their numbers, claims, tables and figures."""

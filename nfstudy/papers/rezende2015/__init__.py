@@ -1,0 +1,1 @@
+"""Variational Inference with Normalizing Flows (Rezende & Mohamed, ICML 2015)."""

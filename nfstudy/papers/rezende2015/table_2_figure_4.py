@@ -1,0 +1,148 @@
+"""The exhibits that set the paper's numbers beside ours: Table 2 and Figure 4."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from nfstudy.papers.rezende2015.published import FIGURE_4, STATED_REPETITIONS, TABLE_2, Published, Table2Row, departures
+from nfstudy.report.exhibits.base import (
+    Drawing,
+    Exhibit,
+    cell_row,
+    curves_of,
+    drawn_groups,
+    measured,
+    remark,
+    runs_behind,
+    stamped,
+)
+from nfstudy.report.labels import FAMILY_NAMES, Label
+from nfstudy.report.plots.curves import Curve, Panel, draw_curves
+from nfstudy.report.statistics.estimates import BOUNDS, NLL, CellResult, Quantity, Results
+from nfstudy.report.tables import Entry, Row, Table, format_number
+from nfstudy.study.grid import budget_repetitions
+
+NOT_HERE = "not in this study"
+QUOTED = "quoted by the paper, not run here"
+
+
+def table_2(results: Results) -> Exhibit:
+    """Set −ln p(x) beside the paper's Table 2, row by row."""
+    rows = [row for line in TABLE_2 for row in _table_2_rows(line, results)]
+    caption = (
+        "−ln p(x) on the MNIST test set, in nats per image; lower is better. Ours: mean ± standard error (number of "
+        "runs) of the importance-sampled estimate. Difference: ours − paper. The paper's ≤ marks the same kind of "
+        "estimate, cut to one decimal; it is not the free energy F."
+    )
+    table = Table(
+        "table-2", stamped(caption, results), ("row", "paper", "ours", "difference", "note", "runs"), tuple(rows)
+    )
+    named = {(line.family, line.length) for line in TABLE_2}
+    others = sum((result.label.family, result.label.length) not in named for result in results.cells)
+    elsewhere = f" {others} of the study's cells have no row in the paper's table." if others else ""
+    return Exhibit("table-2", "Table 2: −ln p(x) on MNIST", how_run(results) + elsewhere, (table,))
+
+
+def _table_2_rows(line: Table2Row, results: Results) -> Iterator[Row]:
+    paper = Entry(text=line.published.display, reference=line.published, note=line.published.source)
+    if line.quoted_from:
+        ours = Entry(quantity=NLL, reference=line.published, note=QUOTED)
+        note = f"quoted from {line.quoted_from}; another model"
+        yield Row(line.name, (paper, ours, Entry(), Entry(text=note), Entry()))
+        return
+    cells = [r for r in results.cells if (r.label.family, r.label.length) == (line.family, line.length)]
+    for result in cells:
+        ours = measured(result, NLL, line.published)
+        variant = result.label.variant_text
+        name = f"{line.name}, {variant}" if variant else line.name
+        yield cell_row(result, (paper, ours, difference_entry(ours), remark([ours]), runs_behind(ours)), name)
+    if not cells:
+        ours = Entry(quantity=NLL, reference=line.published, note=NOT_HERE)
+        yield Row(line.name, (paper, ours, Entry(), Entry(), Entry()), line.family or "", line.length)
+
+
+def figure_4(results: Results) -> Exhibit:
+    """Draw F, KL and −ln p(x) over the flow length with the paper's points, and list them."""
+    groups, more = drawn_groups(results)
+    panels = [
+        Panel(f"({letter}) {quantity.title}", f"{quantity.name} ({quantity.unit})", curves)
+        for letter, quantity in zip("abc", BOUNDS, strict=True)
+        if (curves := [*curves_of(groups, quantity, ", ours"), *_published_curves(quantity)])
+    ]
+    caption = (
+        "Free energy, KL divergence and −ln p(x) on the MNIST test set over the flow length K. Filled: ours, mean and "
+        "standard error over repetitions. Hollow: the paper's Figure 4, with its error bars. The diagonal Gaussian "
+        "(K = 0) starts each of our curves; the paper draws it on its NF curve only."
+    )
+    figure = draw_curves("MNIST: our runs and the paper's Figure 4", "flow length K", panels, results.stamp)
+    drawing = Drawing("figure-4", figure, stamped(caption, results))
+    table = Table(
+        "figure-4",
+        stamped(
+            "The points of the figure, in nats per image: ours as mean ± standard error (number of runs), the paper's "
+            "as read off its vector drawing ± half its error bar. Difference: ours − paper.",
+            results,
+        ),
+        ("row", "quantity", "paper", "ours", "difference", "note", "runs"),
+        tuple(_figure_4_rows(results)),
+    )
+    return Exhibit(
+        "figure-4", "Figure 4: effect of the flow length", f"{how_run(results)} {more}".strip(), (table,), (drawing,)
+    )
+
+
+def _published_curves(quantity: Quantity) -> list[Curve]:
+    curves = []
+    for family in ("planar", "nice-perm"):
+        points = {
+            length: published
+            for (name, length, shown), published in FIGURE_4.items()
+            if shown == quantity.name and (name == family or (name == "none" and family == "planar"))
+        }
+        values = [published.value for published in points.values()]
+        bars = [published.half_bar for published in points.values()]
+        label = f"{FAMILY_NAMES[family]}, paper"
+        curves.append(Curve(label, list(points), values, bars, family, published=True))
+    return curves
+
+
+def _figure_4_rows(results: Results) -> Iterator[Row]:
+    """Yield a line a quantity and cell, then the paper's points that the study does not have."""
+    present = {(result.label.family, result.label.length) for result in results.cells}
+    for quantity in BOUNDS:
+        for result in results.cells:
+            paper = FIGURE_4.get((result.label.family, result.label.length, quantity.name))
+            ours = measured(result, quantity, paper)
+            rest = (difference_entry(ours), remark([ours]), runs_behind(ours))
+            yield cell_row(result, (Entry(text=quantity.name), published_entry(paper), ours, *rest))
+        for (family, length, name), paper in FIGURE_4.items():
+            if name == quantity.name and (family, length) not in present:
+                absent = Entry(quantity=quantity, reference=paper, note=NOT_HERE)
+                entries = (Entry(text=name), published_entry(paper), absent, Entry(), Entry(), Entry())
+                yield Row(Label(family, length).row, entries, family, length)
+
+
+def published_entry(paper: Published | None) -> Entry:
+    """Return the entry of the paper's number, or of its absence."""
+    return Entry(text=paper.display, reference=paper, note=paper.source) if paper else Entry(text="–")
+
+
+def difference_entry(ours: Entry) -> Entry:
+    """Return the entry of ours − paper; empty where the two cannot be compared."""
+    text = "" if ours.difference is None else format_number(ours.difference, 2, signed=True)
+    return Entry(text=text, reference=ours.reference, run_ids=ours.run_ids if text else ())
+
+
+def how_run(results: Results) -> str:
+    """Say where the cells depart from what the paper states, so that no difference is read without its reasons."""
+    lists = [departures(result.cell.settings) for result in results.cells]
+    shared = [text for text in lists[0] if all(text in other for other in lists)] if lists else []
+    repetitions = budget_repetitions(results.study, results.budget)
+    if repetitions != STATED_REPETITIONS:
+        shared.append(f"repetitions {repetitions} (paper: {STATED_REPETITIONS})")
+    rest = "a further difference stands in a row's name" if _departs_by_row(results.cells, shared) else ""
+    return f"Not as the paper states: {'; '.join(filter(None, (*shared, rest)))}." if shared or rest else ""
+
+
+def _departs_by_row(cells: Sequence[CellResult], shared: Sequence[str]) -> bool:
+    return any(set(departures(result.cell.settings)) - set(shared) for result in cells)

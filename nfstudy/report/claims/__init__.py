@@ -1,0 +1,1 @@
+"""Claims as inequalities, and what the runs say of them."""

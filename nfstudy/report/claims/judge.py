@@ -1,0 +1,56 @@
+"""Judge every claim on the logged runs of its study, each study's runs read once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pandas as pd
+
+from nfstudy.core.errors import SpecError
+from nfstudy.core.project import Project
+from nfstudy.report.claims.inequalities import QUANTITIES, read_claims
+from nfstudy.report.claims.ledger import ClaimVerdict, evaluate
+from nfstudy.report.statistics.estimates import Results, gather_results
+from nfstudy.runs.tracking.open import load_frame
+from nfstudy.study.reader import read_studies
+from nfstudy.study.spec import StudySpec
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Of `nfstudy.runs.frame.LoggedRuns`, what judging claims needs: rows that have been read."""
+
+    rows: pd.DataFrame
+
+    def frame(self) -> pd.DataFrame:
+        return self.rows
+
+
+def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple[ClaimVerdict, ...]:
+    """Judge the ledger's claims; those whose study has no file or no runs are not run.
+
+    Arguments:
+        project: its `studies/*.yaml` are the studies.
+        uri: the store of their runs; one that has not been made yet holds none.
+        budget: of the studies that have it; None and the others are judged under their own.
+
+    Raises:
+        SpecError: there is no folder of studies, one of them is not valid, two have one name, or none has the budget.
+        StoreError: the store cannot be read.
+    """
+    claims = read_claims()
+    studies = {study.study: study for study in read_studies(project.root / "studies").values()}
+    known = sorted({name for study in studies.values() for name in study.budgets})
+    if budget and budget not in known:
+        raise SpecError(f"--budget {budget}: no study has it; allowed: {', '.join(known)}")
+    wanted = dict.fromkeys(claim.study for claim in claims if claim.study in studies)
+    metrics = {QUANTITIES[claim.quantity].column for claim in claims}
+    results = {name: _gather(studies[name], project, uri, budget, metrics) for name in wanted}
+    return tuple(verdict for claim in claims for verdict in evaluate([claim], results.get(claim.study)))
+
+
+def _gather(study: StudySpec, project: Project, uri: str, budget: str | None, metrics: Collection[str]) -> Results:
+    chosen = budget if budget in study.budgets else study.budget
+    rows = _Rows(load_frame(uri, study.study, metrics))
+    return gather_results(study, chosen, rows, project.is_running(study.study))

@@ -1,0 +1,135 @@
+"""What the exhibits share: results -> entries of tables and curves of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from nfstudy.papers.rezende2015.published import Published, why_not_comparable
+from nfstudy.report.labels import Label, on_curve
+from nfstudy.report.plots.curves import Curve
+from nfstudy.report.statistics.estimates import CellResult, Quantity, Results
+from nfstudy.report.tables import Entry, Row, Table
+
+MAX_CURVES = 24
+"""More curves, as a sampled study may have, cannot be told apart in a figure; its tables hold all cells."""
+
+
+SHORT_ID = 8
+"""Digits of a run's id that tables show."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its file name (without ending) and caption."""
+
+    id: str
+    figure: Figure
+    caption: str
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What a report shows under one heading."""
+
+    name: str
+    title: str
+    text: str
+    tables: tuple[Table, ...] = ()
+    drawings: tuple[Drawing, ...] = ()
+    run_ids: tuple[str, ...] = ()
+    """The runs that it is made from, beyond those of its tables."""
+
+
+@dataclass(frozen=True)
+class CurveGroup:
+    """The cells on one curve, by flow length; the cell of length 0 lies on every curve it agrees with."""
+
+    label: Label
+    cells: tuple[CellResult, ...]
+    variant: int
+    """Which of its family's curves it is: 0, 1, ..."""
+
+
+def measured(result: CellResult, quantity: Quantity, reference: Published | None = None) -> Entry:
+    """Return the entry of a cell's quantity, beside the paper's number where there is one.
+
+    There is a difference only where the cell's setting makes it the same quantity as the paper's; else a note says why.
+    """
+    found = result.estimate(quantity)
+    reason = why_not_comparable(result.cell.settings, reference.experiment) if reference else ""
+    left_out = f"{found.left_out} without a finite value" if found.left_out else ""
+    return Entry(
+        quantity=quantity,
+        estimate=found,
+        reference=reference,
+        difference=found.mean - reference.value if reference and found.mean is not None and not reason else None,
+        note="; ".join(filter(None, (result.note, left_out, reason))),
+        run_ids=found.run_ids,
+    )
+
+
+def remark(entries: Sequence[Entry]) -> Entry:
+    """Return the notes of entries that have a value; one without shows its note itself."""
+    return Entry(
+        text="; ".join(dict.fromkeys(entry.note for entry in entries if entry.note and entry.value is not None))
+    )
+
+
+def runs_behind(ours: Entry) -> Entry:
+    """Return the beginnings of the ids of the runs behind a number."""
+    return Entry(text=" ".join(run_id[:SHORT_ID] for run_id in ours.run_ids), run_ids=ours.run_ids)
+
+
+def cell_row(result: CellResult, entries: Sequence[Entry], name: str = "") -> Row:
+    """Return a table's row for a cell, under its own name unless another is given."""
+    return Row(name or result.label.row, tuple(entries), result.label.family, result.label.length)
+
+
+def stamped(caption: str, results: Results) -> str:
+    """Return a caption that says so where the study is incomplete."""
+    return f"{caption} [{results.stamp}]" if results.stamp else caption
+
+
+def curve_groups(results: Results) -> list[CurveGroup]:
+    """Put the cells on curves over the flow length, one a family and variant, in the study's order."""
+    labels = [result.label for result in results.cells]
+    curves: dict[tuple[object, ...], Label] = {}
+    for label in labels:
+        if label.length > 0:
+            curves.setdefault((label.family, label.variant), label)
+    for label in labels:
+        if not any(on_curve(label, curve) for curve in curves.values()):
+            curves[label.family, label.variant] = label
+    groups, seen = [], dict[str, int]()
+    for curve in curves.values():
+        variant = seen.get(curve.family, 0)
+        seen[curve.family] = variant + 1
+        cells = sorted((r for r in results.cells if on_curve(r.label, curve)), key=lambda r: r.label.length)
+        groups.append(CurveGroup(curve, tuple(cells), variant))
+    return groups
+
+
+def drawn_groups(results: Results) -> tuple[list[CurveGroup], str]:
+    """Return the first `MAX_CURVES` curves, and a sentence that says so where there are more."""
+    groups = curve_groups(results)
+    if len(groups) <= MAX_CURVES:
+        return groups, ""
+    return groups[
+        :MAX_CURVES
+    ], f"The figure shows the first {MAX_CURVES} of {len(groups)} curves; the table, all cells."
+
+
+def curves_of(groups: Sequence[CurveGroup], quantity: Quantity, suffix: str = "") -> list[Curve]:
+    """Return a curve for each group that has a number, with standard errors as bars."""
+    curves = []
+    for group in groups:
+        points = [(cell.label.length, cell.estimate(quantity)) for cell in group.cells]
+        points = [(length, found) for length, found in points if found.mean is not None]
+        if points:
+            x, y = [length for length, _ in points], [found.mean for _, found in points]
+            bars = [found.se for _, found in points]
+            curves.append(Curve(group.label.curve + suffix, x, y, bars, group.label.family, group.variant))
+    return curves

@@ -1,0 +1,188 @@
+"""The front page: all studies on one page, with the runs behind every number inside it, so that it needs no server."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nfstudy.papers.rezende2015.published import CITATION
+from nfstudy.report.build import MANIFEST, Report, make_report, manifest, write_files
+from nfstudy.report.claims.inequalities import read_claims
+from nfstudy.report.claims.ledger import CAPTION, VERDICTS, ClaimVerdict, evaluate, ledger
+from nfstudy.report.exhibits.base import stamped
+from nfstudy.report.pages.embedded import embed_runs
+from nfstudy.report.pages.study_page import Page, data_address, environment, run_line
+from nfstudy.report.statistics.estimates import Results, gather_results
+from nfstudy.report.tables import Row, Table
+from nfstudy.runs.frame import LoggedRuns
+from nfstudy.study.spec import EXHIBIT_NEEDS, StudySpec
+
+_SHOWN_OF_A_PART = ("verdict", "ours", "interval", "paper", "note")
+"""Columns of the ledger; a number opens its runs, so they need none."""
+_JSON = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
+
+
+@dataclass(frozen=True)
+class JudgedClaim:
+    """A claim of the paper as the page shows it."""
+
+    found: ClaimVerdict
+    parts: Table | None
+    """Its parts that have runs; None where there are none."""
+
+
+@dataclass(frozen=True)
+class FrontPage:
+    """All that the template shows."""
+
+    reports: Mapping[str, Report]
+    """Study file -> its report, for the studies that have runs."""
+    idle: Mapping[str, StudySpec]
+    """Study file -> study, for those that have none."""
+    claims: Sequence[JudgedClaim]
+    """The ledger."""
+
+    @property
+    def verdicts(self) -> list[tuple[str, int]]:
+        """(verdict, how many claims), in the ledger's order of verdicts."""
+        counts = Counter(claim.found.verdict for claim in self.claims)
+        return [(word, counts[word]) for word in VERDICTS]
+
+    @property
+    def pages(self) -> list[Page]:
+        """The studies that have runs."""
+        return [report.page for report in self.reports.values()]
+
+    @property
+    def done(self) -> int:
+        """How many of the `cells` are."""
+        return sum(len(page.results.cells) - len(page.results.unfinished) for page in self.pages)
+
+    @property
+    def cells(self) -> int:
+        """How many cells the studies that have runs have, each under the budget that is shown."""
+        return sum(len(page.results.cells) for page in self.pages)
+
+    @property
+    def outcomes(self) -> list[tuple[str, int]]:
+        """(outcome, how many runs), by name."""
+        counts = Counter(outcome for page in self.pages for outcome in page.results.runs["outcome"])
+        return sorted(counts.items())
+
+
+def build_front(
+    studies: Mapping[str, StudySpec],
+    runs_of: Callable[[str], LoggedRuns],
+    folder: Path,
+    is_active: Callable[[str], bool] = lambda _: False,
+) -> Path:
+    """Write the report of every study that has runs, and the front page over all of them; return the page's path.
+
+    What is missing is marked, never refused. The same runs give the same bytes, and files are swapped in as those of
+    a single report are. Studies that show a table or figure of the paper come first, those without runs last; else
+    they stand in the order given.
+
+    Arguments:
+        studies: study file, as one would type it, -> the study; their names are distinct.
+        runs_of: name of a study -> its logged runs.
+        folder: where to write, such as `reports`; each study gets a folder in it.
+        is_active: whether a coordinator is at work on a study now.
+
+    Raises:
+        ReportError: a folder holds a manifest that is not a report's.
+    """
+    ordered = sorted(studies.items(), key=lambda item: EXHIBIT_NEEDS.keys().isdisjoint(item[1].exhibits))
+    found = {path: gather_fullest(study, runs_of(study.study), is_active(study.study)) for path, study in ordered}
+    reports = {path: make_report(results) for path, results in found.items() if len(results.runs)}
+    for report in reports.values():
+        write_files(folder / report.page.results.study.study, report.files)
+    idle = {path: study for path, study in studies.items() if path not in reports}
+    front = FrontPage(reports, idle, judge({results.study.study: results for results in found.values()}))
+    files = {"index.html": _render(front).encode()}
+    write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)})
+    return folder / "index.html"
+
+
+def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) -> Results:
+    """Read a study under its own budget; where that has no runs, under the one with the most finished runs.
+
+    Arguments:
+        study: the study.
+        store: its runs.
+        active: whether a coordinator is at work now.
+    """
+    own = gather_results(study, study.budget, store, active)
+    if len(own.runs):
+        return own
+    others = [gather_results(study, budget, store, active) for budget in study.budgets if budget != study.budget]
+    return max([own, *others], key=lambda results: (_finished(results), len(results.runs)))
+
+
+def judge(found: Mapping[str, Results]) -> list[JudgedClaim]:
+    """Judge every claim of the ledger on the study that gathers its evidence (name -> results)."""
+    judged = []
+    for claim in read_claims():
+        results = found.get(claim.study)
+        (verdict,) = evaluate([claim], results)
+        judged.append(JudgedClaim(verdict, _parts(verdict, results) if results and verdict.with_runs else None))
+    return judged
+
+
+def _parts(found: ClaimVerdict, results: Results) -> Table:
+    """Return the ledger's lines of a claim's parts, each under its statement."""
+    (table,) = ledger([found], results).tables
+    columns = table.columns[1:]
+    kept = [place for place, column in enumerate(columns) if column in _SHOWN_OF_A_PART]
+    rows = tuple(
+        Row(row.entries[columns.index("statement")].text, tuple(row.entries[place] for place in kept))
+        for row in table.rows[1:]
+    )
+    headers = ("statement", *(columns[place] for place in kept))
+    caption = stamped("In nats. Ours: mean ± standard error (number of repetitions).", results)
+    return Table(f"claim-{found.claim.id}", caption, headers, rows)
+
+
+def _finished(results: Results) -> int:
+    return int((results.runs["outcome"] == "finished").sum())
+
+
+def _render(front: FrontPage) -> str:
+    lines = {
+        run_id: f"{page.results.study.study}/index.html{run_line(run_id)}"
+        for page in front.pages
+        for run_id in page.results.runs["run_id"]
+    }
+    made = environment()
+    made.policies["json.dumps_kwargs"] = _JSON
+    return made.get_template("front.html.jinja").render(
+        front=front,
+        citation=CITATION,
+        caption=CAPTION,
+        version=version("nfstudy"),
+        pictures={path: _pictures(report) for path, report in front.reports.items()},
+        lines=lines,
+        runs=embed_runs([page.results for page in front.pages]),
+    )
+
+
+def _pictures(report: Report) -> dict[str, str]:
+    """Return figure's id -> the address that holds it, as a vector drawing unless the picture takes fewer bytes."""
+    ids = [drawing.id for exhibit in report.page.exhibits for drawing in exhibit.drawings]
+    kinds = {"svg": "image/svg+xml", "png": "image/png"}
+    files = {id: min(kinds, key=lambda kind: len(report.files[f"figures/{id}.{kind}"])) for id in ids}
+    return {id: data_address(report.files[f"figures/{id}.{kind}"], kinds[kind]) for id, kind in files.items()}
+
+
+def _contents(front: FrontPage) -> Sequence[dict[str, Any]]:
+    return [
+        {
+            "study": page.results.study.study,
+            "budget": page.results.budget,
+            "manifest": f"{page.results.study.study}/{MANIFEST}",
+        }
+        for page in front.pages
+    ]

@@ -1,0 +1,185 @@
+"""README's results: each study's numbers beside the paper's, what became of its claims, and what its runs cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from nfstudy.papers.rezende2015.figures_1_3 import TRUE_KL
+from nfstudy.papers.rezende2015.published import STATED_SETTINGS, TABLE_2, TABLE_3, Published
+from nfstudy.papers.rezende2015.table_2_figure_4 import difference_entry, how_run, published_entry
+from nfstudy.report.claims.inequalities import read_claims
+from nfstudy.report.claims.ledger import VERDICTS, evaluate
+from nfstudy.report.exhibits.base import cell_row, curve_groups, measured, remark, stamped
+from nfstudy.report.exhibits.general import summary
+from nfstudy.report.pages.study_page import Page
+from nfstudy.report.statistics.estimates import FREE_ENERGY, NLL, SECONDS, Results
+from nfstudy.report.tables import Entry, Row, Table, format_number, markdown_text, to_markdown
+from nfstudy.study.spec import Exhibit as ExhibitName
+
+ENVIRONMENT = "environment.json"
+"""The file of a run that says what machine it ran on (`nfstudy.runs.provenance.environment`)."""
+
+LEVEL_CAPTION = (
+    "−ln p(x) on the test set, in {unit}; lower is better. Ours: mean ± standard error (number of runs). Difference: "
+    "ours − paper; the paper's level is reached where that is not above 0. F is the free energy, another number."
+)
+KL_CAPTION = "The true KL(q‖p) = F + ln Z, in nats; lower is better. Mean ± standard error (number of runs)."
+
+
+def results_text(found: Sequence[Results], at_once: Mapping[str, int]) -> str:
+    """Return the section as Markdown, a part for each study.
+
+    Arguments:
+        found: the studies that have runs, each under the budget that its report in `reports/<study>/` shows.
+        at_once: name of a study -> how many of its runs were under way at the same time, at most.
+    """
+    ranks = {name: rank for rank, name in enumerate(TABLES)}
+    last = len(ranks)
+
+    def rank(results: Results) -> tuple[int, str]:
+        return min((ranks.get(name, last) for name in results.study.exhibits), default=last), results.study.study
+
+    return "\n".join(_part(results, at_once[results.study.study]) for results in sorted(found, key=rank))
+
+
+def _part(results: Results, at_once: int) -> str:
+    study, page = results.study, Page(results, (), "")
+    told = dict(page.sources)
+    # What the paper states of its settings, it states of the experiments on images.
+    data = f" Data: {told['Data']}. {how_run(results)}" if study.settings.data else ""
+    facts = {
+        "Runs": f"{told['Runs']}; budget {results.budget}: {told['Complete']}. Code: {told['Code']}.{data}",
+        "Claims": _claims(results),
+        "Cost": cost(results, at_once),
+        "Note": " ".join(page.warnings),
+    }
+    stamp = [f"> **{results.stamp.capitalize()}.** What is missing is marked.", ""] if results.stamp else []
+    return "\n".join(
+        [
+            f"### {markdown_text(study.title)}",
+            "",
+            *stamp,
+            *(to_markdown(table(results)) for name, table in TABLES.items() if name in study.exhibits),
+            *(f"- **{name}:** {markdown_text(text)}" for name, text in facts.items() if text),
+            f"- **Report:** [reports/{study.study}](reports/{study.study}/index.md)",
+            "",
+        ]
+    )
+
+
+def _table_2(results: Results) -> Table:
+    published = {(line.family, line.length): line.published for line in TABLE_2 if line.family}
+    return _levels("table-2", results, published)
+
+
+def _table_3(results: Results) -> Table:
+    return _levels("table-3", results, TABLE_3)
+
+
+def _levels(name: str, results: Results, published: Mapping[tuple[str, int], Published]) -> Table:
+    """Set −ln p(x) of every cell beside the paper's, by (flow family, K), and say by how much its level is missed."""
+    rows = []
+    for result in results.cells:
+        label = result.label
+        paper = published.get((label.family, label.length))
+        ours = measured(result, NLL, paper)
+        entries = (
+            Entry(text=str(label.length)),
+            published_entry(paper),
+            ours,
+            difference_entry(ours),
+            Entry(text="; ".join(filter(None, (_level(ours), remark([ours]).text)))),
+            measured(result, FREE_ENERGY),
+        )
+        rows.append(cell_row(result, entries, label.curve))
+    caption = stamped(LEVEL_CAPTION.format(unit=results.unit), results)
+    columns = ("model", "K", "paper", "ours", "difference", "the paper's level", "F, ours")
+    return Table(name, caption, columns, tuple(rows))
+
+
+def _level(ours: Entry) -> str:
+    """Say whether the paper's level is reached, or by how much it is missed; empty where the two cannot be compared."""
+    if ours.difference is None:
+        return ""
+    missed = format_number(ours.difference, 2)
+    return f"missed by {missed}" if float(missed.replace("−", "-")) > 0 else "reached"
+
+
+def _true_kl(results: Results) -> Table:
+    """List the true KL of each energy and family, one column a flow length."""
+    lengths = sorted({result.label.length for result in results.cells})
+    rows = []
+    for group in curve_groups(results):
+        cells = {result.label.length: measured(result, TRUE_KL) for result in group.cells}
+        rows.append(Row(group.label.curve, tuple(cells.get(length, Entry(text="–")) for length in lengths)))
+    columns = ("flow", *(f"K = {length}" for length in lengths))
+    return Table("true-kl", stamped(KL_CAPTION, results), columns, tuple(rows))
+
+
+def _summary(results: Results) -> Table:
+    (table,) = summary(results).tables
+    return table
+
+
+def _claims(results: Results) -> str:
+    """Count the verdicts on the claims that the study is the evidence for, and name those that are not supported."""
+    own = [claim for claim in read_claims() if claim.study == results.study.study]
+    judged = evaluate(own, results)
+    counts = []
+    for word in VERDICTS:
+        ids = [found.claim.id for found in judged if found.verdict == word]
+        named = f" ({', '.join(ids)})" if word != "supported" else ""
+        counts += [f"{len(ids)} {word}{named}"] if ids else []
+    return f"of {len(own)} claims of the paper, {'; '.join(counts)}." if own else ""
+
+
+def cost(results: Results, at_once: int) -> str:
+    """Say how long the runs took, added up, and on what.
+
+    Arguments:
+        results: the study's; a run's time is the wall clock of training and evaluation, earlier attempts included.
+        at_once: how many runs were under way at the same time, at most.
+    """
+    runs = results.runs
+    hours = runs[SECONDS.column].sum() / 3600
+    threads, devices = (" or ".join(sorted(runs[column].unique())) for column in ("threads", "device"))
+    machines = {_machine(results.store.artifact(run_id, ENVIRONMENT)) for run_id in runs["run_id"]}
+    return (
+        f"{hours:.3g} hours of training and evaluation, added up over {len(runs)} runs; at most {at_once} at once, "
+        f"threads of each: {threads}; on {devices}: {'; '.join(sorted(machines))}. Joules were not measured."
+        f"{_paper_cost(results) if results.study.settings.data else ''}"
+    )
+
+
+def _paper_cost(results: Results) -> str:
+    """Say how long as many updates as the paper's would take at the pace of the runs; of cells that have any."""
+    updates = STATED_SETTINGS["train.updates"]
+    seconds = [
+        estimate.mean * updates / result.cell.settings.train.updates
+        for result in results.cells
+        if (estimate := result.estimate(SECONDS)).n
+    ]
+    if not seconds:
+        return ""
+    return (
+        f" At this pace, one run of each of these {len(seconds)} cells with the paper's {updates:,} updates would take "
+        f"{sum(seconds) / 3600:.3g} hours, one after another."
+    )
+
+
+def _machine(environment: bytes | None) -> str:
+    try:
+        said = json.loads(environment or b"")
+        return f"{said['processor']}, {said['cores']} cores"
+    except (ValueError, KeyError, TypeError):
+        return "a machine that was not recorded"
+
+
+TABLES: dict[ExhibitName, Callable[[Results], Table]] = {
+    "table-2": _table_2,
+    "table-3": _table_3,
+    "energies": _true_kl,
+    "effects": _summary,
+}
+"""Exhibit that a study shows -> the short table that README has of it; in the order in which README shows them."""

@@ -1,0 +1,278 @@
+"""A report's pages: `index.html`, which needs no other file and no script, and `index.md` beside its figures."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from nfstudy.papers.rezende2015.published import CITATION, stated_settings
+from nfstudy.report.exhibits.base import Exhibit
+from nfstudy.report.labels import setting_name, setting_text
+from nfstudy.report.statistics.estimates import CellResult, Results
+from nfstudy.report.tables import Entry, markdown_text, to_markdown
+from nfstudy.runs.frame import RUN_COLUMNS
+from nfstudy.study.grid import budget_repetitions, budget_sampling, budget_settings
+from nfstudy.study.spec import Sampling
+
+_SHORT = 10
+"""Digits of a commit or a fingerprint that are shown."""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A line of the provenance table."""
+
+    id: str
+    link: str | None
+    """The run's page on a tracking server."""
+    cell: str
+    trial: str
+    """`repetition 1` or `search 7`."""
+    outcome: str
+    reason: str
+    attempts: int
+    commit: str
+    data: str
+    machine: str
+    settings: str
+
+
+@dataclass(frozen=True)
+class RerunRow:
+    """A line of the table of runs that were trained again."""
+
+    id: str
+    run: str
+    """The id of the run that it was held to."""
+    cell: str
+    trial: str
+    verdict: str
+    """Identical, within tolerances, or differs."""
+    commit: str
+    machine: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that both templates show."""
+
+    results: Results
+    exhibits: Sequence[Exhibit]
+    version: str
+    """Of nfstudy."""
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """(name, text) of the lines under the title."""
+        return [*self.sources, ("Report", f"nfstudy {self.version}"), ("Paper", CITATION)]
+
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        """(name, text) of the facts about the runs: budget, how complete, outcomes, data, code."""
+        results, runs = self.results, self.results.runs
+        study, done = results.study, len(results.cells) - len(results.unfinished)
+        repetitions = budget_repetitions(study, results.budget)
+        each = f"{repetitions} repetition{'s' if repetitions > 1 else ''} each"
+        complete = f"{done} of {len(results.cells)} cells, {each}"
+        if isinstance(study.sampler, Sampling):
+            trials = budget_sampling(study, results.budget, study.sampler).trials
+            complete += f"; the cells are those visited by {study.sampler.name} in up to {trials:,} trials"
+        outcomes = runs["outcome"].value_counts().sort_index()
+        return [
+            ("Budget", results.budget),
+            ("Complete", complete),
+            ("Runs", ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "none"),
+            ("Data", "; ".join(_data_sets(runs)) or "–"),
+            ("Code", "; ".join(_commits(runs)) or "–"),
+        ]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Say what makes the runs hard to reproduce or to compare with each other."""
+        runs, found = self.results.runs, []
+        if runs["commit"].nunique() > 1:
+            found.append(f"The runs come from {runs['commit'].nunique()} commits.")
+        dirty = int(runs["dirty"].astype(bool).sum())
+        if dirty:
+            found.append(f"{dirty} of {len(runs)} runs were made with uncommitted changes.")
+        for data, prints in runs.groupby("data")["data_fingerprint"].nunique().items():
+            if prints > 1:
+                found.append(f"The runs on {data} saw {prints} different files of that name.")
+        return found
+
+    @property
+    def settings(self) -> list[tuple[str, str, str]]:
+        """(dotted path, value or axis, what the paper states) of the study's settings under the budget."""
+        study = self.results.study
+        axes = {**study.grid, **(study.search.space if study.search else {})}
+        rows = []
+        flat = budget_settings(study, self.results.budget).flat()
+        stated_by_path = stated_settings(flat)
+        for path, value in flat.items():
+            axis = axes.get(path)
+            if axis is None:
+                shown = setting_text(value)
+            elif isinstance(axis, tuple):
+                shown = ", ".join(map(setting_text, axis))
+            else:
+                shown = f"{setting_text(axis.low)} to {setting_text(axis.high)}"
+            stated = setting_text(stated_by_path[path]) if path in stated_by_path else ""
+            rows.append((path, shown, stated))
+        return rows
+
+    @cached_property
+    def run_rows(self) -> Sequence[RunRow]:
+        """The provenance of every run, by cell in the study's order."""
+        study = self.results.study
+        paths = dict.fromkeys((*study.grid, *(study.search.space if study.search else ()), "train.updates"))
+        return [
+            RunRow(
+                id=run["run_id"],
+                link=web_address(self.results.store.link(run["run_id"])),
+                cell=result.label.row,
+                trial=f"{run['stage']} {run['index']}",
+                outcome=run["outcome"],
+                reason=run["reason"] or "",
+                attempts=run["attempts"],
+                commit=_commit(run["commit"], run["dirty"]),
+                data=f"{run['data']} {run['data_fingerprint'][:_SHORT]}",
+                machine=_machine(run),
+                settings=_settings(run, paths),
+            )
+            for result, run in runs_by_cell(self.results, (*RUN_COLUMNS, "attempts", *paths))
+        ]
+
+    @property
+    def rerun_rows(self) -> Sequence[RerunRow]:
+        """The reruns, by cell in the study's order."""
+        reruns = self.results.reruns
+        return [
+            RerunRow(
+                id=run["run_id"],
+                run=run["rerun_of"],
+                cell=result.label.row,
+                trial=f"repetition {run['index']}",
+                verdict=run["rerun"],
+                commit=_commit(run["commit"], run["dirty"]),
+                machine=_machine(run),
+            )
+            for result in self.results.cells
+            for run in reruns[reruns["cell"] == result.cell.key].to_dict("records")
+        ]
+
+
+def runs_by_cell(
+    results: Results, columns: Collection[str] | None = None
+) -> Iterator[tuple[CellResult, dict[str, Any]]]:
+    """Yield every run with its cell, in the study's order: column of `Results.runs` -> value.
+
+    Arguments:
+        results: the study's.
+        columns: those that are wanted, if the runs have them; None for all.
+    """
+    runs = results.runs if columns is None else results.runs[results.runs.columns.intersection([*columns])]
+    by_cell = dict(tuple(runs.groupby("cell")))
+    for result in results.cells:
+        for run in by_cell.get(result.cell.key, runs.iloc[:0]).to_dict("records"):
+            yield result, run
+
+
+def render_html(page: Page, pictures: Mapping[str, bytes]) -> str:
+    """Return the self-contained page; all text is escaped.
+
+    Arguments:
+        page: what is shown.
+        pictures: a figure's id -> its PNG file.
+    """
+    embedded = {name: data_address(png, "image/png") for name, png in pictures.items()}
+    lines = {run.id: run_line(run.id) for run in page.run_rows}
+    links = {run.id: run.link or lines[run.id] for run in page.run_rows}
+    template = environment().get_template("index.html.jinja")
+    return template.render(page=page, pictures=embedded, runs=page.run_rows, lines=lines, links=links)
+
+
+def render_markdown(page: Page) -> str:
+    """Return the page for reading on a code host, which refers to `figures/<id>.png`; all text is escaped."""
+    return environment().get_template("index.md.jinja").render(page=page, runs=page.run_rows)
+
+
+def data_address(content: bytes, kind: str) -> str:
+    """Return the address that holds a file itself, of a media type such as `image/png`."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def run_line(run_id: str) -> str:
+    """Return the address of a run's line within its study's page."""
+    return f"#run-{quote(run_id)}"
+
+
+def environment() -> Environment:
+    """Return what renders the templates of this folder: text is escaped, and a name that is not there is an error."""
+    made = Environment(
+        loader=PackageLoader("nfstudy.report.pages", "."),
+        autoescape=select_autoescape(enabled_extensions=("html.jinja",), default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters.update(text=markdown_text, table=to_markdown, tooltip=_tooltip)
+    return made
+
+
+def _tooltip(entry: Entry) -> str:
+    """Return all that is known of an entry."""
+    lines = []
+    if entry.quantity and entry.estimate and entry.estimate.mean is not None:
+        se = "" if entry.estimate.se is None else f" ± {entry.estimate.se:.6g} (standard error)"
+        unit = entry.quantity.unit
+        lines.append(f"{entry.quantity.name} = {entry.estimate.mean:.8g}{se} {unit}, n = {entry.estimate.n}")
+        lines.append(f"runs: {' '.join(entry.run_ids)}")
+    if entry.reference:
+        lines.append(f"{entry.reference.source}: {entry.reference.display} ({entry.reference.confidence})")
+    if entry.note and not (entry.reference and entry.note == entry.reference.source):
+        lines.append(entry.note)
+    return "\n".join(lines)
+
+
+def web_address(link: str | None) -> str | None:
+    """Return a run's page on a server; None for what a browser should not be sent to."""
+    return link if link and link.startswith(("http://", "https://")) else None
+
+
+def _commit(commit: str | None, dirty: bool) -> str:
+    return f"{(commit or 'unknown')[:_SHORT]}{' + uncommitted changes' if dirty else ''}"
+
+
+def _machine(run: Mapping[str, Any]) -> str:
+    return f"{run['device']}, threads {run['threads']}"
+
+
+def _commits(runs: pd.DataFrame) -> list[str]:
+    pairs = runs[["commit", "dirty"]].drop_duplicates().sort_values(["commit", "dirty"])
+    return [_commit(commit, dirty) for commit, dirty in pairs.itertuples(index=False)]
+
+
+def _data_sets(runs: pd.DataFrame) -> list[str]:
+    pairs = runs[["data", "data_fingerprint"]].drop_duplicates().sort_values(["data", "data_fingerprint"])
+    return [
+        f"{name} (SHA-256 {digest[:_SHORT]}…)" if digest else name for name, digest in pairs.itertuples(index=False)
+    ]
+
+
+def _settings(run: Mapping[str, Any], paths: Mapping[str, None]) -> str:
+    shown = {path: run[path] for path in paths if path in run and not absent(run[path])}
+    return ", ".join(f"{setting_name(path)} = {setting_text(value)}" for path, value in shown.items())
+
+
+def absent(value: Any) -> bool:
+    """Say whether a frame's value stands for none."""
+    return isinstance(value, float) and math.isnan(value)

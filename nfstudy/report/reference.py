@@ -1,0 +1,162 @@
+"""The runs that the repository ships: archives -> reports and README's results, made from these runs alone.
+
+Kept in git are the archives `mlruns/reference/*.tar.xz` and, of what is made from them, the files of `KEPT` and the
+part of README between its markers. These are made from the archives themselves, so that what else the project's store
+holds makes no difference.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterable, Mapping
+from itertools import accumulate
+from pathlib import Path
+
+from nfstudy.core.atomic import draft_of
+from nfstudy.core.errors import ReportError
+from nfstudy.core.project import Project
+from nfstudy.report.build import MANIFEST
+from nfstudy.report.pages.overview import build_front, gather_fullest
+from nfstudy.report.pages.readme import results_text
+from nfstudy.report.statistics.estimates import Results
+from nfstudy.runs.archive.manifest import ArchiveError
+from nfstudy.runs.archive.reader import Archive, read_archive
+from nfstudy.runs.archive.runs import ArchivedRuns
+from nfstudy.runs.frame import RESULTS
+from nfstudy.study.reader import read_studies
+
+ARCHIVES = "reference/*.tar.xz"
+"""Below the folder of the project's store."""
+
+KEPT = (MANIFEST, f"*/{MANIFEST}", "*/index.md", "*/figures/*.png", "*/tables/*.csv")
+"""The files of reports that are kept in git, as `reports/.gitignore` has it: what a code host shows, and all digits.
+
+The manifests tell the digests of the others, so that these too are held to what they were.
+"""
+
+README = "README.md"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+NOTICE = "<!-- Made by `make reference` from the runs in mlruns/reference/; what is changed by hand is lost. -->"
+
+
+def read_reference(project: Project) -> dict[str, Archive]:
+    """Read and check the project's archives; return study -> archive, by the archives' names.
+
+    Raises:
+        ArchiveError: there are none, one is not intact, two are of one study, or one has runs of several budgets, of
+            which a report can show one.
+    """
+    found: dict[str, Archive] = {}
+    for path in sorted(project.store.glob(ARCHIVES)):
+        archive = read_archive(path)
+        study = archive.manifest.study
+        if study in found:
+            raise ArchiveError(f"{path}: is of study {study}, as {found[study].path.name} is; allowed: one a study")
+        budgets = sorted({run.record.tags.get("nfstudy.budget", "") for run in archive.runs})
+        if len(budgets) != 1:
+            raise ArchiveError(
+                f"{path}: has runs of {len(budgets)} budgets ({', '.join(budgets)}); "
+                "allowed: of one, as `export STUDY FILE --budget NAME` writes them"
+            )
+        found[study] = archive
+    if not found:
+        raise ArchiveError(f"{project.store / ARCHIVES}: no such archive; allowed: files that `export` wrote")
+    return found
+
+
+def write_reference(project: Project, archives: Mapping[str, Archive]) -> tuple[Path, Path]:
+    """Make the reports and README's results; return the paths of the front page and of README.
+
+    Raises:
+        ReportError: archives and studies do not fit together, README has no place for the results or cannot be
+            written, or a folder of reports holds a manifest that is not a report's.
+    """
+    readme = project.root / README
+    head, tail = _around_results(_read(readme))
+    results = _make(project, archives, project.reports)
+    try:
+        with draft_of(readme) as draft:
+            draft.write_text(head + results + tail, encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"{readme}: cannot be written: {error.strerror or error}") from None
+    return project.reports / "index.html", readme
+
+
+def stale_parts(project: Project, archives: Mapping[str, Archive]) -> list[str]:
+    """Make everything in a temporary folder, and return a line for each kept part that is not as it was made there.
+
+    Raises:
+        ReportError: archives and studies do not fit together, or README has no place for the results.
+    """
+    readme = _read(project.root / README)
+    head, tail = _around_results(readme)
+    with tempfile.TemporaryDirectory() as folder:
+        results = _make(project, archives, Path(folder))
+        made, kept = _kept_files(Path(folder), archives), _kept_files(project.reports, archives)
+    differing = sorted(name for name in made.keys() | kept.keys() if made.get(name) != kept.get(name))
+    lines = [f"{project.reports.name}/{name}: {_how(name, made, kept)}" for name in differing]
+    return lines + ([] if head + results + tail == readme else [f"{README}: other results between its markers"])
+
+
+def most_at_once(spans: Iterable[tuple[int, int]]) -> int:
+    """Return how many spans (begin, end) have a time in common, at most; where one ends and another begins, none."""
+    steps = sorted((time, step) for begin, end in spans for time, step in ((begin, 1), (end, -1)))
+    return max(accumulate(step for _, step in steps), default=0)
+
+
+def _make(project: Project, archives: Mapping[str, Archive], folder: Path) -> str:
+    """Write the studies' reports and the front page into a folder; return README's results with their markers."""
+    files = read_studies(project.root / "studies")
+    studies = {study.study: study for study in files.values()}
+    runs = {name: ArchivedRuns(archives.get(name)) for name in (*studies, *archives)}
+    found = []
+    for name, archive in archives.items():
+        if name not in studies:
+            raise ReportError(f"{archive.path}: no study file has study {name}; allowed: {', '.join(sorted(studies))}")
+        results = gather_fullest(studies[name], runs[name])
+        if results.runs.empty:
+            raise ReportError(
+                f"{archive.path}: its runs are of none of the cells that study {name} has; allowed: runs of the study "
+                "file as it is, and of this version's keys"
+            )
+        found.append(results)
+    named = {path.relative_to(project.root).as_posix(): study for path, study in files.items()}
+    build_front(named, runs.__getitem__, folder)
+    at_once = {results.study.study: _at_once(results, archives[results.study.study]) for results in found}
+    return f"{BEGIN}\n{NOTICE}\n\n{results_text(found, at_once)}\n{END}"
+
+
+def _at_once(results: Results, archive: Archive) -> int:
+    """Return how many of a study's runs were under way at the same time, at most; earlier attempts do not count."""
+    ids = set(results.runs["run_id"])
+    records = [run.record for run in archive.runs if run.record.id in ids and run.record.outcome in RESULTS]
+    return most_at_once((record.started, record.ended) for record in records if record.ended is not None)
+
+
+def _kept_files(folder: Path, studies: Collection[str]) -> dict[str, bytes]:
+    """Return name relative to the folder -> content, of the files of `KEPT` of these studies and the front page."""
+    paths = (path for pattern in KEPT for path in folder.glob(pattern))
+    named = {path.relative_to(folder): path for path in paths}
+    return {name.as_posix(): path.read_bytes() for name, path in named.items() if name.parts[0] in (MANIFEST, *studies)}
+
+
+def _how(name: str, made: Collection[str], kept: Collection[str]) -> str:
+    if name not in kept:
+        return "is missing"
+    return "has other bytes" if name in made else "is made from no reference run"
+
+
+def _around_results(readme: str) -> tuple[str, str]:
+    """Return what stands in README before and after the results and their markers."""
+    head, begin, rest = readme.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end) or BEGIN in rest or END in head + tail:
+        raise ReportError(f"{README}: has no place for the results; allowed: one line {BEGIN} and, below it, one {END}")
+    return head, tail
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReportError(f"{path}: cannot be read: {error}; allowed: text in UTF-8") from None

@@ -1,0 +1,1 @@
+"""From runs to estimates with intervals, and contrasts between them."""

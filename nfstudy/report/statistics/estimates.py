@@ -1,0 +1,202 @@
+"""Rows of runs -> estimates: how many repetitions, their mean, its standard error, and which runs they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from nfstudy.report.labels import Label, label_cells
+from nfstudy.runs.frame import RERUN_VERDICTS, CellState, LoggedRuns, cell_states, latest_per_identity
+from nfstudy.study.grid import Cell, Impossible, impossible_points
+from nfstudy.study.sections import PATCHES
+from nfstudy.study.spec import StudySpec
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number that a report shows, and the logged metric it is read from."""
+
+    name: str
+    """As in tables."""
+    title: str
+    """As on the axis of a figure, without its unit."""
+    column: str
+    """Name in `nfstudy.runs.metrics.METRICS`."""
+    sign: int = 1
+    """−1 where the report shows the metric's negative: F = −ELBO, as the paper does."""
+    unit: str = "nats per image"
+    """`Results.bounds` has that of the study."""
+    decimals: int = 2
+
+
+FREE_ENERGY = Quantity("F", "Free energy F = −ELBO", "test/elbo", sign=-1)
+KL = Quantity("KL", "KL(q‖p(z|x)) = F + ln p(x)", "test/kl")
+KL_ON_PLANE = Quantity("KL", "KL(q‖p) = F + ln Z", "test/kl")
+NLL = Quantity("−ln p(x)", "−ln p(x)", "test/nll")
+SECONDS = Quantity("seconds", "Training and evaluation", "time/wall_seconds", unit="seconds", decimals=1)
+SPEED = Quantity("updates/s", "Training speed", "time/updates_per_second", unit="1/second", decimals=1)
+
+BOUNDS = (FREE_ENERGY, KL, NLL)
+"""The three panels of the paper's Figure 4, in its order."""
+
+
+def unit_of(data_name: str | None) -> str:
+    """Return what F, KL and −ln p(x) are in: nats per image or patch; on the plane, without data, nats."""
+    return "nats" if data_name is None else "nats per patch" if data_name in PATCHES else "nats per image"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over repetitions."""
+
+    n: int
+    mean: float | None
+    """None with n = 0."""
+    se: float | None
+    """Standard error of the mean, sd / √n with n − 1 in the sd; None with n < 2."""
+    run_ids: tuple[str, ...]
+    """The runs averaged, by repetition."""
+    left_out: int = 0
+    """Runs without a finite value."""
+
+
+def estimate(values: Mapping[str, float]) -> Estimate:
+    """Average one value a run.
+
+    mean = Σ x_i / n;  se = √(Σ (x_i − mean)² / (n − 1)) / √n.
+
+    Arguments:
+        values: run id -> value, in the unit that mean and se then have; values that are not finite are left out and
+            counted.
+    """
+    finite = {run_id: value for run_id, value in values.items() if math.isfinite(value)}
+    n = len(finite)
+    numbers = np.fromiter(finite.values(), dtype=float, count=n)
+    mean = float(numbers.mean()) if n else None
+    se = float(numbers.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    return Estimate(n, mean, se, tuple(finite), len(values) - n)
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One cell with its state, its name, and its repetitions."""
+
+    state: CellState
+    label: Label
+    repetitions: pd.DataFrame
+    """One row a repetition that has been started, whatever came of it (`nfstudy.runs.frame.RUN_COLUMNS`)."""
+
+    @property
+    def cell(self) -> Cell:
+        """The point of the grid."""
+        return self.state.cell
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more is to come: a diverged repetition is a result."""
+        return self.state.state in ("done", "diverged")
+
+    @property
+    def note(self) -> str:
+        """Why the mean is not over all repetitions asked for; empty when it is."""
+        state, counts = self.state, self.repetitions["outcome"].value_counts()
+        if "pruned" in counts:
+            return "pruned"
+        open_runs = min(len(state.running), int(counts.get("running", 0)))
+        absent = state.wanted - len(state.finished) - len(state.diverged) - len(state.failed) - open_runs
+        parts = (
+            (len(state.diverged), "diverged"),
+            (len(state.failed), "failed"),
+            (open_runs, "running"),
+            (absent, "not run"),
+        )
+        if absent == state.wanted:
+            return "running" if state.running else "not run"
+        return ", ".join(f"{count} of {state.wanted} {what}" for count, what in parts if count)
+
+    def estimate(self, quantity: Quantity) -> Estimate:
+        """Average a quantity over the finished repetitions."""
+        return estimate({run_id: value for _, run_id, value in self._values(quantity)})
+
+    def by_repetition(self, quantity: Quantity) -> dict[int, tuple[str, float]]:
+        """Return repetition -> (run id, value) of the finished repetitions with a finite value."""
+        return {
+            repetition: (run_id, value) for repetition, run_id, value in self._values(quantity) if math.isfinite(value)
+        }
+
+    def _values(self, quantity: Quantity) -> Iterator[tuple[int, str, float]]:
+        """Return (repetition, run id, value) of the finished repetitions; NaN where the metric was not logged."""
+        finished = self.repetitions[self.repetitions["outcome"] == "finished"]
+        numbers = finished.get(quantity.column, pd.Series(math.nan, finished.index))
+        values = quantity.sign * numbers.astype(float)
+        # As lists: thousands of runs are then walked through many times as fast as in their columns.
+        return zip(finished["index"].tolist(), finished["run_id"].tolist(), values.tolist(), strict=True)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report is made from."""
+
+    study: StudySpec
+    budget: str
+    store: LoggedRuns
+    cells: tuple[CellResult, ...]
+    runs: pd.DataFrame
+    """One row a trial of these cells, searches included, with how many `attempts` it took."""
+    reruns: pd.DataFrame
+    """One row a rerun of these runs that was held to its original; no other number comes from them."""
+    impossible: tuple[Impossible, ...] = ()
+    """The points of the grid that are no cells."""
+
+    @property
+    def unit(self) -> str:
+        """What F, KL and −ln p(x) are in."""
+        data = self.study.settings.data
+        return unit_of(data.name if data else None)
+
+    @property
+    def bounds(self) -> tuple[Quantity, ...]:
+        """F, KL and −ln p(x) in the study's unit; a density on the plane has no −ln p(x)."""
+        found = BOUNDS if self.study.settings.data else (FREE_ENERGY, KL_ON_PLANE)
+        return tuple(replace(quantity, unit=self.unit) for quantity in found)
+
+    @property
+    def unfinished(self) -> tuple[CellResult, ...]:
+        """The cells that are missing, running or failed."""
+        return tuple(result for result in self.cells if not result.complete)
+
+    @property
+    def stamp(self) -> str:
+        """`incomplete: 3 of 9 cells` where some are unfinished, with how many others are impossible; else empty."""
+        done = len(self.cells) - len(self.unfinished)
+        others = f", {len(self.impossible)} impossible" if self.impossible else ""
+        return f"incomplete: {done} of {len(self.cells)} cells{others}" if self.unfinished or others else ""
+
+
+def gather_results(study: StudySpec, budget: str, store: LoggedRuns, active: bool = False) -> Results:
+    """Read a study's runs under one budget and put them by cell; other budgets' runs do not count.
+
+    Arguments:
+        study: the study.
+        budget: which of its budgets.
+        store: its runs.
+        active: whether a coordinator is at work now (see `nfstudy.runs.frame.cell_states`).
+    """
+    frame = store.frame()
+    states = cell_states(study, budget, frame, active)
+    frame = frame[(frame["budget"] == budget) & frame["cell"].isin([state.cell.key for state in states])]
+    again = frame["stage"] == "rerun"
+    frame, reruns = frame[~again], frame[again & frame["rerun"].isin(RERUN_VERDICTS)]
+    attempts = frame.groupby(["cell", "stage", "index"], sort=False)["run_id"].transform("size")
+    runs = latest_per_identity(frame.assign(attempts=attempts))
+    labels = label_cells([state.cell for state in states])
+    cells = []
+    for state, label in zip(states, labels, strict=True):
+        own = runs[(runs["cell"] == state.cell.key) & (runs["stage"] == "repetition") & (runs["index"] <= state.wanted)]
+        cells.append(CellResult(state, label, own))
+    reruns = reruns[reruns["rerun_of"].isin(runs["run_id"])]
+    return Results(study, budget, store, tuple(cells), runs, reruns, tuple(impossible_points(study, budget)))

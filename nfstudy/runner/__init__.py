@@ -1,0 +1,1 @@
+"""The coordinator of a study and the workers that it gives trials to."""

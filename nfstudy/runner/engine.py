@@ -1,0 +1,129 @@
+"""What gives a study its workers: an engine, such as processes of this machine or actors of a cluster.
+
+The coordinator knows workers by what is here alone. Engines differ in how a worker is started, reached and ended; what
+a worker does (`nfstudy.runner.worker`), and what becomes of one that dies, is the same on all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+from nfstudy.core.errors import UserError
+from nfstudy.inference.training.checkpoints import CheckpointPlan
+from nfstudy.runner.worker import Died, Measure, Message, Order, Ready, Run
+from nfstudy.study.grid import Trial
+from nfstudy.study.settings import Settings
+
+STILLBORN = 3
+"""How often each worker may die before any is ready: machines take processes away while they start, too."""
+
+
+class WorkerError(UserError):
+    """Workers that cannot be started."""
+
+
+class Worker(ABC):
+    """A worker as the coordinator holds it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.device: str | None = None
+        """None until it has started."""
+        self.environment: Mapping[str, str] | None = None
+        """`provenance.environment` of its machine; None where that is the coordinator's."""
+        self.task: Any = None
+        """What the coordinator has given it to do; None when it is idle."""
+
+    def run(self, trial: Trial, asks: bool, plan: CheckpointPlan | None = None) -> None:
+        """Start a trial, with checkpoints if planned; where it `asks`, it waits for `answer` after each epoch."""
+        self.send(Run(trial, asks, plan))
+
+    def measure(self, settings: Settings) -> None:
+        """Start measuring what a trial with these settings takes."""
+        self.send(Measure(settings))
+
+    @abstractmethod
+    def send(self, order: Order) -> None:
+        """Give an order, which is lost if the worker has died: `Engine.events` will tell of that."""
+
+    @abstractmethod
+    def answer(self, keep_going: bool) -> None:
+        """Answer a trial that asked whether to go on."""
+
+    @abstractmethod
+    def receive(self) -> Message:
+        """Return the message that is there, `Died` if it is the last."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Ask it to save what it is at and leave."""
+
+
+class Engine(ABC):
+    """So many workers; one that dies is replaced."""
+
+    def __init__(self, size: int, threads: int) -> None:
+        """Start the workers, which get ready while other things are done.
+
+        Arguments:
+            size: how many.
+            threads: of each; the cores are to be shared, since two processes of two threads on two cores are far slower
+                than two of one.
+        """
+        self.threads = threads
+        self._stillborn = 0
+        """How many workers have died before they were ready, since one was."""
+        self._stopping = False
+        self.workers = [self._start(number) for number in range(1, size + 1)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def events(self, timeout: float | None = None) -> Iterator[tuple[Worker, Message]]:
+        """Wait, at most so many seconds, for messages and yield them with their workers.
+
+        A worker that died is replaced before it is told of, unless all are to stop.
+
+        Raises:
+            WorkerError: workers die before they are ready, one after another.
+        """
+        for worker in self._wait(timeout):
+            message = worker.receive()
+            if isinstance(message, Died):
+                self._bury(worker, message)
+            elif isinstance(message, Ready):
+                worker.device, worker.environment = message.device, message.environment
+                self._stillborn = 0
+            yield worker, message
+
+    def stop(self) -> None:
+        """Ask all workers to save what they are at and leave; `events` tells of each that has."""
+        self._stopping = True
+        for worker in self.workers:
+            worker.stop()
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all workers at once, whatever they are doing."""
+
+    @abstractmethod
+    def _start(self, number: int) -> Any:
+        """Return a new worker, which need not be ready."""
+
+    @abstractmethod
+    def _wait(self, timeout: float | None) -> list[Any]:
+        """Return the workers that have a message, after waiting so many seconds at most for the first."""
+
+    def _bury(self, worker: Worker, died: Died) -> None:
+        if self._stopping:
+            self.workers.remove(worker)
+            return
+        self._stillborn += worker.device is None
+        if self._stillborn > STILLBORN * len(self.workers):
+            raise WorkerError(f"workers do not start ({died.reason}); allowed: a working torch, free memory")
+        self.workers[self.workers.index(worker)] = self._start(worker.number)

@@ -1,0 +1,179 @@
+"""Train a logged run again from its recorded settings, and hold the new numbers to the old ones."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from nfstudy.core.errors import UserError
+from nfstudy.core.project import Project
+from nfstudy.data import load_dataset
+from nfstudy.runner.coordinator import Care, Places, Session
+from nfstudy.runner.launch import data_record
+from nfstudy.runner.local_engine import Pool
+from nfstudy.runner.progress import make_progress
+from nfstudy.runner.scheduler import Plan, Request, Scheduler
+from nfstudy.runner.signals import StopSignal
+from nfstudy.runner.worker import resolve_device
+from nfstudy.runs.archive.manifest import RunCopy
+from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
+from nfstudy.runs.frame import RESULTS, RerunVerdict, latest_per_identity
+from nfstudy.runs.provenance import code_state, environment
+from nfstudy.runs.tracking.mlflow_export import read_copy
+from nfstudy.runs.tracking.store import DataRecord, Store
+from nfstudy.study.grid import Cell, Trial
+
+ABSOLUTE, RELATIVE = 0.1, 1e-3
+"""Of the last values of test/* and valid/*: a difference of more than both, in nats and of the old value, is one."""
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A run that is to be trained again, and what has changed since."""
+
+    old: RunCopy
+    trial: Trial
+    data: DataRecord | None
+    device: str
+    threads: int
+    then: Conditions
+    now: Conditions
+
+    @property
+    def changes(self) -> list[str]:
+        """What has changed, for people."""
+        return [*differences(self.then, self.now)]
+
+    @property
+    def same_machine(self) -> bool:
+        """Whether bits are to be equal, if nothing else has changed."""
+        return self.then.machine() == self.now.machine()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of it."""
+
+    run_id: str
+    """Of the new run."""
+    verdict: RerunVerdict
+    lines: tuple[str, ...]
+    """What differs, for people."""
+
+
+def prepare_rerun(
+    store: Store, run_id: str, project: Project, device: str | None = None, threads: int | None = None
+) -> Rerun:
+    """Find a run and all that training it again takes.
+
+    Arguments:
+        store: where it is.
+        run_id: its id.
+        project: where data files are looked for.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; None for the recorded one, or the processor where there is no such.
+        threads: of the worker; None for as many as are recorded.
+
+    Raises:
+        UserError: there is no such run, it is no repetition that has ended with a result, or its settings cannot be
+            read.
+        DataError: its data cannot be read.
+    """
+    old = read_copy(store, run_id)
+    tags = old.record.tags
+    if tags["nfstudy.stage"] != "repetition" or old.record.outcome not in RESULTS:
+        got = f"{tags['nfstudy.stage']}, {old.record.outcome}"
+        raise UserError(f"run {run_id}: got a run that is {got}; allowed: repetition, {', '.join(RESULTS)}")
+    try:
+        settings = recorded_settings(old.record.params)
+    except UserError as error:
+        raise UserError(f"run {run_id}: {error}") from None
+    dataset = load_dataset(settings.data.source(), project.data_folders) if settings.data else None
+    then = _recorded(store, old)
+    # A device that is not here is no reason not to try: the comparison says what comes of another.
+    device = resolve_device("auto" if not device and then.device.startswith("cuda") else device or then.device)
+    threads = threads or (int(then.threads) if then.threads.isdecimal() else 1) or 1
+    fingerprint = dataset.fingerprint if dataset else ""
+    now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
+    cell = Cell(settings.canonical(), tags.get("nfstudy.budget", ""))
+    trial = Trial(tags["nfstudy.study"], cell, settings, "rerun", int(tags["nfstudy.index"]), run_id)
+    return Rerun(old, trial, data_record(dataset) if dataset else None, device, threads, then, now)
+
+
+def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
+    """Train it into a new run of stage `rerun`, which no table counts; call it with the study's lock held.
+
+    Raises:
+        StoreError: the store cannot be used.
+        Interrupted: asked to stop; the new run is marked killed.
+    """
+    trial, spec = rerun.trial, rerun.trial.settings.data
+    folder = store.folder or project.store
+    places = Places(
+        store,
+        store.experiment(trial.study),
+        folder / "optuna" / f"{trial.study}.journal",
+        folder / "checkpoints" / trial.study,
+    )
+    epochs = max((len(history) for history in rerun.old.histories.values()), default=0)
+    # A pruned run was stopped after an epoch, by what other trials had come to.
+    keep_going = (lambda epoch, _: epoch < epochs) if rerun.old.record.outcome == "pruned" else None
+    scheduler = Scheduler(_plan(Request(trial, rerun.old.record.tags["nfstudy.point"], keep_going)), {})
+    data = {spec.source(): rerun.data} if spec and rerun.data else {}
+    expected = {trial.cell.key: took[-1][1]} if (took := rerun.old.numbers("time/wall_seconds")) else {}
+    before = set(store.runs(trial.study).frame(())["run_id"])
+    with (
+        closing(make_progress()) as progress,
+        StopSignal() as stop,
+        Pool(1, rerun.threads, rerun.device, project.data_folders) as pool,
+    ):
+        session = Session(trial.study, places, data, scheduler, pool, progress, expected, Care(), Counter(), 0, 1)
+        session.work(stop)
+    frame = store.runs(trial.study).frame(())
+    attempts = frame[(frame["rerun_of"] == trial.rerun_of) & ~frame["run_id"].isin(before)]
+    new = read_copy(store, latest_per_identity(attempts)["run_id"].item())
+    verdict, lines = compare(rerun.old, new)
+    store.tag_run(new.record.id, {"rerun": verdict})
+    return Comparison(new.record.id, verdict, lines)
+
+
+def compare(old: RunCopy, new: RunCopy) -> tuple[RerunVerdict, tuple[str, ...]]:
+    """Hold a run to an earlier one: identical in every point of every history, or close at the end, or neither.
+
+    Times are not compared. Close is: the same outcome, and of every metric of the test and the validation split a last
+    value x' with |x' − x| ≤ max(`ABSOLUTE`, `RELATIVE` · |x|), both or neither of them finite.
+    """
+    if old.same_numbers(new):
+        return "identical", ()
+    lines, close = [], True
+    if old.record.outcome != new.record.outcome:
+        close = False
+        lines.append(f"outcome: {old.record.outcome} then, {new.record.outcome} now")
+    for metric in sorted(old.histories.keys() | new.histories.keys()):
+        then, now = old.numbers(metric), new.numbers(metric)
+        pairs = (a or b for a, b in zip_longest(then, now) if repr(a) != repr(b))
+        if metric.startswith("time/") or (first := next(pairs, None)) is None:
+            continue
+        before, after = (numbers[-1][1] if numbers else math.nan for numbers in (then, now))
+        lines.append(f"{metric}: {before:.9g} then, {after:.9g} now; differs from update {first[0]:,} on")
+        if metric.startswith(("test/", "valid/")):
+            close = close and _is_close(before, after)
+    return "within tolerances" if close else "differs", tuple(lines)
+
+
+def _is_close(before: float, after: float) -> bool:
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return repr(before) == repr(after)
+    return abs(after - before) <= max(ABSOLUTE, RELATIVE * abs(before))
+
+
+def _recorded(store: Store, old: RunCopy) -> Conditions:
+    runs = store.runs(old.record.tags["nfstudy.study"])
+    files = (runs.artifact(old.record.id, name) for name in ("environment.json", "git.diff"))
+    return recorded_conditions(old.record.tags, *files)
+
+
+def _plan(request: Request) -> Plan:
+    yield [request]

@@ -1,0 +1,335 @@
+"""The only module that imports optuna: proposes cells and searched settings, and keeps the trials in a journal file.
+
+One process, the coordinator, opens the journal, under the study's lock. There is one Optuna study for the cells of a
+(study, budget), its trials being cells, their value the mean validation free energy F over the repetitions; and one for
+the search inside each cell. Which runs are done is not decided here but by what the tracking store holds.
+
+Every proposal is drawn with a seed of its own number, in generations whose values are told in order: so the same study
+makes the same proposals whatever the number of workers, and after any interruption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
+from optuna.trial import BaseTrial, FrozenTrial, TrialState
+
+from nfstudy.core.errors import StoreError
+from nfstudy.core.seeds import derive_seed
+from nfstudy.runner.scheduler import Plan, Request, Told
+from nfstudy.study.grid import (
+    KEY_VERSION,
+    Cell,
+    Trial,
+    budget_sampling,
+    budget_settings,
+    expand_points,
+    make_cell,
+    repetitions_of,
+)
+from nfstudy.study.spec import Axis, Pruner, Range, Sampling, StudySpec
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # of samplers that users name
+logging.getLogger("optuna").setLevel(logging.ERROR)
+
+SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, deterministic_objective=False),
+    "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, warn_independent_sampling=False),
+    "nsgaii": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
+    "nsgaiii": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed),
+}
+
+PRUNERS: dict[str, Callable[..., optuna.pruners.BasePruner]] = {
+    "median": optuna.pruners.MedianPruner,
+    "percentile": optuna.pruners.PercentilePruner,
+    "successive-halving": optuna.pruners.SuccessiveHalvingPruner,
+    "hyperband": optuna.pruners.HyperbandPruner,
+    "threshold": optuna.pruners.ThresholdPruner,
+}
+
+
+def study_plan(study: StudySpec, budget: str, journal: Path) -> Plan:
+    """Return the plan of a whole study under one budget.
+
+    Arguments:
+        study: the study.
+        budget: which of its budgets.
+        journal: the file in which Optuna keeps the trials; made where it is not there.
+
+    Raises:
+        StoreError: the journal cannot be read or written.
+    """
+    prefix = f"{study.study}/{budget}/"
+    name = prefix + _digest(study, budget)
+    sampling = budget_sampling(study, budget, study.sampler) if isinstance(study.sampler, Sampling) else None
+    with _as_store_error(journal):
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(journal)
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        _abandon_others(storage, prefix, name)
+        proposals = Proposals(storage, name, study.grid, sampling, study.settings.seed)
+    if sampling:
+        return _sampled_plan(study, budget, storage, proposals, sampling)
+    return _exhaustive_plan(study, budget, storage, proposals)
+
+
+def _exhaustive_plan(study: StudySpec, budget: str, storage: JournalStorage, proposals: Proposals) -> Plan:
+    points = {cell.key: (cell, point) for cell, point in expand_points(study, budget)}
+    proposals.enqueue({key: point for key, (_, point) in points.items()})
+    yield [
+        _told_plan(proposals, trial, _cell_plan(study, *points[trial.user_attrs["cell"]], storage, None))
+        for trial in proposals.queued()
+    ]
+
+
+def _told_plan(proposals: Proposals, trial: BaseTrial, plan: Plan) -> Plan:
+    """Carry out the plan of one cell and record how it ended at once, not when the whole grid has."""
+    (told,) = yield [plan]
+    proposals.tell(trial, told)
+
+
+def _sampled_plan(
+    study: StudySpec, budget: str, storage: JournalStorage, proposals: Proposals, sampling: Sampling
+) -> Plan:
+    for numbers in _generations(sampling):
+        trials = [proposals.trial(number) for number in numbers]
+        plans = []
+        for trial in trials:
+            point = proposals.suggest(trial)
+            keep_going = proposals.keep_going(trial) if sampling.pruner else None
+            plans.append(_cell_plan(study, make_cell(study, budget, point), point, storage, keep_going))
+        tolds = yield plans
+        for trial, told in zip(trials, tolds, strict=True):
+            proposals.tell(trial, told)
+
+
+def _cell_plan(
+    study: StudySpec,
+    cell: Cell,
+    point: Mapping[str, Any],
+    storage: JournalStorage,
+    keep_going: Callable[[int, float], bool] | None,
+) -> Plan:
+    """Search the cell's nuisance settings, if the study does, then run its repetitions; return their mean F."""
+    text = json.dumps(point, sort_keys=True)
+    settings = cell.settings
+    if cell.search:
+        chosen = yield [_search_plan(study, cell, text, storage)]
+        settings = settings.replace(chosen[0])
+    repetitions = [Request(trial, text) for trial in repetitions_of(study, cell, settings)]
+    tolds: list[Told] = []
+    if keep_going:
+        repetitions[0] = Request(repetitions[0].trial, text, keep_going)
+        tolds = yield repetitions[:1]
+        if tolds[0].outcome == "pruned":
+            return tolds[0]
+    tolds += yield repetitions[len(tolds) :]
+    worst = next((told.outcome for told in tolds if told.outcome != "finished"), "finished")
+    return Told(worst, fmean(told.value for told in tolds))
+
+
+def _search_plan(study: StudySpec, cell: Cell, point: str, storage: JournalStorage) -> Plan:
+    """Run the search trials of one cell and return the values (dotted path -> value) with the best validation bound.
+
+    Ties, and a search in which nothing finished, go to the earliest trial.
+    """
+    assert cell.search is not None
+    sampling = cell.search.sampler
+    name = f"{study.study}/{cell.budget}/search/{cell.key}"
+    proposals = Proposals(storage, name, cell.search.space, sampling, study.settings.seed)
+    tried: list[tuple[float, int, dict[str, Any]]] = []
+    for numbers in _generations(sampling):
+        trials = [proposals.trial(number) for number in numbers]
+        values = [proposals.suggest(trial) for trial in trials]
+        requests = [
+            Request(
+                Trial(study.study, cell, cell.settings.replace(value), "search", trial.number),
+                point,
+                proposals.keep_going(trial) if sampling.pruner else None,
+            )
+            for trial, value in zip(trials, values, strict=True)
+        ]
+        tolds = yield requests
+        for trial, value, told in zip(trials, values, tolds, strict=True):
+            proposals.tell(trial, told)
+            tried.append((told.value if told.outcome == "finished" else math.inf, trial.number, value))
+    return min(tried, key=lambda entry: entry[:2])[2]
+
+
+def _generations(sampling: Sampling) -> Iterator[range]:
+    for first in range(0, sampling.trials, sampling.batch):
+        yield range(first, min(first + sampling.batch, sampling.trials))
+
+
+class Proposals:
+    """One Optuna study in the journal, minimising F."""
+
+    def __init__(
+        self, storage: JournalStorage, name: str, space: Mapping[str, Axis], sampling: Sampling | None, seed: int
+    ) -> None:
+        """Open or make it; without a `sampling` its trials are only those that are enqueued."""
+        self._space = {path: _distribution(axis) for path, axis in space.items()}
+        self._sampling = sampling
+        self._seed = seed
+        self._name = name
+        pruner = _pruner(sampling.pruner if sampling else None)
+        self.study = optuna.create_study(
+            storage=storage, study_name=name, direction="minimize", pruner=pruner, load_if_exists=True
+        )
+
+    def enqueue(self, points: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put every cell (key -> point) in the queue that is neither in it nor begun nor complete."""
+        known = {trial.user_attrs.get("cell") for trial in self._trials() if trial.state != TrialState.FAIL}
+        for key, point in points.items():
+            if key not in known:
+                self.study.enqueue_trial(dict(point), user_attrs={"cell": key})
+
+    def queued(self) -> list[BaseTrial]:
+        """Begin every trial in the queue; return all that have not failed, in order."""
+        self.study.sampler = optuna.samplers.RandomSampler(seed=0)
+        for _ in [trial for trial in self._trials() if trial.state == TrialState.WAITING]:
+            self.suggest(self.study.ask())
+        return [self._live(trial) for trial in self._trials() if trial.state != TrialState.FAIL]
+
+    def trial(self, number: int) -> BaseTrial:
+        """Return trial `number` with its values: proposed now, or as an earlier launch proposed it, ended or not."""
+        assert self._sampling is not None
+        # Quasi-random points are one sequence, so that sampler has one seed for all numbers.
+        axes = () if self._sampling.name == "qmc" else (number,)
+        seed = derive_seed(self._seed, "proposal", self._name, *axes) % 2**32
+        self.study.sampler = SAMPLERS[self._sampling.name](seed)
+        trials = self._trials()
+        trial = self.study.ask() if number == len(trials) else self._live(trials[number])
+        self.suggest(trial)  # Now, while the sampler is the one of this number.
+        return trial
+
+    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
+        """Return the trial's values, dotted path -> value."""
+        return {path: _suggest(trial, path, distribution) for path, distribution in self._space.items()}
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _live(self, trial: FrozenTrial) -> BaseTrial:
+        """Return a trial that an earlier launch began in the form that takes reports; an ended one as it is."""
+        return trial if trial.state.is_finished() else optuna.Trial(self.study, trial._trial_id)
+
+    def keep_going(self, trial: BaseTrial) -> Callable[[int, float], bool]:
+        """Return the function that reports an epoch's F to the pruner and says whether to go on."""
+
+        def report(epoch: int, value: float) -> bool:
+            trial.report(value, epoch)
+            return not trial.should_prune()
+
+        return report
+
+    def tell(self, trial: BaseTrial, told: Told) -> None:
+        """Record how a trial ended; one that had ended before is left as it is.
+
+        A generation may hold the same cell twice, and with it twice each trial of the search inside that cell.
+        """
+        if isinstance(trial, FrozenTrial) or self._trials()[trial.number].state.is_finished():
+            return
+        if told.outcome == "failed":
+            self.study.tell(trial, state=TrialState.FAIL)
+        elif told.outcome == "pruned":
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, told.value)
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Cut off a last line that a full disk or a power failure left unfinished: Optuna could not read on from it.
+
+    What it said is lost, and found again: proposals depend on what ended before, and that stands in the tracking store.
+    """
+    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
+        with journal.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+@contextmanager
+def _as_store_error(journal: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{journal}: cannot be opened: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise StoreError(
+            f"{journal}: is not a journal of Optuna trials as Optuna {optuna.__version__} writes it "
+            f"({_odd_line(journal) or error}); allowed: an intact one, or none (then it is rebuilt from the tracking "
+            "store)"
+        ) from None
+
+
+def _odd_line(journal: Path) -> str:
+    """Say which line Optuna cannot have written, or only a later Optuna; empty where each by itself is in order."""
+    known = {operation.value for operation in JournalOperation}
+    for number, line in enumerate(journal.read_bytes().splitlines(), start=1):
+        try:
+            operation = json.loads(line)["op_code"]
+        except (ValueError, KeyError, TypeError):
+            return f"line {number} is no record of a trial"
+        if operation not in known:
+            return f"line {number} has operation {operation!r}, where it knows {min(known)} to {max(known)}"
+    return ""
+
+
+def _distribution(axis: Axis) -> BaseDistribution:
+    if not isinstance(axis, Range):
+        return CategoricalDistribution(axis)
+    if isinstance(axis.low, int) and isinstance(axis.high, int):
+        return IntDistribution(axis.low, axis.high, log=axis.log, step=int(axis.step or 1))
+    return FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
+
+
+def _suggest(trial: BaseTrial, path: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(path, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            path, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(path, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def _pruner(record: Pruner | None) -> optuna.pruners.BasePruner:
+    if record is None:
+        return optuna.pruners.NopPruner()
+    return PRUNERS[record.name](**record.model_dump(exclude={"name"}))
+
+
+def _digest(study: StudySpec, budget: str) -> str:
+    """Return what an edit of the study changes, if the trials from before it are no trials of what it is now."""
+    axes = {path: axis.model_dump() if isinstance(axis, Range) else axis for path, axis in study.grid.items()}
+    search = study.search.model_dump() if study.search else None
+    content = [KEY_VERSION, axes, search, budget_settings(study, budget).identity()]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _abandon_others(storage: JournalStorage, prefix: str, name: str) -> None:
+    """Fail the trials that were under way when the study was stopped and then edited: nobody will go on with them."""
+    for other in optuna.get_all_study_names(storage):
+        if other.startswith(prefix) and other != name and "/search/" not in other:
+            study = optuna.load_study(study_name=other, storage=storage)
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                study.tell(trial.number, state=TrialState.FAIL)

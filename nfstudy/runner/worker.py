@@ -1,0 +1,192 @@
+"""What every worker does, whichever engine holds it: it answers orders with messages, over a channel.
+
+A worker knows of no store and no search: it is sent trials, and sends back epochs and results. Asked to stop, it writes
+a checkpoint of what it is at and leaves.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from nfstudy.core.errors import UserError
+from nfstudy.inference.training.checkpoints import CheckpointPlan, Checkpoints, belongs_to
+from nfstudy.runner.signals import StopRequest
+from nfstudy.runs.result import Cost, EpochRecord, Notice, Resumed, TrialResult
+from nfstudy.study.grid import Trial
+from nfstudy.study.sections import DataSpec
+from nfstudy.study.settings import Settings
+
+if TYPE_CHECKING:
+    from nfstudy.data import Dataset
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+DETERMINISM_VARIABLES = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""Without it, cuBLAS refuses to multiply once torch is asked for deterministic algorithms."""
+MEMORY_VARIABLES = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), "1073741824")
+"""Up to these many bytes, glibc keeps what is freed. Else it hands large tensors back to the kernel, and each new one
+costs a page fault for every 4 KiB: an evaluation's block of images took 8 ms in place of 2."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """An order to run a trial."""
+
+    trial: Trial
+    asks: bool
+    """Whether it waits for an answer after each epoch."""
+    plan: CheckpointPlan | None = None
+    """None: it writes no checkpoints."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An order to measure what a trial with some settings takes."""
+
+    settings: Settings
+
+
+Order = Run | Measure
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker has started."""
+
+    device: str
+    environment: Mapping[str, str] | None = None
+    """`provenance.environment` of its machine; None where that is the coordinator's."""
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker has ended, without an answer."""
+
+    reason: str
+    saved: bool = False
+    """Whether it left as it was asked to, after saving what it was at."""
+
+
+Message = Ready | EpochRecord | Resumed | Notice | TrialResult | Cost | Died
+
+
+class Channel(Protocol):
+    """A worker's end of what joins it to its coordinator; its methods raise EOFError or OSError when that has gone."""
+
+    def send(self, message: Message, /) -> None:
+        """Send a message."""
+
+    def order(self) -> Order:
+        """Wait for the next order."""
+
+    def answer(self) -> bool:
+        """Wait for the answer to an epoch: whether to go on."""
+
+
+def work_variables(threads: int) -> dict[str, str]:
+    """Return the environment variables of a worker with so many threads; libraries read them once, when loaded."""
+    return {**dict.fromkeys(THREAD_VARIABLES, str(threads)), **DETERMINISM_VARIABLES, **MEMORY_VARIABLES}
+
+
+def serve(
+    channel: Channel,
+    threads: int,
+    device: str,
+    find_data: Callable[[DataSpec], Dataset],
+    stop: StopRequest,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Be a worker, in the calling thread: answer orders until the channel closes.
+
+    Arguments:
+        channel: to the coordinator.
+        threads: of each operation; `work_variables` of as many must have been set before the process began.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        find_data: what a data set is loaded by -> the data set; raises DataError.
+        stop: what may ask to stop.
+        environment: sent with `Ready`.
+
+    Raises:
+        Stopped: asked to stop, and what it was at is saved.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # Of this thread.
+    # Some operations have no deterministic form on CUDA: there torch warns, and last bits may differ.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    device = resolve_device(device)
+    datasets = _Datasets(find_data)
+    with suppress(EOFError, OSError):
+        channel.send(Ready(device, environment))
+        while True:
+            order = channel.order()
+            if isinstance(order, Measure):
+                channel.send(_measure(device, datasets, order.settings))
+            else:
+                channel.send(_run(channel, device, datasets, stop, order))
+
+
+def resolve_device(device: str) -> str:
+    """Return the torch device that `auto` stands for here: a CUDA device if there is one."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class _Datasets:
+    """The data sets that a worker has loaded."""
+
+    def __init__(self, find: Callable[[DataSpec], Dataset]) -> None:
+        self._find = find
+        self._loaded: dict[DataSpec, Dataset] = {}
+
+    def of(self, settings: Settings) -> Dataset | None:
+        """Return the images that the settings name, whole; None where they name none; raises DataError."""
+        source = settings.data and settings.data.source()
+        if source and source not in self._loaded:
+            self._loaded[source] = self._find(source)
+        return self._loaded[source] if source else None
+
+
+def _measure(device: str, datasets: _Datasets, settings: Settings) -> TrialResult | Cost:
+    """Measure what a trial takes; whatever goes wrong becomes a failed result."""
+    from nfstudy.inference.training.cost import measure_cost
+
+    try:
+        return measure_cost(settings, datasets.of(settings), device)
+    except Exception as error:
+        return _failed(error, 0)
+
+
+def _run(channel: Channel, device: str, datasets: _Datasets, stop: StopRequest, order: Run) -> TrialResult:
+    """Run a trial; whatever goes wrong in it becomes a failed result with its traceback."""
+    from nfstudy.inference.training.trial import run_trial
+
+    def on_epoch(record: EpochRecord) -> bool:
+        nonlocal update
+        update = record.update
+        channel.send(record)
+        return channel.answer() if order.asks else True
+
+    update = 0
+    try:
+        dataset = datasets.of(order.trial.settings)
+        stamp = belongs_to(order.trial, dataset.fingerprint if dataset else "")
+        checkpoints = Checkpoints(order.plan, stamp, channel.send, stop) if order.plan else None
+        return run_trial(order.trial, dataset, device, on_epoch, checkpoints)
+    except (EOFError, BrokenPipeError):
+        raise
+    except Exception as error:
+        return _failed(error, update)
+
+
+def _failed(error: Exception, update: int) -> TrialResult:
+    reason = f"{type(error).__name__}: {error}"
+    files = {"traceback.txt": traceback.format_exc().encode()}
+    return TrialResult("failed", update, reason, files=files, retry=not isinstance(error, UserError))

@@ -1,0 +1,67 @@
+"""An archive's runs as reports read those of a store: a `nfstudy.runs.frame.LoggedRuns` without a store."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from nfstudy.runs.archive.manifest import RunCopy
+from nfstudy.runs.archive.reader import Archive
+from nfstudy.runs.frame import make_frame, make_history, make_row
+
+
+@dataclass(frozen=True)
+class ArchivedRuns:
+    """The runs of an archive; the same frames, points and files as of a store that has taken them in."""
+
+    archive: Archive | None
+    """None has no runs."""
+
+    def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
+        """Return one row a run; see `nfstudy.runs.frame.LoggedRuns`."""
+        return make_frame([_row(copy) for copy in self._copies.values()], metrics)
+
+    def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+        """Return the logged points: columns run_id, metric, update, value; sorted by these."""
+        return make_history(
+            (run_id, metric, update, value)
+            for run_id in run_ids
+            if run_id in self._copies
+            for metric in metrics
+            for update, value in self._copies[run_id].numbers(metric)
+        )
+
+    def artifact(self, run_id: str, name: str) -> bytes | None:
+        """Return a file of a run, or None where it has no such file."""
+        copy = self._copies.get(run_id)
+        return self._contents.get(copy.record.files.get(name, "")) if copy else None
+
+    def link(self, run_id: str) -> None:
+        """Return None: an archive has no pages."""
+
+    @cached_property
+    def _copies(self) -> dict[str, RunCopy]:
+        return {copy.record.id: copy for copy in (self.archive.runs if self.archive else ())}
+
+    @cached_property
+    def _contents(self) -> dict[str, bytes]:
+        """Digest -> content of every file, unpacked once."""
+        return dict(self.archive.files()) if self.archive else {}
+
+
+def _row(copy: RunCopy) -> dict[str, object]:
+    record = copy.record
+    latest = {metric: _latest(history) for metric, history in copy.histories.items()}
+    data = {"tags": record.tags, "params": record.params, "metrics": latest}
+    return make_row(record.id, record.status, record.started, data)
+
+
+def _latest(history: np.ndarray) -> float:
+    """Return the value that MLflow takes for a metric's latest: of its last update and time the largest, nan as 0."""
+    last = history[(history["update"] == history["update"][-1]) & (history["time"] == history["time"][-1])]
+    return max(last["value"].tolist(), key=lambda value: 0.0 if math.isnan(value) else value)

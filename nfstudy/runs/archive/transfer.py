@@ -1,0 +1,203 @@
+"""Export a study's logged runs into one archive, and take an archive's runs into a store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from nfstudy.core.errors import StoreError
+from nfstudy.runs.archive.manifest import ArchiveError, RunCopy, RunRecord
+from nfstudy.runs.archive.reader import Archive
+from nfstudy.runs.archive.writer import write_archive
+from nfstudy.runs.frame import RESULTS
+from nfstudy.runs.tracking.open import SqlRuns, open_runs
+from nfstudy.runs.tracking.sql_export import artifact_address, description_of, insert_copies, known_ids, read_copies
+from nfstudy.runs.tracking.sql_runs import SqlStore
+from nfstudy.runs.tracking.uris import artifact_folder, is_sqlite
+
+CHECKPOINTS = (".pt",)
+"""Endings of the files that are left out unless asked for: nearly all of a study's bytes, and no report reads them."""
+
+
+class Source(Protocol):
+    """Where a study's runs are read from."""
+
+    def description(self) -> str:
+        """Return the note of the study's experiment."""
+
+    def copies(self) -> list[RunCopy]:
+        """Return the runs that have ended, without their files, sorted by id."""
+
+    def names(self, run_id: str) -> Iterator[str]:
+        """Yield the names of a run's files, relative to the run's folder."""
+
+    def content(self, run_id: str, name: str) -> bytes:
+        """Return a file's content; raises StoreError."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did."""
+
+    new: int
+    known: int
+    """Runs that were there already, under their own id or another's."""
+    others: tuple[str, ...]
+    """The runs in whose place the store has one with other numbers; they were left out. For people."""
+
+
+def export_runs(uri: str, study: str, path: Path, budget: str | None = None, checkpoints: bool = False) -> int:
+    """Write an archive of a study's runs, killed and failed attempts included, and return how many there are.
+
+    Reports tell of every attempt, so all are needed to rebuild them; runs that are still running are left out.
+
+    Arguments:
+        uri: the store's address.
+        study: whose runs.
+        path: the archive.
+        budget: only its runs; None for all.
+        checkpoints: whether to keep the files of `CHECKPOINTS`.
+
+    Raises:
+        StoreError: the store cannot be read.
+        ArchiveError: there are no such runs, they cannot be put into an archive, or it cannot be written.
+    """
+    source = _source(uri, study)
+    try:
+        copies = [copy for copy in source.copies() if budget in (None, copy.record.tags.get("nfstudy.budget"))]
+        if not copies:
+            raise ArchiveError(
+                f"{study}: no run {f'of budget {budget} ' if budget else ''}has ended; allowed: some runs"
+            )
+        places: dict[str, tuple[str, str]] = {}
+        whole = []
+        for copy in copies:
+            run_id, files = copy.record.id, {}
+            for name in sorted(source.names(run_id)):
+                if checkpoints or not name.endswith(CHECKPOINTS):
+                    files[name] = digest = hashlib.sha256(source.content(run_id, name)).hexdigest()
+                    places[digest] = (run_id, name)
+            record = RunRecord.model_validate(dict(copy.record) | {"files": files})
+            whole.append(replace(copy, record=record))
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ArchiveError(f"{uri}: a run of '{study}' cannot be exported: {reason}") from None
+    write_archive(path, study, source.description(), whole, lambda digest: source.content(*places[digest]))
+    return len(whole)
+
+
+def import_runs(archive: Archive, uri: str) -> Imported:
+    """Take an archive's runs into a SQLite store; call it with the study's lock held.
+
+    Files are put in place before the one transaction that makes the runs, so that after a kill a second import finds
+    either nothing or everything done. Runs that are there already are left as they are.
+
+    Arguments:
+        archive: what was read.
+        uri: the store's address; it is made if it is not there.
+
+    Raises:
+        StoreError: it is no SQLite file, has another schema than is known, or cannot be written.
+        ArchiveError: the archive was changed since it was read.
+    """
+    if not is_sqlite(uri):
+        raise StoreError(
+            f"{uri}: gives runs ids of its own; allowed: a SQLite store, such as sqlite:///mlruns/mlflow.db"
+        )
+    from nfstudy.runs.tracking.store import open_store
+
+    study = archive.manifest.study
+    store = open_store(uri, create=True)
+    experiment = store.experiment(study, archive.manifest.description)
+    database = SqlStore(store.uri)
+    if not database.is_known():
+        raise StoreError(f"{uri}: has the schema of another version of MLflow; allowed: that of the pinned one")
+    new, known, others = _compared(archive, database)
+    _put_files(archive, new, store.uri)
+    insert_copies(store.uri, experiment, study, new)
+    store.tidy()
+    return Imported(len(new), known, others)
+
+
+def _compared(archive: Archive, database: SqlStore) -> tuple[list[RunCopy], int, tuple[str, ...]]:
+    """Return the runs that are new, how many are not, and what is to be said of those that are there otherwise."""
+    present = {copy.record.id: copy for copy in read_copies(database, archive.manifest.study)}
+    taken = known_ids(database, [copy.record.id for copy in archive.runs])
+    results = {copy.record.identity: copy for copy in present.values() if _fills_its_place(copy)}
+    new, known, others = [], 0, []
+    for copy in archive.runs:
+        record = copy.record
+        there = present.get(record.id) or (results.get(record.identity) if _fills_its_place(copy) else None)
+        if there and there.same_numbers(copy):
+            known += 1
+        elif there:
+            others.append(f"{record.name}: {record.id} is there as {there.record.id}, with other numbers")
+        elif record.id in taken:
+            others.append(f"{record.name}: {record.id} is there, but deleted, running, or of another study")
+        else:
+            new.append(copy)
+    return new, known, tuple(others)
+
+
+def _fills_its_place(copy: RunCopy) -> bool:
+    """Say whether a run is the one result of its identity; attempts and reruns may be many."""
+    return copy.record.outcome in RESULTS and copy.record.tags["nfstudy.stage"] != "rerun"
+
+
+def _put_files(archive: Archive, copies: list[RunCopy], uri: str) -> None:
+    places: dict[str, list[Path]] = {}
+    for copy in copies:
+        folder = artifact_folder(artifact_address(archive.manifest.study, copy.record.id), uri)
+        for name, digest in copy.record.files.items():
+            places.setdefault(digest, []).append(folder / name)
+    for digest, content in archive.files() if places else ():
+        for place in places.get(digest, ()):
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                draft = place.with_name(f".{place.name}.draft")  # No file of an archive has such a name.
+                draft.write_bytes(content)
+                draft.replace(place)
+            except OSError as error:
+                raise StoreError(f"{place}: cannot be written: {error.strerror or error}") from None
+
+
+def _source(uri: str, study: str) -> Source:
+    """Return how a study's runs are read from a store; raises StoreError where there is none."""
+    if is_sqlite(uri) and isinstance(open_runs(uri)(study), SqlRuns):
+        return _FileSource(SqlStore(uri), study)
+    from nfstudy.runs.tracking.mlflow_export import ServedSource
+
+    return ServedSource(uri, study)
+
+
+@dataclass(frozen=True)
+class _FileSource:
+    """A SQLite store whose schema is known."""
+
+    store: SqlStore
+    study: str
+
+    def description(self) -> str:
+        return description_of(self.store, self.study)
+
+    def copies(self) -> list[RunCopy]:
+        return read_copies(self.store, self.study)
+
+    def names(self, run_id: str) -> Iterator[str]:
+        folder = self._folder(run_id)
+        yield from (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+    def content(self, run_id: str, name: str) -> bytes:
+        path = self._folder(run_id) / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+    def _folder(self, run_id: str) -> Path:
+        return artifact_folder(self.store.artifact_address(run_id) or "", self.store.uri)

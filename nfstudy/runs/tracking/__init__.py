@@ -1,0 +1,1 @@
+"""Stores of runs: MLflow's, through its API or by SQL."""

@@ -1,0 +1,83 @@
+"""A study's runs in a tracking store, as they are read back through MLflow's client; `tracking.Store` gives them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from nfstudy.core.errors import StoreError
+from nfstudy.runs.frame import make_frame, make_history, make_row
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment, Run
+    from mlflow.tracking import MlflowClient
+
+PAGE = 1000
+"""Runs that a store is asked for at once."""
+
+
+@dataclass(frozen=True)
+class StudyRuns:
+    """A study's runs in a store; what `nfstudy.runs.frame.LoggedRuns` asks for."""
+
+    client: MlflowClient
+    uri: str
+    """The store's address."""
+    study: str
+    asked: Callable[[], AbstractContextManager[None]]
+    """Gives a context in which what goes wrong is told of as an error of the store."""
+
+    def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
+        """Return one row a run; see `nfstudy.runs.frame.LoggedRuns`."""
+        rows = [
+            make_row(run.info.run_id, run.info.status, run.info.start_time, run.data.to_dictionary())
+            for run in self._search()
+        ]
+        return make_frame(rows, metrics)
+
+    def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+        """Return the logged points: columns run_id, metric, update, value; sorted by these."""
+        with self.asked():
+            return make_history(
+                (run_id, name, point.step, point.value)
+                for run_id in run_ids
+                for name in metrics
+                for point in self.client.get_metric_history(run_id, name)
+            )
+
+    def artifact(self, run_id: str, name: str) -> bytes | None:
+        """Return a file of a run, or None where it has no such file."""
+        with suppress(StoreError), tempfile.TemporaryDirectory() as folder, self.asked():
+            return Path(self.client.download_artifacts(run_id, name, folder)).read_bytes()
+        return None
+
+    def link(self, run_id: str) -> str | None:
+        """Return the address of the run's page where a tracking server is set, else None."""
+        if not self.uri.startswith(("http://", "https://")):
+            return None
+        with self.asked():
+            experiment = self._experiment()
+        return f"{self.uri.rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{run_id}" if experiment else None
+
+    def _search(self) -> Iterator[Run]:
+        with self.asked():
+            experiment = self._experiment()
+            token = "" if experiment else None
+            while token is not None:
+                page = self.client.search_runs(
+                    [experiment.experiment_id],
+                    filter_string=f"tags.`nfstudy.study` = '{self.study}'",
+                    max_results=PAGE,
+                    page_token=token or None,
+                )
+                yield from page
+                token = page.token or None
+
+    def _experiment(self) -> Experiment | None:
+        return self.client.get_experiment_by_name(self.study)

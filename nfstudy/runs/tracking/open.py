@@ -1,0 +1,74 @@
+"""A store's runs as reports and status read them: by SQL where that can be, else through MLflow, loaded only then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from nfstudy.core.errors import StoreError
+from nfstudy.runs.frame import LoggedRuns, make_frame
+from nfstudy.runs.tracking.sql_runs import SqlStore
+from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_sqlite
+
+
+@dataclass(frozen=True)
+class SqlRuns:
+    """A study's runs in a database; what `nfstudy.runs.frame.LoggedRuns` asks for."""
+
+    store: SqlStore
+    study: str
+
+    def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
+        """Return one row a run; see `nfstudy.runs.frame.LoggedRuns`."""
+        return self.store.frame(self.study, metrics)
+
+    def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+        """Return the logged points: columns run_id, metric, update, value; sorted by these."""
+        return self.store.history(run_ids, metrics)
+
+    def artifact(self, run_id: str, name: str) -> bytes | None:
+        """Return a file of a run, or None where it has no such file."""
+        address = self.store.artifact_address(run_id)
+        if address is None:
+            return None
+        if not is_sqlite(self.store.uri) or not address.startswith(ARTIFACTS):
+            return _by_mlflow(self.store.uri)(self.study).artifact(run_id, name)
+        try:
+            return (artifact_folder(address, self.store.uri) / name).read_bytes()
+        except OSError:
+            return None
+
+    def link(self, run_id: str) -> None:
+        """Return None: a database has no pages."""
+
+
+def open_runs(uri: str) -> Callable[[str], LoggedRuns]:
+    """Return what gives the runs of a study, by its name, in the store at a tracking address.
+
+    Raises:
+        StoreError: there is no store, or it cannot be opened or understood.
+    """
+    if is_sqlite(uri) and not database_file(uri).exists():
+        raise StoreError(
+            f"{database_file(uri)}: no store there; allowed: run a study first, or name another --tracking-uri"
+        )
+    if not uri.startswith(("http://", "https://")):
+        store = SqlStore(uri)
+        if store.is_known():
+            return lambda study: SqlRuns(store, study)
+    return _by_mlflow(uri)
+
+
+def load_frame(uri: str, study: str, metrics: Collection[str] | None = None) -> pd.DataFrame:
+    """Return the runs of a study, none where the store has not been made yet; see `LoggedRuns.frame`."""
+    if is_sqlite(uri) and not database_file(uri).exists():
+        return make_frame([], metrics)
+    return open_runs(uri)(study).frame(metrics)
+
+
+def _by_mlflow(uri: str) -> Callable[[str], LoggedRuns]:
+    from nfstudy.runs.tracking.store import open_store
+
+    return open_store(uri).runs

@@ -1,0 +1,105 @@
+"""How long the coordinator waits for a store that is away, and for which troubles: hours of training outlive them."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from nfstudy.core.errors import StoreAwayError
+
+PATIENCE_SECONDS = 120.0
+"""Workers train on meanwhile; what they send waits in their pipes."""
+PAUSE_SECONDS = 0.5
+LASTING_CODES = ("SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_PERM", "SQLITE_AUTH")
+"""How SQLite's lasting troubles begin; a lock, a full disk or a failing one may pass."""
+LASTING_ERRORS = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
+SQLITE_WAIT_SECONDS = 2
+
+Found = TypeVar("Found")
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait, whom to tell, and what ends the waiting."""
+
+    seconds: float = 0.0
+    tell: Callable[[str], None] = print
+    is_over: Callable[[], bool] = _never
+    """Asked before each wait, as when somebody wants the study to stop."""
+
+    def outlast(self, work: Callable[[], Found]) -> Found:
+        """Do some work, again while the store is away; the work must be one that may be done twice.
+
+        The time runs from the first failure: a server that was silent until a request timed out was tried only once.
+
+        Raises:
+            StoreAwayError: the store has been away for longer.
+        """
+        failed_first: float | None = None
+        while True:
+            try:
+                found = work()
+            except StoreAwayError as error:
+                away = 0.0 if failed_first is None else time.monotonic() - failed_first
+                if self.is_over() or away >= self.seconds:
+                    raise
+                if failed_first is None:
+                    failed_first = time.monotonic()
+                    self.tell(f"{error}; trying again for {self.seconds:.0f} s")
+                time.sleep(PAUSE_SECONDS)
+            else:
+                if failed_first is not None:
+                    self.tell("the tracking store can be written again")
+                return found
+
+
+def may_pass(error: BaseException) -> bool:
+    """Say whether what went wrong in a store is such that the same work may succeed later."""
+    for each in _chain(error):
+        if isinstance(each, OperationalError):
+            return not getattr(each.orig, "sqlite_errorname", "").startswith(LASTING_CODES)
+        if isinstance(each, OSError):
+            return each.errno not in LASTING_ERRORS
+        # What a tracking server answers; MLflow's errors of other origin have no such answer.
+        if getattr(each, "json", None) is not None:
+            return each.get_http_status_code() >= 500  # type: ignore[attr-defined]
+    return False
+
+
+def reason(error: BaseException) -> str:
+    """Return what went wrong in a store in one line: the database's own words where it spoke, without the statement."""
+    spoken = next((each.orig for each in _chain(error) if isinstance(each, DBAPIError) and each.orig), error)
+    return " ".join(str(spoken).split())[:500]
+
+
+def keep_waits_short(engine: type[Engine] = Engine) -> None:
+    """Let SQLite wait for a lock only so long that signals are seen in time: `Patience` tries again.
+
+    MLflow asks for 20 s at every statement's start, and in SQLite Python handles no signal.
+    """
+    if not event.contains(engine, "before_cursor_execute", _shortened):
+        event.listen(engine, "before_cursor_execute", _shortened, retval=True)
+
+
+def _shortened(
+    connection: object, cursor: object, statement: str, parameters: Any, context: object, many: bool
+) -> tuple[str, Any]:
+    if statement.startswith("PRAGMA busy_timeout"):
+        statement = f"PRAGMA busy_timeout = {SQLITE_WAIT_SECONDS * 1000}"
+    return statement, parameters
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

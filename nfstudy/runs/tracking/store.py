@@ -1,0 +1,337 @@
+"""Opening a store and writing runs, which `tracking_runs` reads back; with `tracking_copy` the only importer of mlflow.
+
+One experiment a study, one top-level run a training run. Writing is synchronous and done by one process, the
+coordinator. Artifacts get addresses of the form `mlflow-artifacts:/<study>/...`, which `resolve_artifacts` turns into
+`<folder of the database>/artifacts` for SQLite stores: so the folder can be moved, and served by a stock MLflow server.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# A server that does not answer is waited for by `Patience`, which tells of it; MLflow's own 7 retries of 120 s do not.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+from filelock import FileLock
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+from nfstudy import __version__
+from nfstudy.core.errors import StoreAwayError, StoreError
+from nfstudy.runs.frame import param_text
+from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.provenance import code_state, environment
+from nfstudy.runs.result import EpochRecord, TrialResult
+from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns
+from nfstudy.runs.tracking.retry import Patience, keep_waits_short, may_pass, reason
+from nfstudy.runs.tracking.uris import ARTIFACTS, SQLITE, artifact_folder, database_file, is_sqlite
+from nfstudy.study.grid import Trial, settings_digest
+
+for _noisy in ("alembic", "mlflow.tracking.fluent"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # It prints errors that we tell ourselves.
+
+Written = TypeVar("Written")
+
+HURRIED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
+"""How a server is asked by somebody who wants to end."""
+
+ANALYSED_ROWS = 1000
+
+
+def resolve_artifacts(artifact_uri: str, tracking_uri: str | None, registry_uri: str | None) -> ArtifactRepository:
+    """Return what reads and writes the files at an `mlflow-artifacts:` address.
+
+    Raises:
+        StoreError: the address leads out of the store's artifact folder.
+    """
+    tracking_uri = tracking_uri or mlflow.get_tracking_uri()
+    if not is_sqlite(tracking_uri):
+        return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
+    return LocalArtifactRepository(str(artifact_folder(artifact_uri, tracking_uri)))
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """What a run says of its data set."""
+
+    name: str
+    fingerprint: str
+    source: str
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+class Store:
+    """An open tracking store."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.client = MlflowClient(tracking_uri=uri)
+        self.patience = Patience()
+        """With which what runs say is written; everything else is tried once."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of a SQLite store's file; None for a server or another database."""
+        return database_file(self.uri).parent if is_sqlite(self.uri) else None
+
+    def asked(self) -> AbstractContextManager[None]:
+        """Tell of what goes wrong in this context as of an error of the store."""
+        return _as_store_error(self.uri)
+
+    def experiment(self, study: str, description: str = "") -> str:
+        """Return the id of the study's experiment, made if it is not there."""
+        with _as_store_error(self.uri):
+            found = self.client.get_experiment_by_name(study)
+            if found is None:
+                location = f"{ARTIFACTS}{study}" if is_sqlite(self.uri) else None
+                tags = {"mlflow.note.content": description} if description else {}
+                return self.client.create_experiment(study, artifact_location=location, tags=tags)
+            if found.lifecycle_stage != "active":
+                raise StoreError(
+                    f"{self.uri}: experiment '{study}' is deleted; allowed: restore it, or rename the study"
+                )
+            if is_sqlite(self.uri) and not _resolves_here(found):
+                raise StoreError(
+                    f"{self.uri}: experiment '{study}' keeps its artifacts at {found.artifact_location}; "
+                    f"allowed: {ARTIFACTS}{study} (another tool made it: rename the study)"
+                )
+            return found.experiment_id
+
+    def studies(self) -> dict[str, str]:
+        """Return study -> id of its experiment."""
+        with _as_store_error(self.uri):
+            return {e.name: e.experiment_id for e in self.client.search_experiments() if e.name != "Default"}
+
+    def start_run(
+        self,
+        experiment: str,
+        trial: Trial,
+        data: DataRecord | None,
+        point: str,
+        device: str,
+        threads: int,
+        attempt: int = 1,
+        machine: Mapping[str, str] | None = None,
+    ) -> str:
+        """Create a run with everything that would reproduce it, before training starts; return its id.
+
+        Its environment is `machine`, or that of this process.
+        """
+        code, machine = code_state(), machine or environment()
+        tags = {
+            "mlflow.source.name": "nfstudy",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": code.commit,
+            "nfstudy.study": trial.study,
+            "nfstudy.budget": trial.cell.budget,
+            "nfstudy.cell": trial.cell.key,
+            "nfstudy.settings": settings_digest(trial.settings),
+            "nfstudy.stage": trial.stage,
+            "nfstudy.index": str(trial.index),
+            "nfstudy.repetition": str(trial.repetition),
+            "nfstudy.attempt": str(attempt),
+            "nfstudy.point": point,
+            **({"nfstudy.rerun_of": trial.rerun_of} if trial.rerun_of else {}),
+            "nfstudy.commit": code.commit,
+            "nfstudy.dirty": str(code.dirty).lower(),
+            "nfstudy.data": data.name if data else "none",
+            "nfstudy.data_fingerprint": data.fingerprint if data else "",
+            "nfstudy.device": device,
+            "nfstudy.threads": str(threads),
+            "nfstudy.version": __version__,
+            **{f"nfstudy.{name}": machine[f"package {name}"] for name in ("torch", "numpy", "mlflow", "optuna")},
+            "nfstudy.python": machine["python"],
+        }
+        name = f"{trial.label} ({trial.cell.budget})"
+        run_id = self._write(self.client.create_run, experiment, tags=tags, run_name=name).info.run_id
+        params = [Param(path, param_text(value)) for path, value in trial.settings.flat().items()]
+        self._write(self.client.log_batch, run_id, params=params)
+        if data:
+            self._write(self.client.log_inputs, run_id, datasets=[_dataset_input(data)])
+        files = {
+            "settings.json": json.dumps(trial.settings.model_dump(), indent=2).encode(),
+            "environment.json": json.dumps(machine, indent=2).encode(),
+        }
+        self._log_files(run_id, files | ({"git.diff": code.diff.encode()} if code.dirty else {}))
+        return run_id
+
+    def log_epoch(self, run_id: str, record: EpochRecord) -> None:
+        """Log one epoch's numbers in one batch, at the step of its last update."""
+        self._log_metrics(run_id, record.metrics, record.update)
+
+    def finish_run(self, run_id: str, result: TrialResult) -> None:
+        """Log how a run ended; its status is set last, so a run marked finished has all its numbers and files."""
+        self._log_metrics(run_id, result.metrics, result.update)
+        self._log_files(run_id, result.files)
+        self.tag_run(run_id, {"outcome": result.outcome, "reason": result.reason, "update": str(result.update)})
+        self._write(self.client.set_terminated, run_id, "FAILED" if result.outcome == "failed" else "FINISHED")
+
+    def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Put tags on a run, their names without `nfstudy.`."""
+        self._write(
+            self.client.log_batch, run_id, tags=[RunTag(f"nfstudy.{name}", text[:5000]) for name, text in tags.items()]
+        )
+
+    def kill_run(self, run_id: str) -> None:
+        """Mark a run that was cut off."""
+        self._write(self.client.set_terminated, run_id, "KILLED")
+
+    def kill_left_over(self, study: str) -> None:
+        """Mark the runs of a study that nobody is at work on, while we hold its lock.
+
+        They were cut off, or were made twice: a server may have made a run and its answer got lost.
+        """
+        with _as_store_error(self.uri):
+            found = self.client.get_experiment_by_name(study)
+            query = f"tags.`nfstudy.study` = '{study}' and attributes.status = 'RUNNING'"
+            while runs := self.client.search_runs([found.experiment_id], query, max_results=PAGE) if found else []:
+                for run in runs:
+                    self.kill_run(run.info.run_id)
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Wait for a server's answers only briefly in this context, and try once: somebody wants to end."""
+        before, patience = {name: os.environ.get(name, "") for name in HURRIED}, self.patience
+        os.environ.update(HURRIED)
+        self.patience = Patience()
+        try:
+            yield
+        finally:
+            os.environ.update(before)
+            self.patience = patience
+
+    def runs(self, study: str) -> StudyRuns:
+        """Return the study's runs, which may be none."""
+        return StudyRuns(self.client, self.uri, study, self.asked)
+
+    def tidy(self) -> None:
+        """Refresh a SQLite store's statistics, without which MLflow and its UI read histories slowly.
+
+        They are estimates from so many rows of each index: of all, 30 million points would take a minute.
+        """
+        if is_sqlite(self.uri):
+            # Another study may be writing at this moment; then it will do this when it ends.
+            with suppress(sqlite3.OperationalError), closing(sqlite3.connect(database_file(self.uri))) as connection:
+                connection.execute(f"PRAGMA analysis_limit = {ANALYSED_ROWS}")
+                connection.execute("ANALYZE")
+                connection.commit()
+
+    def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        unknown = metrics.keys() - METRICS.keys()
+        if unknown:
+            raise ValueError(f"metric names {sorted(unknown)}; allowed: those of nfstudy.runs.metrics.METRICS")
+        now = int(time.time() * 1000)
+        points = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+        self._write(self.client.log_batch, run_id, metrics=points)
+
+    def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        if not files:
+            return
+
+        def upload() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                for name, content in files.items():
+                    (Path(folder) / name).write_bytes(content)
+                self.client.log_artifacts(run_id, folder)
+
+        self._write(upload)
+
+    def _write(self, call: Callable[..., Written], *arguments: Any, **named: Any) -> Written:
+        """Write to the store as patiently as it should be; MLflow drops the second of two equal points."""
+
+        def once() -> Written:
+            with _as_store_error(self.uri):
+                return call(*arguments, **named)
+
+        return self.patience.outlast(once)
+
+
+def open_store(uri: str, create: bool = False) -> Store:
+    """Open the store at a tracking address; a SQLite store is made whole, in WAL mode, under a lock.
+
+    Raises:
+        StoreError: there is no store and `create` is false, or it cannot be opened or understood.
+    """
+    if is_sqlite(uri):
+        path = database_file(uri)
+        uri = f"{SQLITE}{path}"
+        if not path.exists():
+            if not create:
+                raise StoreError(f"{path}: no store there; allowed: run a study first, or name another --tracking-uri")
+            _create_database(path, uri)
+    elif "://" not in uri:
+        raise StoreError(f"tracking address {uri}: allowed: sqlite:///FILE, http(s)://SERVER, or a database's address")
+    keep_waits_short()
+    with _as_store_error(uri):
+        store = Store(uri)
+        store.client.search_experiments(max_results=1)
+    return store
+
+
+def _create_database(path: Path, uri: str) -> None:
+    """Make the schema once; half-made databases are what a race or a kill would leave, so it appears by one rename."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            if path.exists():
+                return
+            draft = Path(folder) / "draft.db"
+            with _as_store_error(uri):
+                SqlAlchemyStore(f"{SQLITE}{draft}", ARTIFACTS).engine.dispose()
+            with closing(sqlite3.connect(draft)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+            draft.rename(path)
+    except OSError as error:
+        raise StoreError(f"{path.parent}: cannot be written: {error.strerror or error}") from None
+
+
+def _resolves_here(experiment: Experiment) -> bool:
+    location = experiment.artifact_location
+    if not location.startswith(ARTIFACTS):
+        return False
+    if not isinstance(get_artifact_repository(location, tracking_uri=f"{SQLITE}x.db"), LocalArtifactRepository):
+        raise StoreError("nfstudy is not installed where it runs; allowed: after `pip install -e .` in its folder")
+    return True
+
+
+@contextmanager
+def _as_store_error(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        kind = StoreAwayError if may_pass(error) else StoreError
+        raise kind(f"tracking store {uri}: {reason(error)}") from error
+
+
+def _dataset_input(data: DataRecord) -> DatasetInput:
+    dataset = Dataset(
+        name=data.name,
+        digest=data.fingerprint[:32],
+        source_type="nfstudy",
+        source=json.dumps({"source": data.source, "sha256": data.fingerprint}),
+        profile=json.dumps({split: list(shape) for split, shape in data.shapes.items()}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "train, valid and test")])

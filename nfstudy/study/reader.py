@@ -1,0 +1,250 @@
+"""A study file's text -> `StudySpec`, or one `SpecError` that lists every mistake with its file, line and key path."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from nfstudy.core.errors import SpecError
+from nfstudy.study.grid import corner_points
+from nfstudy.study.settings import CHOICES, SETTING_DEFAULTS, Settings
+from nfstudy.study.settings import SECTIONS as USED_SECTIONS
+from nfstudy.study.spec import EXHIBIT_NEEDS, Range, Sampling, StudySpec
+from nfstudy.study.yaml_document import UNKNOWN, Document, Mistake, Place, shown
+
+MAX_BYTES = 256 * 1024
+
+SECTIONS = tuple(Settings.model_fields)
+KEYS = (*(key for key in StudySpec.model_fields if key != "settings"), *SECTIONS)
+OVERRIDABLE = (*(path for path in SETTING_DEFAULTS if not path.startswith("train.schedule.")), *CHOICES)
+PLACEHOLDER = {"data": {"name": "digits"}}
+"""Settings that stand in for a study's own while its other keys are checked."""
+
+
+def read_study(path: Path | str) -> StudySpec:
+    """Read and check a study file.
+
+    Raises:
+        SpecError: the file is missing, empty, not YAML, too large, or not a valid study. Nothing has been started.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such study file; allowed: the path of a YAML file") from None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(raw) > MAX_BYTES:
+        raise SpecError(f"{path}: is larger; allowed: a study file of at most {MAX_BYTES:,} bytes")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: byte {error.start} is not UTF-8; allowed: text in UTF-8") from None
+    return parse_study(text, str(path))
+
+
+def read_studies(folder: Path) -> dict[Path, StudySpec]:
+    """Read and check every study file of a folder, in the order of their names.
+
+    Raises:
+        SpecError: the folder holds none, one of them is not valid, or two have one name.
+    """
+    studies = {path: read_study(path) for path in sorted(folder.glob("*.yaml"), key=lambda p: p.stem)}
+    if not studies:
+        raise SpecError(f"{folder}: holds no study files; allowed: a folder with STUDY.yaml in it")
+    names = [study.study for study in studies.values()]
+    for path, study in studies.items():
+        if names.count(study.study) > 1:
+            raise SpecError(f"{path}: study: got '{study.study}' as another file has; allowed: one file a study")
+    return studies
+
+
+def parse_study(text: str, name: str) -> StudySpec:
+    """Check a study's text; `name` is what messages call the file. Raises `SpecError`."""
+    document = Document(text, name)
+    tree = document.tree()
+    if not isinstance(tree, dict):
+        document.fail([((), f"got {shown(tree)}; allowed: a mapping with the keys {', '.join(KEYS)}")])
+    document.fail(_unknown_keys((), tree, KEYS))
+
+    settings = {key: tree.pop(key) for key in SECTIONS if key in tree}
+    mistakes = list(_field_mistakes(Settings, settings))
+    study = {**tree, "settings": PLACEHOLDER, "budgets": _budgets(document, tree)}
+    study.setdefault("budget", _default_budget(study["budgets"]))
+    mistakes += _field_mistakes(StudySpec, study)
+    document.fail(mistakes)
+
+    spec = StudySpec.model_validate({**study, "settings": Settings.model_validate(settings)})
+    document.fail(_meaning_mistakes(spec, tree))
+    for budget in spec.budgets:
+        try:
+            corner_points(spec, budget)
+        except SpecError as error:
+            document.fail([(_blamed(document, str(error), budget), str(error))])
+    return spec
+
+
+def _budgets(document: Document, tree: dict[str, Any]) -> dict[str, Any]:
+    """Split each budget's flat mapping into its own keys and the settings it changes."""
+    budgets = tree.get("budgets", {"default": {}})
+    if not isinstance(budgets, dict):
+        document.fail([(("budgets",), f"got {shown(budgets)}; allowed: a mapping of budget names")])
+    split = {}
+    for name, changes in budgets.items():
+        where = ("budgets", name)
+        if not isinstance(changes, dict):
+            document.fail([(where, f"got {shown(changes)}; allowed: a mapping of settings to values")])
+        own = {key: changes[key] for key in ("repetitions", "trials") if key in changes}
+        others = {key: value for key, value in changes.items() if key not in own}
+        document.fail(_unknown_keys(where, others, ("repetitions", "trials", "train.schedule", *OVERRIDABLE)))
+        split[name] = {"settings": others, **own}
+    return split
+
+
+def _default_budget(budgets: Mapping[str, Any]) -> str:
+    return "laptop" if "laptop" in budgets else next(iter(budgets), "")
+
+
+def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake]:
+    """Yield what types cannot say: names that must exist, values each axis may take, exhibits that can be made."""
+    used = USED_SECTIONS[spec.settings.problem]
+    for section in sorted(spec.settings.model_fields_set - set(used)):
+        yield (section,), f"has no use beside '{used[0]}'; allowed: {', '.join(used)}"
+    if spec.budget not in spec.budgets:
+        yield ("budget",), f"got '{spec.budget}'; allowed: {', '.join(spec.budgets)}"
+    axes = [(("grid", path), path, axis) for path, axis in spec.grid.items()]
+    if spec.search:
+        axes += [(("search", "space", path), path, axis) for path, axis in spec.search.space.items()]
+    for where, path, axis in axes:
+        if path not in OVERRIDABLE:
+            yield where, f"no such setting; allowed: {', '.join(OVERRIDABLE)}{_suggest(path, OVERRIDABLE)}"
+        elif isinstance(axis, Range):
+            if where[0] == "grid" and not isinstance(spec.sampler, Sampling):
+                yield where, "got a range; allowed: a list of values (a range needs a sampler other than exhaustive)"
+            for end in ("low", "high"):
+                yield from _value_mistakes(spec.settings, (*where, end), path, getattr(axis, end))
+        else:
+            for index, value in enumerate(axis):
+                yield from _value_mistakes(spec.settings, (*where, index), path, value)
+                if value in axis[:index]:
+                    yield (*where, index), f"got {shown(value)} a second time; allowed: each value once"
+    if spec.search:
+        for path in spec.search.space.keys() & spec.grid.keys():
+            yield ("search", "space", path), "is an axis of the grid too; allowed: in one of the two"
+    for name, budget in spec.budgets.items():
+        for path, value in budget.settings.items():
+            yield from _value_mistakes(spec.settings, ("budgets", name, path), path, value)
+            if path in spec.grid or (spec.search and path in spec.search.space):
+                yield ("budgets", name, path), "is an axis of the grid or of the search; allowed: any other setting"
+    flat = spec.settings.flat()
+    for index, exhibit in enumerate(spec.exhibits):
+        path, value = EXHIBIT_NEEDS.get(exhibit, ("seed", ""))
+        if path not in flat or (value and flat[path] != value):
+            there = f"{path} {flat[path]}" if path in flat else f"no {path}"
+            yield ("exhibits", index), f"got '{exhibit}' with {there}; allowed: with {path} {value}".rstrip()
+
+
+def _value_mistakes(settings: Settings, where: Place, path: str, value: Any) -> Iterator[Mistake]:
+    """Yield what makes `value` impossible for the setting at `path`, whatever the other settings are."""
+    section, *rest = path.split(".")
+    used = USED_SECTIONS[settings.problem]
+    if section not in used:
+        yield where, f"got {shown(value)}, but the study has no use of '{section}'; allowed: {', '.join(used)}"
+        return
+    present = getattr(settings, section)
+    record = type(present) if rest else Settings
+    field = rest[-1] if rest else section
+    base = {key: kept for key, kept in present.model_dump().items() if f"{section}.{key}" in CHOICES} if rest else {}
+    try:
+        record.model_validate({**base, field: value}) if rest else settings.replace({path: value})
+    except ValidationError as error:
+        for details in error.errors():
+            tail = tuple(part for part in details["loc"][1:] if isinstance(value, Mapping) and part in value)
+            yield (*where, *tail), _explain(details, value if not tail else details["input"])
+
+
+def _field_mistakes(record: type[BaseModel], values: dict[str, Any]) -> Iterator[Mistake]:
+    try:
+        record.model_validate(values)
+    except ValidationError as error:
+        for details in error.errors():
+            where, message = tuple(details["loc"]), _explain(details, details["input"])
+            if details["type"] == "union_tag_invalid":
+                where = (*where, "name")
+            if message == UNKNOWN:
+                message = _unknown(where, _known_keys(where))
+            if where[:1] == ("settings",):
+                where = where[1:]
+            if not where:  # Settings that are impossible together: the message begins with the one to blame.
+                path, _, message = message.partition(": ")
+                where = tuple(path.split("."))
+            yield where, message
+
+
+def _explain(details: Mapping[str, Any], seen: Any) -> str:
+    """Turn one of pydantic's error records into 'got ...; allowed: ...'."""
+    kind, message, context = details["type"], details["msg"], details.get("ctx", {})
+    if kind == "missing":
+        return "is missing; allowed: a value for this key"
+    if kind == "extra_forbidden":
+        return UNKNOWN
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        return f"got {shown(seen)}; allowed: {context['expected']}"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        got = context.get("tag", shown(seen))
+        return f"got {got}; allowed: a name among {context.get('expected_tags', 'the known ones')}"
+    if kind == "string_pattern_mismatch":
+        return f"got {shown(seen)}; allowed: text that matches {context['pattern']}"
+    return f"got {shown(seen)}; allowed: {message.removeprefix('Input should be ').removeprefix('a valid ')}"
+
+
+def _suggest(word: str, allowed: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word), list(allowed), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _unknown_keys(where: Place, mapping: Mapping[str, Any], allowed: tuple[str, ...]) -> Iterator[Mistake]:
+    """Yield the keys of a mapping that are not allowed."""
+    for key in mapping:
+        if key not in allowed:
+            yield (*where, key), _unknown((key,), allowed)
+
+
+def _unknown(where: Place, allowed: tuple[str, ...]) -> str:
+    return f"{UNKNOWN}; allowed: {', '.join(allowed)}{_suggest(str(where[-1]), allowed)}"
+
+
+def _blamed(document: Document, message: str, budget: str) -> Place:
+    """Return where the setting stands that a message about a cell blames: in its budget, the grid, or its section."""
+    found = re.search(r"([a-z_]+(?:\.\w+)+): got", message)
+    path = found.group(1) if found else ""
+    places: tuple[Place, ...] = (("budgets", budget, path), ("grid", path), tuple(path.split(".")))
+    return next((place for place in places if document.holds(place)), ("grid",))
+
+
+def _known_keys(where: Place) -> tuple[str, ...]:
+    """Return the keys that the record at `where`, a pydantic path that ends in an unknown key, does have."""
+    records: list[type[BaseModel]] = [Settings if where[0] in SECTIONS else StudySpec]
+    for part in where[:-1]:
+        tagged = (
+            [record for record in records if part in get_args(record.model_fields["name"].annotation)]
+            if all("name" in record.model_fields for record in records)
+            else []
+        )
+        fields = [record.model_fields[part] for record in records if part in record.model_fields]
+        records = tagged or [record for field in fields for record in _records_in(field.annotation)] or records
+    return tuple(dict.fromkeys(key for record in records for key in record.model_fields))
+
+
+def _records_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [record for part in get_args(annotation) for record in _records_in(part)]

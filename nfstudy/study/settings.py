@@ -1,0 +1,220 @@
+"""All settings that can change a run's numbers, and none that cannot (workers, device, paths).
+
+A setting is named by its dotted path, such as `flow.length`; what each means stands in `nfstudy.study.sections`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from nfstudy.core.fields import Record
+from nfstudy.study.lr_schedules import OneCycleLR
+from nfstudy.study.sections import (
+    BINARY,
+    CONSTRAINED_FAMILIES,
+    NICE_FAMILIES,
+    PATCHES,
+    DataSpec,
+    DrawnSpec,
+    EnergySpec,
+    EvaluationSpec,
+    FlowSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    Q0Spec,
+    TrainSpec,
+)
+
+Problem = Literal["images", "energy", "drawn"]
+"""What is approximated: the posteriors of a model of images, a density on the plane, or nothing (Figure 1)."""
+
+SECTIONS: dict[Problem, tuple[str, ...]] = {
+    "images": ("data", "model", "flow", "objective", "train", "evaluation", "seed"),
+    "energy": ("energy", "q0", "flow", "objective", "train", "evaluation", "seed"),
+    "drawn": ("drawn", "flow", "seed"),
+}
+"""Problem -> the sections of settings that it uses; each problem is known by its first one."""
+
+# Settings that one choice makes idle, and so no part of a cell's identity: setting -> (its switch, values that use it).
+USED_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "data.binarisation": ("data.name", BINARY),
+    **{f"data.{field}": ("data.name", PATCHES) for field in ("patch", "train_patches", "heldout_patches")},
+    **{f"data.{field}": ("data.name", PATCHES) for field in ("epsilon", "dequantisation")},
+    "energy.half_width": ("energy.name", ("u2", "u3", "u4")),
+    "energy.edge": ("energy.name", ("u2", "u3", "u4")),
+    "model.variance": ("data.name", PATCHES),
+    "model.variance_floor": ("data.name", PATCHES),
+    "flow.constraint": ("flow.family", CONSTRAINED_FAMILIES),
+    **{f"flow.coupling_{part}": ("flow.family", NICE_FAMILIES) for part in ("hidden", "layers", "amortised")},
+    **{f"flow.coupling_{part}": ("flow.family", NICE_FAMILIES) for part in ("pass", "scaling")},
+    **{f"flow.autoregressive_{part}": ("flow.family", ("iaf",)) for part in ("hidden", "layers")},
+    "flow.sylvester_columns": ("flow.family", ("sylvester",)),
+    "objective.beta_start": ("objective.annealing", ("energy", "kl")),
+    "objective.anneal_updates": ("objective.annealing", ("energy", "kl")),
+    "train.momentum": ("train.optimiser", ("rmsprop",)),
+    "train.decay": ("train.optimiser", ("rmsprop",)),
+    "train.beta1": ("train.optimiser", ("adam",)),
+    "train.beta2": ("train.optimiser", ("adam",)),
+    "train.weight_decay": ("train.optimiser", ("adam",)),
+    "train.precision": ("problem", ("images",)),
+    "evaluation.test_images": ("problem", ("images",)),
+}
+
+YOUNGER: dict[str, Any] = {
+    "train.weight_decay": 0.0,
+    "train.precision": "float32",
+    "train.averaging": None,
+    "train.keep": "last",
+}
+"""Settings younger than `cells.KEY_VERSION`, and the value of each that means what was done before there was a choice.
+At that value they are no part of a cell's identity, so that runs made before keep their place."""
+
+WHY_TWO = {
+    **dict.fromkeys(NICE_FAMILIES, "splits the latent variables in two"),
+    "iaf": "lets a latent variable depend on those before it",
+}
+"""Flow family that needs two latent variables -> what it does with them."""
+
+
+class Settings(Record):
+    """All that can change a run's numbers, but for the repetition. Exactly one of data, energy and drawn is given."""
+
+    data: DataSpec | None = None
+    energy: EnergySpec | None = None
+    drawn: DrawnSpec | None = None
+    q0: Q0Spec = Q0Spec()
+    model: ModelSpec = ModelSpec()
+    flow: FlowSpec = FlowSpec()
+    objective: ObjectiveSpec = ObjectiveSpec()
+    train: TrainSpec = TrainSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+
+    @property
+    def problem(self) -> Problem:
+        """What is approximated."""
+        return "images" if self.data else "energy" if self.energy else "drawn"
+
+    @property
+    def latent(self) -> int:
+        """D, the number of variables that the flow transforms."""
+        return self.model.latent if self.data else 2
+
+    @model_validator(mode="after")
+    def _possible(self) -> Settings:
+        for path, value, allowed in _impossible(self):
+            raise ValueError(f"{path}: got {value}; allowed: {allowed}")
+        return self
+
+    def replace(self, values: Mapping[str, Any]) -> Settings:
+        """Return these settings with others at some dotted paths; raises pydantic's ValidationError if impossible."""
+        tree = self.model_dump()
+        for path, value in values.items():
+            *parents, leaf = path.split(".")
+            branch = tree
+            for parent in parents:
+                branch[parent] = branch = branch[parent] or {}
+            branch[leaf] = value
+        return Settings.model_validate(tree)
+
+    def canonical(self) -> Settings:
+        """Return the one form of all settings that mean the same training.
+
+        No flow and a flow of length 0 become family `none` with length 0, and idle settings go back to their defaults.
+        """
+        values: dict[str, Any] = {}
+        if self.flow.length == 0 or self.flow.family == "none":
+            values |= {"flow.family": "none", "flow.length": 0}
+        settings = self.replace(values)
+        unused = {name: field.default for name, field in Settings.model_fields.items() if name not in self._sections}
+        settings = settings.model_copy(update=unused)
+        return settings.replace({path: SETTING_DEFAULTS[path] for path in settings._idle()})
+
+    def flat(self) -> dict[str, Any]:
+        """Return dotted path -> value for every setting in use, in the order of the records."""
+        idle = set(self._idle())
+        used = flatten(self.model_dump(include=set(self._sections)))
+        return {path: value for path, value in used if path not in idle}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what of `flat` tells these settings from others; see `YOUNGER`."""
+        return {path: value for path, value in self.flat().items() if (path, value) not in YOUNGER.items()}
+
+    @property
+    def _sections(self) -> tuple[str, ...]:
+        return SECTIONS[self.problem]
+
+    def _idle(self) -> list[str]:
+        flat = {"problem": self.problem, **dict(flatten(self.model_dump()))}
+        return [path for path, (switch, values) in USED_WHEN.items() if path in flat and flat.get(switch) not in values]
+
+
+def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Yield the settings that others make impossible: the one to blame, its value, and what would do."""
+    given = [name for name in ("data", "energy", "drawn") if getattr(settings, name)]
+    if len(given) != 1:
+        yield "data", " and ".join(given) or "nothing", "exactly one of data, energy and drawn"
+    elif settings.data:
+        yield from _impossible_images(settings, settings.data)
+    elif not settings.flow.constraint and settings.flow.family in CONSTRAINED_FAMILIES:
+        yield "flow.constraint", False, "true on the plane, where densities need the inverse of the flow"
+    elif settings.drawn and settings.flow.family not in ("none", *CONSTRAINED_FAMILIES):
+        yield "flow.family", settings.flow.family, "none, planar or radial with drawn"
+    elif settings.objective.annealing == "kl":
+        yield "objective.annealing", "kl", "energy or none on the plane, where there is no likelihood"
+    cycle = settings.train.schedule if isinstance(settings.train.schedule, OneCycleLR) else None
+    steps = cycle and (cycle.total_steps or settings.train.updates)
+    if cycle and steps < settings.train.updates:
+        yield "train.schedule.total_steps", steps, f"at least train.updates, {settings.train.updates}"
+    if cycle and cycle.pct_start * steps == 1:
+        allowed = "a rise of other than one update, by which torch would divide by zero"
+        yield "train.schedule.pct_start", cycle.pct_start, allowed
+
+
+def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str, Any, str]]:
+    model, flow = settings.model, settings.flow
+    train, _, test = data.examples()
+    if flow.family in WHY_TWO and flow.length > 0 and model.latent < 2:
+        allowed = f"at least 2 with flow.family {flow.family}, which {WHY_TWO[flow.family]}"
+        yield "model.latent", model.latent, allowed
+    if data.training_split != "train" and (data.name in PATCHES or data.binarisation == "dynamic"):
+        allowed = "train, where training images are drawn anew and validation images are not"
+        yield "data.training_split", data.training_split, allowed
+    if (data.train_images or 0) > train:
+        yield "data.train_images", data.train_images, f"at most {train}, the training images of {data.name}"
+    if (settings.evaluation.test_images or 0) > test:
+        test_images = settings.evaluation.test_images
+        yield "evaluation.test_images", test_images, f"at most {test}, the test images of {data.name}"
+    if settings.train.batch > (data.train_images or train):
+        yield "train.batch", settings.train.batch, f"at most {data.train_images or train}, the training images"
+    if model.hidden_counts == "pieces" and model.hidden % model.maxout:
+        allowed = f"pieces that divide into windows of model.maxout, {model.maxout}"
+        yield "model.hidden", model.hidden, allowed
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted path, leaf value) of a nested mapping, depth first."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+CHOICES = ("data.name", "energy.name", "drawn.density")
+"""The settings that have no default."""
+
+SETTING_DEFAULTS: dict[str, Any] = {
+    path: value
+    for settings in (
+        Settings(data=DataSpec(name="digits")),
+        Settings(energy=EnergySpec(name="u1")),
+        Settings(drawn=DrawnSpec(density="normal")),
+    )
+    for path, value in flatten(settings.model_dump(include=set(SECTIONS[settings.problem])))
+    if path not in CHOICES
+}
+"""Dotted path -> default of every setting that has one."""

@@ -1,0 +1,165 @@
+"""A study file as a record: settings, grid, sampler, search, budgets, exhibits. Free of torch, mlflow, optuna."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from nfstudy.core.fields import Count, Record
+from nfstudy.study.settings import Settings
+
+
+class MedianPruner(Record):
+    """Optuna's MedianPruner; steps are epochs."""
+
+    name: Literal["median"]
+    n_startup_trials: Annotated[int, Field(ge=0)] = 5
+    n_warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class PercentilePruner(Record):
+    """Optuna's PercentilePruner; steps are epochs."""
+
+    name: Literal["percentile"]
+    percentile: Annotated[float, Field(ge=0, le=100)]
+    n_startup_trials: Annotated[int, Field(ge=0)] = 5
+    n_warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class SuccessiveHalvingPruner(Record):
+    """Optuna's SuccessiveHalvingPruner; resources are epochs."""
+
+    name: Literal["successive-halving"]
+    min_resource: Count = 1
+    reduction_factor: Annotated[int, Field(ge=2)] = 4
+
+
+class HyperbandPruner(Record):
+    """Optuna's HyperbandPruner; resources are epochs."""
+
+    name: Literal["hyperband"]
+    min_resource: Count = 1
+    max_resource: Count
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+
+
+class ThresholdPruner(Record):
+    """Optuna's ThresholdPruner on the validation free energy F, in nats an image."""
+
+    name: Literal["threshold"]
+    upper: Annotated[float, Field(allow_inf_nan=False)]
+    n_warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+Pruner = Annotated[
+    MedianPruner | PercentilePruner | SuccessiveHalvingPruner | HyperbandPruner | ThresholdPruner,
+    Field(discriminator="name"),
+]
+
+SamplerName = Literal["tpe", "random", "gp", "cmaes", "qmc", "nsgaii", "nsgaiii"]
+"""Optuna's samplers that draw; its grid and brute-force samplers are what `exhaustive` is for."""
+
+
+class Sampling(Record):
+    """An Optuna sampler with its number of trials.
+
+    Trials are proposed in generations of `batch` and their values told in order, so that what is proposed depends on
+    the study's seed alone, not on how many workers there are or which one is first.
+    """
+
+    name: SamplerName
+    trials: Count
+    batch: Annotated[int, Field(ge=1, le=10_000)] = 2
+    pruner: Pruner | None = None
+
+
+class Exhaustive(Record):
+    """Every point of the grid."""
+
+    name: Literal["exhaustive"]
+
+
+Sampler = Annotated[Exhaustive | Sampling, Field(discriminator="name")]
+
+
+class Range(Record):
+    """An interval to draw a setting from, both ends included."""
+
+    low: float | int
+    high: float | int
+    log: bool = False
+    step: float | int | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low <= self.high:
+            raise ValueError(f"low {self.low} with high {self.high}: allowed: low at most high")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low {self.low} with log true: allowed: greater than 0")
+        if self.step is not None and (self.log or self.step <= 0):
+            raise ValueError(f"step {self.step}: allowed: greater than 0, and not together with log")
+        return self
+
+
+Scalar = bool | int | float | str
+Choices = Annotated[tuple[Scalar | None, ...], Field(min_length=1, max_length=10_000)]
+Axis = Choices | Range
+
+
+class Search(Record):
+    """A nuisance search inside each cell: so many trials, chosen by the validation bound, never by the test set."""
+
+    sampler: Sampling
+    space: Annotated[dict[str, Axis], Field(min_length=1)]
+
+
+class Budget(Record):
+    """What a named budget changes; its name is part of a run's identity, so two budgets never mix."""
+
+    settings: Annotated[dict[str, Any], Field(default_factory=dict)]
+    repetitions: Count | None = None
+    trials: Count | None = None
+    """In place of `sampler.trials` and `search.sampler.trials`."""
+
+
+Exhibit = Literal[
+    "summary",
+    "flow-length",
+    "effects",
+    "energies",
+    "figure-1",
+    "figure-3",
+    "figure-4",
+    "table-2",
+    "table-3",
+    "learning-curves",
+    "samples",
+]
+
+EXHIBIT_NEEDS: dict[Exhibit, tuple[str, str]] = {
+    "energies": ("energy.name", ""),
+    "figure-1": ("drawn.density", ""),
+    "figure-3": ("energy.name", ""),
+    "figure-4": ("data.name", "mnist"),
+    "table-2": ("data.name", "mnist"),
+    "table-3": ("data.name", "cifar10"),
+}
+"""Exhibit -> the setting that a study must have for it, and its value; empty where any will do."""
+
+
+class StudySpec(Record):
+    """One study file, checked."""
+
+    study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    title: Annotated[str, Field(min_length=1, max_length=200)]
+    description: Annotated[str, Field(max_length=10_000)] = ""
+    settings: Settings
+    grid: Annotated[dict[str, Axis], Field(default_factory=dict)]
+    sampler: Sampler = Exhaustive(name="exhaustive")
+    search: Search | None = None
+    repetitions: Annotated[int, Field(ge=1, le=100_000)] = 1
+    budgets: Annotated[dict[str, Budget], Field(min_length=1)]
+    budget: str
+    """The budget that runs when none is named."""
+    exhibits: Annotated[tuple[Exhibit, ...], Field(min_length=1)]

@@ -1,0 +1,359 @@
+"""What every family owes its users, one body for all of them."""
+
+import hashlib
+import math
+import typing
+
+import pytest
+import torch
+
+from nfstudy.flows import FLOWS, make_flow
+from nfstudy.flows.base import NoFlow, log_nonnegative, log_softplus, softplus
+from nfstudy.flows.iaf.flow import iaf_flow, invert_iaf_flow
+from nfstudy.flows.nice.flow import NiceOrthFlow, NicePermFlow, count_passing, invert_nice_flow, nice_flow
+from nfstudy.flows.planar.flow import invert_planar_flow, planar_flow
+from nfstudy.flows.radial.flow import invert_radial_flow, radial_flow
+from nfstudy.flows.sylvester.flow import invert_sylvester_flow, sylvester_flow
+from nfstudy.study.sections import Family, FlowSpec
+
+FAMILIES = [family for family in FLOWS if family != "none"]
+CHOICES = {
+    "nice-deep": {"family": "nice-perm", "coupling_layers": 2, "coupling_pass": 0.3, "coupling_scaling": True},
+    "iaf-deep": {"family": "iaf", "autoregressive_layers": 2},
+    "sylvester-one": {"family": "sylvester", "sylvester_columns": 1},
+}
+CHAINS = [*FAMILIES, *CHOICES]
+"""The families at their defaults, and at other choices."""
+
+
+def with_two_layers(function):
+    """A pure function of NICE or IAF with a second hidden layer as two more tensors, as all other parameters are."""
+    return lambda *arguments: function(*arguments[:-2], *((argument,) for argument in arguments[-2:]))
+
+
+PURE = {
+    "planar": planar_flow,
+    "radial": radial_flow,
+    "nice-perm": nice_flow,
+    "nice-orth": nice_flow,
+    "nice-deep": with_two_layers(nice_flow),
+    "iaf": iaf_flow,
+    "iaf-deep": with_two_layers(iaf_flow),
+    "sylvester": sylvester_flow,
+    "sylvester-one": sylvester_flow,
+}
+INVERSE = {
+    "planar": invert_planar_flow,
+    "radial": invert_radial_flow,
+    "nice-perm": invert_nice_flow,
+    "nice-orth": invert_nice_flow,
+    "nice-deep": with_two_layers(invert_nice_flow),
+    "iaf": invert_iaf_flow,
+    "iaf-deep": with_two_layers(invert_iaf_flow),
+    "sylvester": invert_sylvester_flow,
+    "sylvester-one": invert_sylvester_flow,
+}
+FEATURES = 16
+
+
+def generator(name):
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big"))
+
+
+def draw(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def flow_of(family, latent=5, length=4, features=FEATURES):
+    choices = CHOICES.get(family, {"family": family})
+    spec = FlowSpec(length=length, coupling_hidden=7, autoregressive_hidden=7, **choices)
+    flow = make_flow(spec, latent, features).double()
+    flow.initialise(generator)
+    return flow
+
+
+def random_arguments(family, latent, length, scale, images=()):
+    """All but z of a pure function: parameters (*images, K, ...) drawn from N(0, scale²)."""
+    if family == "planar":
+        shapes = [(latent,), (latent,), ()]
+        return [scale * draw(*images, length, *shape, seed=seed) for seed, shape in enumerate(shapes, 1)]
+    if family == "radial":
+        z0, alpha, beta = (
+            scale * draw(*images, length, *shape, seed=seed) for seed, shape in enumerate([(latent,), (), ()], 1)
+        )
+        return [z0, softplus(alpha), beta]
+    if family.startswith("sylvester"):
+        columns = 1 if family == "sylvester-one" else min(latent, 3)
+        shapes = [(latent, columns), (columns, columns), (columns,)]
+        return [scale * draw(*images, length, *shape, seed=seed) for seed, shape in enumerate(shapes, 1)]
+    if family.startswith("iaf"):
+        return random_autoregression(family, latent, length, scale, images)
+    draw_mixing = (NiceOrthFlow if family == "nice-orth" else NicePermFlow).draw_mixing
+    mixing = torch.stack([draw_mixing(latent, generator(f"mixing {k}")) for k in range(length)])
+    first, hidden = count_passing(latent, 0.3) if family == "nice-deep" else latent // 2, 6
+    shapes = [
+        (length, hidden, first),
+        (*images, length, hidden),
+        (length, latent - first, hidden),
+        (length, latent - first),
+        *([(length, hidden, hidden), (length, hidden)] if family == "nice-deep" else []),
+    ]
+    return [mixing, *(scale * draw(*shape, seed=seed) for seed, shape in enumerate(shapes, 1))]
+
+
+def random_autoregression(family, latent, length, scale, images, hidden=6):
+    """Those of IAF, its W_out so small that no gate closes so far that rounding hides what it lets through."""
+    order = torch.stack([torch.randperm(latent, generator=generator(f"order {k}")) for k in range(length)])
+    shapes = [
+        (length, hidden, latent),
+        (*images, length, hidden),
+        (length, 2 * latent, hidden),
+        (length, 2 * latent),
+        *([(length, hidden, hidden), (length, hidden)] if family == "iaf-deep" else []),
+    ]
+    drawn = [scale * draw(*shape, seed=seed) for seed, shape in enumerate(shapes, 1)]
+    drawn[2] *= 0.2
+    drawn[3] *= 0.2
+    return [order, *drawn]
+
+
+def is_possible(family, latent):
+    return latent >= 2 or not family.startswith(("nice", "iaf"))
+
+
+def jacobian_log_det(step, z):
+    """ln|det ∂step(z)/∂z| of each row of z (B, D), for rows that do not mix."""
+    jacobian = torch.autograd.functional.jacobian(lambda rows: step(rows)[0].sum(0), z)
+    return torch.linalg.slogdet(jacobian.movedim(1, 0)).logabsdet
+
+
+CASES = [
+    pytest.param(family, latent, id=f"{family}-D{latent}")
+    for family in CHAINS
+    for latent in (1, 2, 5, 40)
+    if is_possible(family, latent)
+]
+
+
+@pytest.mark.parametrize(("family", "latent"), CASES)
+@pytest.mark.parametrize("images", [(), (6,)], ids=["shared", "amortised"])
+@pytest.mark.parametrize("scale", [0.1, 3.0])
+def test_log_det_is_that_of_autograd(family, latent, images, scale):
+    arguments = random_arguments(family, latent, length=3, scale=scale, images=images)
+    z = draw(6, latent)
+    _, log_det = PURE[family](z, *arguments)
+    expected = jacobian_log_det(lambda rows: PURE[family](rows, *arguments), z)
+    torch.testing.assert_close(log_det, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("family", "latent"), CASES)
+def test_log_det_of_the_initial_module_is_that_of_autograd(family, latent):
+    flow = flow_of(family, latent)
+    z, parameters = draw(6, latent), flow.parameters_from(draw(6, FEATURES, seed=1).abs())
+    _, log_det = flow(z, parameters)
+    torch.testing.assert_close(log_det, jacobian_log_det(lambda rows: flow(rows, parameters), z), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("family", "latent"), CASES)
+@pytest.mark.parametrize("images", [(), (100,)], ids=["shared", "amortised"])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
+def test_the_inverse_undoes_the_chain_on_both_sides(family, latent, images, scale):
+    arguments = random_arguments(family, latent, length=3, scale=scale, images=images)
+    z = draw(100, latent, seed=9)
+    flow, inverse = PURE[family], INVERSE[family]
+    torch.testing.assert_close(inverse(flow(z, *arguments)[0], *arguments), z, rtol=0, atol=1e-9)
+    torch.testing.assert_close(flow(inverse(z, *arguments), *arguments)[0], z, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("family", "latent"), [("none", 5), *CASES])
+def test_the_inverse_of_the_initial_module_undoes_it(family, latent):
+    flow = flow_of(family, latent)
+    z, parameters = draw(2, 6, latent), flow.parameters_from(draw(6, FEATURES, seed=1).abs())
+    z_k, _ = flow(z, parameters)
+    torch.testing.assert_close(flow.inverse(z_k, parameters), z, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", CHAINS)
+def test_the_inverse_keeps_the_type_and_has_no_gradient(family):
+    flow = flow_of(family).float()
+    z_0 = flow.inverse(draw(6, 5, dtype=torch.float32), flow.parameters_from(draw(6, FEATURES, dtype=torch.float32)))
+    assert z_0.dtype is torch.float32
+    assert not z_0.requires_grad
+
+
+@pytest.mark.parametrize("family", CHAINS)
+def test_the_density_by_the_inverse_integrates_to_one(family):
+    """ln q_K(z) = ln q0(z_0) − Σ ln|det|, with z_0 from the inverse, over the plane by the midpoint rule."""
+    arguments = random_arguments(family, latent=2, length=3, scale=1.0)
+    axis = (torch.arange(400, dtype=torch.float64) + 0.5) * (30 / 400) - 15
+    z = torch.cartesian_prod(axis, axis)
+    z_0 = INVERSE[family](z, *arguments)
+    _, log_det = PURE[family](z_0, *arguments)
+    log_q = -0.5 * z_0.square().sum(-1) - math.log(2 * math.pi) - log_det
+    assert log_q.exp().sum().item() * (30 / 400) ** 2 == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["planar", "radial"])
+def test_without_the_constraint_there_is_no_inverse(family):
+    flow = make_flow(FlowSpec(family=family, length=4, constraint=False), 5, FEATURES)
+    flow.initialise(generator)
+    parameters = flow.parameters_from(draw(6, FEATURES, dtype=torch.float32))
+    with pytest.raises(ValueError, match=f"constraint false: a {family} chain has an inverse only with it"):
+        flow.inverse(draw(6, 5, dtype=torch.float32), parameters)
+
+
+@pytest.mark.parametrize("family", CHAINS)
+@pytest.mark.parametrize("images", [(), (6,)], ids=["shared", "amortised"])
+def test_a_chain_is_its_steps_one_by_one(family, images):
+    arguments = random_arguments(family, latent=5, length=4, scale=1.0, images=images)
+    step_axis = {id(argument): 1 if argument.shape[:1] == images else 0 for argument in arguments}
+    z, total = draw(6, 5), torch.zeros(6, dtype=torch.float64)
+    whole = PURE[family](z, *arguments)
+    for k in range(4):
+        z, log_det = PURE[family](z, *(a.narrow(step_axis[id(a)], k, 1) for a in arguments))
+        total = total + log_det
+    torch.testing.assert_close(whole, (z, total))
+
+
+@pytest.mark.parametrize("family", CHAINS)
+@pytest.mark.parametrize("images", [(), (6,)], ids=["shared", "amortised"])
+def test_leading_sample_axes_are_a_loop(family, images):
+    arguments = random_arguments(family, latent=5, length=4, scale=1.0, images=images)
+    z = draw(2, 3, 6, 5)
+    z_k, log_det = PURE[family](z, *arguments)
+    assert log_det.shape == (2, 3, 6)
+    for i in range(2):
+        for j in range(3):
+            torch.testing.assert_close((z_k[i, j], log_det[i, j]), PURE[family](z[i, j], *arguments))
+
+
+@pytest.mark.parametrize("family", CHAINS)
+def test_images_have_parameters_of_their_own(family):
+    arguments = random_arguments(family, latent=5, length=4, scale=1.0, images=(6,))
+    z = draw(6, 5)
+    z_k, log_det = PURE[family](z, *arguments)
+    one = [argument[2] if argument.shape[0] == 6 else argument for argument in arguments]
+    torch.testing.assert_close((z_k[2:3], log_det[2:3]), PURE[family](z[2:3], *one))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("length", [1, 2, 5])
+@pytest.mark.parametrize("family", CHAINS)
+def test_without_gradients_the_numbers_are_the_same_bits(family, length, dtype):
+    flow = flow_of(family, latent=6, length=length).to(dtype)
+    parameters = flow.parameters_from(3 * draw(37, FEATURES).to(dtype))
+    z = draw(3, 37, 6, seed=1).to(dtype).requires_grad_()
+    with_gradients = flow(z, parameters)
+    assert with_gradients[0].requires_grad
+    with torch.no_grad():
+        without = flow(z, parameters)
+    for kept, dropped in zip(with_gradients, without, strict=True):
+        assert torch.isfinite(kept).all()
+        assert torch.equal(kept, dropped)
+
+
+@pytest.mark.parametrize("family", CHAINS)
+def test_gradient_reaches_every_parameter(family):
+    flow = flow_of(family)
+    z_k, log_det = flow(draw(6, 5), flow.parameters_from(draw(6, FEATURES, seed=1)))
+    (z_k.sin().sum() + log_det.sum()).backward()
+    for name, parameter in flow.named_parameters():
+        # Every image moves every number of a step: no row of any weight is left without gradient.
+        assert parameter.grad.reshape(len(parameter), -1).abs().amax(1).min() > 0, name
+
+
+@pytest.mark.parametrize("family", CHAINS)
+@pytest.mark.parametrize("length", [10, 80])
+def test_the_start_is_near_the_identity(family, length):
+    flow, latent, features = flow_of(family, latent=40, length=length, features=400), 40, 400
+    z = draw(100, latent)
+    z_k, log_det = flow(z, flow.parameters_from(draw(100, features, seed=1).abs()))
+    assert log_det.abs().max() < 0.2
+    if not family.startswith("nice"):
+        assert (z_k - z).norm(dim=1).max() < 0.2
+    else:
+        torch.testing.assert_close(z_k.norm(dim=1), z.norm(dim=1), rtol=0, atol=0.2)
+
+
+@pytest.mark.parametrize("family", CHAINS)
+def test_a_longer_chain_begins_with_the_same_steps(family):
+    short, long = flow_of(family, length=3).state_dict(), flow_of(family, length=5).state_dict()
+    for name, weights in short.items():
+        assert torch.equal(long[name][: len(weights)], weights), name
+
+
+@pytest.mark.parametrize("family", CHAINS)
+def test_steps_and_seeds_differ(family):
+    flow, again, other = flow_of(family), flow_of(family), flow_of(family)
+    other.initialise(lambda name: generator("other " + name))
+    for (name, weights), same, different in zip(
+        flow.head.named_parameters(), again.head.parameters(), other.head.parameters(), strict=True
+    ):
+        assert torch.equal(weights, same)
+        if name == "weight":
+            assert not torch.equal(weights, different)
+            assert len(weights.unflatten(0, (4, -1)).unique(dim=0)) == 4
+
+
+@pytest.mark.parametrize("family", CHAINS)
+def test_initialising_leaves_the_global_generator_alone(family):
+    flow = flow_of(family)
+    before = torch.get_rng_state()
+    flow.initialise(generator)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("family", list(FLOWS))
+def test_length_zero_is_no_flow(family):
+    flow = make_flow(FlowSpec(family=family, length=0), 5, FEATURES)
+    assert isinstance(flow, NoFlow)
+    assert list(flow.parameters()) == []
+    z = draw(2, 6, 5)
+    z_k, log_det = flow(z, flow.parameters_from(draw(6, FEATURES)))
+    assert torch.equal(z_k, z)
+    assert torch.equal(log_det, torch.zeros(2, 6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_chain_without_steps_is_refused(family):
+    extra = {"sylvester": {"columns": 3}}.get(family, {"hidden": 7} if family.startswith(("nice", "iaf")) else {})
+    with pytest.raises(ValueError, match="length 0: allowed: at least 1"):
+        FLOWS[family](latent=5, length=0, features=FEATURES, **extra)
+
+
+def test_the_families_are_those_that_a_study_may_name():
+    assert tuple(FLOWS) == typing.get_args(Family)
+
+
+def test_an_unknown_family_is_refused():
+    spec = FlowSpec.model_construct(family="spline", length=2, coupling_hidden=7)
+    with pytest.raises(ValueError, match="spline: allowed: none, planar, radial, nice-perm, nice-orth, iaf, sylvester"):
+        make_flow(spec, 5, FEATURES)
+
+
+# ln(1 + eˣ) and its logarithm with mpmath.
+@pytest.mark.parametrize(
+    ("x", "value", "logarithm"),
+    [
+        (-1000, 0, -1000),
+        (-45, 2.8625185805493937e-20, -45),
+        (-15, 3.0590227371372049e-7, -15.000000152951141),
+        (-5, 0.0067153484891180686, -5.0033595532399083),
+        (0, 0.69314718055994531, -0.36651292058166433),
+        (25, 25.000000000013888, 3.2188758248687561),
+        (1000, 1000, 6.9077552789821371),
+    ],
+)
+def test_softplus_and_its_logarithm(x, value, logarithm):
+    x = torch.tensor([x], dtype=torch.float64, requires_grad=True)
+    assert softplus(x).item() == pytest.approx(value, rel=1e-15)
+    assert log_softplus(x).item() == pytest.approx(logarithm, rel=1e-15)
+    assert torch.autograd.gradcheck(log_softplus, x)
+
+
+def test_the_logarithm_of_zero_adds_nothing_and_has_gradient_zero():
+    x = torch.tensor([0.0, 0.5], requires_grad=True)
+    total = torch.logaddexp(log_nonnegative(x), torch.zeros(2))
+    assert total.tolist() == pytest.approx([0, math.log(1.5)])
+    total.sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([0.0, 1 / 1.5]))

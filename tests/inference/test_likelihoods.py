@@ -1,0 +1,184 @@
+"""p(x|z): densities that integrate to one, known answers, and what bounds them."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, special, stats
+
+from nfstudy.inference.models.dlgm import DLGM
+from nfstudy.inference.models.evaluation import evaluate_likelihood
+from nfstudy.inference.models.likelihoods import INITIAL_VARIANCE, Bernoulli, LogitNormal
+from nfstudy.study.sections import FlowSpec, ModelSpec
+
+FLOOR = 1e-3
+PIXELS, FEATURES = 5, 7
+
+
+def logit_normal(variance="network", floor=FLOOR, pixels=PIXELS, features=FEATURES):
+    model = ModelSpec(variance=variance, variance_floor=floor)
+    likelihood = LogitNormal(pixels, features, model)
+    likelihood.initialise(lambda part: torch.Generator().manual_seed(len(part)))
+    return likelihood.double()
+
+
+def of_parameters(mu, alpha):
+    """Return the density of one pixel with given μ and α, whatever z."""
+    likelihood = logit_normal("shared", pixels=1, features=1)
+    with torch.no_grad():
+        likelihood.location.weight.zero_()
+        likelihood.location.bias.fill_(mu)
+        likelihood.excess_bias.fill_(math.log(math.expm1(alpha - FLOOR)))
+    return lambda x: likelihood(torch.tensor([[x]], dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)).item()
+
+
+def features(*shape, scale=1.0):
+    return scale * torch.randn(*shape, FEATURES, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def numbers(*shape):
+    return 0.02 + 0.96 * torch.rand(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("mu", "alpha"),
+    [(0.0, 1.0), (0.0, 0.002), (-2.5, 0.3), (4.0, 0.05), (-9.2, 0.01), (9.2, 0.01), (-7.0, 4.0), (1.0, 12.0)],
+)
+def test_the_density_integrates_to_one(mu, alpha):
+    log_density = of_parameters(mu, alpha)
+    # Pieces of one standard deviation of logit(x) each: in x, they are of very different lengths.
+    edges = np.unique(special.expit(mu + math.sqrt(alpha) * np.arange(-9, 10)))
+    total = sum(
+        integrate.quad(lambda x: math.exp(log_density(x)), low, high, epsabs=1e-10)[0]
+        for low, high in itertools.pairwise(edges)
+    )
+    assert total == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("variance", ["network", "shared"])
+def test_the_density_is_the_gaussian_of_the_logit_times_its_slope(variance):
+    likelihood, x, h = logit_normal(variance), numbers(4, PIXELS), features(3, 4)
+    mu, alpha = likelihood.location(h).detach().numpy(), likelihood.variance(h).detach().numpy()
+    gaussian = stats.norm.logpdf(special.logit(x.numpy()), mu, np.sqrt(alpha))
+    slope = np.log(x.numpy()) + np.log(1 - x.numpy())
+    assert likelihood(x, h).detach().numpy() == pytest.approx((gaussian - slope).sum(-1), rel=1e-12)
+
+
+def test_a_value_by_hand():
+    # logit(0.8) = ln 4; with μ = 0, α = 2: −(ln 4)² / 4 − ½ ln 4π − ln 0.16.
+    expected = -(math.log(4) ** 2) / 4 - 0.5 * math.log(4 * math.pi) - math.log(0.16)
+    assert of_parameters(0.0, 2.0)(0.8) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("variance", ["network", "shared"])
+def test_gradients_are_those_of_finite_differences(variance):
+    likelihood, x, h = logit_normal(variance), numbers(2, PIXELS), features(2).requires_grad_()
+    inputs = (h, *likelihood.parameters())
+    assert torch.autograd.gradcheck(lambda *_: likelihood(x, h), inputs)
+
+
+def test_single_precision_is_enough_between_epsilon_and_its_complement():
+    likelihood, h = logit_normal(), features(1)
+    x = torch.tensor([[1e-4, 0.001, 0.5, 0.999, 1 - 1e-4]], dtype=torch.float32)
+    exact = likelihood(x.double(), h)
+    assert likelihood.float()(x, h.float()).item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("floor", [1e-3, 0.5])
+@pytest.mark.parametrize("variance", ["network", "shared"])
+def test_no_features_bring_the_variance_below_its_floor(variance, floor):
+    likelihood = logit_normal(variance, floor)
+    with torch.no_grad():
+        likelihood.excess_bias.fill_(-1000)
+    assert (likelihood.variance(features(100, scale=100.0)) >= floor).all()
+    assert likelihood.variance(features(1, scale=0.0)).min().item() == floor
+    # At the median the density is largest: (2π floor)^(−½) / (x (1 − x)) a pixel.
+    x = likelihood.picture(features(1, scale=0.0))
+    greatest = -0.5 * PIXELS * math.log(2 * math.pi * floor) - (x.log() + (1 - x).log()).sum()
+    assert likelihood(x, features(1, scale=0.0)).item() == pytest.approx(greatest.item(), rel=1e-12)
+
+
+def test_a_shared_variance_does_not_depend_on_z_and_the_networks_does():
+    h = features(10)
+    assert logit_normal("shared").variance(h).shape == (PIXELS,)
+    assert (logit_normal("network").variance(h).std(0) > 0).all()
+    counts = [sum(p.numel() for p in logit_normal(variance).parameters()) for variance in ("shared", "network")]
+    assert counts == [PIXELS * FEATURES + 2 * PIXELS, 2 * (PIXELS * FEATURES + PIXELS)]
+
+
+@pytest.mark.parametrize("variance", ["network", "shared"])
+def test_training_starts_near_the_initial_variance(variance):
+    alpha = logit_normal(variance, pixels=200).variance(features(1000))
+    assert alpha.mean().item() == pytest.approx(INITIAL_VARIANCE + FLOOR, rel=0.02)
+    assert alpha.std() < 0.1
+
+
+def test_the_picture_is_the_median():
+    mu, alpha = 1.3, 4.0
+    likelihood = logit_normal("shared", pixels=1, features=1)
+    with torch.no_grad():
+        likelihood.location.weight.zero_()
+        likelihood.location.bias.fill_(mu)
+    median = likelihood.picture(torch.zeros(1, 1, dtype=torch.float64)).item()
+    log_density = of_parameters(mu, alpha)
+    below, _ = integrate.quad(lambda x: math.exp(log_density(x)), 0, median)
+    assert below == pytest.approx(0.5, abs=1e-7)
+
+
+def test_the_inference_network_sees_bits_as_they_are_and_numbers_as_logits():
+    bits, x = torch.tensor([[0.0, 1.0]]), numbers(1, 3)
+    assert torch.equal(Bernoulli(2, 1, ModelSpec()).encoder_input(bits), bits)
+    assert logit_normal().encoder_input(x).numpy() == pytest.approx(special.logit(x.numpy()), rel=1e-12)
+
+
+# --- in a model -----------------------------------------------------------------------------------------------------
+
+
+def tiny_model(flow=None, **values):
+    model = DLGM(3, ModelSpec(latent=1, hidden=8, layers=1, maxout=2, **values), flow or FlowSpec(), LogitNormal)
+    model.initialise(1, 1)
+    return model.double()
+
+
+@pytest.mark.parametrize("variance", ["network", "shared"])
+def test_importance_samples_give_ln_p_of_one_latent_variable_as_quadrature_does(variance):
+    model, x = tiny_model(variance=variance), numbers(4, 3)
+    with torch.no_grad():
+        # A q0 as wide as the prior keeps the weights' variance finite.
+        model.mean.weight.zero_()
+        model.log_variance.bias.fill_(0.3)
+    z = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
+    with torch.no_grad():
+        log_joint = model.log_likelihood(x, z[:, None, None].expand(-1, 4, 1)) - z[:, None].square() / 2
+    exact = -np.log(integrate.simpson(log_joint.exp().numpy(), x=z.numpy(), axis=0) / math.sqrt(2 * math.pi)).mean()
+    found = evaluate_likelihood(model, x.numpy(), 20_000, seed=1)
+    assert found.nll_mc_se < 0.01
+    assert abs(found.nll - exact) < 4 * found.nll_mc_se
+    assert found.kl > 0
+
+
+@pytest.mark.parametrize("family", ["none", "planar"])
+def test_a_decoder_blind_to_z_has_the_density_of_its_biases(family):
+    model, x = tiny_model(FlowSpec(family=family, length=0 if family == "none" else 4)), numbers(6, 3)
+    with torch.no_grad():
+        model.likelihood.location.weight.zero_()
+        model.likelihood.excess.weight.zero_()
+        model.mean.weight.zero_()
+        model.log_variance.bias.fill_(0.3)
+    alpha = INITIAL_VARIANCE + model.likelihood.floor
+    logits = special.logit(x.numpy())
+    exact = -(stats.norm.logpdf(logits, 0, math.sqrt(alpha)) - np.log(x.numpy() * (1 - x.numpy()))).sum(-1).mean()
+    found = evaluate_likelihood(model, x.numpy(), 4000, seed=1)
+    assert found.nll_mc_se < 0.05
+    assert abs(found.nll - exact) < 4 * found.nll_mc_se
+
+
+@pytest.mark.parametrize("variance", ["network", "shared"])
+def test_gradient_reaches_every_parameter_of_a_model_of_numbers(variance):
+    model, x = tiny_model(FlowSpec(family="planar", length=2), variance=variance), numbers(20, 3)
+    noise = torch.randn(20, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    z, log_q0, log_det = model.sample(model.infer(x), noise)
+    (model.log_likelihood(x, z) - z.square().sum(-1) / 2 - log_q0 + log_det).mean().backward()
+    assert [name for name, parameter in model.named_parameters() if not parameter.grad.any()] == []

@@ -1,0 +1,51 @@
+"""How the networks' weights are drawn: standard deviations against their formulas, in all layers of a model."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from nfstudy.inference.models.dlgm import DLGM, LOG_VARIANCE_GAIN
+from nfstudy.inference.models.likelihoods import VARIANCE_GAIN, Bernoulli, LogitNormal
+from nfstudy.inference.models.maxout import Maxout, draw_weights
+from nfstudy.study.sections import FlowSpec, ModelSpec
+
+PIXELS, LATENT, UNITS, WINDOW = 600, 50, 300, 4
+
+
+def assert_deviation(weight, deviation):
+    """Hold the root mean square within 4 of its standard errors, σ/√(2n)."""
+    root_mean_square = weight.double().square().mean().sqrt().item()
+    assert root_mean_square == pytest.approx(deviation, rel=4 / math.sqrt(2 * weight.numel()))
+
+
+@pytest.mark.parametrize(("rule", "fans"), [("glorot", 300 + 500), ("he", 300)])
+def test_a_linear_layer_is_drawn_by_its_rule(rule, fans):
+    linear = nn.Linear(300, 500)
+    draw_weights(linear, 500, rule, torch.Generator().manual_seed(1))
+    assert_deviation(linear.weight, math.sqrt(2 / fans))
+    assert not linear.bias.any()
+
+
+@pytest.mark.parametrize(("rule", "fans"), [("glorot", 300 + 50), ("he", 300)])
+def test_a_maxout_layer_is_drawn_by_its_rule_with_units_as_fan_out(rule, fans):
+    layer = Maxout(300, 50, window=4)
+    layer.initialise(rule, torch.Generator().manual_seed(1))
+    assert_deviation(layer.pieces.weight, math.sqrt(2 / fans))
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli, LogitNormal])
+def test_the_rule_holds_for_all_layers_of_a_model_and_for_no_flow(likelihood):
+    networks = {}
+    for rule in ("glorot", "he"):
+        model = ModelSpec(latent=LATENT, hidden=UNITS, maxout=WINDOW, initialisation=rule)
+        networks[rule] = DLGM(PIXELS, model, FlowSpec(family="planar", length=3), likelihood)
+        networks[rule].initialise(1, 1)
+    he, head = networks["he"], networks["he"].flow.head
+    gains = {"log_variance": LOG_VARIANCE_GAIN, "likelihood.excess": VARIANCE_GAIN}
+    drawn = {name: part for name, part in he.named_modules() if isinstance(part, nn.Linear) and part is not head}
+    assert len(drawn) == 2 * 2 + 2 + (1 if likelihood is Bernoulli else 2)
+    for name, linear in drawn.items():
+        assert_deviation(linear.weight, gains.get(name, 1) * math.sqrt(2 / linear.in_features))
+    assert torch.equal(head.weight, networks["glorot"].flow.head.weight)

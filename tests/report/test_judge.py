@@ -1,0 +1,195 @@
+"""The command `check` on a real store, and the baseline that it holds claims against."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.fake_runs import study
+
+from nfstudy.__main__ import main
+from nfstudy.core.errors import ReportError
+from nfstudy.report.claims.baseline import changes, read_baseline, reversals, updated, write_baseline
+from nfstudy.report.claims.inequalities import read_claims
+from nfstudy.runs.result import TrialResult
+from nfstudy.runs.tracking.store import DataRecord, open_store
+from nfstudy.study.grid import expand_cells, repetitions_of
+
+STUDY = """\
+study: mnist
+title: Two cells of MNIST
+data: {name: mnist, binarisation: static}
+grid: {flow.family: [planar], flow.length: [0, 10]}
+repetitions: 3
+budgets: {full: {}, laptop: {train.updates: 2000}}
+exhibits: [summary]
+"""
+CLAIM, PART = "mnist-planar-f-falls", "mnist-planar-f-falls/K=0..10"
+BASELINE = "reports/claims-baseline.json"
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Folders, each with a store: in `falling`, F falls by 5, 4 and 6 nats from K = 0 to 10, in `rising` it rises."""
+    folders = {}
+    spec = study(STUDY)
+    for name, changed in (("falling", (-5.0, -4.0, -6.0)), ("rising", (5.0, 4.0, 6.0))):
+        folders[name] = tmp_path_factory.mktemp(name)
+        store = open_store(f"sqlite:///{folders[name]}/mlruns/mlflow.db", create=True)
+        for cell in expand_cells(spec, "laptop"):
+            for trial in repetitions_of(spec, cell, cell.settings):
+                shift = changed[trial.index - 1] if cell.settings.flow.length else 0.0
+                free_energy = 97.0 + trial.index + shift
+                data = DataRecord("mnist-static", "ab" * 32, "test", {"train": (50_000, 784)})
+                run_id = store.start_run(store.experiment("mnist"), trial, data, "{}", "cpu", 1)
+                store.finish_run(run_id, TrialResult("finished", 2000, metrics={"test/elbo": -free_energy}))
+    return folders
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a study file and a baseline in which nothing has been run; commands run in it."""
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/mnist.yaml").write_text(STUDY)
+    (tmp_path / "reports").mkdir()
+    (tmp_path / BASELINE).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def at(folder):
+    return f"--tracking-uri=sqlite:///{folder}/mlruns/mlflow.db"
+
+
+def test_without_a_store_nothing_is_run_and_nothing_is_made(project, capsys):
+    assert main(["check"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    claims = read_claims()
+    assert lines[: len(claims)] == [
+        f"not run      {claim.id}  (evidence: run studies/{claim.study}.yaml)" for claim in claims
+    ]
+    assert lines[len(claims) :] == [f"{len(claims)} claims: {len(claims)} not run", f"no changes against {BASELINE}"]
+    assert not (project / "mlruns").exists()
+
+
+def test_verdicts_are_printed_with_interval_and_n_and_what_changed(project, stores, capsys):
+    assert main(["check", at(stores["falling"])]) == 0
+    text = capsys.readouterr().out
+    # −5 ± 4.302653/√3 over 3 pairs; F = 98, 99, 100 at K = 0 lies 2.25 above the paper, whose tolerance is 2.4.
+    assert f"\n  supported    {PART}  −5.00 [−7.48, −2.52] nats, n = 3\n" in text
+    assert "\n  undecided    mnist-level-f/none,K=0  99.00 [96.52, 101.48] nats, n = 3  (would take " in text
+    assert f"\n  {PART}: not run -> supported\n" in text
+    assert json.loads((project / BASELINE).read_text()) == {}
+
+
+def test_a_budget_is_of_the_studies_that_have_it(project, stores, capsys):
+    assert main(["check", at(stores["falling"]), "--budget", "full"]) == 0
+    assert f"not run      {CLAIM}  (evidence" in capsys.readouterr().out
+    assert main(["check", at(stores["falling"]), "--budget", "huge"]) == 2
+    assert "--budget huge: no study has it; allowed: full, laptop" in capsys.readouterr().err
+
+
+def test_a_claim_that_turns_from_supported_to_contradicted_fails_the_check(project, stores, capsys):
+    assert main(["check", at(stores["falling"]), "--update-baseline"]) == 0
+    kept = (project / BASELINE).read_bytes()
+    assert json.loads(kept)[PART] == "supported"
+    assert list(json.loads(kept)) == sorted(json.loads(kept))
+    assert {path.name for path in (project / "reports").iterdir()} == {"claims-baseline.json"}
+
+    capsys.readouterr()
+    assert main(["check", at(stores["rising"])]) == 1
+    output = capsys.readouterr()
+    assert output.err == f"contradicted, and was supported: {PART}\n"
+    assert f"  {PART}: supported -> contradicted\n" in output.out
+    assert f"  {CLAIM}: undecided -> contradicted\n" in output.out
+    assert (project / BASELINE).read_bytes() == kept
+
+    assert main(["check"]) == 0, "no runs speak neither for nor against"
+    assert main(["check", at(stores["rising"]), "--update-baseline"]) == 0
+    assert f"  {PART}: supported -> contradicted\n" in capsys.readouterr().out
+    assert main(["check", at(stores["rising"])]) == 0
+    assert main(["check", at(stores["falling"])]) == 0, "from contradicted to supported is no failure"
+
+
+def test_without_a_baseline_nothing_was_said_before(project, stores, capsys):
+    (project / BASELINE).unlink()
+    assert main(["check", at(stores["rising"])]) == 0
+    text = capsys.readouterr().out
+    assert text.endswith(f"no baseline at {BASELINE} yet: check --update-baseline keeps these verdicts\n")
+    assert f"  contradicted {PART}" in text
+    assert not (project / BASELINE).exists()
+
+
+def test_a_baseline_may_stand_elsewhere_and_is_made_by_an_update_only(project, stores, capsys):
+    assert main(["check", "--baseline", "elsewhere.json"]) == 2
+    assert "elsewhere.json: no such baseline; allowed: a file that" in capsys.readouterr().err
+    assert main(["check", at(stores["falling"]), "--baseline", "elsewhere.json", "--update-baseline"]) == 0
+    assert read_baseline(project / "elsewhere.json")[PART] == "supported"
+    assert main(["check", "--baseline", "elsewhere.json", "--update-baseline"]) == 0
+    assert read_baseline(project / "elsewhere.json")[PART] == "supported", "what is not run here keeps its verdict"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "claims-baseline.json: cannot be read: "),
+        ("[]", "claims-baseline.json: is no JSON object; allowed: a JSON object, id -> verdict"),
+        (
+            '{"a": "maybe"}',
+            "claims-baseline.json: a: got 'maybe'; allowed: supported, contradicted, undecided, not run",
+        ),
+        ('{"a": ["supported"]}', "claims-baseline.json: a: got ['supported']; allowed: supported, "),
+    ],
+    ids=["no JSON", "a list", "an unknown verdict", "no verdict"],
+)
+def test_a_baseline_that_cannot_be_understood_is_a_mistake(project, capsys, content, message):
+    (project / BASELINE).write_text(content)
+    for arguments in (["check"], ["check", "--update-baseline"]):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+    assert (project / BASELINE).read_text() == content
+
+
+def test_mistakes_about_the_studies_are_told(project, capsys):
+    (project / "studies/twin.yaml").write_text(STUDY)
+    assert main(["check"]) == 2
+    assert "yaml: study: got 'mnist' as another file has; allowed: one file a study" in capsys.readouterr().err
+    (project / "studies/twin.yaml").write_text(STUDY.replace("repetitions: 3", "repetitions: 0"))
+    assert main(["check"]) == 2
+    assert "twin.yaml:5:14: repetitions: got 0" in capsys.readouterr().err
+    shutil.rmtree(project / "studies")
+    assert main(["check"]) == 2
+    assert "studies: holds no study files; allowed: a folder with STUDY.yaml in it" in capsys.readouterr().err
+
+
+def test_a_store_that_is_none_is_a_mistake(project, capsys):
+    (project / "broken.db").write_text("no database")
+    assert main(["check", f"--tracking-uri=sqlite:///{project}/broken.db"]) == 2
+    assert "broken.db" in capsys.readouterr().err
+
+
+def test_changes_reversals_and_updates_by_hand():
+    before = {"a": "supported", "b": "supported", "c": "undecided", "gone": "supported"}
+    now = {"a": "contradicted", "b": "not run", "c": "contradicted", "new": "not run", "other": "supported"}
+    assert changes(before, now) == {
+        "a": ("supported", "contradicted"),
+        "b": ("supported", "not run"),
+        "c": ("undecided", "contradicted"),
+        "other": ("not run", "supported"),
+        "gone": ("supported", "removed"),
+    }
+    assert reversals(before, now) == ["a"]
+    assert updated(before, now) == {**now, "b": "supported"}
+
+
+def test_a_baseline_that_cannot_be_written_is_a_mistake(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReportError, match="cannot be written"):
+        write_baseline(tmp_path / "file/baseline.json", {})
+
+
+def test_the_baseline_in_the_repository_is_of_this_ledger():
+    ids = {key for claim in read_claims() for key in (claim.id, *(part.id for part in claim.parts()))}
+    path = Path(__file__).parents[2] / BASELINE
+    assert read_baseline(path).keys() == ids

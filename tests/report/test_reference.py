@@ -1,0 +1,349 @@
+"""The reference runs: reports and README's results are made from them alone, and what is kept is what they make."""
+
+import json
+import math
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support.command_line import digests
+from support.fake_copies import PICTURE, copy, points, small_archive
+from support.fake_runs import FakeRuns, run_all, study
+from support.processes import loaded_by
+
+from nfstudy.__main__ import main
+from nfstudy.core.project import Project
+from nfstudy.report.pages.readme import results_text
+from nfstudy.report.reference import BEGIN, END, KEPT, most_at_once, read_reference, stale_parts
+from nfstudy.report.statistics.estimates import gather_results
+from nfstudy.runs.archive.reader import read_archive
+from nfstudy.runs.archive.runs import ArchivedRuns
+from nfstudy.runs.archive.transfer import export_runs, import_runs
+from nfstudy.runs.result import TrialResult
+from nfstudy.runs.tracking.open import open_runs
+from nfstudy.runs.tracking.store import DataRecord, open_store
+from nfstudy.study.grid import expand_cells, repetitions_of
+
+CHECKOUT = Project(Path(__file__).parents[2])
+MOST_BYTES = 20_000_000
+"""Of all archives together."""
+
+STUDY = """\
+study: mnist
+title: Two cells of MNIST
+data: {name: mnist, binarisation: static}
+grid: {flow.family: [planar], flow.length: [0, 10]}
+repetitions: 3
+budgets: {full: {}, laptop: {train.updates: 2000}}
+exhibits: [table-2]
+"""
+OTHER = STUDY.replace("study: mnist", "study: other").replace("Two cells", "Two more cells")
+README = f"# Title\n\n## Results\n\n{BEGIN}\nold\n{END}\n\n## More\n"
+
+
+@pytest.fixture(scope="module")
+def new_store(tmp_path_factory):
+    """What puts an empty store into a folder, a new one unless it is given, and returns the folder."""
+    made = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    open_store(f"sqlite:///{made}", create=True)
+    with closing(sqlite3.connect(made)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def put(folder=None):
+        folder = folder or tmp_path_factory.mktemp("store")
+        (folder / "mlruns").mkdir(exist_ok=True)
+        shutil.copy(made, folder / "mlruns")
+        return folder
+
+    return put
+
+
+def log(folder, text=STUDY, budget="laptop", shift=0.0, repetitions=(1, 2, 3)):
+    """Log a study's repetitions in a folder's store: −ln p(x) is 90.2 ± 0.1 at K = 0 and 87.2 ± 0.1 at K = 10."""
+    spec = study(text)
+    uri = f"sqlite:///{folder}/mlruns/mlflow.db"
+    store = open_store(uri)
+    for cell in expand_cells(spec, budget):
+        for trial in repetitions_of(spec, cell, cell.settings):
+            if trial.index in repetitions:
+                nll = (87.2 if cell.settings.flow.length else 90.2) + 0.1 * (trial.index - 2) + shift
+                numbers = {"test/nll": nll, "test/kl": 6.0, "test/elbo": -6.0 - nll, "time/wall_seconds": 1800.0}
+                data = DataRecord("mnist-static", "ab" * 32, "test", {"train": (50_000, 784)})
+                run_id = store.start_run(store.experiment(spec.study), trial, data, "{}", "cpu", 1)
+                store.finish_run(run_id, TrialResult("finished", 2000, metrics=numbers))
+    return uri
+
+
+@pytest.fixture(scope="module")
+def archive(new_store):
+    """An archive of all runs of the study."""
+    folder = new_store()
+    export_runs(log(folder), "mnist", folder / "mnist.tar.xz")
+    return folder / "mnist.tar.xz"
+
+
+@pytest.fixture(scope="module")
+def part(new_store):
+    """An archive of two repetitions of three."""
+    folder = new_store()
+    export_runs(log(folder, repetitions=(1, 2)), "mnist", folder / "mnist.tar.xz")
+    return folder / "mnist.tar.xz"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, archive, new_store):
+    """A checkout with the archive of all runs and an empty store; commands run in it."""
+    for name in ("studies", "reports", "mlruns/reference"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "studies/mnist.yaml").write_text(STUDY)
+    (tmp_path / "studies/other.yaml").write_text(OTHER)
+    (tmp_path / "README.md").write_text(README)
+    shutil.copy(archive, tmp_path / "mlruns/reference")
+    new_store(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def test_the_runs_are_taken_in_and_all_is_made_from_them(project, capsys):
+    assert main(["reference"]) == 0
+    assert "\nmnist: 6 runs taken in, 0 were there already\n" in capsys.readouterr().out
+    readme = (project / "README.md").read_text()
+    assert readme.startswith(f"# Title\n\n## Results\n\n{BEGIN}\n")
+    assert readme.endswith(f"{END}\n\n## More\n")
+    assert "old" not in readme
+    rows = [[text.strip() for text in line.strip("|").split("|")] for line in readme.splitlines() if line[:1] == "|"]
+    assert rows[2] == [
+        "diagonal Gaussian", "0", "≤ 89.9", "90.20 ± 0.06 (3)", "+0.30", "missed by 0.30", "96.20 ± 0.06 (3)",
+    ]  # fmt: skip
+    assert rows[3][:1] + rows[3][3:6] == ["NF (planar)", "87.20 ± 0.06 (3)", "−0.30", "reached"]
+    assert "3 hours of training and evaluation, added up over 6 runs; at most 1 at once, threads of each: 1" in readme
+    assert "Joules were not measured. At this pace, one run of each of these 2 cells with the paper's 500,000" in readme
+    assert "updates would take 250 hours, one after another." in readme  # 2 of 0.5 hours, of 2,000 updates
+    first = digests(project / "reports")
+    assert "mnist/index.html" in first
+    assert main(["reference"]) == 0
+    assert "\nmnist: 0 runs taken in, 6 were there already\n" in capsys.readouterr().out
+    assert digests(project / "reports") == first, "made twice, other bytes"
+    assert main(["report", "--all"]) == 0
+    assert digests(project / "reports") == first, "`report --all` makes other bytes of the same runs"
+
+
+def test_other_runs_in_the_store_make_no_difference(project):
+    log(project, OTHER)
+    log(project, budget="full")
+    assert main(["reference"]) == 0
+    first = digests(project / "reports")
+    assert not (project / "reports/other").exists()
+    assert main(["reference", "--check"]) == 0
+    assert main(["report", "--all"]) == 0
+    assert digests(project / "reports") != first
+
+
+def test_a_check_names_what_is_stale_and_writes_nothing(project, capsys):
+    assert main(["reference"]) == 0
+    assert main(["reference", "--check"]) == 0
+    assert capsys.readouterr().out.endswith("runs of mnist: no stale parts\n")
+    readme, table = project / "README.md", project / "reports/mnist/tables/table-2.csv"
+    readme.write_text(readme.read_text().replace("90.20", "89.20"))
+    table.write_text(table.read_text().replace("90.2", "89.2"))
+    (project / "reports/mnist/index.md").unlink()
+    (project / "reports/mnist/tables/table-9.csv").write_text("row\n")
+    (project / "reports/mnist/index.html").write_text("not kept")
+    before = digests(project)
+    capsys.readouterr()
+    assert main(["reference", "--check"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "stale: reports/mnist/index.md: is missing",
+        "stale: reports/mnist/tables/table-2.csv: has other bytes",
+        "stale: reports/mnist/tables/table-9.csv: is made from no reference run",
+        "stale: README.md: other results between its markers",
+    ]
+    assert digests(project) == before
+    assert main(["reference", "--check", "--tracking-uri", "sqlite:///x.db"]) == 2
+
+
+def test_other_archives_make_all_of_it_stale(project, part, capsys):
+    assert main(["reference"]) == 0
+    shutil.copy(part, project / "mlruns/reference")
+    capsys.readouterr()
+    assert main(["reference", "--check"]) == 1
+    stale = capsys.readouterr().err
+    for name in ("manifest.json", "mnist/manifest.json", "mnist/index.md", "mnist/tables/table-2.csv"):
+        assert f"stale: reports/{name}: has other bytes\n" in stale
+    assert "README.md" in stale
+
+
+def test_what_is_missing_is_said(project, part):
+    shutil.copy(part, project / "mlruns/reference")
+    assert main(["reference"]) == 0
+    readme = (project / "README.md").read_text()
+    assert "> **Incomplete: 0 of 2 cells.**" in readme
+    assert "missed by 0.25; 1 of 3 not run" in readme
+    assert main(["reference", "--check"]) == 0
+
+
+def test_runs_that_the_store_has_with_other_numbers_are_left_out_and_told(project, capsys):
+    log(project, shift=1.0)
+    assert main(["reference"]) == 1
+    output = capsys.readouterr()
+    assert output.err.count("left out: ") == 6
+    assert "90.20 ± 0.06 (3)" in (project / "README.md").read_text()
+
+
+def test_a_study_has_one_archive_with_runs_of_one_budget(project, new_store, capsys):
+    folder, second = new_store(), project / "mlruns/reference/second.tar.xz"
+    uri = log(folder, budget="full")
+    export_runs(uri, "mnist", second)
+    assert main(["reference"]) == 2
+    assert "second.tar.xz: is of study mnist, as mnist.tar.xz is; allowed: one a study" in capsys.readouterr().err
+    log(folder)
+    export_runs(uri, "mnist", project / "mlruns/reference/mnist.tar.xz")
+    second.unlink()
+    assert main(["reference"]) == 2
+    assert "mnist.tar.xz: has runs of 2 budgets (full, laptop); allowed: of one, as" in capsys.readouterr().err
+    export_runs(uri, "mnist", project / "mlruns/reference/mnist.tar.xz", "full")
+    assert main(["reference"]) == 0
+    assert "budget full: 2 of 2 cells" in (project / "README.md").read_text()
+
+
+@pytest.mark.parametrize("arguments", [["reference"], ["reference", "--check"]])
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda p: (p / "mlruns/reference/mnist.tar.xz").unlink(), "reference/*.tar.xz: no such archive; allowed:"),
+        (lambda p: (p / "mlruns/reference/a.tar.xz").write_bytes(b"x"), "a.tar.xz: ends too early; allowed:"),
+        (lambda p: (p / "studies/mnist.yaml").unlink(), "mnist.tar.xz: no study file has study mnist; allowed: other"),
+        (
+            lambda p: (p / "studies/mnist.yaml").write_text(STUDY.replace("2000", "3000")),
+            "mnist.tar.xz: its runs are of none of the cells that study mnist has; allowed:",
+        ),
+        (lambda p: (p / "README.md").write_text("# Title\n"), "README.md: has no place for the results; allowed:"),
+        (lambda p: (p / "README.md").write_text(f"{END}\n{BEGIN}\n"), "README.md: has no place for the results"),
+        (lambda p: (p / "README.md").write_text(README + README), "README.md: has no place for the results"),
+        (lambda p: (p / "README.md").unlink(), "README.md: cannot be read"),
+    ],
+)
+def test_a_mistake_is_told_and_changes_nothing(project, capsys, spoil, told, arguments):
+    spoil(project)
+    before = digests(project)
+    assert main(arguments) == 2
+    assert told in capsys.readouterr().err
+    assert digests(project) == before
+
+
+def test_an_archive_reads_as_a_store_that_has_taken_it_in(tmp_path):
+    ties = points((10, 1000, 1.0), (20, 2000, 5.0), (20, 2001, -3.0), (20, 2001, -2.5))
+    histories = {
+        "test/nll": points((20, 1000, math.inf)),
+        "test/kl": points((20, 1000, 1.0), (20, 1000, math.nan)),
+        "valid/elbo": ties,
+    }
+    archive = read_archive(
+        small_archive(tmp_path / "s.tar.xz", [copy(1), copy(2, "diverged", histories), copy(3, "killed")])
+    )
+    uri = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    import_runs(archive, uri)
+    ours, theirs = ArchivedRuns(archive), open_runs(uri)("s")
+    ids, metrics = theirs.frame()["run_id"].tolist(), ["valid/elbo", "train/elbo", "test/nll"]
+    assert theirs.frame()["valid/elbo"].tolist()[1] == -2.5
+    pd.testing.assert_frame_equal(ours.frame(), theirs.frame(), check_exact=True)
+    pd.testing.assert_frame_equal(ours.frame(["test/kl"]), theirs.frame(["test/kl"]), check_exact=True)
+    pd.testing.assert_frame_equal(ours.history([*ids, "?"], metrics), theirs.history([*ids, "?"], metrics))
+    for run_id in (*ids, "?"):
+        for name in ("samples.png", "none.png"):
+            assert ours.artifact(run_id, name) == theirs.artifact(run_id, name)
+    assert ours.artifact(ids[0], "samples.png") == PICTURE
+
+
+@pytest.mark.parametrize(
+    ("spans", "most"),
+    [([], 0), ([(1, 5)], 1), ([(1, 5), (5, 9)], 1), ([(1, 5), (4, 9)], 2), ([(1, 9), (2, 3), (3, 4), (2, 8)], 3)],
+)
+def test_how_many_runs_were_under_way_at_the_same_time(spans, most):
+    assert most_at_once(spans) == most
+
+
+def test_the_table_holds_every_cell_beside_the_paper():
+    runs = run_all(study(), "full", lambda t: None if t.settings.flow.length == 80 else "finished")
+    machine = {"processor": "A kind | of processor", "cores": "64", "package torch": "2"}
+    for record in runs.records:
+        runs.files[record["run_id"], "environment.json"] = json.dumps(machine).encode()
+    runs.files[runs.records[0]["run_id"], "environment.json"] = b"["
+    text = results_text([gather_results(study(), "full", runs)], {"mnist": 7})
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 9
+    # 90.9 − 89.9, ± 0.1/√3; the numbers of `fake_runs.plausible_metrics`.
+    assert "| 90.90 ± 0.06 (3) |" in rows[0]
+    assert "missed by 1.00" in rows[0]
+    assert [row.count("not run") for row in rows] == [0, 0, 0, 0, 2, 0, 0, 0, 2]
+    assert "> **Incomplete: 7 of 9 cells.**" in text
+    # 3 · (100 + 2 · (200 + 300 + 500)) s.
+    assert "1.75 hours of training and evaluation, added up over 21 runs; at most 7 at once" in text
+    assert "A kind \\| of processor, 64 cores; a machine that was not recorded." in text
+    assert "of 10 claims of the paper, " in text
+    assert "Not as the paper states: " in text
+
+
+def test_what_a_setting_changes_is_shown_cell_by_cell_with_its_speed():
+    spec = study(
+        "study: effects\ntitle: T\ndata: {name: mnist}\ngrid: {train.precision: [float32, bfloat16]}\nrepetitions: 2\n"
+        "budgets: {full: {}}\nexhibits: [effects]\n"
+    )
+    text = results_text([gather_results(spec, "full", run_all(spec, "full"))], {"effects": 1})
+    header, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert [name.strip() for name in header.split("|")[2:7]] == ["F", "KL", "−ln p(x)", "seconds", "updates/s"]
+    assert [row.split("|")[1].strip()[-7:] for row in rows] == ["float32", "float16"]
+
+
+def test_the_energies_are_shown_by_their_true_kl():
+    spec = study(
+        "study: energies\ntitle: T\nenergy: {name: u1}\ngrid: {energy.name: [u1, u2], flow.family: [planar, radial], "
+        "flow.length: [2, 8]}\nrepetitions: 2\nbudgets: {full: {}}\nexhibits: [energies]\n"
+    )
+    runs = FakeRuns()
+    for cell in expand_cells(spec, "full"):
+        for trial in repetitions_of(spec, cell, cell.settings):
+            kl = 1.0 + 0.2 * (trial.index - 1) + (cell.settings.energy.name == "u2")
+            runs.add(trial, test__kl=kl, data="none", data_fingerprint="")
+    text = results_text([gather_results(spec, "full", runs)], {"energies": 2})
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [text.strip() for text in rows[0].strip("|").split("|")] == ["flow", "K = 2", "K = 8"]
+    assert len(rows) == 5
+    assert all(row.count("1.100 ± 0.100 (2)" if "u1" in row else "2.100 ± 0.100 (2)") == 2 for row in rows[1:])
+    assert "paper states" not in text
+
+
+def test_what_is_kept_is_checked_without_torch_mlflow_and_optuna():
+    top, _ = loaded_by("import nfstudy.report.reference")
+    assert not {"torch", "mlflow", "optuna"} & top
+
+
+@pytest.fixture
+def shipped():
+    """The checkout's own archives; one that has none is not whole, and fails."""
+    return read_reference(CHECKOUT)
+
+
+def test_the_committed_reports_and_readme_are_what_the_reference_runs_make(shipped):
+    assert stale_parts(CHECKOUT, shipped) == [], "make them again with: make reference"
+
+
+def test_the_archives_are_small(shipped):
+    assert sum(archive.path.stat().st_size for archive in shipped.values()) < MOST_BYTES
+
+
+def test_git_keeps_of_the_reports_what_the_check_looks_at(shipped):
+    def is_ignored(name):
+        return not subprocess.run(["git", "check-ignore", "-q", "--no-index", name], cwd=CHECKOUT.root).returncode
+
+    for archive in shipped.values():
+        assert not is_ignored(f"mlruns/reference/{archive.path.name}")
+        folder = CHECKOUT.report(archive.manifest.study)
+        kept = {path for pattern in KEPT for path in CHECKOUT.reports.glob(pattern) if folder in path.parents}
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert {path for path in files if not is_ignored(path.relative_to(CHECKOUT.root))} == kept

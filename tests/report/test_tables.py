@@ -1,0 +1,142 @@
+"""Entries and tables against exact texts."""
+
+import csv
+import io
+
+import pytest
+
+from nfstudy.papers.rezende2015.published import Published
+from nfstudy.report.statistics.estimates import KL, NLL, estimate
+from nfstudy.report.tables import (
+    CSV_COLUMNS,
+    Entry,
+    Row,
+    Table,
+    format_estimate,
+    format_number,
+    latex_text,
+    markdown_text,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+
+PAPER = Published(85.7, "Table 2, DLGM+NF (k = 40)", "two", printed="≤ 85.7")
+
+
+def table():
+    found = estimate({"r1": 86.0, "r2": 88.0})
+    ours = Entry(
+        quantity=NLL,
+        estimate=found,
+        reference=PAPER,
+        difference=87.0 - 85.7,
+        note="1 of 3 diverged",
+        run_ids=("r1", "r2"),
+    )
+    absent = Entry(quantity=NLL, note="not run")
+    paper = Entry(text=PAPER.display, reference=PAPER)
+    rows = (Row("NF_1 | 50 %", (paper, ours), "planar", 40), Row("<b>", (Entry(), absent), "none", 0))
+    return Table("table-2", "A_caption ±", ("row", "paper", "ours"), rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "signed", "text"),
+    [
+        (0.0, 2, False, "0.00"),
+        (-0.001, 2, False, "0.00"),
+        (-0.001, 2, True, "0.00"),
+        (-1.5, 1, False, "−1.5"),
+        (1.25, 2, True, "+1.25"),
+        (0, 0, False, "0"),
+        (12345.6, 1, False, "12345.6"),
+    ],
+    ids=str,
+)
+def test_format_number(value, decimals, signed, text):
+    assert format_number(value, decimals, signed) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        pytest.param([90.0, 92.0], "91.00 ± 1.00 (2)", id="two"),
+        pytest.param([0.0, 0.0, 0.0], "0.00 ± 0.00 (3)", id="zeros"),
+        pytest.param([0.0], "0.00 (n = 1)", id="one"),
+    ],
+)
+def test_format_estimate(values, text):
+    assert format_estimate(estimate(dict(enumerate(values))), 2) == text
+
+
+def test_format_estimate_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="no runs"):
+        format_estimate(estimate({}), 2)
+
+
+def test_an_entry_without_a_number_says_why():
+    assert Entry(quantity=NLL, estimate=estimate({}), note="3 of 3 diverged").display == "3 of 3 diverged"
+    with pytest.raises(ValueError, match="neither value nor note"):
+        Entry(quantity=KL, estimate=estimate({}))
+
+
+def test_a_row_of_the_wrong_width_is_refused():
+    with pytest.raises(ValueError, match="table t, row a: 2 entries; allowed: 1"):
+        Table("t", "", ("row", "x"), (Row("a", (Entry(), Entry())),))
+
+
+def test_csv_holds_full_precision_and_every_quantity():
+    lines = list(csv.DictReader(io.StringIO(to_csv(table()))))
+    assert tuple(lines[0]) == CSV_COLUMNS
+    assert lines[0] == {
+        "row": "NF_1 | 50 %",
+        "flow": "planar",
+        "length": "40",
+        "metric": "−ln p(x)",
+        "unit": "nats per image",
+        "ours_mean": "87.0",
+        "ours_se": "1.0",
+        "n": "2",
+        "paper": "85.7",
+        "paper_half_bar": "",
+        "paper_source": "Table 2, DLGM+NF (k = 40)",
+        "difference": repr(87.0 - 85.7),
+        "note": "1 of 3 diverged",
+        "run_ids": "r1 r2",
+    }
+    assert (lines[1]["length"], lines[1]["ours_mean"], lines[1]["n"], lines[1]["note"]) == ("0", "", "0", "not run")
+
+
+def test_markdown_is_exact():
+    assert to_markdown(table()).splitlines() == [
+        "| row           |   paper |             ours |",
+        "|:--------------|--------:|-----------------:|",
+        r"| NF\_1 \| 50 % |  ≤ 85.7 | 87.00 ± 1.00 (2) |",
+        r"| \<b\>         |         |          not run |",
+        "",
+        r"*A\_caption ±*",
+    ]
+
+
+def test_latex_has_rules_and_escapes():
+    text = to_latex(table())
+    assert r"NF\_1 | 50 \% & $\leq$ 85.7 & 87.00 $\pm$ 1.00 (2) \\" in text
+    assert r"\textless{}b\textgreater{} &  & not run \\" in text
+    assert r"\caption{A\_caption $\pm$}" in text
+    assert [rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lrr}")] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "latex", "markdown"),
+    [
+        ("a_b", r"a\_b", r"a\_b"),
+        ("\\", r"\textbackslash{}", r"\\"),
+        ("{x}^~", r"\{x\}\textasciicircum{}\textasciitilde{}", r"{x}^\~"),
+        ("−1 ≤ β", r"$-$1 $\leq$ $\beta$", "−1 ≤ β"),
+        ("a\n# b", "a\n\\# b", r"a \# b"),
+        ("[x](y)", "[x](y)", r"\[x\](y)"),
+    ],
+    ids=["underscore", "backslash", "braces", "signs", "new line", "link"],
+)
+def test_escapes(text, latex, markdown):
+    assert (latex_text(text), markdown_text(text)) == (latex, markdown)

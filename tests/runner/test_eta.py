@@ -1,0 +1,56 @@
+"""Durations: worked by hand."""
+
+import math
+
+import pytest
+
+from nfstudy.runner.eta import Forecast, in_words, run_seconds
+from nfstudy.runs.result import Cost
+from nfstudy.study.grid import expand_cells, repetitions_of
+from nfstudy.study.reader import parse_study
+
+STUDY = parse_study(
+    "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 100, batch: 50}\nexhibits: [summary]\n", "s.yaml"
+)
+(CELL,) = expand_cells(STUDY, "default")
+
+
+def test_a_run_is_its_updates_its_validations_and_its_test():
+    # 1197 images make 23 batches of 50; 100 updates are 5 epochs, the last of 8 updates.
+    cost = Cost(update=0.5, validation=2.0, test=7.0)
+    assert run_seconds(CELL.settings, cost) == 100 * 0.5 + 5 * 2 + 7
+    assert run_seconds(CELL.settings, cost, "search") == 60
+
+
+def test_time_left_is_shared_by_the_workers_but_no_shorter_than_the_longest_run():
+    forecast = Forecast({"a": 10.0, "b": 30.0}, workers=2)
+    assert forecast.left(["a", "a", "b"], [("b", 0.5)]) == (10 + 10 + 30 + 15) / 2
+    assert forecast.left(["b"], []) == 30
+    assert forecast.left([], []) == 0
+
+
+def test_an_unknown_cell_counts_as_the_mean_and_nothing_known_as_unknown():
+    assert Forecast({"a": 10.0, "b": 30.0}, 1).left(["c"], []) == 20
+    assert math.isnan(Forecast({}, 1).left(["c"], []))
+
+
+def test_runs_that_took_twice_as_long_double_what_is_left():
+    forecast = Forecast({CELL.key: 10.0}, workers=1)
+    (trial,) = repetitions_of(STUDY, CELL, CELL.settings)
+    forecast.ended(trial, 20.0)
+    assert forecast.left([CELL.key], []) == 20
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 s"),
+        (59.6, "1 min 00 s"),
+        (125, "2 min 05 s"),
+        (3600, "1 h 00 min"),
+        (36_059, "10 h 00 min"),
+        (math.nan, "unknown"),
+    ],
+)
+def test_durations_in_words(seconds, words):
+    assert in_words(seconds) == words

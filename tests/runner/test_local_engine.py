@@ -1,0 +1,141 @@
+"""Workers of every engine: sharing the cores, replaced when they die, and given up when they cannot start."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+
+from nfstudy.data import load_dataset
+from nfstudy.inference.training.checkpoints import CheckpointPlan
+from nfstudy.runner.engine import WorkerError
+from nfstudy.runner.local_engine import Pool
+from nfstudy.runner.signals import Interrupted, StopSignal
+from nfstudy.runner.worker import Died, Ready
+from nfstudy.runs.provenance import environment
+from nfstudy.runs.result import Cost, EpochRecord, TrialResult
+from nfstudy.study.grid import expand_cells, repetitions_of
+from nfstudy.study.reader import parse_study
+
+pytestmark = pytest.mark.end_to_end
+
+STUDY = parse_study(
+    "study: s\ntitle: T\ndata: {name: digits}\nmodel: {latent: 2, hidden: 4, layers: 1, maxout: 2}\n"
+    "train: {updates: 46, batch: 50}\nevaluation: {samples: 2, test_images: 4}\nexhibits: [summary]\n",
+    "s.yaml",
+)
+(CELL,) = expand_cells(STUDY, "default")
+(TRIAL,) = repetitions_of(STUDY, CELL, CELL.settings)
+LONG_TRIAL = replace(TRIAL, settings=TRIAL.settings.replace({"train.updates": 10**6}))
+
+
+def local_pool():
+    return Pool(1, 1, "cpu", ())
+
+
+def ray_engine():
+    pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[cluster]')")
+    from nfstudy.runner.ray_engine import open_cluster
+
+    source = TRIAL.settings.data.source()
+    return open_cluster(1, 1, 1, "auto", 0.0, {source: load_dataset(source, ())})
+
+
+@pytest.fixture(params=[local_pool, ray_engine])
+def open_engine(request, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return request.param
+
+
+def answers(engine, worker, until):
+    """Return a worker's messages up to the first of a kind."""
+    seen = []
+    while not (seen and isinstance(seen[-1], until)):
+        seen += [message for source, message in engine.events(60) if source is worker]
+    return seen
+
+
+def test_a_worker_lives_over_trials_failures_and_questions(open_engine):
+    with open_engine() as engine:
+        (worker,) = engine.workers
+        (ready,) = answers(engine, worker, Ready)
+        assert ready.device == "cpu"
+        # Ray brings some packages of its own.
+        assert ready.environment is None or environment().items() <= ready.environment.items()
+
+        worker.run(TRIAL, asks=False)
+        *epochs, result = answers(engine, worker, TrialResult)
+        assert [(record.epoch, record.update) for record in epochs] == [(1, 23), (2, 46)]
+        assert result.outcome == "finished"
+
+        worker.run(TRIAL, asks=True)
+        answers(engine, worker, EpochRecord)
+        worker.answer(False)
+        assert answers(engine, worker, TrialResult)[-1].outcome == "pruned"
+
+        worker.measure(TRIAL.settings)
+        (cost,) = answers(engine, worker, Cost)
+        assert min(cost.update, cost.validation, cost.test) > 0
+
+        mnist = type(TRIAL)("s", CELL, TRIAL.settings.replace({"data.name": "mnist"}), "repetition", 1)
+        worker.run(mnist, asks=False)
+        (failed,) = answers(engine, worker, TrialResult)
+        assert failed.outcome == "failed"
+        assert b"Traceback" in failed.files["traceback.txt"]
+        assert failed.retry == ("DataError" not in failed.reason)  # Of which the user has a file to fetch.
+        assert engine.workers == [worker]
+
+
+def test_a_worker_asked_to_stop_saves_what_it_is_at(open_engine, tmp_path):
+    plan = CheckpointPlan(tmp_path / "a.checkpoint", every=1e9)
+    with open_engine() as engine:
+        (worker,) = engine.workers
+        answers(engine, worker, Ready)
+        worker.run(LONG_TRIAL, False, plan)
+        answers(engine, worker, EpochRecord)
+        engine.stop()
+        assert answers(engine, worker, Died)[-1].saved
+        assert engine.workers == []
+    assert plan.path.exists()
+
+
+def test_a_worker_process_that_dies_is_replaced():
+    with local_pool() as pool:
+        (worker,) = pool.workers
+        answers(pool, worker, Ready)
+        os.kill(worker.process.pid, signal.SIGKILL)
+        assert answers(pool, worker, Died) == [Died("its worker process ended with signal SIGKILL")]
+        (other,) = pool.workers
+        assert other.process.pid != worker.process.pid
+        assert answers(pool, other, Ready) == [Ready("cpu")]
+    assert not other.process.is_alive()
+
+
+def wait_for_a_start(engine):
+    while not any(isinstance(message, Ready) for _, message in engine.events(60)):
+        pass
+
+
+def test_workers_that_cannot_start_are_given_up(open_engine, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ImportError('half installed')")
+    monkeypatch.syspath_prepend(tmp_path)  # Which a spawned process has from its parent,
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # and an actor from its node.
+    with open_engine() as engine, pytest.raises(WorkerError, match=r"do not start .*(exit code 1|half installed)"):
+        wait_for_a_start(engine)
+
+
+def test_a_signal_breaks_off_a_step_that_goes_on_but_not_one_that_is_held(monkeypatch):
+    monkeypatch.setattr("nfstudy.runner.signals.PRESS_SECONDS", 0.05)
+    ended = []
+
+    def step(name):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+        ended.append(name)
+
+    with StopSignal(), pytest.raises(Interrupted, match="SIGTERM"):
+        step("broken off")
+    with StopSignal() as stop, pytest.raises(Interrupted, match="SIGTERM"), stop.held():
+        step("held")
+    assert ended == ["held"]

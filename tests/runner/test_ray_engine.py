@@ -1,0 +1,163 @@
+"""Many machines: a study on a real Ray cluster of two nodes, tracked by a real MLflow server on a real PostgreSQL."""
+
+import os
+import signal
+
+import pytest
+from support.cluster import NODE, actors_of, mlflow_server, ray_cluster, wait_until
+from support.command_line import TINY, frame_of, launch, nfstudy, numbers_in, numbers_of, wait_for, write_study
+from support.postgres import free_port, running_postgres
+
+from nfstudy.runner.worker import Died, Ready
+from nfstudy.runs.tracking.open import load_frame
+from nfstudy.runs.tracking.sql_runs import SqlStore
+from nfstudy.runs.tracking.store import open_store
+
+pytestmark = pytest.mark.end_to_end
+
+LONGER = TINY.replace("updates: 60", "updates: 2000").replace("[planar, nice-perm]", "[planar]")
+CLUSTER = ("--engine", "ray", "--workers", "2", "--checkpoint-every", "0.5")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The numbers of the study as this machine's own pool gives them."""
+    folder = write_study(tmp_path_factory.mktemp("local"), LONGER)
+    done = nfstudy(folder, "run", "tiny.yaml", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    return numbers_in(frame_of(folder))
+
+
+@pytest.fixture
+def tracked(tmp_path):
+    """A PostgreSQL, and the address of the tracking server on it."""
+    with running_postgres() as database:
+        (tmp_path / "artifacts").mkdir()
+        with mlflow_server(database.uri, tmp_path / "artifacts") as address:
+            yield database, address
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    with ray_cluster() as cluster:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster
+
+
+def test_a_lost_worker_a_lost_node_a_restarted_database_and_a_killed_driver_change_nothing(
+    undisturbed, tracked, cluster, tmp_path
+):
+    database, address = tracked
+    second = cluster.add_node(**NODE)
+    folder = write_study(tmp_path / "study", LONGER)
+    arguments = ("run", "tiny.yaml", *CLUSTER, "--tracking-uri", address)
+    driver = launch(folder, *arguments)
+    try:
+        wait_for(folder, r"\[worker 2\] .*starts")
+        wait_until(lambda: list(folder.glob("mlruns/checkpoints/tiny/*.checkpoint")))
+        os.kill(wait_until(lambda: actors_of(cluster.head_node))[0], signal.SIGKILL)
+        wait_for(folder, "its worker is lost: .*worker process has died.*; it is started again")
+        wait_for(folder, "1 of 4 runs")
+
+        cluster.remove_node(second, allow_graceful=False)
+        wait_for(folder, "its worker or its node cannot be reached; it is started again")
+        cluster.add_node(**NODE)
+
+        database.stop()
+        wait_for(folder, "trying again for 120 s")
+        database.start()
+        wait_for(folder, "the tracking store can be written again")
+        assert driver.poll() is None, "the kill comes before the end"
+    finally:
+        driver.kill()
+        driver.wait()
+    nodes = [cluster.head_node, *cluster.worker_nodes]
+    wait_until(lambda: not any(actors_of(node) for node in nodes))
+
+    runs = open_store(address).runs("tiny")
+    before = runs.frame()
+    assert (before["outcome"] == "finished").sum() < 4
+    assert (done := nfstudy(folder, *arguments)).returncode == 0, done.stderr
+    frame = runs.frame()
+    assert numbers_in(frame) == undisturbed
+    assert SqlStore(database.uri).is_known()
+    assert numbers_in(load_frame(database.uri, "tiny")) == undisturbed, "as the database itself says"
+    assert set(frame["outcome"]) == {"finished", "killed"}
+    assert "goes on after update" in (folder / "out.txt").read_text() + done.stderr
+    for run_id in frame.loc[frame["outcome"] == "finished", "run_id"]:
+        assert runs.history([run_id], ["valid/elbo"])["update"].tolist()[-1] == 2000
+        assert runs.artifact(run_id, "samples.png").startswith(b"\x89PNG")
+    assert "0 runs to do" in nfstudy(folder, *arguments).stdout
+
+
+def test_a_study_on_a_cluster_is_stopped_and_gone_on_with(undisturbed, cluster, tmp_path):
+    cluster.add_node(**NODE)
+    folder = write_study(tmp_path / "study", LONGER)
+    driver = launch(folder, "run", "tiny.yaml", *CLUSTER)
+    try:
+        wait_for(folder, r"\[worker 2\] .*starts")
+        os.killpg(driver.pid, signal.SIGTERM)
+        assert driver.wait(15) == 130
+    finally:
+        driver.kill()
+        driver.wait()
+    words = (folder / "out.txt").read_text()
+    assert "stopped by SIGTERM; what had ended is saved, and 2 of the 2 runs under way" in words
+    assert "go on with: python -m nfstudy run tiny.yaml --engine ray" in words
+    assert nfstudy(folder, "run", "tiny.yaml", *CLUSTER).returncode == 0
+    assert numbers_of(folder) == undisturbed
+
+
+def test_workers_share_a_gpu_and_wait_for_room(cluster):
+    from nfstudy.runner.ray_engine import open_cluster
+
+    cluster.add_node(num_cpus=3, num_gpus=1, object_store_memory=NODE["object_store_memory"])
+    with open_cluster(None, 9, 1, "auto", 0.4, {}) as engine:
+        assert len(engine.workers) == 2, "two shares of 0.4 are all that a GPU has"
+    with open_cluster(3, 9, 1, "auto", 0.4, {}) as engine:
+        ready = [until(engine, Ready)[0] for _ in range(2)]
+        (waiting,) = (worker for worker in engine.workers if worker not in ready)
+        assert waiting.device is None
+        ready[0].stop()
+        left, died = until(engine, Died)
+        assert left is ready[0]
+        assert died.saved
+        assert until(engine, Ready)[0] is waiting
+
+
+def until(engine, kind):
+    """Return the first worker with a message of a kind, and the message; what comes after it stays to be received."""
+    while True:
+        for worker, message in engine.events(60):
+            if isinstance(message, kind):
+                return worker, message
+
+
+WRONG = {
+    "a GPU of this machine's pool": (["--gpus", "0.5"], "", "--gpus 0.5: allowed: with --engine ray"),
+    "a GPU that was not asked for": (["--engine", "ray", "--device", "cuda"], "", "--device cuda: allowed"),
+    "more than a GPU": (["--engine", "ray", "--gpus", "2"], "", "got 2; allowed: a share of one GPU"),
+    "a cluster that is not there": (["--engine", "ray"], "127.0.0.1:{port}", "RAY_ADDRESS=127.0.0.1:"),
+    "an address of Ray's client": (["--engine", "ray"], "ray://127.0.0.1:{port}", "allowed: HOST:PORT, or auto"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_users_mistake_about_engines_is_told(name, tmp_path, monkeypatch):
+    arguments, address, message = WRONG[name]
+    if address:
+        pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[cluster]')")
+        monkeypatch.setenv("RAY_ADDRESS", address.format(port=free_port()))
+    done = nfstudy(write_study(tmp_path), "run", "tiny.yaml", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*.db")) == []
+
+
+def test_without_ray_the_engine_says_how_to_get_it(tmp_path, monkeypatch):
+    (tmp_path / "ray.py").write_text("raise ImportError('No module named ray')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = nfstudy(write_study(tmp_path), "run", "tiny.yaml", "--engine", "ray")
+    assert done.returncode == 2
+    assert "allowed: after pip install 'nfstudy[cluster]'" in done.stderr

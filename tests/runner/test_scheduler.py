@@ -1,0 +1,101 @@
+"""Plans: what they ask for is handed out once, in order, and what came of it reaches them."""
+
+from nfstudy.runner.scheduler import Request, Scheduler, Told
+from nfstudy.study.grid import expand_cells, repetitions_of
+from nfstudy.study.reader import parse_study
+
+STUDY = parse_study(
+    "study: s\ntitle: T\ndata: {name: digits}\ngrid: {flow.family: [planar], flow.length: [1, 2]}\n"
+    "repetitions: 2\nexhibits: [summary]\n",
+    "s.yaml",
+)
+FIRST, SECOND = (repetitions_of(STUDY, cell, cell.settings) for cell in expand_cells(STUDY, "default"))
+
+
+def request(trial):
+    return Request(trial, "{}")
+
+
+def told(value):
+    return Told("finished", value)
+
+
+def drain(scheduler, value=lambda request: 0.0):
+    handed = []
+    while not scheduler.done:
+        current = scheduler.next()
+        handed.append(current.trial.label)
+        scheduler.tell(current, told(value(current)))
+    return handed
+
+
+def repetitions(trials, heard):
+    heard.append((yield [request(trial) for trial in trials]))
+    return len(heard)
+
+
+def test_first_repetitions_of_all_cells_come_first():
+    def plan():
+        yield [repetitions(FIRST, []), repetitions(SECOND, [])]
+
+    assert drain(Scheduler(plan(), {})) == [
+        "planar K=1 D=40 #1",
+        "planar K=2 D=40 #1",
+        "planar K=1 D=40 #2",
+        "planar K=2 D=40 #2",
+    ]
+
+
+def test_answers_come_in_the_order_of_the_requests_whatever_ends_first():
+    heard = []
+    scheduler = Scheduler(repetitions(FIRST, heard), {})
+    one, two = scheduler.next(), scheduler.next()
+    scheduler.tell(two, told(2.0))
+    assert heard == []
+    scheduler.tell(one, told(1.0))
+    assert heard == [[told(1.0), told(2.0)]]
+
+
+def test_what_is_known_is_not_handed_out():
+    heard = []
+    scheduler = Scheduler(repetitions(FIRST, heard), {FIRST[0].identity: told(7.0)})
+    assert drain(scheduler) == ["planar K=1 D=40 #2"]
+    assert heard == [[told(7.0), told(0.0)]]
+
+
+def test_two_plans_that_want_one_trial_share_it():
+    first, second = [], []
+
+    def plan():
+        yield [repetitions(FIRST[:1], first), repetitions(FIRST[:1], second)]
+
+    assert drain(Scheduler(plan(), {}), lambda _: 3.0) == ["planar K=1 D=40 #1"]
+    assert first == second == [[told(3.0)]]
+
+
+def test_what_is_put_back_is_handed_out_again():
+    scheduler = Scheduler(repetitions(FIRST, []), {})
+    taken = scheduler.next()
+    scheduler.put_back(taken)
+    assert drain(scheduler) == ["planar K=1 D=40 #1", "planar K=1 D=40 #2"]
+
+
+def test_a_plan_that_waits_for_running_trials_hands_out_nothing():
+    def plan():
+        yield [request(FIRST[0])]
+        yield [request(FIRST[1])]
+
+    scheduler = Scheduler(plan(), {})
+    taken = scheduler.next()
+    assert scheduler.next() is None
+    assert not scheduler.done
+    scheduler.tell(taken, told(0.0))
+    assert scheduler.next().trial == FIRST[1]
+
+
+def test_a_plan_without_requests_ends():
+    def plan():
+        yield []
+        yield []
+
+    assert Scheduler(plan(), {}).done

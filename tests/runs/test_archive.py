@@ -1,0 +1,551 @@
+"""Archives: what goes in comes out bit for bit, in another store too; whatever export would not write is refused."""
+
+import json
+import lzma
+import math
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.request
+from contextlib import closing
+
+import numpy as np
+import pytest
+from mlflow.entities import Metric
+from support.archives import members_of
+from support.command_line import TINY, digests, frame_of, nfstudy, numbers_of, write_study
+from support.fake_copies import CONTENTS, STUDY, consistent, copy, points, rebuilt, small_archive
+from support.processes import free_port
+
+from nfstudy.core.errors import StoreError
+from nfstudy.runs.archive import reader
+from nfstudy.runs.archive.manifest import ArchiveError, is_inside
+from nfstudy.runs.archive.reader import read_archive
+from nfstudy.runs.archive.transfer import export_runs, import_runs
+from nfstudy.runs.archive.writer import END, packed_member, write_archive
+from nfstudy.runs.result import EpochRecord, TrialResult
+from nfstudy.runs.tracking.mlflow_export import ServedSource
+from nfstudy.runs.tracking.sql_export import read_copies
+from nfstudy.runs.tracking.sql_runs import SqlStore
+from nfstudy.runs.tracking.store import DataRecord, open_store
+from nfstudy.study.grid import expand_cells, repetitions_of
+from nfstudy.study.reader import parse_study
+
+SPEC = parse_study(
+    "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 10, learning_rate: 1e-3}\n"
+    "grid: {flow.family: [planar], flow.length: [0, 2]}\nrepetitions: 3\nexhibits: [summary]\n",
+    "s.yaml",
+)
+TRIALS = [trial for cell in expand_cells(SPEC, "default") for trial in repetitions_of(SPEC, cell, cell.settings)]
+DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
+
+
+@pytest.fixture(scope="module")
+def filled_once(tmp_path_factory):
+    """A store with all that may befall a run; its folder."""
+    folder = tmp_path_factory.mktemp("filled") / "store"
+    store = open_store(f"sqlite:///{folder}/mlflow.db", create=True)
+    ours = store.experiment("s", "What it is about.")
+
+    def log(trial):
+        return store.start_run(ours, trial, DATA, json.dumps({"odd": "µ 'x' \"y\" 数"}), "cpu", 1)
+
+    finished = log(TRIALS[0])
+    for update, value in ((5, -5.0), (10, math.nan), (15, math.inf), (20, -math.inf), (25, -1e-300), (30, 0.1 + 0.2)):
+        store.log_epoch(finished, EpochRecord(1, update, 30, {"train/elbo": value, "valid/elbo": -value}))
+    repeated = [
+        Metric("valid/elbo", value, 1_700_000_000_000 + after, 30) for value, after in ((2.0, 9), (math.nan, 9))
+    ]
+    store.client.log_batch(finished, metrics=repeated)
+    store.client.log_param(finished, "odd.text", "数" * 2000)
+    files = {"samples.png": b"\x89PNG", "checkpoint.pt": b"weights" * 1000}
+    store.finish_run(finished, TrialResult("finished", 30, metrics={"test/nll": math.inf}, files=files))
+    store.client.log_text(finished, "deep", "a/b/c.txt")
+    store.finish_run(log(TRIALS[1]), TrialResult("diverged", 3, "loss is nan", metrics={"test/nll": 1.5}))
+    store.finish_run(log(TRIALS[2]), TrialResult("failed", 0, "MemoryError", files={"traceback.txt": b"..."}))
+    store.kill_run(log(TRIALS[3]))
+    log(TRIALS[4])
+    store.client.delete_run(log(TRIALS[5]))
+    store.client.create_run(ours, run_name="of another tool")
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return folder
+
+
+@pytest.fixture
+def filled(filled_once, tmp_path):
+    """A copy of that store; its address."""
+    (tmp_path / "from").mkdir()
+    shutil.copy(filled_once / "mlflow.db", tmp_path / "from")
+    shutil.copytree(filled_once / "artifacts", tmp_path / "from" / "artifacts")
+    return f"sqlite:///{tmp_path}/from/mlflow.db"
+
+
+def tables(uri):
+    """Return all rows of a store that tell of runs, without what every store makes up for itself."""
+    columns = {
+        "runs": "*",
+        "tags": "*",
+        "params": "*",
+        "metrics": "*",
+        "latest_metrics": "*",
+        "experiment_tags": "key, value",
+        "datasets": "name, digest, dataset_source_type, dataset_source, dataset_schema, dataset_profile",
+        "inputs": "source_type, destination_type, destination_id, step",
+        "input_tags": "name, value",
+    }
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+        gone = "SELECT run_uuid FROM runs WHERE status = 'RUNNING' OR lifecycle_stage = 'deleted' OR name LIKE 'of %'"
+        gone = {run_id for (run_id,) in connection.execute(gone)}
+        return {
+            name: sorted(
+                repr(row) for row in connection.execute(f"SELECT {what} FROM {name}") if not gone & {*map(str, row)}
+            )
+            for name, what in columns.items()
+        }
+
+
+def test_an_import_writes_what_mlflow_has_written(filled, tmp_path):
+    assert export_runs(filled, "s", tmp_path / "s.tar.xz") == 4
+    archive = read_archive(tmp_path / "s.tar.xz")
+    uri = f"sqlite:///{tmp_path}/to/mlflow.db"
+    done = import_runs(archive, uri)
+    assert (done.new, done.known, done.others) == (4, 0, ())
+    before, after = tables(filled), tables(uri)
+    for name in ("inputs", "input_tags", "tags"):  # Rows of a run's that is left out do not name it, but for its tags.
+        assert set(after[name]) <= set(before[name])
+    for name in before.keys() - {"inputs", "input_tags"}:
+        assert after[name] == before[name], name
+    files, there = digests(tmp_path / "from" / "artifacts"), digests(tmp_path / "to" / "artifacts")
+    kept = {run.record.id for run in archive.runs}
+    wanted = {name: digest for name, digest in files.items() if name.split("/")[1] in kept and "checkpoint" not in name}
+    assert there == wanted
+    assert any(name.endswith("artifacts/a/b/c.txt") for name in there)
+
+
+def test_the_same_runs_give_the_same_bytes_whichever_way_they_are_read(filled, tmp_path):
+    for name in ("a", "b"):
+        export_runs(filled, "s", tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    archive = read_archive(tmp_path / "a")
+    import_runs(archive, f"sqlite:///{tmp_path}/to/mlflow.db")
+    export_runs(f"sqlite:///{tmp_path}/to/mlflow.db", "s", tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == (tmp_path / "a").read_bytes()
+    by_sql, by_api = read_copies(SqlStore(filled), "s"), ServedSource(filled, "s").copies()
+    assert [run.record for run in by_sql] == [run.record for run in by_api]
+    for one, other in zip(by_sql, by_api, strict=True):
+        for metric in one.histories:
+            assert one.histories[metric].tobytes() == other.histories[metric].tobytes()
+        assert sorted(ServedSource(filled, "s").names(one.record.id)) == sorted(
+            path.relative_to(folder).as_posix()
+            for folder in [tmp_path / "from" / "artifacts" / "s" / one.record.id / "artifacts"]
+            for path in folder.rglob("*")
+            if path.is_file()
+        )
+
+
+def test_numbers_come_back_bit_for_bit(tmp_path):
+    odd = np.array([0.1 + 0.2, -0.0, 5e-324, 1.7976931348623155e308, math.inf, -math.inf, math.nan])
+    history = points(*((update, 10 * update, value) for update, value in enumerate(odd)))
+    small_archive(tmp_path / "x", [copy(1, histories={"test/nll": history})])
+    (run,) = read_archive(tmp_path / "x").runs
+    assert run.histories["test/nll"]["value"].tobytes() == odd.tobytes()
+
+
+def test_checkpoints_are_left_out_unless_asked_for(filled, tmp_path):
+    export_runs(filled, "s", tmp_path / "small")
+    export_runs(filled, "s", tmp_path / "large", checkpoints=True)
+    small, large = (read_archive(tmp_path / name) for name in ("small", "large"))
+    names = [{name for run in archive.runs for name in run.record.files} for archive in (small, large)]
+    assert names[1] - names[0] == {"checkpoint.pt"}
+    assert b"weights" * 1000 in dict(large.files()).values()
+
+
+def test_a_file_that_many_runs_share_is_there_once(tmp_path):
+    archive = read_archive(small_archive(tmp_path / "x"))
+    assert len(archive.manifest.members) == 2 + len(CONTENTS)
+    assert all(run.record.files.keys() == {"environment.json", "samples.png"} for run in archive.runs)
+
+
+def test_importing_twice_changes_nothing(filled, tmp_path):
+    export_runs(filled, "s", tmp_path / "x")
+    archive, uri = read_archive(tmp_path / "x"), f"sqlite:///{tmp_path}/to/mlflow.db"
+    import_runs(archive, uri)
+    before, files = tables(uri), digests(tmp_path / "to" / "artifacts")
+    again = import_runs(archive, uri)
+    assert (again.new, again.known, again.others) == (0, 4, ())
+    assert tables(uri) == before
+    assert digests(tmp_path / "to" / "artifacts") == files
+    # Into the store that they came from as well.
+    before, files = tables(filled), digests(tmp_path / "from" / "artifacts")
+    assert import_runs(archive, filled).known == 4
+    assert (tables(filled), digests(tmp_path / "from" / "artifacts")) == (before, files)
+
+
+def test_a_run_that_is_there_with_other_numbers_is_told_and_left_alone(tmp_path):
+    uri = f"sqlite:///{tmp_path}/to/mlflow.db"
+    small_archive(tmp_path / "a", [copy(1), copy(2), copy(3, "killed")])
+    import_runs(read_archive(tmp_path / "a"), uri)
+    before = tables(uri)
+    other = {"test/nll": points((20, 1_790_000_000_300, 1.0))}
+    same_numbers = copy(1)
+    elsewhere = same_numbers.record.model_copy(update={"id": f"{91:032x}"})
+    retried = copy(3, "killed").record.model_copy(update={"id": f"{93:032x}"})
+    copies = [
+        type(same_numbers)(elsewhere, same_numbers.histories),  # the same result, logged on another machine
+        copy(2, histories=other),
+        type(same_numbers)(retried, copy(3).histories),  # one more attempt, which is no result
+        copy(4, histories=other, cell=f"{1:016x}", settings=f"{101:016x}"),  # another result of the first one's cell
+    ]
+    small_archive(tmp_path / "b", copies)
+    done = import_runs(read_archive(tmp_path / "b"), uri)
+    assert (done.new, done.known) == (1, 1)
+    assert len(done.others) == 2
+    assert f"{2:032x} is there as {2:032x}, with other numbers" in done.others[0]
+    assert f"{4:032x} is there as {1:032x}, with other numbers" in done.others[1]
+    assert set(before["metrics"]) < set(tables(uri)["metrics"])
+
+
+def test_a_run_that_was_deleted_stays_deleted(filled, tmp_path):
+    export_runs(filled, "s", tmp_path / "x")
+    archive, store = read_archive(tmp_path / "x"), open_store(filled)
+    store.client.delete_run(archive.runs[0].record.id)
+    done = import_runs(archive, filled)
+    assert (done.new, done.known) == (0, 3)
+    assert "deleted, running, or of another study" in done.others[0]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from nfstudy.runs.tracking import sql_export as store_copy
+from nfstudy.runs.archive.reader import read_archive
+from nfstudy.runs.archive.transfer import import_runs
+def killed_at(number, function):
+    calls = iter(range(number))
+    def call(*arguments):
+        if next(calls, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+    return call
+owner, name = {"row": (store_copy, "_insert"), "file": (Path, "write_bytes")}[sys.argv[3]]
+setattr(owner, name, killed_at(int(sys.argv[4]), getattr(owner, name)))
+import_runs(read_archive(Path(sys.argv[1])), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("when", [("row", "0"), ("row", "2"), ("file", "3")], ids=" ".join)
+def test_an_import_that_is_killed_is_completed_by_the_next(filled, tmp_path, when):
+    export_runs(filled, "s", tmp_path / "x")
+    archive = read_archive(tmp_path / "x")
+    uri, whole = f"sqlite:///{tmp_path}/to/mlflow.db", f"sqlite:///{tmp_path}/whole/mlflow.db"
+    open_store(uri, create=True)
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "x", uri, *when], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert read_copies(SqlStore(uri), "s") == []
+    assert import_runs(archive, uri).new == 4
+    import_runs(archive, whole)
+    assert tables(uri) == tables(whole)
+    assert digests(tmp_path / "to" / "artifacts") == digests(tmp_path / "whole" / "artifacts")
+
+
+def test_what_cannot_be_exported_or_imported_is_said(filled, tmp_path):
+    with pytest.raises(ArchiveError, match="nothing: no run has ended"):
+        export_runs(filled, "nothing", tmp_path / "x")
+    with pytest.raises(ArchiveError, match="s: no run of budget paper has ended"):
+        export_runs(filled, "s", tmp_path / "x", budget="paper")
+    assert not (tmp_path / "x").exists()
+    store = open_store(filled)
+    store.client.set_tag(store.runs("s").frame()["run_id"][0], "nfstudy.cell", "../../etc")
+    with pytest.raises(ArchiveError, match=r"cannot be exported: .*nfstudy\.cell"):
+        export_runs(filled, "s", tmp_path / "x")
+    archive = read_archive(small_archive(tmp_path / "y"))
+    with pytest.raises(StoreError, match="gives runs ids of its own; allowed: a SQLite store"):
+        import_runs(archive, "http://127.0.0.1:1")
+
+
+def test_a_store_of_another_schema_is_left_alone(tmp_path):
+    archive, uri = read_archive(small_archive(tmp_path / "y")), f"sqlite:///{tmp_path}/to/mlflow.db"
+    open_store(uri, create=True)
+    with closing(sqlite3.connect(tmp_path / "to" / "mlflow.db")) as connection, connection:
+        connection.execute("ALTER TABLE latest_metrics RENAME COLUMN is_nan TO was_nan")
+    with pytest.raises(StoreError, match="schema of another version of MLflow"):
+        import_runs(archive, uri)
+
+
+# What is written is one form alone; each of these is another. name -> (what is made of the members, what is said)
+def renamed(name):
+    return lambda members: [members[0], (name, members[1][1]), *members[2:]]
+
+
+HOSTILE = {
+    "a path": (renamed("../../x"), "is not where its manifest has it"),
+    "an absolute path": (renamed("/etc/passwd"), "is not where its manifest has it"),
+    "a member twice": (lambda members: [*members[:3], members[2], *members[3:]], "is not where its manifest has it"),
+    "a member too many": (lambda members: [*members, ("files/x", b"x")], "holds more than its manifest lists"),
+    "a member too few": (lambda members: members[:-1], "is not where its manifest has it"),
+    "an altered member": (lambda members: [*members[:-1], (members[-1][0], b"X" * len(members[-1][1]))], "altered"),
+    "a longer member": (lambda members: [*members[:-1], (members[-1][0], members[-1][1] + b"X")], "is not where"),
+    "no manifest": (lambda members: members[1:], "does not begin with manifest.json"),
+    "a manifest that is no JSON": (lambda members: [("manifest.json", b"{"), *members[1:]], "is no JSON"),
+    "a deep manifest": (lambda members: [("manifest.json", b"[" * 100_000), *members[1:]], "is no JSON"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_archive_that_export_would_not_write_is_refused(tmp_path, name):
+    change, words = HOSTILE[name]
+    members = members_of(small_archive(tmp_path / "good"))
+    assert len(read_archive(rebuilt(tmp_path / "again", members)).runs) == 3
+    with pytest.raises(ArchiveError, match=words) as caught:
+        read_archive(rebuilt(tmp_path / "bad", change(members)))
+    assert "bad: " in str(caught.value)
+    assert "allowed: an archive that `export` wrote" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.XHDTYPE])
+def test_links_folders_and_devices_are_refused(tmp_path, kind):
+    (name, manifest), *rest = members_of(small_archive(tmp_path / "good"))
+    info = tarfile.TarInfo(rest[0][0])
+    info.type, info.linkname = kind, "/etc/passwd"
+    tar = b"".join(packed_member(name, manifest)) + info.tobuf(tarfile.USTAR_FORMAT)
+    tar += b"".join(part for item in rest for part in packed_member(*item)) + END
+    (tmp_path / "bad").write_bytes(lzma.compress(tar))
+    with pytest.raises(ArchiveError, match="is not where its manifest has it"):
+        read_archive(tmp_path / "bad")
+
+
+def changed(**fields):
+    """Return a line of a run in which some fields are others."""
+    return json.dumps(json.loads(copy(1).record.model_dump_json()) | fields, separators=(",", ":")).encode()
+
+
+TAGS = copy(1).record.tags
+BAD_RUNS = {
+    "a file out of the run's folder": (changed(files={"../../../x": "ab" * 32}), r"file '\.\./\.\./\.\./x'"),
+    "an absolute file": (changed(files={"/etc/passwd": "ab" * 32}), "file '/etc/passwd'"),
+    "a file that is a folder": (changed(files={"a": "ab" * 32, "a/b": "ab" * 32}), "file 'a': is a folder too"),
+    "a file that is not there": (changed(files={"a": "ab" * 32}), "names a file abab"),
+    "an id that is a path": (changed(id="../" * 10 + "xx"), "id: "),
+    "a running run": (changed(status="RUNNING"), "status: "),
+    "a number as text": (changed(started="1"), "started: "),
+    "another study": (changed(tags=TAGS | {"nfstudy.study": "t"}), "tag nfstudy.study is not s"),
+    "an index that is none": (changed(tags=TAGS | {"nfstudy.index": "x"}), "tag nfstudy.index: got 'x'"),
+    "a point that is none": (changed(tags=TAGS | {"nfstudy.point": "[]"}), "tag nfstudy.point"),
+    "no cell": (changed(tags={name: text for name, text in TAGS.items() if "cell" not in name}), "tag nfstudy.cell"),
+    "a tag of too many words": (changed(tags=TAGS | {"note": "x" * 8001}), "tags.note"),
+    "an unknown field": (changed(pickle="gASVIQ=="), "pickle: Extra inputs"),
+    "other points than there are": (changed(points={"test/nll": 2, "train/elbo": 4}), "other runs, points or files"),
+    "no JSON": (b"{", "line 1: "),
+    "a key twice": (
+        copy(1).record.model_dump_json().encode().replace(b"{", b'{"id":"x",', 1),
+        "as it would be written",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RUNS)
+def test_a_run_that_export_would_not_write_is_refused(tmp_path, name):
+    line, words = BAD_RUNS[name]
+    histories = [*copy(1).histories.values()]
+    good = consistent(tmp_path / "good", [copy(1).record.model_dump_json().encode()], histories, CONTENTS)
+    assert len(read_archive(good).runs) == 1
+    with pytest.raises(ArchiveError, match=words) as caught:
+        read_archive(consistent(tmp_path / "bad", [line], histories, CONTENTS))
+    assert "bad: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([(5, 1, 1.0), (4, 1, 1.0)], "falling updates"),
+        ([(5, 1, 1.0), (5, 1, 1.0)], "a point twice"),
+        ([(5, 1, math.nan), (5, 1, math.nan)], "nan twice"),
+        ([(5, 1, 0.0), (5, 1, -0.0)], "what a database takes for one point"),
+        ([(-1, 1, 1.0), (5, 1, 1.0)], "an update before the first"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_histories_that_no_store_could_have_held_are_refused(tmp_path, rows, reason):
+    line = changed(points={"test/nll": 2})
+    with pytest.raises(ArchiveError, match="test/nll: its points are out of order"):
+        read_archive(consistent(tmp_path / "bad", [line], [points(*rows)], CONTENTS))
+    fine = consistent(tmp_path / "good", [line], [points((5, 1, -math.inf), (5, 1, math.nan))], CONTENTS)
+    assert len(read_archive(fine).runs) == 1
+
+
+def test_a_later_format_is_named(tmp_path):
+    with pytest.raises(ArchiveError, match=r"manifest\.json: format: got 2; allowed: 1"):
+        read_archive(consistent(tmp_path / "x", [], [], {}, format=2))
+    with pytest.raises(ArchiveError, match=r"study: .*pattern"):
+        read_archive(consistent(tmp_path / "x", [], [], {}, study="../../etc"))
+
+
+def test_what_is_no_archive_is_said(tmp_path):
+    with pytest.raises(ArchiveError, match="no such archive"):
+        read_archive(tmp_path / "gone")
+    with pytest.raises(ArchiveError, match="cannot be read"):
+        read_archive(tmp_path)
+    whole = small_archive(tmp_path / "good").read_bytes()
+    for name, content in {"empty": b"", "text": b"hello", "cut": whole[:-40], "longer": whole + b"x"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ArchiveError, match=rf"{name}: "):
+            read_archive(tmp_path / name)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    member = {"name": "files/" + "ab" * 32, "size": 2**31, "sha256": "ab" * 32}
+    with pytest.raises(ArchiveError, match=r"members\.0\.size"):
+        read_archive(consistent(tmp_path / "x", [], [], {}, members=[member, member, member]))
+    zeros = lzma.compress(bytes(200 * 2**20))
+    assert len(zeros) < 40_000
+    (tmp_path / "zeros").write_bytes(zeros)
+    read = []
+    unpack = reader._Packed._more
+    monkeypatch.setattr(reader._Packed, "_more", lambda self, most: read.append(unpack(self, most)) or read[-1])
+    with pytest.raises(ArchiveError, match=r"does not begin with manifest\.json"):
+        read_archive(tmp_path / "zeros")
+    assert sum(map(len, read)) == 512
+    # A dictionary that would take 1.5 GB to unpack with.
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 2**30}]
+    (tmp_path / "greedy").write_bytes(
+        _with_dictionary(lzma.compress(b"x", filters=[{**filters[0], "dict_size": 2**20}]))
+    )
+    with pytest.raises(ArchiveError, match="memory usage limit"):
+        read_archive(tmp_path / "greedy")
+
+
+def _with_dictionary(packed):
+    """Return an .xz whose block says that it needs a dictionary of 1 GiB, with the block header's CRC mended."""
+    import zlib
+
+    start, size = 12, (packed[12] + 1) * 4
+    header = bytearray(packed[start : start + size - 4])
+    place = header.index(b"\x21\x01") + 2  # The filter's id, the size of its properties, then the dictionary's size.
+    header[place] = 36
+    return packed[:start] + header + zlib.crc32(header).to_bytes(4, "little") + packed[start + size :]
+
+
+def test_names_of_files_are_inside_the_run_s_folder():
+    assert all(map(is_inside, ("samples.png", "a/b/c.txt", "x y (1).json", "数.txt")))
+    bad = (
+        "",
+        "/",
+        "/a",
+        "a/",
+        "a//b",
+        ".",
+        "..",
+        "a/../b",
+        "./a",
+        ".hidden",
+        "a\\b",
+        "c:a",
+        "a\nb",
+        "a\x00",
+        "a" * 251,
+    )
+    assert not any(map(is_inside, (*bad, "/".join("a" * 9))))
+
+
+def test_a_file_that_changes_while_it_is_exported_is_noticed(tmp_path):
+    contents = dict(CONTENTS)
+    contents[min(contents)] = b"other"
+    with pytest.raises(ArchiveError, match="was altered meanwhile"):
+        write_archive(tmp_path / "x", STUDY, "", [copy(1)], contents.__getitem__)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.end_to_end
+@pytest.mark.timeout(900)
+def test_a_study_goes_on_elsewhere_and_its_report_is_rebuilt_byte_for_byte(tmp_path):
+    first = write_study(tmp_path / "first", TINY.replace("[0, 2]", "[0]"))
+    assert nfstudy(first, "run", "tiny.yaml").returncode == 0
+    assert nfstudy(first, "export", "tiny.yaml", "part.tar.xz").returncode == 0
+    # The study grows, and another machine takes over from what is done.
+    second = write_study(tmp_path / "second")
+    done = nfstudy(second, "import", str(first / "part.tar.xz"))
+    assert done.returncode == 0, done.stderr
+    assert "tiny: 2 runs taken in, 0 were there already" in done.stdout
+    again = nfstudy(second, "run", "tiny.yaml")
+    assert "4 runs to do" in again.stdout
+    assert "0 runs to do" in nfstudy(second, "run", "tiny.yaml").stdout
+    assert len(numbers_of(second)) == 6
+    moved = second.rename(tmp_path / "moved")
+    done = nfstudy(moved, "export", "tiny.yaml", "whole.tar.xz")
+    assert "6 runs of tiny" in done.stdout
+    third = write_study(tmp_path / "third")
+    assert nfstudy(third, "import", str(moved / "whole.tar.xz")).returncode == 0
+    assert "2 were there already" in nfstudy(third, "import", str(first / "part.tar.xz")).stdout
+    assert nfstudy(third, "report", "tiny.yaml").returncode == 0
+    assert digests(third / "reports") == digests(moved / "reports")
+    frame, other = frame_of(third), frame_of(moved)
+    assert frame.equals(other)
+    assert not any("checkpoint" in name for name in digests(third / "mlruns" / "artifacts"))
+    with served(third) as address:
+        for run_id in frame["run_id"]:
+            with urllib.request.urlopen(f"{address}/get-artifact?path=samples.png&run_uuid={run_id}") as picture:
+                assert picture.read().startswith(b"\x89PNG")
+        body = json.dumps({"experiment_ids": ["1"]}).encode()
+        asked = urllib.request.Request(
+            f"{address}/api/2.0/mlflow/runs/search", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(asked) as answer:
+            runs = json.load(answer)["runs"]
+        assert {run["info"]["run_id"] for run in runs} == set(frame["run_id"])
+        assert all(len(run["data"]["metrics"]) > 10 and run["inputs"]["dataset_inputs"] for run in runs)
+        # A study on a server is exported too, to the same bytes.
+        done = nfstudy(third, "export", "tiny.yaml", "served.tar.xz", "--tracking-uri", address)
+        assert done.returncode == 0, done.stderr
+        assert (third / "served.tar.xz").read_bytes() == (moved / "whole.tar.xz").read_bytes()
+        refused = nfstudy(third, "import", "served.tar.xz", "--tracking-uri", address)
+        assert refused.returncode == 2
+        assert "gives runs ids of its own" in refused.stderr
+
+
+class served:  # noqa: N801 - it reads as a word
+    """MLflow's own server on a project's store; its address."""
+
+    def __init__(self, folder):
+        self.folder, self.port = folder, free_port()
+
+    def __enter__(self):
+        command = [sys.executable, "-m", "nfstudy", "ui", "--port", str(self.port)]
+        with open(self.folder / "ui.txt", "w") as output:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        address = f"http://127.0.0.1:{self.port}"
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=1).close()
+                return address
+            except OSError:
+                time.sleep(0.5)
+        raise AssertionError((self.folder / "ui.txt").read_text())
+
+    def __exit__(self, *exception):
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.wait(20)
+
+
+@pytest.mark.end_to_end
+def test_a_conflict_and_a_bad_file_have_their_exit_codes(tmp_path):
+    folder = write_study(tmp_path / "project", TINY)
+    small_archive(tmp_path / "a", [copy(1)])
+    small_archive(tmp_path / "b", [copy(1, histories={"test/nll": points((20, 1, 1.0))})])
+    assert nfstudy(folder, "import", str(tmp_path / "a")).returncode == 0
+    done = nfstudy(folder, "import", str(tmp_path / "b"))
+    assert done.returncode == 1
+    assert "0 runs taken in" in done.stdout
+    assert "left out: planar K=2 #1" in done.stderr
+    (tmp_path / "c").write_bytes(b"\x80\x04\x95")
+    done = nfstudy(folder, "import", str(tmp_path / "c"))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "project"]

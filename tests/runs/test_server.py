@@ -1,0 +1,83 @@
+"""A real MLflow server: studies run against it, and the UI command serves a project's own store."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from support.command_line import TINY, frame_of, nfstudy, write_study
+from support.processes import free_port
+
+from nfstudy.runs.tracking.store import open_store
+
+pytestmark = pytest.mark.end_to_end
+
+ONE_CELL = TINY.replace("[planar, nice-perm]", "[planar]").replace("[0, 2]", "[2]").replace("repetitions: 2", "")
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A project with one finished run, and `nfstudy ui` on its store; (folder, address)."""
+    folder = write_study(tmp_path / "project", ONE_CELL)
+    assert nfstudy(folder, "run", "tiny.yaml").returncode == 0
+    port = free_port()
+    with open(folder / "ui.txt", "w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nfstudy", "ui", "--port", str(port)],
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            raise AssertionError((folder / "ui.txt").read_text())
+        yield folder, address
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(20)
+
+
+def test_the_ui_serves_the_store_and_a_study_runs_against_a_server(served, tmp_path):
+    folder, address = served
+    assert re.search(rf"tiny: {address}/#/experiments/\d+/runs", (folder / "ui.txt").read_text())
+    (run_id,) = frame_of(folder)["run_id"]
+    with urllib.request.urlopen(f"{address}/get-artifact?path=samples.png&run_uuid={run_id}") as picture:
+        assert picture.read().startswith(b"\x89PNG")
+
+    client = write_study(tmp_path / "client", ONE_CELL.replace("study: tiny", "study: remote"))
+    done = nfstudy(client, "run", "tiny.yaml", "--tracking-uri", address)
+    assert done.returncode == 0, done.stderr
+    assert not (client / "mlruns" / "mlflow.db").exists()
+    runs = open_store(address).runs("remote")
+    (row,) = runs.frame().to_dict("records")
+    assert row["outcome"] == "finished"
+    assert row["test/nll"] == frame_of(folder)["test/nll"].item(), "the same cell, whichever store it is logged to"
+    page = (client / "reports" / "remote" / "index.html").read_text()
+    assert runs.link(row["run_id"]).startswith(f"{address}/#/experiments/")
+    assert runs.link(row["run_id"]) in page
+    assert "0 runs to do" in nfstudy(client, "run", "tiny.yaml", "--tracking-uri", address).stdout
+
+    refused = nfstudy(client, "ui", "--tracking-uri", address)
+    assert refused.returncode == 2
+    assert "is served already" in refused.stderr
+
+
+def test_a_server_that_is_not_there_is_a_clear_error(tmp_path):
+    folder = write_study(tmp_path, ONE_CELL)
+    done = nfstudy(folder, "run", "tiny.yaml", "--tracking-uri", f"http://127.0.0.1:{free_port()}")
+    assert done.returncode == 2
+    assert "error: tracking store http://127.0.0.1:" in done.stderr
+    assert "Traceback" not in done.stderr

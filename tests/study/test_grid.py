@@ -1,0 +1,185 @@
+"""Cells, their keys and seeds: pinned, and moved only by what can change a number."""
+
+import pytest
+
+from nfstudy.core.seeds import derive_seed
+from nfstudy.study.grid import Trial, budget_repetitions, expand_cells, repetitions_of, settings_digest, total_runs
+from nfstudy.study.reader import parse_study
+from nfstudy.study.sections import DataSpec
+from nfstudy.study.settings import SETTING_DEFAULTS, YOUNGER, Settings
+
+STUDY = """\
+study: example
+title: An example
+data: {name: digits}
+train: {updates: 100}
+grid:
+  flow.family: [planar, nice-perm]
+  flow.length: [0, 4]
+  model.latent: [2, 40]
+budgets: {smoke: {repetitions: 1}, laptop: {}}
+repetitions: 3
+exhibits: [summary]
+"""
+
+
+def study(text=STUDY):
+    return parse_study(text, "example.yaml")
+
+
+def keys(text=STUDY, budget="laptop"):
+    return {cell.label: cell.key for cell in expand_cells(study(text), budget)}
+
+
+def test_length_0_is_one_cell_whatever_the_family():
+    labels = [cell.label for cell in expand_cells(study(), "laptop")]
+    assert labels == [
+        "none K=0 D=2",
+        "none K=0 D=40",
+        "planar K=4 D=2",
+        "planar K=4 D=40",
+        "nice-perm K=4 D=2",
+        "nice-perm K=4 D=40",
+    ]
+
+
+def test_no_flow_of_some_length_is_the_same_cell_too():
+    assert keys(STUDY.replace("[planar, nice-perm]", "[none]")) == {
+        label: key for label, key in keys().items() if label.startswith("none")
+    }
+
+
+def test_keys_are_pinned():
+    """Whoever changes what a setting means raises KEY_VERSION, and these with it; nothing else may move them."""
+    assert keys() == {
+        "none K=0 D=2": "26548c4f4bdda6c2",
+        "none K=0 D=40": "e37185a4e69f5f78",
+        "planar K=4 D=2": "7a26063372061706",
+        "planar K=4 D=40": "5edfe609a260852b",
+        "nice-perm K=4 D=2": "267712544a8810b6",
+        "nice-perm K=4 D=40": "07d726e2d7e3e489",
+    }
+
+
+def test_another_family_or_length_on_the_grid_moves_no_key():
+    more = keys(STUDY.replace("[planar, nice-perm]", "[radial, planar, nice-perm]").replace("[0, 4]", "[0, 4, 8]"))
+    assert keys().items() <= more.items()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("study: example", "study: another"),
+        ("title: An example", "title: Another"),
+        ("repetitions: 3", "repetitions: 7"),
+        ("exhibits: [summary]", "exhibits: [flow-length]"),
+        ("grid:", "objective: {annealing: energy}\ngrid:"),
+    ],
+    ids=["name", "title", "repetitions", "exhibits", "a default written out"],
+)
+def test_what_changes_no_number_moves_no_key(old, new):
+    assert keys(STUDY.replace(old, new)) == keys()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("updates: 100", "updates: 101"),
+        ("updates: 100", "updates: 100, learning_rate: 1e-4"),
+        ("updates: 100", "updates: 100, schedule: {name: CosineAnnealingLR}"),
+        ("name: digits", "name: digits, binarisation: dynamic"),
+        ("grid:", "model: {initialisation: he}\ngrid:"),
+        ("grid:", "seed: 2\ngrid:"),
+        ("grid:", "evaluation: {samples: 100}\ngrid:"),
+    ],
+)
+def test_what_changes_a_number_moves_every_key(old, new):
+    assert not set(keys(STUDY.replace(old, new)).values()) & set(keys().values())
+
+
+def test_budgets_never_share_a_key():
+    assert not set(keys(budget="smoke").values()) & set(keys(budget="laptop").values())
+    assert budget_repetitions(study(), "smoke") == 1
+    assert budget_repetitions(study(), "laptop") == 3
+
+
+@pytest.mark.parametrize("choice", ["hidden: 7", "layers: 2", "amortised: false", "pass: 0.3", "scaling: true"])
+def test_settings_that_a_choice_makes_idle_move_no_key(choice):
+    wider = keys(STUDY.replace("grid:", f"flow: {{coupling_{choice}}}\ngrid:"))
+    same = {label for label, key in keys().items() if wider[label] == key}
+    assert same == {label for label in keys() if not label.startswith("nice")}
+    assert keys(STUDY.replace("updates: 100", "updates: 100, beta1: 0.5")) == keys()
+
+
+@pytest.mark.parametrize(
+    ("family", "choice"),
+    [("iaf", "autoregressive_hidden: 7"), ("iaf", "autoregressive_layers: 2"), ("sylvester", "sylvester_columns: 2")],
+)
+def test_settings_of_a_family_beyond_the_paper_move_its_keys_alone(family, choice):
+    text = STUDY.replace("[planar, nice-perm]", f"[planar, nice-perm, {family}]")
+    before, after = keys(text), keys(text.replace("grid:", f"flow: {{{choice}}}\ngrid:"))
+    assert keys().items() <= before.items()
+    assert {label for label, key in before.items() if after[label] == key} == set(keys())
+
+
+def test_the_constraint_makes_cells_of_the_families_that_have_one_alone():
+    constrained = STUDY.replace("model.latent: [2, 40]", "flow.constraint: [true, false]")
+    cells = expand_cells(study(constrained), "laptop")
+    assert [cell.label for cell in cells] == [
+        "none K=0 D=40",
+        "planar K=4 D=40, flow.constraint true",
+        "planar K=4 D=40, flow.constraint false",
+        "nice-perm K=4 D=40",
+    ]
+    assert [cell.settings.flow.constraint for cell in cells[1:3]] == [True, False]
+    assert len({cell.key for cell in cells}) == 4
+
+
+def test_labels_tell_cells_apart_whatever_the_grid_varies():
+    axes = (
+        "train.precision: [float32, bfloat16]",
+        "train.learning_rate: [1e-3, 1.2345e-4]",
+        "train.clip_norm: [null, 9]",
+    )
+    cells = expand_cells(study(STUDY.replace("model.latent: [2, 40]", "\n  ".join(axes))), "laptop")
+    labels = [cell.label for cell in cells]
+    assert len(set(labels)) == len(cells) == 3 * 8
+    assert labels[8] == "planar K=4 D=40, train.precision float32, train.learning_rate 0.001, train.clip_norm null"
+    assert labels[11].endswith("train.learning_rate 0.0001234, train.clip_norm 9")
+
+
+def test_the_trials_of_a_search_do_not_enter_the_cells_key_but_the_search_does():
+    searched = STUDY + "search: {sampler: {name: tpe, trials: 4}, space: {train.learning_rate: [1e-3, 1e-4]}}\n"
+    longer = searched.replace("trials: 4", "trials: 5")
+    assert not set(keys(searched).values()) & set(keys().values())
+    assert not set(keys(searched).values()) & set(keys(longer).values())
+    (cell, *_) = expand_cells(study(searched), "laptop")
+    assert total_runs(study(searched), "laptop", 6) == 6 * (3 + 4)
+    chosen = cell.settings.replace({"train.learning_rate": 1e-4})
+    trial = Trial("example", cell, chosen, "search", 2)
+    assert trial.identity == (cell.key, "search", 2, settings_digest(chosen))
+    assert trial.repetition == 0
+
+
+def test_repetitions_count_from_1():
+    (cell, *_) = expand_cells(study(), "laptop")
+    assert [trial.index for trial in repetitions_of(study(), cell, cell.settings)] == [1, 2, 3]
+
+
+def test_seeds_are_pinned_and_their_parts_do_not_run_together():
+    assert derive_seed(1, "data order", 1, 1) == 2976989465760492977
+    assert derive_seed(1, "a", "bc") != derive_seed(1, "ab", "c")
+    assert derive_seed(1, "a", 1, 2) != derive_seed(1, "a", 12)
+    assert len({derive_seed(base, purpose, rep) for base in (1, 2) for purpose in "ab" for rep in (1, 2)}) == 8
+    assert all(0 <= derive_seed(1, "a", i) < 2**63 for i in range(100))
+
+
+def test_settings_younger_than_the_keys_move_none_at_the_value_they_had_before():
+    plain = Settings(data=DataSpec(name="digits"))
+    assert all(SETTING_DEFAULTS[path] == value for path, value in YOUNGER.items())
+    assert settings_digest(plain) == settings_digest(plain.replace(YOUNGER))
+    plain = plain.replace({"train.optimiser": "adam"})
+    others = {"train.weight_decay": 0.1, "train.precision": "bfloat16", "train.averaging": 0.99, "train.keep": "best"}
+    assert set(others) == set(YOUNGER)
+    digests = {settings_digest(plain.replace({path: value})) for path, value in others.items()}
+    assert len(digests | {settings_digest(plain)}) == 1 + len(others)
