@@ -11,8 +11,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from nfstudy.core.errors import SpecError
+from nfstudy.core.fields import OpenRecord
 from nfstudy.study.grid import corner_points
-from nfstudy.study.settings import CHOICES, SETTING_DEFAULTS, Settings
+from nfstudy.study.settings import CHOICES, Settings, setting_defaults
 from nfstudy.study.settings import SECTIONS as USED_SECTIONS
 from nfstudy.study.spec import EXHIBIT_NEEDS, Range, Sampling, StudySpec
 from nfstudy.study.yaml_document import UNKNOWN, Document, Mistake, Place, shown
@@ -21,9 +22,13 @@ MAX_BYTES = 256 * 1024
 
 SECTIONS = tuple(Settings.model_fields)
 KEYS = (*(key for key in StudySpec.model_fields if key != "settings"), *SECTIONS)
-OVERRIDABLE = (*(path for path in SETTING_DEFAULTS if not path.startswith("train.schedule.")), *CHOICES)
 PLACEHOLDER = {"data": {"name": "digits"}}
 """Settings that stand in for a study's own while its other keys are checked."""
+
+
+def overridable() -> tuple[str, ...]:
+    """Return the dotted paths of the settings that a grid, a search or a budget may change."""
+    return (*(path for path in setting_defaults() if not path.startswith("train.schedule.")), *CHOICES)
 
 
 def read_study(path: Path | str) -> StudySpec:
@@ -102,7 +107,7 @@ def _budgets(document: Document, tree: dict[str, Any]) -> dict[str, Any]:
             document.fail([(where, f"got {shown(changes)}; allowed: a mapping of settings to values")])
         own = {key: changes[key] for key in ("repetitions", "trials") if key in changes}
         others = {key: value for key, value in changes.items() if key not in own}
-        document.fail(_unknown_keys(where, others, ("repetitions", "trials", "train.schedule", *OVERRIDABLE)))
+        document.fail(_unknown_keys(where, others, ("repetitions", "trials", "train.schedule", *overridable())))
         split[name] = {"settings": others, **own}
     return split
 
@@ -121,9 +126,10 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
     axes = [(("grid", path), path, axis) for path, axis in spec.grid.items()]
     if spec.search:
         axes += [(("search", "space", path), path, axis) for path, axis in spec.search.space.items()]
+    allowed = overridable()
     for where, path, axis in axes:
-        if path not in OVERRIDABLE:
-            yield where, f"no such setting; allowed: {', '.join(OVERRIDABLE)}{_suggest(path, OVERRIDABLE)}"
+        if path not in allowed:
+            yield where, f"no such setting; allowed: {', '.join(allowed)}{_suggest(path, allowed)}"
         elif isinstance(axis, Range):
             if where[0] == "grid" and not isinstance(spec.sampler, Sampling):
                 yield where, "got a range; allowed: a list of values (a range needs a sampler other than exhaustive)"
@@ -239,9 +245,13 @@ def _known_keys(where: Place) -> tuple[str, ...]:
             if all("name" in record.model_fields for record in records)
             else []
         )
-        fields = [record.model_fields[part] for record in records if part in record.model_fields]
+        fields = [found[part] for record in records if part in (found := _fields(record))]
         records = tagged or [record for field in fields for record in _records_in(field.annotation)] or records
-    return tuple(dict.fromkeys(key for record in records for key in record.model_fields))
+    return tuple(dict.fromkeys(key for record in records for key in _fields(record)))
+
+
+def _fields(record: type[BaseModel]) -> Mapping[str, Any]:
+    return record.fields() if issubclass(record, OpenRecord) else record.model_fields
 
 
 def _records_in(annotation: Any) -> list[type[BaseModel]]:

@@ -1,22 +1,19 @@
 """The sections of a study's settings, each a record whose fields say what may be chosen and what the default is.
 
-Every number is in nats or counts unless the field says otherwise. Free of torch, which is why the families and data
-sets are named here once more; a test holds them equal.
+Every number is in nats or counts unless the field says otherwise. Free of torch.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from nfstudy.core.fields import Count, Fraction, NonNegative, Positive, Record
+from nfstudy.core import registry
+from nfstudy.core.fields import Count, Fraction, NonNegative, OpenRecord, Positive, Record
 from nfstudy.study.lr_schedules import ConstantSchedule, Schedule
 
-Family = Literal["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
 Initialisation = Literal["glorot", "he"]
-CONSTRAINED_FAMILIES = ("planar", "radial")
-NICE_FAMILIES = ("nice-perm", "nice-orth")
 
 BINARY, PATCHES = ("digits", "mnist"), ("cifar10", "photos")
 """Data sets whose pixels are bits, and those of colour patches, whose pixels are real numbers between 0 and 1."""
@@ -111,30 +108,24 @@ class ModelSpec(Record):
     """Patches only: least α, in squared units of logit(x); without one, levels that repeat drive −ln p(x) to −∞."""
 
 
-class FlowSpec(Record):
-    """The normalizing flow between q0 and q_K."""
+class FlowSpec(OpenRecord):
+    """The normalizing flow between q0 and q_K; what a family leaves open stands in its folder of `nfstudy.flows`."""
 
-    family: Family = "none"
+    family: str = "none"
     length: Annotated[int, Field(ge=0, le=100_000)] = 0
     """K, the number of transformations; 0 is the diagonal Gaussian whatever the family."""
-    constraint: bool = True
-    """Planar and radial only: Appendix A's û and β̂, which make every step invertible."""
-    coupling_hidden: Annotated[int, Field(ge=1, le=100_000)] = 40
-    """NICE only: tanh units in each hidden layer of a coupling network."""
-    coupling_layers: Annotated[int, Field(ge=1, le=10)] = 1
-    """NICE only: hidden layers of each coupling network."""
-    coupling_amortised: bool = True
-    """NICE only: whether the image moves the first hidden layer's biases, or they are shared by all images."""
-    coupling_pass: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.5
-    """NICE only: share of the variables that pass a step unchanged; d = ⌊share · D⌋, at least one on each side."""
-    coupling_scaling: bool = False
-    """NICE only: whether the chain ends with the learned scaling z_i exp(s_i) of Dinh et al. (2014), Section 3.3."""
-    autoregressive_hidden: Annotated[int, Field(ge=1, le=100_000)] = 120
-    """IAF only: tanh units in each hidden layer of an autoregressive network; three a variable at the paper's D."""
-    autoregressive_layers: Annotated[int, Field(ge=1, le=10)] = 1
-    """IAF only: hidden layers of each autoregressive network."""
-    sylvester_columns: Annotated[int, Field(ge=1, le=100_000)] = 8
-    """Sylvester only: M, how many directions a step bends space along; all of them where there are fewer."""
+
+    @classmethod
+    def further_records(cls) -> list[type[Record]]:
+        """Return the settings of all families."""
+        return registry.records_of("flows")
+
+    @field_validator("family")
+    @classmethod
+    def _known(cls, family: str) -> str:
+        if family not in registry.all_of("flows"):
+            raise ValueError(f"got '{family}'; allowed: {registry.allowed('flows', family)}")
+        return family
 
 
 class ObjectiveSpec(Record):

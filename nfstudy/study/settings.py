@@ -5,17 +5,19 @@ A setting is named by its dotted path, such as `flow.length`; what each means st
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from nfstudy.core import registry
+from nfstudy.core.declarations import FlowFamily
 from nfstudy.core.fields import Record
 from nfstudy.study.lr_schedules import OneCycleLR
 from nfstudy.study.sections import (
     BINARY,
-    CONSTRAINED_FAMILIES,
-    NICE_FAMILIES,
     PATCHES,
     DataSpec,
     DrawnSpec,
@@ -39,7 +41,7 @@ SECTIONS: dict[Problem, tuple[str, ...]] = {
 """Problem -> the sections of settings that it uses; each problem is known by its first one."""
 
 # Settings that one choice makes idle, and so no part of a cell's identity: setting -> (its switch, values that use it).
-USED_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
+_ACTIVE_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "data.binarisation": ("data.name", BINARY),
     **{f"data.{field}": ("data.name", PATCHES) for field in ("patch", "train_patches", "heldout_patches")},
     **{f"data.{field}": ("data.name", PATCHES) for field in ("epsilon", "dequantisation")},
@@ -47,11 +49,6 @@ USED_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "energy.edge": ("energy.name", ("u2", "u3", "u4")),
     "model.variance": ("data.name", PATCHES),
     "model.variance_floor": ("data.name", PATCHES),
-    "flow.constraint": ("flow.family", CONSTRAINED_FAMILIES),
-    **{f"flow.coupling_{part}": ("flow.family", NICE_FAMILIES) for part in ("hidden", "layers", "amortised")},
-    **{f"flow.coupling_{part}": ("flow.family", NICE_FAMILIES) for part in ("pass", "scaling")},
-    **{f"flow.autoregressive_{part}": ("flow.family", ("iaf",)) for part in ("hidden", "layers")},
-    "flow.sylvester_columns": ("flow.family", ("sylvester",)),
     "objective.beta_start": ("objective.annealing", ("energy", "kl")),
     "objective.anneal_updates": ("objective.annealing", ("energy", "kl")),
     "train.momentum": ("train.optimiser", ("rmsprop",)),
@@ -72,11 +69,37 @@ YOUNGER: dict[str, Any] = {
 """Settings younger than `cells.KEY_VERSION`, and the value of each that means what was done before there was a choice.
 At that value they are no part of a cell's identity, so that runs made before keep their place."""
 
-WHY_TWO = {
-    **dict.fromkeys(NICE_FAMILIES, "splits the latent variables in two"),
-    "iaf": "lets a latent variable depend on those before it",
-}
-"""Flow family that needs two latent variables -> what it does with them."""
+
+def active_when() -> dict[str, tuple[str, tuple[Any, ...]]]:
+    """Return setting -> (its switch, the values that use it) of every setting that one choice can make idle."""
+    return _tables(registry.version())[0]
+
+
+def setting_defaults() -> dict[str, Any]:
+    """Return dotted path -> default of every setting that has one."""
+    return _tables(registry.version())[1]
+
+
+@lru_cache(maxsize=1)
+def _tables(version: int) -> tuple[dict[str, tuple[str, tuple[Any, ...]]], dict[str, Any]]:
+    """Return both, for what is declared at present."""
+    families: dict[str, tuple[str, ...]] = {}
+    for name, family in registry.all_of("flows").items():
+        for field in family.settings.model_fields if family.settings else ():
+            path = f"flow.{field}"
+            families[path] = (*families.get(path, ()), name)
+    active = _ACTIVE_WHEN | {path: ("flow.family", names) for path, names in families.items()}
+    defaults = {
+        path: value
+        for settings in (
+            Settings(data=DataSpec(name="digits")),
+            Settings(energy=EnergySpec(name="u1")),
+            Settings(drawn=DrawnSpec(density="normal")),
+        )
+        for path, value in flatten(settings.model_dump(include=set(SECTIONS[settings.problem])))
+        if path not in CHOICES
+    }
+    return active, defaults
 
 
 class Settings(Record):
@@ -87,7 +110,7 @@ class Settings(Record):
     drawn: DrawnSpec | None = None
     q0: Q0Spec = Q0Spec()
     model: ModelSpec = ModelSpec()
-    flow: FlowSpec = FlowSpec()
+    flow: Annotated[FlowSpec, Field(default_factory=FlowSpec)]
     objective: ObjectiveSpec = ObjectiveSpec()
     train: TrainSpec = TrainSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -129,9 +152,10 @@ class Settings(Record):
         if self.flow.length == 0 or self.flow.family == "none":
             values |= {"flow.family": "none", "flow.length": 0}
         settings = self.replace(values)
+        defaults = setting_defaults()
         unused = {name: field.default for name, field in Settings.model_fields.items() if name not in self._sections}
         settings = settings.model_copy(update=unused)
-        return settings.replace({path: SETTING_DEFAULTS[path] for path in settings._idle()})
+        return settings.replace({path: defaults[path] for path in settings._idle()})
 
     def flat(self) -> dict[str, Any]:
         """Return dotted path -> value for every setting in use, in the order of the records."""
@@ -149,7 +173,9 @@ class Settings(Record):
 
     def _idle(self) -> list[str]:
         flat = {"problem": self.problem, **dict(flatten(self.model_dump()))}
-        return [path for path, (switch, values) in USED_WHEN.items() if path in flat and flat.get(switch) not in values]
+        return [
+            path for path, (switch, values) in active_when().items() if path in flat and flat.get(switch) not in values
+        ]
 
 
 def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
@@ -159,10 +185,8 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         yield "data", " and ".join(given) or "nothing", "exactly one of data, energy and drawn"
     elif settings.data:
         yield from _impossible_images(settings, settings.data)
-    elif not settings.flow.constraint and settings.flow.family in CONSTRAINED_FAMILIES:
-        yield "flow.constraint", False, "true on the plane, where densities need the inverse of the flow"
-    elif settings.drawn and settings.flow.family not in ("none", *CONSTRAINED_FAMILIES):
-        yield "flow.family", settings.flow.family, "none, planar or radial with drawn"
+    elif unmet := [*_impossible_on_the_plane(settings)]:
+        yield from unmet
     elif settings.objective.annealing == "kl":
         yield "objective.annealing", "kl", "energy or none on the plane, where there is no likelihood"
     cycle = settings.train.schedule if isinstance(settings.train.schedule, OneCycleLR) else None
@@ -174,12 +198,28 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         yield "train.schedule.pct_start", cycle.pct_start, allowed
 
 
+def _impossible_on_the_plane(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    families: dict[str, FlowFamily] = registry.all_of("flows")
+    family = families[settings.flow.family]
+    why = "on the plane, where densities need the inverse of the flow"
+    if not family.inverse:
+        has_one = ", ".join(name for name, other in families.items() if other.inverse)
+        yield "flow.family", family.name, f"{has_one} {why}"
+    for field, value in family.inverse_needs.items():
+        if (got := getattr(settings.flow, field)) != value:
+            yield f"flow.{field}", got, f"{json.dumps(value)} {why}"
+    drawn = ["none", *(name for name, other in families.items() if other.drawn)]
+    if settings.drawn and family.name not in drawn:
+        yield "flow.family", family.name, f"{', '.join(drawn[:-1])} or {drawn[-1]} with drawn"
+
+
 def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str, Any, str]]:
     model, flow = settings.model, settings.flow
     train, _, test = data.examples()
-    if flow.family in WHY_TWO and flow.length > 0 and model.latent < 2:
-        allowed = f"at least 2 with flow.family {flow.family}, which {WHY_TWO[flow.family]}"
-        yield "model.latent", model.latent, allowed
+    family: FlowFamily = registry.all_of("flows")[flow.family]
+    if flow.length > 0 and model.latent < family.least_latent:
+        why = f", which {family.why_least}" if family.why_least else ""
+        yield "model.latent", model.latent, f"at least {family.least_latent} with flow.family {flow.family}{why}"
     if data.training_split != "train" and (data.name in PATCHES or data.binarisation == "dynamic"):
         allowed = "train, where training images are drawn anew and validation images are not"
         yield "data.training_split", data.training_split, allowed
@@ -206,15 +246,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 CHOICES = ("data.name", "energy.name", "drawn.density")
 """The settings that have no default."""
-
-SETTING_DEFAULTS: dict[str, Any] = {
-    path: value
-    for settings in (
-        Settings(data=DataSpec(name="digits")),
-        Settings(energy=EnergySpec(name="u1")),
-        Settings(drawn=DrawnSpec(density="normal")),
-    )
-    for path, value in flatten(settings.model_dump(include=set(SECTIONS[settings.problem])))
-    if path not in CHOICES
-}
-"""Dotted path -> default of every setting that has one."""

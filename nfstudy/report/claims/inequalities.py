@@ -22,7 +22,6 @@ from nfstudy.report.labels import Label, setting_name, setting_text
 from nfstudy.report.statistics.contrasts import combine
 from nfstudy.report.statistics.estimates import BOUNDS, Quantity, unit_of
 from nfstudy.report.tables import format_number
-from nfstudy.study.sections import Family
 from nfstudy.study.spec import Exhibit as ExhibitName
 from nfstudy.study.spec import Scalar
 from nfstudy.study.yaml_document import Document, shown
@@ -34,6 +33,7 @@ QUANTITIES = {quantity.name: quantity for quantity in BOUNDS}
 Length = Annotated[int, Field(ge=0, le=100_000)]
 Lengths = Annotated[tuple[Length, ...], Field(min_length=1)]
 
+Family = Literal["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
 Place = tuple[Family, int]
 """A flow's family and its length K; (none, 0) is the diagonal Gaussian that every family starts from."""
 
