@@ -24,6 +24,10 @@ HOMES: dict[Kind, tuple[str, Literal["folders", "modules"]]] = {
 """Kind -> the package that declares the suite's own, in itself and in its folders, or in its folders and modules."""
 
 
+RESERVED: dict[Kind, tuple[str, ...]] = {"flows": ("family", "length")}
+"""Kind -> settings of its section that are no declaration's."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a declaration comes from; part of a run's provenance, and of the key of what uses it."""
@@ -70,13 +74,12 @@ def declare(declaration: Declaration, origin: Origin = BUILT_IN) -> None:
         if other == origin and origin != BUILT_IN:
             return
         raise SpecError(f"{origin}: {declaration.kind}: got '{declaration.name}'; allowed: a name not taken by {other}")
-    for record in _records(found) if declaration.settings else ():
-        taken = sorted(record.model_fields.keys() & declaration.settings.model_fields.keys())  # type: ignore[union-attr]
-        if taken and record is not declaration.settings:
-            raise SpecError(
-                f"{origin}: {declaration.kind} {declaration.name}: settings: got '{taken[0]}'; "
-                "allowed: a name that no other declaration has"
-            )
+    others = {name for record in _records(found) if record is not declaration.settings for name in record.model_fields}
+    own = declaration.settings.model_fields if declaration.settings else {}
+    for taken in sorted(own.keys() & {*others, *RESERVED.get(declaration.kind, ())}):
+        raise SpecError(
+            f"{origin}: {declaration.kind} {declaration.name}: settings: got '{taken}'; allowed: a name not taken"
+        )
     found[declaration.name] = (declaration, origin)
     _version += 1
 
