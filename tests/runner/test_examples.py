@@ -1,4 +1,4 @@
-"""The worked examples, each in an empty folder, by the commands that its README names; and what becomes of a plug-in."""
+"""The worked examples, each in an empty folder by the commands of its README; and what becomes of a plug-in."""
 
 import json
 import shutil
