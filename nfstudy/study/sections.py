@@ -5,9 +5,9 @@ Every number is in nats or counts unless the field says otherwise. Free of torch
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import DataSource, Kind, Values
@@ -46,6 +46,13 @@ class DataSpec(OpenRecord):
     @classmethod
     def _known(cls, name: str) -> str:
         return _declared("data", name)
+
+    @model_serializer(mode="wrap")
+    def _in_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Put how much of the data is used last, after what the source leaves open."""
+        tree = handler(self)
+        last = {name: tree.pop(name) for name in ("training_split", "train_images") if name in tree}
+        return {**tree, **last}
 
     @property
     def declaration(self) -> DataSource:
