@@ -126,7 +126,17 @@ def make_parser() -> argparse.ArgumentParser:
     rerun.add_argument("run_id", metavar="RUN_ID", help="the id of a finished, diverged or pruned repetition")
     rerun.add_argument("--threads", type=_count, metavar="N", help="threads of the worker (default: as recorded)")
     rerun.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as recorded, if here)")
+    rerun.add_argument(
+        "--plugin",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a plug-in's file that has been moved since",
+    )
     _add_store(rerun)
+
+    plugin = commands.add_parser("check-plugin", help="say what a plug-in declares, and check its flows")
+    plugin.add_argument("file", metavar="FILE", help="a Python file, or a module's dotted name")
 
     ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")
     ui.add_argument("--port", type=_count, default=5000, metavar="N", help="port to listen on (default: 5000)")
@@ -141,9 +151,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = make_parser().parse_args(arguments)
     try:
-        from nfstudy.cli import commands, commands_runs
+        from nfstudy.cli import check_plugin, commands, commands_runs
 
         works = {
+            "check-plugin": check_plugin.check_plugin,
             "export": commands_runs.export,
             "import": commands_runs.import_,
             "reference": commands_runs.reference,

@@ -193,10 +193,12 @@ def _run_missing(
     with StopSignal() as stop, _open_engine(study, budget, project, left, options) as engine:
         # The workers take seconds to start; in that time the rest is loaded, the data checked and the store made.
         with stop.held():
+            from nfstudy.cli.check_plugin import check_installed
             from nfstudy.runner.coordinator import Care
             from nfstudy.runner.launch import measure_costs, prepare_data, run_study
             from nfstudy.runs.tracking.store import open_store
 
+        check_installed()
         data = prepare_data(study, budget, project)
         stop.check()
         if not options.dry_run:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 
 from nfstudy.core.errors import UserError
+from nfstudy.core.plugins import require_recorded
 from nfstudy.core.project import Project
 from nfstudy.data import load_dataset
 from nfstudy.runner.coordinator import Care, Places, Session
@@ -65,7 +69,12 @@ class Comparison:
 
 
 def prepare_rerun(
-    store: Store, run_id: str, project: Project, device: str | None = None, threads: int | None = None
+    store: Store,
+    run_id: str,
+    project: Project,
+    device: str | None = None,
+    threads: int | None = None,
+    plugins: Sequence[Path] = (),
 ) -> Rerun:
     """Find a run and all that training it again takes.
 
@@ -75,6 +84,7 @@ def prepare_rerun(
         project: where data files are looked for.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; None for the recorded one, or the processor where there is no such.
         threads: of the worker; None for as many as are recorded.
+        plugins: files of plug-ins that are not where the run found them.
 
     Raises:
         UserError: there is no such run, it is no repetition that has ended with a result, or its settings cannot be
@@ -87,6 +97,7 @@ def prepare_rerun(
         got = f"{tags['nfstudy.stage']}, {old.record.outcome}"
         raise UserError(f"run {run_id}: got a run that is {got}; allowed: repetition, {', '.join(RESULTS)}")
     try:
+        require_recorded(_plugins(tags), project.root, plugins)
         settings = recorded_settings(old.record.params)
     except UserError as error:
         raise UserError(f"run {run_id}: {error}") from None
@@ -173,6 +184,18 @@ def _recorded(store: Store, old: RunCopy) -> Conditions:
     runs = store.runs(old.record.tags["nfstudy.study"])
     files = (runs.artifact(old.record.id, name) for name in ("environment.json", "git.diff"))
     return recorded_conditions(old.record.tags, *files)
+
+
+def _plugins(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return what a run recorded of its plug-ins; raises UserError where that cannot be read."""
+    text = tags.get("nfstudy.plugins", "[]")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
+        raise UserError(f"tag nfstudy.plugins: got {text[:200]}; allowed: a JSON list of objects")
+    return found
 
 
 def _plan(request: Request) -> Plan:

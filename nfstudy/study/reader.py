@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from nfstudy.core import registry
 from nfstudy.core.errors import DataError, SpecError
 from nfstudy.core.fields import OpenRecord
+from nfstudy.core.plugins import install, read_plugin
 from nfstudy.data import resolve_settings
 from nfstudy.study.grid import corner_points
 from nfstudy.study.sections import DataSpec
@@ -81,6 +82,7 @@ def parse_study(text: str, name: str) -> StudySpec:
     if not isinstance(tree, dict):
         document.fail([((), f"got {shown(tree)}; allowed: a mapping with the keys {', '.join(KEYS)}")])
     document.fail(_unknown_keys((), tree, KEYS))
+    document.fail(_install_plugins(tree.get("plugins", ()), Path(name).parent))
 
     settings = {key: tree.pop(key) for key in SECTIONS if key in tree}
     mistakes = list(_field_mistakes(Settings, settings))
@@ -99,6 +101,18 @@ def parse_study(text: str, name: str) -> StudySpec:
         except SpecError as error:
             document.fail([(_blamed(document, str(error), budget), str(error))])
     return spec
+
+
+def _install_plugins(names: Any, folder: Path) -> Iterator[Mistake]:
+    """Run what the study names as plug-ins, so that it may use what they declare; yield what is wrong with them."""
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        yield ("plugins",), f"got {shown(names)}; allowed: a list of files that end in .py, or of modules"
+        return
+    for index, name in enumerate(names):
+        try:
+            install(read_plugin(name, folder))
+        except SpecError as error:
+            yield ("plugins", index), str(error)
 
 
 def _resolve_data(settings: dict[str, Any], folder: Path) -> Iterator[Mistake]:

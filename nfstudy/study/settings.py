@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from nfstudy.core import registry
-from nfstudy.core.declarations import FlowFamily
+from nfstudy.core.declarations import FlowFamily, Kind
 from nfstudy.core.fields import Record
 from nfstudy.study.lr_schedules import OneCycleLR
 from nfstudy.study.sections import (
@@ -163,10 +163,23 @@ class Settings(Record):
         return {path: value for path, value in used if path not in idle}
 
     def identity(self) -> dict[str, Any]:
-        """Return what of `flat` tells these settings from others; see `YOUNGER` and `DataSource.not_identity`."""
+        """Return what of `flat` tells these settings from others, and the plug-ins' versions.
+
+        See `YOUNGER` and `DataSource.not_identity`.
+        """
         others = {f"data.{field}" for field in self.data.declaration.not_identity} if self.data else set()
         flat = {path: value for path, value in self.flat().items() if path not in others}
-        return {path: value for path, value in flat.items() if (path, value) not in YOUNGER.items()}
+        flat = {path: value for path, value in flat.items() if (path, value) not in YOUNGER.items()}
+        return flat | {f"origin.{kind}.{name}": origin.identity for (kind, name), origin in self.origins().items()}
+
+    def origins(self) -> dict[tuple[Kind, str], registry.Origin]:
+        """Return (kind, name) -> origin of what of these settings comes from outside."""
+        used: list[tuple[Kind, str]] = [("flows", self.flow.family)] if self.flow.length else []
+        if self.data:
+            likelihood = registry.likelihood_of(self.data.values)
+            used += [("data", self.data.name), ("likelihoods", likelihood.name)]
+        found = {(kind, name): registry.origin_of(kind, name) for kind, name in used}
+        return {key: origin for key, origin in found.items() if origin != registry.BUILT_IN}
 
     @property
     def _sections(self) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nfstudy import __version__
 from nfstudy.core.errors import StoreAwayError, StoreError
+from nfstudy.core.plugins import installed
+from nfstudy.core.project import Project
 from nfstudy.runs.frame import param_text
 from nfstudy.runs.metrics import METRICS
 from nfstudy.runs.provenance import code_state, environment
@@ -164,6 +166,7 @@ class Store:
             "nfstudy.version": __version__,
             **{f"nfstudy.{name}": machine[f"package {name}"] for name in ("torch", "numpy", "mlflow", "optuna")},
             "nfstudy.python": machine["python"],
+            **_plugin_tags(),
         }
         name = f"{trial.label} ({trial.cell.budget})"
         run_id = self._write(self.client.create_run, experiment, tags=tags, run_name=name).info.run_id
@@ -175,6 +178,7 @@ class Store:
             "settings.json": json.dumps(trial.settings.model_dump(), indent=2).encode(),
             "environment.json": json.dumps(machine, indent=2).encode(),
         }
+        files |= {f"plugins/{Path(p.name).name}": p.source.encode() for p in installed() if p.source}
         self._log_files(run_id, files | ({"git.diff": code.diff.encode()} if code.dirty else {}))
         return run_id
 
@@ -254,7 +258,9 @@ class Store:
         def upload() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 for name, content in files.items():
-                    (Path(folder) / name).write_bytes(content)
+                    path = Path(folder, name)
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_bytes(content)
                 self.client.log_artifacts(run_id, folder)
 
         self._write(upload)
@@ -267,6 +273,13 @@ class Store:
                 return call(*arguments, **named)
 
         return self.patience.outlast(once)
+
+
+def _plugin_tags() -> dict[str, str]:
+    """Return the tag that says which plug-ins a run was made with, if any."""
+    root = Project.find().root
+    records = [plugin.record(root) for plugin in installed()]
+    return {"nfstudy.plugins": json.dumps(records, sort_keys=True)} if records else {}
 
 
 def open_store(uri: str, create: bool = False) -> Store:
