@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from nfstudy.core.declarations import DataSource, Values
 from nfstudy.core.errors import DataError
 from nfstudy.core.fields import Record
-from nfstudy.data.arrays import MAX_BYTES, Entry, file_digests, list_arrays
-from nfstudy.data.dataset import Binarisation, Dataset, Splits, binarise, data_generator, fingerprint, make_dataset
+from nfstudy.core.project import Project
+from nfstudy.data.dataset import Binarisation, Dataset, binarise, make_dataset
+from nfstudy.data.file_arrays import Found, read
 from nfstudy.data.patches import Dequantised, dequantise
-from nfstudy.data.values import FULL, Kind, as_kind, check_finite
-
-VALID_PART = 6
-"""Where there is no validation array, one in so many training examples, at least one, is kept for it."""
+from nfstudy.data.values import FULL, Kind
 
 Key = Annotated[str, Field(min_length=1, max_length=200)]
 Side = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -90,29 +85,8 @@ FILE = DataSource(
 )
 
 
-class Found(NamedTuple):
-    """What a look at a file tells."""
-
-    kind: Kind
-    shape: tuple[int, ...]
-    splits: Splits
-    """As `values.as_kind` has them."""
-    source: str
-    """One line for people: the file with its digest, and where each split comes from."""
-
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        """How many examples the splits hold."""
-        return len(self.splits.train), len(self.splits.valid), len(self.splits.test)
-
-    @property
-    def sha256(self) -> str:
-        """Of the numbers of the three splits, in hexadecimal."""
-        return fingerprint("file", self.splits.train.shape[1:], self.splits)
-
-
 def resolve(data: Any, folder: Path) -> dict[str, Any]:
-    """Return the settings that only the file can tell, its path made absolute.
+    """Return the settings that only the file can tell, and its path: relative to the project, or else absolute.
 
     A file that is not there is no error where `kind` and `sha256` are stated: reports can then be built without it.
 
@@ -125,20 +99,25 @@ def resolve(data: Any, folder: Path) -> dict[str, Any]:
     """
     if data.path is None:
         raise DataError("is missing; expected: the path of a file, relative to the study file")
-    path = Path(os.path.abspath(folder / Path(data.path).expanduser()))
+    path, root = Path(os.path.abspath(folder / Path(data.path).expanduser())), Project.find().root
+    recorded = {"path": str(path.relative_to(root) if path.is_relative_to(root) else path)}
     if data.kind and data.sha256 and not os.path.lexists(path):
-        return {"path": str(path)}
-    asked = data.model_copy(update={"path": str(path)})
-    return {"path": str(path), **_look(asked, _state(path))}
+        return recorded
+    return recorded | _look(data.model_copy(update={"path": str(path)}), _state(path))
 
 
 def load(data: Any, folders: Sequence[Path], download: bool = True) -> Dataset:
-    """Return the data set, from the file at its path, or else of its name in a data folder.
+    """Return the data set, from the file at its path in the project, or else of its name in a data folder.
+
+    Arguments:
+        data: the section, resolved.
+        folders: the last one is `data/` of the project.
+        download: unused: there are no mirrors.
 
     Raises:
         DataError: it is not there, cannot be read, or does not hold the numbers that the settings say.
     """
-    path = Path(data.path)
+    path = (folders[-1].parent if folders else Path()) / data.path
     places = [path, *(folder / path.name for folder in folders)]
     path = next((place for place in places if os.path.lexists(place)), path)
     found = read(data, path)
@@ -150,31 +129,6 @@ def load(data: Any, folders: Sequence[Path], download: bool = True) -> Dataset:
         splits, levels = binarise(splits, data.levels, "file", data.binarisation)
         return make_dataset(f"file-{data.binarisation}", shape, levels, splits, source)
     return make_dataset(f"file-{kind}", shape, 1 if kind == "bits" else 0, splits, source)
-
-
-def read(data: Any, path: Path) -> Found:
-    """Read, check and split the arrays of a file; raises DataError that names file, array, row and value."""
-    entries = list_arrays(path)
-    keys = _keys(data, path, entries)
-    used = {split: entries[key] for split, key in keys.items() if key}
-    if (total := sum(entry.nbytes for entry in used.values())) > MAX_BYTES:
-        names = ", ".join(entry.name for entry in used.values())
-        raise DataError(f"{path}: {names}: declare {total:,} bytes; expected: at most {MAX_BYTES:,} bytes together")
-    arrays = {split: entry.read() for split, entry in used.items()}
-    arrays, own_shape = _arranged(data, path, keys, arrays)
-    for split, array in arrays.items():
-        check_finite(array, f"{path}: {keys[split]}")
-    shape = _picture_shape(data, own_shape, arrays["train"].shape[1])
-    named = {f"{path}: {keys[split]}": array for split, array in arrays.items()}
-    kind, named = as_kind(
-        named, data.kind, colours=len(shape) == 3, full=data.levels if data.kind == "levels" else FULL
-    )
-    splits, rules = _split(data, path, keys, dict(zip(arrays, named.values(), strict=True)))
-    if (splits.train == splits.train[0, 0]).all():
-        raise DataError(f"{path}: {keys['train']}: all values are {splits.train[0, 0]:g}; expected: data that vary")
-    digests = file_digests(used)
-    files = ", ".join(f"{file.name} SHA-256 {digest}" for file, digest in digests.items())
-    return Found(kind, shape, splits, f"{files}; {'; '.join(rules)}")
 
 
 def _state(path: Path) -> tuple[Any, ...]:
@@ -205,119 +159,3 @@ def _check_stated(data: Any, path: Path, found: Found) -> None:
         )
     if data.sizes and data.sizes != found.sizes:
         raise DataError(f"{path}: holds {found.sizes} examples; expected: data.sizes, {data.sizes}")
-
-
-def _keys(data: Any, path: Path, entries: Mapping[str, Entry]) -> dict[str, str | None]:
-    """Return split -> name of its array, None where it is to be cut off; in the order train, valid, test."""
-    there = ", ".join(f"{name} ({' x '.join(map(str, entry.shape))})" for name, entry in entries.items())[:1000]
-
-    def find(key: str, setting: str, or_else: str = "") -> str:
-        if key in entries:
-            return key
-        close = difflib.get_close_matches(key, entries, n=1)
-        hint = f"; did you mean data.{setting}: {close[0]}?" if close else ""
-        raise DataError(
-            f"{path}: holds no array '{key}'; it holds {there or 'none'}; "
-            f"expected: data.{setting}, the name of one of them{or_else}{hint}"
-        )
-
-    train = find(data.train_key, "train_key")
-    valid = find(data.valid_key, "valid_key") if data.valid_key else "valid" if "valid" in entries else None
-    if data.test_share is None:
-        test = find(data.test_key, "test_key", f", or data.test_share: 0.2 to keep a fifth of '{train}' for testing")
-    elif data.test_key in entries:
-        raise DataError(f"{path}: holds an array '{data.test_key}'; expected: none with data.test_share")
-    else:
-        test = None
-    keys = {"train": train, "valid": valid, "test": test}
-    named = [key for key in keys.values() if key]
-    if len(set(named)) < len(named):
-        raise DataError(f"{path}: got {', '.join(named)} for the splits; expected: an array of its own for each")
-    return keys
-
-
-def _arranged(
-    data: Any, path: Path, keys: Mapping[str, str | None], arrays: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
-    """Return the arrays as (N, D), and the shape that an example of the training array has."""
-    arranged, shapes = {}, {}
-    for split, array in arrays.items():
-        where = f"{path}: {keys[split]}"
-        if not 2 <= array.ndim <= 4:
-            hint = ", of one number an example, as labels are" if array.ndim == 1 else ""
-            raise DataError(
-                f"{where}: got {array.ndim} axes{hint}; expected: 2 to 4, (N, D), (N, H, W) or (N, H, W, 3)"
-            )
-        if split == "train" and path.suffix.lower() == ".mat" and array.ndim == 2 and data.example_axis is None:
-            rows, columns = array.shape
-            if rows < columns:
-                raise DataError(
-                    f"{where}: got {rows} x {columns}, more columns than rows; expected: data.example_axis: last if "
-                    "each column is an example, as is common in MATLAB, or data.example_axis: first if each row is"
-                )
-        if data.example_axis == "last":
-            array = np.moveaxis(array, -1, 0)
-        if not array.size:
-            raise DataError(f"{where}: is empty, {' x '.join(map(str, array.shape))}; expected: at least one example")
-        if array.ndim == 4 and array.shape[3] == 1:
-            array = array[..., 0]
-        if array.ndim == 4 and array.shape[3] != 3:
-            first = "; move the colours from the second axis to the last one" if array.shape[1] in (1, 3) else ""
-            raise DataError(f"{where}: got examples of {_by(array.shape[1:])}; expected: H x W or H x W x 3{first}")
-        shapes[split] = array.shape[1:]
-        arranged[split] = np.ascontiguousarray(array.reshape(len(array), -1))
-    widths = {split: array.shape[1] for split, array in arranged.items()}
-    for split, width in widths.items():
-        if width != widths["train"]:
-            flip = ""
-            if len({len(array) for array in arranged.values()}) == 1 and data.example_axis != "last":
-                flip = "; if each column is an example, say data.example_axis: last"
-            raise DataError(
-                f"{path}: {keys[split]}: got examples of {width} numbers; expected: {widths['train']}, as in "
-                f"'{keys['train']}'{flip}"
-            )
-    if data.shape and math.prod(data.shape) != widths["train"]:
-        flip = ""
-        if math.prod(data.shape) == len(arranged["train"]):
-            flip = f"; say data.example_axis: {'first' if data.example_axis == 'last' else 'last'}"
-        raise DataError(
-            f"{path}: {keys['train']}: got examples of {widths['train']} numbers; expected: "
-            f"{_by(data.shape)} = {math.prod(data.shape)}, as data.shape says{flip}"
-        )
-    return arranged, shapes["train"]
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _picture_shape(data: Any, own: tuple[int, ...], width: int) -> tuple[int, ...]:
-    if data.shape or len(own) > 1:
-        return tuple(data.shape or own)
-    side = math.isqrt(width)
-    return (side, side) if side * side == width else (1, width)
-
-
-def _split(
-    data: Any, path: Path, keys: Mapping[str, str | None], arrays: dict[str, np.ndarray]
-) -> tuple[Splits, list[str]]:
-    """Return the three splits, what is missing cut off train, and where each comes from, in words."""
-    train, rules = arrays["train"], []
-    for split, share in (("test", data.test_share), ("valid", 1 / VALID_PART)):
-        if split in arrays:
-            rules.append(f"{split}: {keys[split]}")
-            continue
-        count = max(1, round(share * len(train)))
-        if len(train) < count + 2:
-            raise DataError(
-                f"{path}: {keys['train']}: got {len(arrays['train'])} examples, of which {split} is to be cut off; "
-                "expected: at least two that are left for training"
-            )
-        chosen = np.zeros(len(train), dtype=bool)
-        chosen[data_generator("file split", split).permutation(len(train))[:count]] = True
-        arrays[split], train = train[chosen], train[~chosen]
-        rules.append(f"{split}: {count} of {keys['train']}, drawn once")
-    if len(train) < 2:
-        raise DataError(f"{path}: {keys['train']}: got one example; expected: at least two to train on")
-    rules.append(f"train: {keys['train']}")
-    return Splits(train, arrays["valid"], arrays["test"]), rules[::-1]
