@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from nfstudy.core import registry
 from nfstudy.core.errors import ReportError
 from nfstudy.core.fields import Positive, Record
 from nfstudy.papers.rezende2015.published import Published, find_published
@@ -220,8 +221,10 @@ class Part:
     @property
     def quantity(self) -> Quantity:
         """What is compared, in the unit that it has there."""
-        data_name = None if "energy.name" in self.where else self.where.get("data.name", "")
-        return replace(QUANTITIES[self.claim.quantity], unit=unit_of(data_name))
+        source = registry.all_of("data").get(self.where.get("data.name"))
+        values = source.values if source and isinstance(source.values, str) else "bits"
+        unit = unit_of(None if "energy.name" in self.where else values)
+        return replace(QUANTITIES[self.claim.quantity], unit=unit)
 
     @property
     def published(self) -> Published | None:
