@@ -22,12 +22,12 @@ from nfstudy.runner.progress import make_progress
 from nfstudy.runner.scheduler import Plan, Request, Scheduler
 from nfstudy.runner.signals import StopSignal
 from nfstudy.runner.worker import resolve_device
-from nfstudy.runs.archive.manifest import RunCopy
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import RESULTS, RerunVerdict, latest_per_identity
 from nfstudy.runs.provenance import code_state, environment
 from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.store import DataRecord, Store
+from nfstudy.runs.whole_run import RunCopy
 from nfstudy.study.grid import Cell, Trial
 
 ABSOLUTE, RELATIVE = 0.1, 1e-3

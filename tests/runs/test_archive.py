@@ -24,7 +24,7 @@ from support.processes import free_port
 
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.archive import reader
-from nfstudy.runs.archive.manifest import ArchiveError, is_inside
+from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import read_archive
 from nfstudy.runs.archive.transfer import export_runs, import_runs
 from nfstudy.runs.archive.writer import END, packed_member, write_archive
@@ -33,6 +33,7 @@ from nfstudy.runs.tracking.mlflow_export import ServedSource
 from nfstudy.runs.tracking.sql_export import read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.store import DataRecord, open_store
+from nfstudy.runs.whole_run import is_inside
 from nfstudy.study.grid import expand_cells, repetitions_of
 from nfstudy.study.reader import parse_study
 

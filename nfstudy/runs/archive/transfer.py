@@ -11,7 +11,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from nfstudy.core.errors import StoreError
-from nfstudy.runs.archive.manifest import ArchiveError, RunCopy, RunRecord
+from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import Archive
 from nfstudy.runs.archive.writer import write_archive
 from nfstudy.runs.frame import RESULTS
@@ -19,6 +19,7 @@ from nfstudy.runs.tracking.open import SqlRuns, open_runs
 from nfstudy.runs.tracking.sql_export import artifact_address, description_of, insert_copies, known_ids, read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.uris import artifact_folder, is_sqlite
+from nfstudy.runs.whole_run import RunCopy, RunRecord
 
 CHECKPOINTS = (".pt",)
 """Endings of the files that are left out unless asked for: nearly all of a study's bytes, and no report reads them."""

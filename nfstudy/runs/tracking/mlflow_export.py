@@ -9,8 +9,8 @@ from mlflow.entities import DatasetInput
 from mlflow.exceptions import MlflowException
 
 from nfstudy.core.errors import StoreError, UserError
-from nfstudy.runs.archive.manifest import DatasetRecord, RunCopy, RunRecord, make_points
 from nfstudy.runs.tracking.store import Store, open_store
+from nfstudy.runs.whole_run import DatasetRecord, RunCopy, RunRecord, make_points
 
 
 def read_copy(store: Store, run_id: str) -> RunCopy:

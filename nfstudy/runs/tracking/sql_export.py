@@ -17,10 +17,10 @@ import numpy as np
 from sqlalchemy import Connection
 
 from nfstudy.core.errors import StoreError
-from nfstudy.runs.archive.manifest import DatasetRecord, RunCopy, RunRecord, make_points
 from nfstudy.runs.frame import LARGEST
 from nfstudy.runs.tracking.sql_runs import IDS_A_QUERY, SqlStore
 from nfstudy.runs.tracking.uris import ARTIFACTS, database_file
+from nfstudy.runs.whole_run import DatasetRecord, RunCopy, RunRecord, make_points
 
 BUSY_SECONDS = 20.0
 """How long another writer, such as a server, may hold the database."""
