@@ -80,7 +80,7 @@ def prepare_rerun(
 
     Arguments:
         store: where it is.
-        run_id: its id.
+        run_id: its id, also that of where it was imported from.
         project: where data files are looked for.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; None for the recorded one, or the processor where there is no such.
         threads: of the worker; None for as many as are recorded.
@@ -109,7 +109,7 @@ def prepare_rerun(
     fingerprint = dataset.fingerprint if dataset else ""
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
     cell = Cell(settings.canonical(), tags.get("nfstudy.budget", ""))
-    trial = Trial(tags["nfstudy.study"], cell, settings, "rerun", int(tags["nfstudy.index"]), run_id)
+    trial = Trial(tags["nfstudy.study"], cell, settings, "rerun", int(tags["nfstudy.index"]), old.record.id)
     return Rerun(old, trial, data_record(dataset) if dataset else None, device, threads, then, now)
 
 

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from nfstudy.core.fields import Record
 from nfstudy.runs.frame import LARGEST
+from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 
 MAX_FILE_NAME, MAX_FOLDERS = 250, 8
 
@@ -45,7 +46,9 @@ OPTIONAL_TAGS = {
     "nfstudy.outcome": r"finished|diverged|pruned|failed",
     "nfstudy.update": r"[0-9]{1,15}",
     "nfstudy.rerun_of": r"[0-9a-f]{32}",
+    "nfstudy.attempt": r"[0-9]{1,9}",
 }
+"""Tags that reports read as numbers or ids, and the form of each. Any other tag is carried as it is."""
 
 
 class DatasetRecord(Record):
@@ -80,6 +83,8 @@ class RunRecord(Record):
         for key, form in (TAGS | {tag: form for tag, form in OPTIONAL_TAGS.items() if tag in self.tags}).items():
             if not re.fullmatch(form, self.tags.get(key, ""), re.ASCII):
                 raise ValueError(f"tag {key}: got {self.tags.get(key, '')[:80]!r}; allowed: {form}")
+        if own := sorted({ORIGINAL_RUN_ID, IMPORTING} & self.tags.keys()):
+            raise ValueError(f"tag {own[0]}: allowed: only in a store, which adds it when it imports a run")
         if not _is_object(self.tags.get("nfstudy.point", "")):
             raise ValueError("tag nfstudy.point: allowed: a JSON object, setting -> value")
         for name in self.files:

@@ -46,7 +46,7 @@ def importers(package):
 @pytest.mark.parametrize(
     ("package", "modules"),
     [
-        ("mlflow", {"nfstudy.runs.tracking.store", "nfstudy.runs.tracking.mlflow_export"}),
+        ("mlflow", {f"nfstudy.runs.tracking.{module}" for module in ("store", "mlflow_export", "mlflow_import")}),
         ("optuna", {"nfstudy.runner.search"}),
         ("ray", {"nfstudy.runner.ray_engine"}),
     ],
