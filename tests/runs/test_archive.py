@@ -16,10 +16,10 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from mlflow.entities import Metric
 from support.archives import members_of
 from support.command_line import TINY, digests, frame_of, nfstudy, numbers_of, write_study
 from support.fake_copies import CONTENTS, STUDY, consistent, copy, points, rebuilt, small_archive
+from support.filled_store import fill
 from support.processes import free_port
 
 from nfstudy.core.errors import StoreError
@@ -28,53 +28,18 @@ from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import read_archive
 from nfstudy.runs.archive.transfer import export_runs, import_runs
 from nfstudy.runs.archive.writer import END, packed_member, write_archive
-from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.mlflow_export import ServedSource
 from nfstudy.runs.tracking.sql_export import read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
-from nfstudy.runs.tracking.store import DataRecord, open_store
+from nfstudy.runs.tracking.store import open_store
 from nfstudy.runs.whole_run import is_inside
-from nfstudy.study.grid import expand_cells, repetitions_of
-from nfstudy.study.reader import parse_study
-
-SPEC = parse_study(
-    "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 10, learning_rate: 1e-3}\n"
-    "grid: {flow.family: [planar], flow.length: [0, 2]}\nrepetitions: 3\nexhibits: [summary]\n",
-    "s.yaml",
-)
-TRIALS = [trial for cell in expand_cells(SPEC, "default") for trial in repetitions_of(SPEC, cell, cell.settings)]
-DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
 
 
 @pytest.fixture(scope="module")
 def filled_once(tmp_path_factory):
     """A store with all that may befall a run; its folder."""
     folder = tmp_path_factory.mktemp("filled") / "store"
-    store = open_store(f"sqlite:///{folder}/mlflow.db", create=True)
-    ours = store.experiment("s", "What it is about.")
-
-    def log(trial):
-        return store.start_run(ours, trial, DATA, json.dumps({"odd": "µ 'x' \"y\" 数"}), "cpu", 1)
-
-    finished = log(TRIALS[0])
-    for update, value in ((5, -5.0), (10, math.nan), (15, math.inf), (20, -math.inf), (25, -1e-300), (30, 0.1 + 0.2)):
-        store.log_epoch(finished, EpochRecord(1, update, 30, {"train/elbo": value, "valid/elbo": -value}))
-    repeated = [
-        Metric("valid/elbo", value, 1_700_000_000_000 + after, 30) for value, after in ((2.0, 9), (math.nan, 9))
-    ]
-    store.client.log_batch(finished, metrics=repeated)
-    store.client.log_param(finished, "odd.text", "数" * 2000)
-    files = {"samples.png": b"\x89PNG", "checkpoint.pt": b"weights" * 1000}
-    store.finish_run(finished, TrialResult("finished", 30, metrics={"test/nll": math.inf}, files=files))
-    store.client.log_text(finished, "deep", "a/b/c.txt")
-    store.finish_run(log(TRIALS[1]), TrialResult("diverged", 3, "loss is nan", metrics={"test/nll": 1.5}))
-    store.finish_run(log(TRIALS[2]), TrialResult("failed", 0, "MemoryError", files={"traceback.txt": b"..."}))
-    store.kill_run(log(TRIALS[3]))
-    log(TRIALS[4])
-    store.client.delete_run(log(TRIALS[5]))
-    store.client.create_run(ours, run_name="of another tool")
-    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    fill(folder)
     return folder
 
 
@@ -266,7 +231,7 @@ def test_what_cannot_be_exported_or_imported_is_said(filled, tmp_path):
     with pytest.raises(ArchiveError, match=r"cannot be exported: .*nfstudy\.cell"):
         export_runs(filled, "s", tmp_path / "x")
     archive = read_archive(small_archive(tmp_path / "y"))
-    with pytest.raises(StoreError, match="gives runs ids of its own; allowed: a SQLite store"):
+    with pytest.raises(StoreError, match=r"tracking store http://127\.0\.0\.1:1: "):
         import_runs(archive, "http://127.0.0.1:1")
 
 
@@ -504,9 +469,11 @@ def test_a_study_goes_on_elsewhere_and_its_report_is_rebuilt_byte_for_byte(tmp_p
         done = nfstudy(third, "export", "tiny.yaml", "served.tar.xz", "--tracking-uri", address)
         assert done.returncode == 0, done.stderr
         assert (third / "served.tar.xz").read_bytes() == (moved / "whole.tar.xz").read_bytes()
-        refused = nfstudy(third, "import", "served.tar.xz", "--tracking-uri", address)
-        assert refused.returncode == 2
-        assert "gives runs ids of its own" in refused.stderr
+        # Through the server of the store they are in, they are found to be there.
+        again = nfstudy(third, "import", "served.tar.xz", "--tracking-uri", address)
+        assert again.returncode == 0, again.stderr
+        assert "0 runs taken in, 6 were there already" in again.stdout
+    assert frame_of(third).equals(frame)
 
 
 class served:  # noqa: N801 - it reads as a word

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -17,7 +18,7 @@ from nfstudy.runs.frame import make_frame, make_history, make_row
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import Experiment, Metric, Run
     from mlflow.tracking import MlflowClient
 
 PAGE = 1000
@@ -51,7 +52,7 @@ class StudyRuns:
                 (run_id, name, point.step, point.value)
                 for run_id in run_ids
                 for name in metrics
-                for point in self.client.get_metric_history(self.own_id(run_id), name)
+                for point in sorted(self.client.get_metric_history(self.own_id(run_id), name), key=_place)
             )
 
     def artifact(self, run_id: str, name: str) -> bytes | None:
@@ -98,3 +99,8 @@ class StudyRuns:
 
     def _experiment(self) -> Experiment | None:
         return self.client.get_experiment_by_name(self.study)
+
+
+def _place(point: Metric) -> tuple[int, int, bool, float]:
+    """Return where a point stands in its history: as in an archive, by update, time and value, nan last."""
+    return point.step, point.timestamp, math.isnan(point.value), point.value

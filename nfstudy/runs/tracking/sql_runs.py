@@ -178,7 +178,7 @@ def _points(
 ) -> Iterator[tuple[str, str, int, float]]:
     m = _METRICS.c
     asked = select(m.run_uuid, m.key, m.step, m.value, m.is_nan).order_by(
-        m.run_uuid, m.key, m.step, m.timestamp, m.value
+        m.run_uuid, m.key, m.step, m.timestamp, m.is_nan, m.value
     )
     for first in range(0, len(run_ids), IDS_A_QUERY):
         some = asked.where(m.run_uuid.in_(run_ids[first : first + IDS_A_QUERY]), m.key.in_(metrics))
