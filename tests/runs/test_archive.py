@@ -1,5 +1,6 @@
 """Archives: what goes in comes out bit for bit, in another store too; whatever export would not write is refused."""
 
+import hashlib
 import json
 import lzma
 import math
@@ -130,6 +131,51 @@ def test_checkpoints_are_left_out_unless_asked_for(filled, tmp_path):
     names = [{name for run in archive.runs for name in run.record.files} for archive in (small, large)]
     assert names[1] - names[0] == {"checkpoint.pt"}
     assert b"weights" * 1000 in dict(large.files()).values()
+
+
+PLUGIN = b"raise SystemExit('the code of an archive was run')"
+PLUGIN_TAG = json.dumps([{"kind": "flow", "name": "evil", "origin": "evil.py", "digest": "ab" * 32}])
+
+
+def plugin_archive(path):
+    """Write an archive of one run with what a plug-in adds: a tag, a metric, its source, and a module of that name."""
+    digest = hashlib.sha256(PLUGIN).hexdigest()
+    one = copy(1, histories={"test/smoothness": points((20, 1, 0.5))}, plugins=PLUGIN_TAG, later_field="x")
+    files = {"plugins/evil.py": digest, "nfstudy_evil/__init__.py": digest}
+    record = one.record.model_validate(dict(one.record) | {"files": files, "params": {"flow.family": "evil:FLOW"}})
+    write_archive(path, STUDY, "", [type(one)(record, one.histories)], {digest: PLUGIN}.__getitem__)
+    return path
+
+
+def test_what_plugins_add_to_a_run_travels_and_is_never_run(tmp_path, monkeypatch):
+    """Reading, importing and exporting import no module that an archive names, even one that could be found."""
+    plugin_archive(tmp_path / "x")
+    (tmp_path / "evil.py").write_bytes(PLUGIN)
+    code = f"""
+import sys
+from pathlib import Path
+from nfstudy.runs.archive.reader import read_archive
+from nfstudy.runs.archive.runs import ArchivedRuns
+from nfstudy.runs.archive.transfer import export_runs, import_runs
+archive = read_archive(Path({str(tmp_path / "x")!r}))
+runs = ArchivedRuns(archive)
+assert runs.frame()["flow.family"].item() == "evil:FLOW"
+assert runs.artifact({f"{1:032x}"!r}, "plugins/evil.py").startswith(b"raise")
+uri = "sqlite:///" + {str(tmp_path / "to" / "mlflow.db")!r}
+assert import_runs(archive, uri).new == 1
+export_runs(uri, "s", Path({str(tmp_path / "y")!r}))
+places = [tree for tree in sys.modules.values() if {str(tmp_path)!r} in str(getattr(tree, "__file__", ""))]
+assert not places and not {{"evil", "nfstudy_evil"}} & sys.modules.keys()
+"""
+    paths = [str(tmp_path), str(tmp_path / "to" / "artifacts"), *sys.path]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # Another description aside, what comes out is what went in.
+    (before,), (after,) = (read_archive(tmp_path / name).runs for name in "xy")
+    assert after.record == before.record
+    assert after.record.tags["nfstudy.plugins"] == PLUGIN_TAG
+    assert after.histories["test/smoothness"].tobytes() == before.histories["test/smoothness"].tobytes()
 
 
 def test_a_file_that_many_runs_share_is_there_once(tmp_path):
@@ -301,6 +347,14 @@ BAD_RUNS = {
     "a running run": (changed(status="RUNNING"), "status: "),
     "a number as text": (changed(started="1"), "started: "),
     "another study": (changed(tags=TAGS | {"nfstudy.study": "t"}), "tag nfstudy.study is not s"),
+    "an attempt that is none": (changed(tags=TAGS | {"nfstudy.attempt": "x"}), "tag nfstudy.attempt: got 'x'"),
+    "a run of another id": (
+        changed(tags=TAGS | {"nfstudy.original_run_id": "ab" * 16}),
+        "tag nfstudy.original_run_id: allowed: only in a store",
+    ),
+    "a half-imported run": (changed(tags=TAGS | {"nfstudy.importing": "true"}), "tag nfstudy.importing"),
+    "a metric of odd characters": (changed(points={"test/x\u0000": 1}), "should match pattern"),
+    "a hidden file among plug-ins": (changed(files={"plugins/.x.py": "ab" * 32}), "file 'plugins/.x.py'"),
     "an index that is none": (changed(tags=TAGS | {"nfstudy.index": "x"}), "tag nfstudy.index: got 'x'"),
     "a point that is none": (changed(tags=TAGS | {"nfstudy.point": "[]"}), "tag nfstudy.point"),
     "no cell": (changed(tags={name: text for name, text in TAGS.items() if "cell" not in name}), "tag nfstudy.cell"),

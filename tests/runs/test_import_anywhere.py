@@ -198,4 +198,4 @@ def test_a_study_moves_to_a_server_and_its_report_says_the_same(server, tmp_path
 
 def _without_links(page):
     page = re.sub(r'<a href="http://127[^"]*">(.*?)</a>', r"\1", page)
-    return re.sub(r"\[([^]]*)\]\(http://127[^)]*\)", r"\1", page)
+    return re.sub(r"\[([^]]*)\]\(<http://127[^)]*\)", r"\1", page)
