@@ -22,12 +22,12 @@ from nfstudy.runner.progress import make_progress
 from nfstudy.runner.scheduler import Plan, Request, Scheduler
 from nfstudy.runner.signals import StopSignal
 from nfstudy.runner.worker import resolve_device
-from nfstudy.runs.archive.manifest import RunCopy
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import RESULTS, RerunVerdict, latest_per_identity
 from nfstudy.runs.provenance import code_state, environment
 from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.store import DataRecord, Store
+from nfstudy.runs.whole_run import RunCopy
 from nfstudy.study.grid import Cell, Trial
 
 ABSOLUTE, RELATIVE = 0.1, 1e-3
@@ -80,7 +80,7 @@ def prepare_rerun(
 
     Arguments:
         store: where it is.
-        run_id: its id.
+        run_id: its id, also that of where it was imported from.
         project: where data files are looked for.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; None for the recorded one, or the processor where there is no such.
         threads: of the worker; None for as many as are recorded.
@@ -109,7 +109,7 @@ def prepare_rerun(
     fingerprint = dataset.fingerprint if dataset else ""
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
     cell = Cell(settings.canonical(), tags.get("nfstudy.budget", ""))
-    trial = Trial(tags["nfstudy.study"], cell, settings, "rerun", int(tags["nfstudy.index"]), run_id)
+    trial = Trial(tags["nfstudy.study"], cell, settings, "rerun", int(tags["nfstudy.index"]), old.record.id)
     return Rerun(old, trial, data_record(dataset) if dataset else None, device, threads, then, now)
 
 

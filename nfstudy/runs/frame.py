@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.original import original_id
 from nfstudy.study.grid import Cell, budget_repetitions, expand_cells, make_cell, total_runs
 from nfstudy.study.spec import Sampling, StudySpec
 
@@ -76,7 +77,7 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
     """Return what `make_frame` takes for one run.
 
     Arguments:
-        run_id: the run's id.
+        run_id: the run's id in its store.
         status: MLflow's RUNNING, FINISHED, FAILED or KILLED; only in a finished run does the logged outcome count.
         started: milliseconds since 1970.
         data: the run's `tags`, `params` and `metrics`, by name.
@@ -85,7 +86,7 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
     outcomes = {"FINISHED": tags.get("nfstudy.outcome", "killed"), "FAILED": "failed", "KILLED": "killed"}
     row = {name: tags.get(f"nfstudy.{name}", "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
     return row | {
-        "run_id": run_id,
+        "run_id": original_id(run_id, tags),
         "run_name": tags.get("mlflow.runName", ""),
         "index": int(tags.get("nfstudy.index", 0)),
         "outcome": outcomes.get(status, "running"),
