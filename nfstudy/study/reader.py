@@ -11,7 +11,6 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from nfstudy.core.errors import SpecError
-from nfstudy.study.grid import corner_points
 from nfstudy.study.settings import CHOICES, SETTING_DEFAULTS, Settings
 from nfstudy.study.settings import SECTIONS as USED_SECTIONS
 from nfstudy.study.spec import EXHIBIT_NEEDS, Range, Sampling, StudySpec
@@ -84,7 +83,7 @@ def parse_study(text: str, name: str) -> StudySpec:
     document.fail(_meaning_mistakes(spec, tree))
     for budget in spec.budgets:
         try:
-            corner_points(spec, budget)
+            spec.under(budget).check()
         except SpecError as error:
             document.fail([(_blamed(document, str(error), budget), str(error))])
     return spec

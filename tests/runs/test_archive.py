@@ -13,6 +13,7 @@ import tarfile
 import time
 import urllib.request
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,8 +33,7 @@ from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.mlflow_export import ServedSource
 from nfstudy.runs.tracking.sql_export import read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
-from nfstudy.runs.tracking.store import DataRecord, open_store
-from nfstudy.study.grid import expand_cells, repetitions_of
+from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
 from nfstudy.study.reader import parse_study
 
 SPEC = parse_study(
@@ -41,7 +41,7 @@ SPEC = parse_study(
     "grid: {flow.family: [planar], flow.length: [0, 2]}\nrepetitions: 3\nexhibits: [summary]\n",
     "s.yaml",
 )
-TRIALS = [trial for cell in expand_cells(SPEC, "default") for trial in repetitions_of(SPEC, cell, cell.settings)]
+TRIALS = [trial for cell in SPEC.under("default").cells for trial in SPEC.under(cell.budget).repetitions_of(cell)]
 DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
 
 
@@ -53,7 +53,8 @@ def filled_once(tmp_path_factory):
     ours = store.experiment("s", "What it is about.")
 
     def log(trial):
-        return store.start_run(ours, trial, DATA, json.dumps({"odd": "µ 'x' \"y\" 数"}), "cpu", 1)
+        trial = replace(trial, cell=replace(trial.cell, point={"odd": "µ 'x' \"y\" 数"}))
+        return store.start_run(ours, trial, DATA, Attempt("cpu", 1))
 
     finished = log(TRIALS[0])
     for update, value in ((5, -5.0), (10, math.nan), (15, math.inf), (20, -math.inf), (25, -1e-300), (30, 0.1 + 0.2)):
