@@ -28,7 +28,7 @@ from nfstudy.runs.provenance import code_state, environment
 from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.store import DataRecord, Store
 from nfstudy.runs.whole_run import RunCopy
-from nfstudy.study.grid import Cell, Trial
+from nfstudy.study.cells import Cell, Trial
 
 ABSOLUTE, RELATIVE = 0.1, 1e-3
 """Of the last values of test/* and valid/*: a difference of more than both, in nats and of the old value, is one."""
@@ -108,7 +108,7 @@ def prepare_rerun(
     threads = threads or (int(then.threads) if then.threads.isdecimal() else 1) or 1
     fingerprint = dataset.fingerprint if dataset else ""
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
-    cell = Cell(settings.canonical(), tags.get("nfstudy.budget", ""))
+    cell = Cell(settings.canonical(), tags.get("nfstudy.budget", ""), point=json.loads(tags["nfstudy.point"]))
     trial = Trial(tags["nfstudy.study"], cell, settings, "rerun", int(tags["nfstudy.index"]), old.record.id)
     return Rerun(old, trial, data_record(dataset) if dataset else None, device, threads, then, now)
 
@@ -130,8 +130,8 @@ def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
     )
     epochs = max((len(history) for history in rerun.old.histories.values()), default=0)
     # A pruned run was stopped after an epoch, by what other trials had come to.
-    keep_going = (lambda epoch, _: epoch < epochs) if rerun.old.record.outcome == "pruned" else None
-    scheduler = Scheduler(_plan(Request(trial, rerun.old.record.tags["nfstudy.point"], keep_going)), {})
+    should_continue = (lambda epoch, _: epoch < epochs) if rerun.old.record.outcome == "pruned" else None
+    scheduler = Scheduler(_plan(Request(trial, should_continue)), {})
     data = {spec.source(): rerun.data} if spec and rerun.data else {}
     expected = {trial.cell.key: took[-1][1]} if (took := rerun.old.numbers("time/wall_seconds")) else {}
     before = set(store.runs(trial.study).frame(())["run_id"])

@@ -1,15 +1,14 @@
 """A SQLite store with all that may befall a run."""
 
-import json
 import math
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 
 from mlflow.entities import Metric
 
 from nfstudy.runs.result import EpochRecord, TrialResult
-from nfstudy.runs.tracking.store import DataRecord, open_store
-from nfstudy.study.grid import expand_cells, repetitions_of
+from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
 from nfstudy.study.reader import parse_study
 
 SPEC = parse_study(
@@ -17,7 +16,8 @@ SPEC = parse_study(
     "grid: {flow.family: [planar], flow.length: [0, 2]}\nrepetitions: 3\nexhibits: [summary]\n",
     "s.yaml",
 )
-TRIALS = [trial for cell in expand_cells(SPEC, "default") for trial in repetitions_of(SPEC, cell, cell.settings)]
+PLAN = SPEC.under("default")
+TRIALS = [trial for cell in PLAN.cells for trial in PLAN.repetitions_of(cell)]
 DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
 
 
@@ -27,7 +27,8 @@ def fill(folder):
     ours = store.experiment("s", "What it is about.")
 
     def log(trial):
-        return store.start_run(ours, trial, DATA, json.dumps({"odd": "µ 'x' \"y\" 数"}), "cpu", 1)
+        trial = replace(trial, cell=replace(trial.cell, point={"odd": "µ 'x' \"y\" 数"}))
+        return store.start_run(ours, trial, DATA, Attempt("cpu", 1))
 
     finished = log(TRIALS[0])
     for update, value in ((5, -5.0), (10, math.nan), (15, math.inf), (20, -math.inf), (25, -1e-300), (30, 0.1 + 0.2)):
