@@ -7,7 +7,7 @@ suite stand in the package of their kind; others come from plug-ins (`nfstudy.co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
@@ -40,6 +40,18 @@ class Declaration:
     """As reports have it; the name where it is empty."""
     settings: type[Record] | None = None
     """What a study may set of it: fields of the section, such as `flow.reflections`, strictly read."""
+    shared_settings: tuple[type[Record], ...] = ()
+    """More of them, in records that other declarations of the kind have too."""
+
+    @property
+    def records(self) -> tuple[type[Record], ...]:
+        """All records of settings."""
+        return (*((self.settings,) if self.settings else ()), *self.shared_settings)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of all its settings."""
+        return tuple(name for record in self.records for name in record.model_fields)
 
     @property
     def title(self) -> str:
@@ -70,6 +82,54 @@ class FlowFamily(Declaration):
     """Its colour's place in the palette; None is the next one that is free."""
     examples: tuple[Mapping[str, Any], ...] = ({},)
     """Settings, field -> value, at which its contract is checked."""
+
+
+Values = Literal["bits", "levels", "patches", "real"]
+"""What the numbers of an example are: bits; grey levels, of which bits are drawn anew at every use; numbers within
+(0, 1), of levels that are dequantised or as they are; any real numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource(Declaration):
+    """Where examples come from.
+
+    What depends on settings is a function of the section `data`, an object with every setting as an attribute.
+    """
+
+    kind: Kind = field(init=False, default="data")
+    values: Values | Callable[[Any], Values]
+    """What a model meets in training; it picks the likelihood, and with it the unit of all bounds."""
+    splits: Callable[[Any], tuple[int, int, int] | None]
+    """How many examples the training, validation and test splits hold; None where that is not known."""
+    loader: Implementation
+    """A function (section `data`, folders, download) -> `nfstudy.data.dataset.Dataset`. The same call gives the same
+    bytes on every machine; it raises DataError where it cannot."""
+    resolve: Implementation | None = None
+    """A function (section `data`, folder of the study file) -> field -> value of settings that only a look at the data
+    can tell, such as a file's digest; called once, when a study is read. It raises DataError."""
+    idle: Callable[[Any], Collection[str]] = lambda data: ()
+    """Which of its settings the others leave without effect."""
+    not_identity: tuple[str, ...] = ()
+    """Its settings that are recorded, and change no number: they are no part of a key."""
+    fixed: tuple[str, ...] = ()
+    """Its settings that a grid, a search or a budget cannot change."""
+
+    def values_of(self, data: Any) -> Values:
+        """Return what the numbers are under the section `data`."""
+        return self.values if isinstance(self.values, str) else self.values(data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood(Declaration):
+    """A density or probability of an example given z, as `nfstudy.inference.likelihoods.base.Likelihood` says."""
+
+    kind: Kind = field(init=False, default="likelihoods")
+    values: tuple[Values, ...]
+    """What it is the likelihood of."""
+    per: str = "image"
+    """What bounds are nats per."""
+    implementation: Implementation
+    """A class, called with the numbers of an example, the features and the section `model`."""
 
 
 def load(implementation: Implementation) -> Any:

@@ -14,18 +14,28 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
-from nfstudy.core.declarations import Declaration, Kind, declarations_of
+from nfstudy.core.declarations import Declaration, Kind, Likelihood, Values, declarations_of
 from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Record
 
 HOMES: dict[Kind, tuple[str, Literal["folders", "modules"]]] = {
     "flows": ("nfstudy.flows", "folders"),
+    "data": ("nfstudy.data", "modules"),
+    "likelihoods": ("nfstudy.inference.likelihoods", "folders"),
     "metrics": ("nfstudy.runs.metrics", "folders"),
     "exhibits": ("nfstudy.report.exhibits", "folders"),
     "papers": ("nfstudy.papers", "folders"),
 }
 """Kind -> the package that declares the suite's own, in itself and in its folders, or in its folders and modules. The
 folder of a paper may declare any kind: its exhibits stand there."""
+
+
+RESERVED: dict[Kind, tuple[str, ...]] = {
+    "flows": ("family", "length"),
+    "data": ("name", "training_split", "train_images"),
+    "likelihoods": ("latent", "hidden", "layers", "maxout", "hidden_counts", "initialisation", "likelihood"),
+}
+"""Kind -> settings of its section that are no declaration's."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +84,11 @@ def declare(declaration: Declaration, origin: Origin = BUILT_IN) -> None:
         if other == origin and origin != BUILT_IN:
             return
         raise SpecError(f"{origin}: {declaration.kind}: got '{declaration.name}'; allowed: a name not taken by {other}")
-    for record in _records(found) if declaration.settings else ():
-        taken = sorted(record.model_fields.keys() & declaration.settings.model_fields.keys())  # type: ignore[union-attr]
-        if taken and record is not declaration.settings:
+    for own in declaration.records:
+        others = {name for record in _records(found) if record is not own for name in record.model_fields}
+        for taken in sorted(own.model_fields.keys() & {*others, *RESERVED.get(declaration.kind, ())}):
             raise SpecError(
-                f"{origin}: {declaration.kind} {declaration.name}: settings: got '{taken[0]}'; "
-                "allowed: a name that no other declaration has"
+                f"{origin}: {declaration.kind} {declaration.name}: settings: got '{taken}'; allowed: a name not taken"
             )
     found[declaration.name] = (declaration, origin)
     _version += 1
@@ -115,13 +124,21 @@ def origin_of(kind: Kind, name: str) -> Origin:
     return _all(kind)[name][1]
 
 
+def likelihood_of(values: Values) -> Likelihood:
+    """Return the likelihood of a kind of numbers, the first that is declared; raises SpecError where there is none."""
+    found = next((each for each in all_of("likelihoods").values() if values in each.values), None)
+    if found is None:
+        raise SpecError(f"likelihoods: got {values}; allowed: numbers that a likelihood is declared for")
+    return found
+
+
 def records_of(kind: Kind) -> list[type[Record]]:
     """Return the settings records of all declarations of a kind, each once."""
     return _records(_all(kind))
 
 
 def _records(found: dict[str, tuple[Declaration, Origin]]) -> list[type[Record]]:
-    records: Iterable[type[Record]] = (d.settings for d, _ in found.values() if d.settings)
+    records: Iterable[type[Record]] = (record for d, _ in found.values() for record in d.records)
     return list(dict.fromkeys(records))
 
 

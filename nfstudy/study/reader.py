@@ -12,10 +12,12 @@ from pydantic import BaseModel, ValidationError
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import unmet_need
-from nfstudy.core.errors import SpecError
+from nfstudy.core.errors import DataError, SpecError
 from nfstudy.core.fields import OpenRecord
 from nfstudy.core.plugins import install, read_plugin
+from nfstudy.data import resolve_settings
 from nfstudy.study.grid import corner_points
+from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import CHOICES, Settings, setting_defaults
 from nfstudy.study.settings import SECTIONS as USED_SECTIONS
 from nfstudy.study.spec import Range, Sampling, StudySpec
@@ -25,6 +27,7 @@ MAX_BYTES = 256 * 1024
 
 SECTIONS = tuple(Settings.model_fields)
 KEYS = (*(key for key in StudySpec.model_fields if key != "settings"), *SECTIONS)
+ONCE = "varies what data are read; allowed: under 'data', one source of files a study"
 PLACEHOLDER = {"data": {"name": "digits"}}
 """Settings that stand in for a study's own while its other keys are checked."""
 
@@ -89,6 +92,8 @@ def parse_study(text: str, name: str) -> StudySpec:
     mistakes += _field_mistakes(StudySpec, study)
     document.fail(mistakes)
 
+    document.fail(_resolve_data(settings, Path(name).parent))
+    document.fail(_field_mistakes(Settings, settings))
     spec = StudySpec.model_validate({**study, "settings": Settings.model_validate(settings)})
     document.fail(_meaning_mistakes(spec, tree))
     for budget in spec.budgets:
@@ -109,6 +114,17 @@ def _install_plugins(names: Any, folder: Path) -> Iterator[Mistake]:
             install(read_plugin(name, folder))
         except SpecError as error:
             yield ("plugins", index), str(error)
+
+
+def _resolve_data(settings: dict[str, Any], folder: Path) -> Iterator[Mistake]:
+    """Put in what only a look at the data can tell; yield why the data are not as the settings say."""
+    if "data" not in settings:
+        return
+    data = DataSpec.model_validate(settings["data"])
+    try:
+        settings["data"] = {**settings["data"], **resolve_settings(data, folder)}
+    except DataError as error:
+        yield ("data", "path"), str(error)
 
 
 def _budgets(document: Document, tree: dict[str, Any]) -> dict[str, Any]:
@@ -143,8 +159,11 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
     if spec.search:
         axes += [(("search", "space", path), path, axis) for path, axis in spec.search.space.items()]
     allowed = overridable()
+    fixed = _fixed_settings()
     for where, path, axis in axes:
-        if path not in allowed:
+        if path in fixed:
+            yield where, ONCE
+        elif path not in allowed:
             yield where, f"no such setting; allowed: {', '.join(allowed)}{_suggest(path, allowed)}"
         elif isinstance(axis, Range):
             if where[0] == "grid" and not isinstance(spec.sampler, Sampling):
@@ -154,6 +173,8 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
         else:
             for index, value in enumerate(axis):
                 yield from _value_mistakes(spec.settings, (*where, index), path, value)
+                if path == "data.name" and _is_unresolved(spec.settings, value):
+                    yield (*where, index), ONCE
                 if value in axis[:index]:
                     yield (*where, index), f"got {shown(value)} a second time; allowed: each value once"
     if spec.search:
@@ -162,6 +183,8 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
     for name, budget in spec.budgets.items():
         for path, value in budget.settings.items():
             yield from _value_mistakes(spec.settings, ("budgets", name, path), path, value)
+            if path in fixed or (path == "data.name" and _is_unresolved(spec.settings, value)):
+                yield ("budgets", name, path), ONCE
             if path in spec.grid or (spec.search and path in spec.search.space):
                 yield ("budgets", name, path), "is an axis of the grid or of the search; allowed: any other setting"
     flat = spec.settings.flat()
@@ -171,6 +194,17 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
             there = f"{path} {flat[path]}" if path in flat else f"no {path}"
             allowed = " or ".join(map(str, values))
             yield ("exhibits", index), f"got '{exhibit}' with {there}; allowed: with {path} {allowed}".rstrip()
+
+
+def _fixed_settings() -> set[str]:
+    """Return the dotted paths of the settings that a study has one value of."""
+    return {f"data.{field}" for source in registry.all_of("data").values() for field in source.fixed}
+
+
+def _is_unresolved(settings: Settings, name: Any) -> bool:
+    """Say whether a source needs a look at the data, which a study has only at its own one."""
+    source = registry.all_of("data").get(name)
+    return bool(source and source.resolve and settings.data and settings.data.name != name)
 
 
 def _value_mistakes(settings: Settings, where: Place, path: str, value: Any) -> Iterator[Mistake]:

@@ -6,6 +6,7 @@ A setting is named by its dotted path, such as `flow.length`; what each means st
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -17,8 +18,6 @@ from nfstudy.core.declarations import FlowFamily, Kind
 from nfstudy.core.fields import Record
 from nfstudy.study.lr_schedules import OneCycleLR
 from nfstudy.study.sections import (
-    BINARY,
-    PATCHES,
     DataSpec,
     DrawnSpec,
     EnergySpec,
@@ -42,13 +41,8 @@ SECTIONS: dict[Problem, tuple[str, ...]] = {
 
 # Settings that one choice makes idle, and so no part of a cell's identity: setting -> (its switch, values that use it).
 _ACTIVE_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "data.binarisation": ("data.name", BINARY),
-    **{f"data.{field}": ("data.name", PATCHES) for field in ("patch", "train_patches", "heldout_patches")},
-    **{f"data.{field}": ("data.name", PATCHES) for field in ("epsilon", "dequantisation")},
     "energy.half_width": ("energy.name", ("u2", "u3", "u4")),
     "energy.edge": ("energy.name", ("u2", "u3", "u4")),
-    "model.variance": ("data.name", PATCHES),
-    "model.variance_floor": ("data.name", PATCHES),
     "objective.beta_start": ("objective.annealing", ("energy", "kl")),
     "objective.anneal_updates": ("objective.annealing", ("energy", "kl")),
     "train.momentum": ("train.optimiser", ("rmsprop",)),
@@ -83,12 +77,13 @@ def setting_defaults() -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _tables(version: int) -> tuple[dict[str, tuple[str, tuple[Any, ...]]], dict[str, Any]]:
     """Return both, for what is declared at present."""
-    families: dict[str, tuple[str, ...]] = {}
-    for name, family in registry.all_of("flows").items():
-        for field in family.settings.model_fields if family.settings else ():
-            path = f"flow.{field}"
-            families[path] = (*families.get(path, ()), name)
-    active = _ACTIVE_WHEN | {path: ("flow.family", names) for path, names in families.items()}
+    active: dict[str, tuple[str, tuple[Any, ...]]] = {}
+    for kind, section, switch in (("data", "data", "data.name"), ("flows", "flow", "flow.family")):
+        for name, declaration in registry.all_of(kind).items():
+            for field in declaration.fields:
+                _, names = active.get(f"{section}.{field}", ("", ()))
+                active[f"{section}.{field}"] = (switch, (*names, name))
+    active |= _ACTIVE_WHEN
     defaults = {
         path: value
         for settings in (
@@ -109,7 +104,7 @@ class Settings(Record):
     energy: EnergySpec | None = None
     drawn: DrawnSpec | None = None
     q0: Q0Spec = Q0Spec()
-    model: ModelSpec = ModelSpec()
+    model: Annotated[ModelSpec, Field(default_factory=ModelSpec)]
     flow: Annotated[FlowSpec, Field(default_factory=FlowSpec)]
     objective: ObjectiveSpec = ObjectiveSpec()
     train: TrainSpec = TrainSpec()
@@ -153,7 +148,11 @@ class Settings(Record):
             values |= {"flow.family": "none", "flow.length": 0}
         settings = self.replace(values)
         defaults = setting_defaults()
-        unused = {name: field.default for name, field in Settings.model_fields.items() if name not in self._sections}
+        unused = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in Settings.model_fields.items()
+            if name not in self._sections
+        }
         settings = settings.model_copy(update=unused)
         return settings.replace({path: defaults[path] for path in settings._idle()})
 
@@ -164,13 +163,21 @@ class Settings(Record):
         return {path: value for path, value in used if path not in idle}
 
     def identity(self) -> dict[str, Any]:
-        """Return what of `flat` tells these settings from others, see `YOUNGER`, and the plug-ins' versions."""
-        flat = {path: value for path, value in self.flat().items() if (path, value) not in YOUNGER.items()}
+        """Return what of `flat` tells these settings from others, and the plug-ins' versions.
+
+        See `YOUNGER` and `DataSource.not_identity`.
+        """
+        others = {f"data.{field}" for field in self.data.declaration.not_identity} if self.data else set()
+        flat = {path: value for path, value in self.flat().items() if path not in others}
+        flat = {path: value for path, value in flat.items() if (path, value) not in YOUNGER.items()}
         return flat | {f"origin.{kind}.{name}": origin.identity for (kind, name), origin in self.origins().items()}
 
     def origins(self) -> dict[tuple[Kind, str], registry.Origin]:
         """Return (kind, name) -> origin of what of these settings comes from outside."""
         used: list[tuple[Kind, str]] = [("flows", self.flow.family)] if self.flow.length else []
+        if self.data:
+            likelihood = registry.likelihood_of(self.data.values)
+            used += [("data", self.data.name), ("likelihoods", likelihood.name)]
         found = {(kind, name): registry.origin_of(kind, name) for kind, name in used}
         return {key: origin for key, origin in found.items() if origin != registry.BUILT_IN}
 
@@ -180,9 +187,15 @@ class Settings(Record):
 
     def _idle(self) -> list[str]:
         flat = {"problem": self.problem, **dict(flatten(self.model_dump()))}
-        return [
+        idle = [
             path for path, (switch, values) in active_when().items() if path in flat and flat.get(switch) not in values
         ]
+        if self.data:
+            used = registry.likelihood_of(self.data.values).fields
+            further = (field for record in registry.records_of("likelihoods") for field in record.model_fields)
+            idle += [f"data.{field}" for field in self.data.declaration.idle(self.data)]
+            idle += [f"model.{field}" for field in further if field not in used]
+        return idle
 
 
 def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
@@ -222,20 +235,20 @@ def _impossible_on_the_plane(settings: Settings) -> Iterator[tuple[str, Any, str
 
 def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str, Any, str]]:
     model, flow = settings.model, settings.flow
-    train, _, test = data.examples()
+    train, _, test = data.examples() or (None, None, None)
     family: FlowFamily = registry.all_of("flows")[flow.family]
     if flow.length > 0 and model.latent < family.least_latent:
         why = f", which {family.why_least}" if family.why_least else ""
         yield "model.latent", model.latent, f"at least {family.least_latent} with flow.family {flow.family}{why}"
-    if data.training_split != "train" and (data.name in PATCHES or data.binarisation == "dynamic"):
+    if data.training_split != "train" and data.values in ("levels", "patches"):
         allowed = "train, where training images are drawn anew and validation images are not"
         yield "data.training_split", data.training_split, allowed
-    if (data.train_images or 0) > train:
+    if train and (data.train_images or 0) > train:
         yield "data.train_images", data.train_images, f"at most {train}, the training images of {data.name}"
-    if (settings.evaluation.test_images or 0) > test:
+    if test and (settings.evaluation.test_images or 0) > test:
         test_images = settings.evaluation.test_images
         yield "evaluation.test_images", test_images, f"at most {test}, the test images of {data.name}"
-    if settings.train.batch > (data.train_images or train):
+    if settings.train.batch > (data.train_images or train or math.inf):
         yield "train.batch", settings.train.batch, f"at most {data.train_images or train}, the training images"
     if model.hidden_counts == "pieces" and model.hidden % model.maxout:
         allowed = f"pieces that divide into windows of model.maxout, {model.maxout}"

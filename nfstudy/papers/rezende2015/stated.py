@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from nfstudy.study.sections import PATCHES
 from nfstudy.study.settings import Settings
 
 Experiment = Literal["mnist", "cifar10", "energies"]
@@ -45,7 +44,7 @@ STATED_REPETITIONS = 100
 
 def stated_settings(flat: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what the paper states of the experiment on images that settings, by dotted path, are most like."""
-    return {**STATED_SETTINGS, **STATED_OF_PATCHES} if flat.get("data.name") in PATCHES else STATED_SETTINGS
+    return {**STATED_SETTINGS, **STATED_OF_PATCHES} if "data.patch" in flat else STATED_SETTINGS
 
 
 def why_not_comparable(settings: Settings, experiment: Experiment = "mnist") -> str:

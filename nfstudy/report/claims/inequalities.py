@@ -239,8 +239,10 @@ class Part:
     @property
     def quantity(self) -> Metric:
         """What is compared, in the unit that it has there."""
-        data_name = None if "energy.name" in self.where else self.where.get("data.name", "")
-        return replace(QUANTITIES[self.claim.quantity], unit=unit_of(data_name))
+        source = registry.all_of("data").get(self.where.get("data.name"))
+        values = source.values if source and isinstance(source.values, str) else "bits"
+        unit = unit_of(None if "energy.name" in self.where else values)
+        return replace(QUANTITIES[self.claim.quantity], unit=unit)
 
     @property
     def published(self) -> Published | None:
