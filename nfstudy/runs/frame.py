@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import pandas as pd
 
-from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.original import original_id
 from nfstudy.study.cells import Cell
 from nfstudy.study.plan import StudyPlan
@@ -45,8 +45,8 @@ RUN_COLUMNS = {
 `outcome` is one of finished, diverged, pruned, failed, running, killed; `started` is in milliseconds since 1970, by a
 clock that may have been wrong; `attempt` counts the runs of one trial, 1, 2, ..., and is 0 where that was not logged.
 `rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. After
-them stand one column a setting (its dotted path; text, number, truth or None) and one a metric (its name in `METRICS`;
-float, NaN where the run has none).
+them stand one column a setting (its dotted path; text, number, truth or None) and one a metric that is declared (its
+name; float, NaN where the run has none).
 """
 
 LARGEST = sys.float_info.max
@@ -58,14 +58,14 @@ def make_frame(rows: Sequence[Mapping[str, Any]], metrics: Collection[str] | Non
 
     Arguments:
         rows: a value for each of `RUN_COLUMNS`, and `params` and `metrics`, mappings of those that the run has.
-        metrics: names of `METRICS` that alone are wanted, and no settings; None for all of both.
+        metrics: names of metrics that alone are wanted, and no settings; None for all of both.
     """
     settings = sorted({path for row in rows for path in row["params"]}) if metrics is None else ()
     columns = {name: [row[name] for row in rows] for name in RUN_COLUMNS}
     columns |= {path: pd.array([row["params"].get(path) for row in rows], dtype=object) for path in settings}
     columns |= {
         name: _floats(row["metrics"].get(name, float("nan")) for row in rows)
-        for name in METRICS
+        for name in known_metrics()
         if metrics is None or name in metrics
     }
     frame = pd.DataFrame(columns).astype({name: kind for name, kind in RUN_COLUMNS.items() if kind != "bool"})
@@ -143,7 +143,7 @@ class LoggedRuns(Protocol):
         """Return one row a run, columns as in `RUN_COLUMNS`, sorted by (cell, stage, index, started, run_id).
 
         Arguments:
-            metrics: names of `METRICS` that alone are wanted, and no settings; None for all of both.
+            metrics: names of metrics that alone are wanted, and no settings; None for all of both.
         """
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ class EpochRecord:
     updates: int
     """Parameter updates in all."""
     metrics: Mapping[str, float]
-    """Names of `METRICS` with the splits train and valid."""
+    """Name -> value of the metrics of the splits train and valid."""
 
 
 OnEpoch = Callable[[EpochRecord], bool]
@@ -37,7 +37,7 @@ class TrialResult:
     reason: str = ""
     """Why it did not finish; empty when it did."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Names of `METRICS` with the splits test and time."""
+    """Name -> value of the metrics of the splits test and time."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """File name -> content: `checkpoint.pt`, `samples.png`, `reconstructions.png`, a failed trial's `traceback.txt`."""
     retry: bool = True

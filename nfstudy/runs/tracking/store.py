@@ -43,7 +43,7 @@ from nfstudy.core.errors import StoreAwayError, StoreError
 from nfstudy.core.plugins import installed
 from nfstudy.core.project import Project
 from nfstudy.runs.frame import param_text
-from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.provenance import code_state, environment
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns
@@ -242,9 +242,9 @@ class Store:
                 connection.commit()
 
     def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        unknown = metrics.keys() - METRICS.keys()
+        unknown = metrics.keys() - known_metrics().keys()
         if unknown:
-            raise ValueError(f"metric names {sorted(unknown)}; allowed: those of nfstudy.runs.metrics.METRICS")
+            raise ValueError(f"metric names {sorted(unknown)}; allowed: those that are declared")
         now = int(time.time() * 1000)
         points = [Metric(name, float(value), now, step) for name, value in metrics.items()]
         self._write(self.client.log_batch, run_id, metrics=points)
