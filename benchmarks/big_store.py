@@ -17,8 +17,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import TrialResult
-from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
+from nfstudy.runs.tracking.store import Attempt, open_store
 from nfstudy.study.cells import Trial
 from nfstudy.study.reader import parse_study
 from nfstudy.study.spec import StudySpec

@@ -22,7 +22,7 @@ from nfstudy.report.statistics.estimates import Results
 from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import Archive, read_archive
 from nfstudy.runs.archive.runs import ArchivedRuns
-from nfstudy.runs.frame import RESULTS
+from nfstudy.runs.result import RESULTS
 from nfstudy.study.reader import read_studies
 
 ARCHIVES = "reference/*.tar.xz"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -12,19 +11,20 @@ from itertools import zip_longest
 from nfstudy.core.errors import UserError
 from nfstudy.core.project import Project
 from nfstudy.data import load_dataset
-from nfstudy.runner.coordinator import Care, Places, Session
-from nfstudy.runner.launch import data_record
+from nfstudy.runner.coordinator import Assignment, Coordinator, Places
 from nfstudy.runner.local_engine import Pool
+from nfstudy.runner.prepare import data_record
 from nfstudy.runner.progress import make_progress
-from nfstudy.runner.scheduler import Plan, Request, Scheduler
+from nfstudy.runner.scheduler import Plan, Scheduler, Task
 from nfstudy.runner.signals import StopSignal
 from nfstudy.runner.worker import resolve_device
 from nfstudy.runs.archive.manifest import RunCopy
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
-from nfstudy.runs.frame import RESULTS, RerunVerdict, latest_per_identity
-from nfstudy.runs.provenance import code_state, environment
+from nfstudy.runs.frame import RerunVerdict, latest_per_identity
+from nfstudy.runs.provenance import DataRecord, code_state, environment
+from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tracking.mlflow_export import read_copy
-from nfstudy.runs.tracking.store import DataRecord, Store
+from nfstudy.runs.tracking.store import Store
 from nfstudy.study.cells import Cell, Trial
 
 ABSOLUTE, RELATIVE = 0.1, 1e-3
@@ -121,7 +121,7 @@ def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
     epochs = max((len(history) for history in rerun.old.histories.values()), default=0)
     # A pruned run was stopped after an epoch, by what other trials had come to.
     should_continue = (lambda epoch, _: epoch < epochs) if rerun.old.record.outcome == "pruned" else None
-    scheduler = Scheduler(_plan(Request(trial, should_continue)), {})
+    scheduler = Scheduler(_plan(Task(trial, should_continue)), {})
     data = {spec.source(): rerun.data} if spec and rerun.data else {}
     expected = {trial.cell.key: took[-1][1]} if (took := rerun.old.numbers("time/wall_seconds")) else {}
     before = set(store.runs(trial.study).frame(())["run_id"])
@@ -130,8 +130,7 @@ def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
         StopSignal() as stop,
         Pool(1, rerun.threads, rerun.device, project.data_folders) as pool,
     ):
-        session = Session(trial.study, places, data, scheduler, pool, progress, expected, Care(), Counter(), 0, 1)
-        session.work(stop)
+        Coordinator(Assignment(trial.study, places, data, expected), scheduler, pool, progress).work(stop)
     frame = store.runs(trial.study).frame(())
     attempts = frame[(frame["rerun_of"] == trial.rerun_of) & ~frame["run_id"].isin(before)]
     new = read_copy(store, latest_per_identity(attempts)["run_id"].item())
@@ -176,5 +175,5 @@ def _recorded(store: Store, old: RunCopy) -> Conditions:
     return recorded_conditions(old.record.tags, *files)
 
 
-def _plan(request: Request) -> Plan:
-    yield [request]
+def _plan(task: Task) -> Plan:
+    yield [task]

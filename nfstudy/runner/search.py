@@ -30,7 +30,8 @@ from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from nfstudy.core.errors import StoreError
 from nfstudy.core.seeds import derive_seed
-from nfstudy.runner.scheduler import Plan, Request, Told
+from nfstudy.runner.scheduler import Plan, Task
+from nfstudy.runs.result import TrialResult
 from nfstudy.study.cells import KEY_VERSION, Cell, Trial
 from nfstudy.study.plan import StudyPlan
 from nfstudy.study.spec import Axis, Pruner, Range, Sampling
@@ -92,8 +93,8 @@ def _exhaustive_plan(plan: StudyPlan, storage: JournalStorage, proposals: Propos
 
 def _told_plan(proposals: Proposals, trial: BaseTrial, work: Plan) -> Plan:
     """Do the work of one cell and record how it ended at once, not when the whole grid has."""
-    (told,) = yield [work]
-    proposals.tell(trial, told)
+    (result,) = yield [work]
+    proposals.tell(trial, result)
 
 
 def _sampled_plan(plan: StudyPlan, storage: JournalStorage, proposals: Proposals, sampling: Sampling) -> Plan:
@@ -103,9 +104,9 @@ def _sampled_plan(plan: StudyPlan, storage: JournalStorage, proposals: Proposals
         for trial in trials:
             should_continue = proposals.should_continue(trial) if sampling.pruner else None
             plans.append(_cell_plan(plan, plan.cell_at(proposals.suggest(trial)), storage, should_continue))
-        tolds = yield plans
-        for trial, told in zip(trials, tolds, strict=True):
-            proposals.tell(trial, told)
+        results = yield plans
+        for trial, result in zip(trials, results, strict=True):
+            proposals.tell(trial, result)
 
 
 def _cell_plan(
@@ -119,16 +120,16 @@ def _cell_plan(
     if cell.search:
         chosen = yield [_search_plan(plan, cell, storage)]
         settings = settings.replace(chosen[0])
-    repetitions = [Request(trial) for trial in plan.repetitions_of(cell, settings)]
-    tolds: list[Told] = []
+    repetitions = [Task(trial) for trial in plan.repetitions_of(cell, settings)]
+    results: list[TrialResult] = []
     if should_continue:
-        repetitions[0] = Request(repetitions[0].trial, should_continue)
-        tolds = yield repetitions[:1]
-        if tolds[0].outcome == "pruned":
-            return tolds[0]
-    tolds += yield repetitions[len(tolds) :]
-    worst = next((told.outcome for told in tolds if told.outcome != "finished"), "finished")
-    return Told(worst, fmean(told.value for told in tolds))
+        repetitions[0] = Task(repetitions[0].trial, should_continue)
+        results = yield repetitions[:1]
+        if results[0].outcome == "pruned":
+            return results[0]
+    results += yield repetitions[len(results) :]
+    worst = next((result.outcome for result in results if result.outcome != "finished"), "finished")
+    return TrialResult(worst, value=fmean(result.value for result in results))
 
 
 def _search_plan(plan: StudyPlan, cell: Cell, storage: JournalStorage) -> Plan:
@@ -144,17 +145,17 @@ def _search_plan(plan: StudyPlan, cell: Cell, storage: JournalStorage) -> Plan:
     for numbers in _generations(sampling):
         trials = [proposals.trial(number) for number in numbers]
         values = [proposals.suggest(trial) for trial in trials]
-        requests = [
-            Request(
+        tasks = [
+            Task(
                 Trial(plan.name, cell, cell.settings.replace(value), "search", trial.number),
                 proposals.should_continue(trial) if sampling.pruner else None,
             )
             for trial, value in zip(trials, values, strict=True)
         ]
-        tolds = yield requests
-        for trial, value, told in zip(trials, values, tolds, strict=True):
-            proposals.tell(trial, told)
-            tried.append((told.value if told.outcome == "finished" else math.inf, trial.number, value))
+        results = yield tasks
+        for trial, value, result in zip(trials, values, results, strict=True):
+            proposals.tell(trial, result)
+            tried.append((result.value if result.outcome == "finished" else math.inf, trial.number, value))
     return min(tried, key=lambda entry: entry[:2])[2]
 
 
@@ -225,19 +226,19 @@ class Proposals:
 
         return report
 
-    def tell(self, trial: BaseTrial, told: Told) -> None:
+    def tell(self, trial: BaseTrial, result: TrialResult) -> None:
         """Record how a trial ended; one that had ended before is left as it is.
 
         A generation may hold the same cell twice, and with it twice each trial of the search inside that cell.
         """
         if isinstance(trial, FrozenTrial) or self._trials()[trial.number].state.is_finished():
             return
-        if told.outcome == "failed":
+        if result.outcome == "failed":
             self.study.tell(trial, state=TrialState.FAIL)
-        elif told.outcome == "pruned":
+        elif result.outcome == "pruned":
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial, told.value)
+            self.study.tell(trial, result.value)
 
 
 def _drop_torn_line(journal: Path) -> None:

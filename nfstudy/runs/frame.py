@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.result import RESULTS, outcome_of
 from nfstudy.study.cells import Cell
 from nfstudy.study.plan import StudyPlan
 
@@ -82,13 +83,12 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
         data: the run's `tags`, `params` and `metrics`, by name.
     """
     tags = data["tags"]
-    outcomes = {"FINISHED": tags.get("nfstudy.outcome", "killed"), "FAILED": "failed", "KILLED": "killed"}
     row = {name: tags.get(f"nfstudy.{name}", "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
     return row | {
         "run_id": run_id,
         "run_name": tags.get("mlflow.runName", ""),
         "index": int(tags.get("nfstudy.index", 0)),
-        "outcome": outcomes.get(status, "running"),
+        "outcome": outcome_of(status, tags.get("nfstudy.outcome")),
         "update": float(tags.get("nfstudy.update", "nan")),
         "dirty": tags.get("nfstudy.dirty") == "true",
         "attempt": int(tags.get("nfstudy.attempt", 0)),
@@ -158,8 +158,6 @@ class LoggedRuns(Protocol):
 RerunVerdict = Literal["identical", "within tolerances", "differs"]
 """What may come of a rerun; see `nfstudy.runner.rerun.compare`."""
 RERUN_VERDICTS: tuple[str, ...] = get_args(RerunVerdict)
-RESULTS = ("finished", "diverged", "pruned")
-"""Outcomes that are results: such a run is not run again."""
 
 State = Literal["done", "running", "failed", "diverged", "missing"]
 

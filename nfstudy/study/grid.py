@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nfstudy.core.errors import SpecError
+from nfstudy.core.fields import Record
 from nfstudy.study.cells import Cell, Impossible
 from nfstudy.study.settings import Settings
 from nfstudy.study.spec import Axis, Range, Search
@@ -38,15 +39,19 @@ def expand(
     count = math.prod(map(len, values.values()))
     if count > MAX_CELLS:
         raise SpecError(f"the grid has {count:,} points; allowed: at most {MAX_CELLS:,}")
+    varied = tuple(axes)
     searched = [
         {path: value} for path, axis in (search.space if search else {}).items() for value in range_endpoints(axis)
     ]
+    sections: dict[Record, Record] = {}  # Each once: of thousands of cells most have most sections in common.
     cells: dict[str, Cell] = {}
     impossible = []
     for combination in itertools.product(*values.values()):
         point = dict(zip(values, combination, strict=True))
         try:
-            cell = Cell(base.replace(point).canonical(), budget, search, tuple(axes), point)
+            settings = base.replace(point).canonical()
+            shared = {name: sections.setdefault(part, part) for name, part in settings if isinstance(part, Record)}
+            cell = Cell(settings.model_copy(update=shared), budget, search, varied, point)
             if cell.key not in cells:
                 for change in searched:
                     cell.settings.replace(change)

@@ -13,15 +13,15 @@ from nfstudy.inference.training.checkpoints import (
     CheckpointError,
     CheckpointPlan,
     Checkpoints,
-    belongs_to,
+    checkpoint_key,
     checkpoint_path,
+    prune_checkpoints,
     read_checkpoint,
-    sweep,
     write_checkpoint,
 )
 from nfstudy.inference.training.loop import fit
+from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.inference.training.trial import run_trial
-from nfstudy.runner.signals import Stopped, StopRequest
 from nfstudy.runs.result import Notice, Resumed
 from nfstudy.study.cells import Cell, Trial
 from nfstudy.study.settings import Settings
@@ -305,9 +305,9 @@ def test_done_trials_and_drafts_are_swept_and_others_left(tmp_path):
     for identity in (done, open_):
         write_checkpoint(checkpoint_path(tmp_path, identity), TRIAL, 0.0, b"")
     (tmp_path / "left.draft").write_bytes(b"half")
-    sweep(tmp_path, {done, ("k2", "search", 0, "s2")})
+    prune_checkpoints(tmp_path, {done, ("k2", "search", 0, "s2")})
     assert [path.name for path in tmp_path.iterdir()] == ["k1-repetition-2-s1.checkpoint"]
-    sweep(tmp_path / "none", {done})
+    prune_checkpoints(tmp_path / "none", {done})
 
 
 def test_what_a_checkpoint_belongs_to_tells_trials_apart():
@@ -318,5 +318,7 @@ def test_what_a_checkpoint_belongs_to_tells_trials_apart():
         dataclasses.replace(trial, settings=IMAGES.replace({"train.learning_rate": 0.02})),
         dataclasses.replace(trial, cell=Cell(IMAGES.canonical(), "other")),
     ]
-    stamps = [json.dumps(belongs_to(each, "")) for each in (trial, *others)] + [json.dumps(belongs_to(trial, "data"))]
+    stamps = [json.dumps(checkpoint_key(each, "")) for each in (trial, *others)] + [
+        json.dumps(checkpoint_key(trial, "data"))
+    ]
     assert len(set(stamps)) == 6

@@ -29,11 +29,12 @@ from nfstudy.runs.archive.manifest import ArchiveError, is_inside
 from nfstudy.runs.archive.reader import read_archive
 from nfstudy.runs.archive.transfer import export_runs, import_runs
 from nfstudy.runs.archive.writer import END, packed_member, write_archive
+from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.mlflow_export import ServedSource
 from nfstudy.runs.tracking.sql_export import read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
-from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
+from nfstudy.runs.tracking.store import Attempt, open_store
 from nfstudy.study.reader import parse_study
 
 SPEC = parse_study(

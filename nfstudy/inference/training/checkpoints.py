@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nfstudy.runner.signals import StopRequest
+from nfstudy.inference.training.stop import StopRequest
 from nfstudy.runs.result import Notice, Resumed
 from nfstudy.study.cells import Identity, Trial
 
@@ -46,7 +46,7 @@ def checkpoint_path(folder: Path, identity: Identity) -> Path:
     return folder / ("-".join(map(str, identity)) + ENDING)
 
 
-def sweep(folder: Path, done: Collection[Identity]) -> None:
+def prune_checkpoints(folder: Path, done: Collection[Identity]) -> None:
     """Remove the checkpoints of trials that are done, and drafts that a kill has left; nobody may be writing there."""
     names = {checkpoint_path(folder, identity).name for identity in done}
     for path in folder.glob("*") if folder.is_dir() else ():
@@ -54,7 +54,7 @@ def sweep(folder: Path, done: Collection[Identity]) -> None:
             path.unlink(missing_ok=True)
 
 
-def belongs_to(trial: Trial, fingerprint: str) -> dict[str, str | int]:
+def checkpoint_key(trial: Trial, fingerprint: str) -> dict[str, str | int]:
     """Return what must be equal for a trial to go on from a checkpoint.
 
     Arguments:
@@ -129,7 +129,7 @@ class Checkpoints:
 
         Arguments:
             plan: where and how often.
-            trial: from `belongs_to`.
+            trial: from `checkpoint_key`.
             tell: told of what people should know.
             stop: what may ask to stop.
         """

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from nfstudy.inference.problems.base import Problem
 from nfstudy.inference.training.checkpoints import CheckpointError, Checkpoints
 from nfstudy.inference.training.ema import Averages, put
 from nfstudy.inference.training.optimisers import make_optimiser
-from nfstudy.runs.result import EpochRecord, OnEpoch, Outcome
+from nfstudy.runs.result import EpochRecord, OnEpoch, TrialResult
 from nfstudy.study.sections import TrainSpec
 from nfstudy.study.settings import Settings
 
@@ -30,25 +29,11 @@ PLAIN_STATE = ("update", "seconds", "count", "sums", "norm")
 """Attributes of the loop that a checkpoint holds as they are."""
 
 
-@dataclass(frozen=True)
-class TrainingEnd:
-    """How a training ended."""
-
-    outcome: Outcome
-    """finished, diverged or pruned."""
-    update: int
-    """Updates done; of a diverged training, the number of the update (1, 2, ...) that went wrong."""
-    reason: str
-    """Why it did not finish; empty when it did."""
-    seconds: float
-    """Wall-clock seconds of the updates, without the validations; those of earlier attempts that led here included."""
-
-
 class DivergenceError(Exception):
     """A loss, gradient or bound that is not finite."""
 
 
-def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Checkpoints | None = None) -> TrainingEnd:
+def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Checkpoints | None = None) -> TrialResult:
     """Train a problem's parameters in place by Alg. 1: one sample of q_K a data point and update, eq. (20).
 
     Epochs are as long as the problem says; the last may be cut so that there are `train.updates` in all.
@@ -74,13 +59,13 @@ def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Ch
         try:
             for record in loop.epochs():
                 if not on_epoch(record):
-                    return TrainingEnd("pruned", record.update, f"pruned after epoch {record.epoch}", loop.seconds)
+                    return TrialResult("pruned", record.update, f"pruned after epoch {record.epoch}", loop.seconds)
         except DivergenceError as error:
-            return TrainingEnd("diverged", loop.update, str(error), loop.seconds)
+            return TrialResult("diverged", loop.update, str(error), loop.seconds)
         if checkpoints:
             checkpoints.save(loop.state())  # The evaluation that follows may take long.
     loop.settle()
-    return TrainingEnd("finished", loop.update, "", loop.seconds)
+    return TrialResult("finished", loop.update, "", loop.seconds)
 
 
 class _Loop:

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from nfstudy.core.errors import UserError
 from nfstudy.core.fields import Record
 from nfstudy.runs.frame import LARGEST
+from nfstudy.runs.result import outcome_of
 
 FORMAT = 1
 """Of the archives written here; raised when their form changes."""
@@ -109,8 +110,7 @@ class RunRecord(Record):
     @property
     def outcome(self) -> str:
         """Finished, diverged, pruned, failed or killed."""
-        ended = {"FINISHED": self.tags.get("nfstudy.outcome", "killed"), "FAILED": "failed", "KILLED": "killed"}
-        return ended[self.status]
+        return outcome_of(self.status, self.tags.get("nfstudy.outcome"))
 
 
 class Member(Record):

@@ -14,7 +14,7 @@ from nfstudy.core.errors import StoreError
 from nfstudy.runs.archive.manifest import ArchiveError, RunCopy, RunRecord
 from nfstudy.runs.archive.reader import Archive
 from nfstudy.runs.archive.writer import write_archive
-from nfstudy.runs.frame import RESULTS
+from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tracking.open import SqlRuns, open_runs
 from nfstudy.runs.tracking.sql_export import artifact_address, description_of, insert_copies, known_ids, read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore

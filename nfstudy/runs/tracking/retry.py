@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from nfstudy.core.errors import StoreAwayError
+from nfstudy.core.errors import StoreUnavailableError
 
-PATIENCE_SECONDS = 120.0
+RETRY_SECONDS = 120.0
 """Workers train on meanwhile; what they send waits in their pipes."""
 PAUSE_SECONDS = 0.5
 LASTING_CODES = ("SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_PERM", "SQLITE_AUTH")
@@ -29,7 +29,7 @@ def _never() -> bool:
 
 
 @dataclass(frozen=True)
-class Patience:
+class Retry:
     """How long to wait, whom to tell, and what ends the waiting."""
 
     seconds: float = 0.0
@@ -37,19 +37,19 @@ class Patience:
     is_over: Callable[[], bool] = _never
     """Asked before each wait, as when somebody wants the study to stop."""
 
-    def outlast(self, work: Callable[[], Found]) -> Found:
+    def retry_while_unavailable(self, work: Callable[[], Found]) -> Found:
         """Do some work, again while the store is away; the work must be one that may be done twice.
 
         The time runs from the first failure: a server that was silent until a request timed out was tried only once.
 
         Raises:
-            StoreAwayError: the store has been away for longer.
+            StoreUnavailableError: the store has been away for longer.
         """
         failed_first: float | None = None
         while True:
             try:
                 found = work()
-            except StoreAwayError as error:
+            except StoreUnavailableError as error:
                 away = 0.0 if failed_first is None else time.monotonic() - failed_first
                 if self.is_over() or away >= self.seconds:
                     raise
@@ -82,8 +82,8 @@ def reason(error: BaseException) -> str:
     return " ".join(str(spoken).split())[:500]
 
 
-def keep_waits_short(engine: type[Engine] = Engine) -> None:
-    """Let SQLite wait for a lock only so long that signals are seen in time: `Patience` tries again.
+def shorten_busy_timeout(engine: type[Engine] = Engine) -> None:
+    """Let SQLite wait for a lock only so long that signals are seen in time: `Retry` tries again.
 
     MLflow asks for 20 s at every statement's start, and in SQLite Python handles no signal.
     """

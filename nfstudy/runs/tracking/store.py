@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# A server that does not answer is waited for by `Patience`, which tells of it; MLflow's own 7 retries of 120 s do not.
+# A server that does not answer is waited for by `Retry`, which tells of it; MLflow's own 7 retries of 120 s do not.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -39,13 +39,13 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from nfstudy import __version__
-from nfstudy.core.errors import StoreAwayError, StoreError
+from nfstudy.core.errors import StoreError, StoreUnavailableError
 from nfstudy.runs.frame import param_text
 from nfstudy.runs.metrics import METRICS
-from nfstudy.runs.provenance import code_state, environment
+from nfstudy.runs.provenance import DataRecord, code_state, environment
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns
-from nfstudy.runs.tracking.retry import Patience, keep_waits_short, may_pass, reason
+from nfstudy.runs.tracking.retry import Retry, may_pass, reason, shorten_busy_timeout
 from nfstudy.runs.tracking.uris import ARTIFACTS, SQLITE, artifact_folder, database_file, is_sqlite
 from nfstudy.study.cells import Trial, settings_digest
 
@@ -74,16 +74,6 @@ def resolve_artifacts(artifact_uri: str, tracking_uri: str | None, registry_uri:
 
 
 @dataclass(frozen=True)
-class DataRecord:
-    """What a run says of its data set."""
-
-    name: str
-    fingerprint: str
-    source: str
-    shapes: Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
 class Attempt:
     """One attempt at a trial: where it runs, and which attempt it is."""
 
@@ -100,7 +90,7 @@ class Store:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.client = MlflowClient(tracking_uri=uri)
-        self.patience = Patience()
+        self.retry = Retry()
         """With which what runs say is written; everything else is tried once."""
 
     @property
@@ -212,14 +202,14 @@ class Store:
     @contextmanager
     def hurried(self) -> Iterator[None]:
         """Wait for a server's answers only briefly in this context, and try once: somebody wants to end."""
-        before, patience = {name: os.environ.get(name, "") for name in HURRIED}, self.patience
+        before, patience = {name: os.environ.get(name, "") for name in HURRIED}, self.retry
         os.environ.update(HURRIED)
-        self.patience = Patience()
+        self.retry = Retry()
         try:
             yield
         finally:
             os.environ.update(before)
-            self.patience = patience
+            self.retry = patience
 
     def runs(self, study: str) -> StudyRuns:
         """Return the study's runs, which may be none."""
@@ -264,7 +254,7 @@ class Store:
             with _as_store_error(self.uri):
                 return call(*arguments, **named)
 
-        return self.patience.outlast(once)
+        return self.retry.retry_while_unavailable(once)
 
 
 def open_store(uri: str, create: bool = False) -> Store:
@@ -282,7 +272,7 @@ def open_store(uri: str, create: bool = False) -> Store:
             _create_database(path, uri)
     elif "://" not in uri:
         raise StoreError(f"tracking address {uri}: allowed: sqlite:///FILE, http(s)://SERVER, or a database's address")
-    keep_waits_short()
+    shorten_busy_timeout()
     with _as_store_error(uri):
         store = Store(uri)
         store.client.search_experiments(max_results=1)
@@ -320,7 +310,7 @@ def _as_store_error(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        kind = StoreAwayError if may_pass(error) else StoreError
+        kind = StoreUnavailableError if may_pass(error) else StoreError
         raise kind(f"tracking store {uri}: {reason(error)}") from error
 
 
