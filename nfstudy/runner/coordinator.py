@@ -21,6 +21,7 @@ from nfstudy.runner.signals import STOP_SECONDS, Interrupted, StopSignal
 from nfstudy.runner.worker import Died
 from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import RESULTS, EpochRecord, Notice, Resumed, TrialResult
+from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.store import Attempt, Store
 from nfstudy.study.cells import Identity
 from nfstudy.study.sections import DataSpec
@@ -187,7 +188,7 @@ class Coordinator:
             self._resumed(task, message.update)
         elif isinstance(message, Notice):
             self._note(task, message.words)
-            self.places.store.tag_run(task.run_id, {"notice": message.words})
+            self.places.store.tag_run(task.run_id, {Tag.NOTICE: message.words})
         elif isinstance(message, Died):
             self._died(worker, task, message)
         elif isinstance(message, TrialResult):
@@ -207,7 +208,7 @@ class Coordinator:
         if update > self.furthest[identity]:
             self.furthest[identity] = update
             self.failed[identity] = 0
-        self.places.store.tag_run(task.run_id, {"resumed_at": str(update)})
+        self.places.store.tag_run(task.run_id, {Tag.RESUMED_AT: str(update)})
         self._note(task, f"goes on after update {update:,}")
 
     def _died(self, worker: Worker, task: Task, message: Died) -> None:

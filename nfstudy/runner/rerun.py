@@ -23,6 +23,7 @@ from nfstudy.runs.conditions import Conditions, differences, present_conditions,
 from nfstudy.runs.frame import RerunVerdict, latest_per_identity
 from nfstudy.runs.provenance import DataRecord, code_state, environment
 from nfstudy.runs.result import RESULTS
+from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.store import Store
 from nfstudy.study.cells import Cell, Trial
@@ -84,8 +85,8 @@ def prepare_rerun(
     """
     old = read_copy(store, run_id)
     tags = old.record.tags
-    if tags["nfstudy.stage"] != "repetition" or old.record.outcome not in RESULTS:
-        got = f"{tags['nfstudy.stage']}, {old.record.outcome}"
+    if tags[Tag.STAGE] != "repetition" or old.record.outcome not in RESULTS:
+        got = f"{tags[Tag.STAGE]}, {old.record.outcome}"
         raise UserError(f"run {run_id}: got a run that is {got}; allowed: repetition, {', '.join(RESULTS)}")
     try:
         settings = recorded_settings(old.record.params)
@@ -98,8 +99,8 @@ def prepare_rerun(
     threads = threads or (int(then.threads) if then.threads.isdecimal() else 1) or 1
     fingerprint = dataset.fingerprint if dataset else ""
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
-    cell = Cell(settings.canonical(), tags.get("nfstudy.budget", ""), point=json.loads(tags["nfstudy.point"]))
-    trial = Trial(tags["nfstudy.study"], cell, settings, "rerun", int(tags["nfstudy.index"]), run_id)
+    cell = Cell(settings.canonical(), tags.get(Tag.BUDGET, ""), point=json.loads(tags[Tag.POINT]))
+    trial = Trial(tags[Tag.STUDY], cell, settings, "rerun", int(tags[Tag.INDEX]), run_id)
     return Rerun(old, trial, data_record(dataset) if dataset else None, device, threads, then, now)
 
 
@@ -135,7 +136,7 @@ def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
     attempts = frame[(frame["rerun_of"] == trial.rerun_of) & ~frame["run_id"].isin(before)]
     new = read_copy(store, latest_per_identity(attempts)["run_id"].item())
     verdict, lines = compare(rerun.old, new)
-    store.tag_run(new.record.id, {"rerun": verdict})
+    store.tag_run(new.record.id, {Tag.RERUN: verdict})
     return Comparison(new.record.id, verdict, lines)
 
 
@@ -170,7 +171,7 @@ def _is_close(before: float, after: float) -> bool:
 
 
 def _recorded(store: Store, old: RunCopy) -> Conditions:
-    runs = store.runs(old.record.tags["nfstudy.study"])
+    runs = store.runs(old.record.tags[Tag.STUDY])
     files = (runs.artifact(old.record.id, name) for name in ("environment.json", "git.diff"))
     return recorded_conditions(old.record.tags, *files)
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from nfstudy.runs.metrics import METRICS
 from nfstudy.runs.result import RESULTS, outcome_of
+from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.study.cells import Cell
 from nfstudy.study.plan import StudyPlan
 
@@ -83,15 +84,15 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
         data: the run's `tags`, `params` and `metrics`, by name.
     """
     tags = data["tags"]
-    row = {name: tags.get(f"nfstudy.{name}", "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
+    row = {name: tags.get(tag_of(name), "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
     return row | {
         "run_id": run_id,
-        "run_name": tags.get("mlflow.runName", ""),
-        "index": int(tags.get("nfstudy.index", 0)),
-        "outcome": outcome_of(status, tags.get("nfstudy.outcome")),
-        "update": float(tags.get("nfstudy.update", "nan")),
-        "dirty": tags.get("nfstudy.dirty") == "true",
-        "attempt": int(tags.get("nfstudy.attempt", 0)),
+        "run_name": tags.get(MlflowTag.RUN_NAME, ""),
+        "index": int(tags.get(Tag.INDEX, 0)),
+        "outcome": outcome_of(status, tags.get(Tag.OUTCOME)),
+        "update": float(tags.get(Tag.UPDATE, "nan")),
+        "dirty": tags.get(Tag.DIRTY) == "true",
+        "attempt": int(tags.get(Tag.ATTEMPT, 0)),
         "started": started,
         "params": {path: param_value(text) for path, text in data["params"].items()},
         "metrics": data["metrics"],

@@ -20,6 +20,7 @@ from nfstudy.core.errors import UserError
 from nfstudy.core.fields import Record
 from nfstudy.runs.frame import LARGEST
 from nfstudy.runs.result import outcome_of
+from nfstudy.runs.tags import IDENTITY, Tag
 
 FORMAT = 1
 """Of the archives written here; raised when their form changes."""
@@ -42,17 +43,17 @@ Time = Annotated[int, Field(ge=0, lt=2**53)]
 """Milliseconds since 1970."""
 Key = r"[0-9a-f]{16}"
 TAGS = {
-    "nfstudy.study": r"[a-z0-9][a-z0-9_-]{0,62}",
-    "nfstudy.cell": Key,
-    "nfstudy.settings": Key,
-    "nfstudy.stage": r"repetition|search|rerun",
-    "nfstudy.index": r"[0-9]{1,9}",
+    Tag.STUDY: r"[a-z0-9][a-z0-9_-]{0,62}",
+    Tag.CELL: Key,
+    Tag.SETTINGS: Key,
+    Tag.STAGE: r"repetition|search|rerun",
+    Tag.INDEX: r"[0-9]{1,9}",
 }
 """Tags that every run has, and the form of each."""
 OPTIONAL_TAGS = {
-    "nfstudy.outcome": r"finished|diverged|pruned|failed",
-    "nfstudy.update": r"[0-9]{1,15}",
-    "nfstudy.rerun_of": r"[0-9a-f]{32}",
+    Tag.OUTCOME: r"finished|diverged|pruned|failed",
+    Tag.UPDATE: r"[0-9]{1,15}",
+    Tag.RERUN_OF: r"[0-9a-f]{32}",
 }
 
 
@@ -92,8 +93,8 @@ class RunRecord(Record):
         for key, form in (TAGS | {tag: form for tag, form in OPTIONAL_TAGS.items() if tag in self.tags}).items():
             if not re.fullmatch(form, self.tags.get(key, ""), re.ASCII):
                 raise ValueError(f"tag {key}: got {self.tags.get(key, '')[:80]!r}; allowed: {form}")
-        if not _is_object(self.tags.get("nfstudy.point", "")):
-            raise ValueError("tag nfstudy.point: allowed: a JSON object, setting -> value")
+        if not _is_object(self.tags.get(Tag.POINT, "")):
+            raise ValueError(f"tag {Tag.POINT}: allowed: a JSON object, setting -> value")
         for name in self.files:
             if not is_inside(name):
                 raise ValueError(f"file {name[:80]!r}: allowed: plain names of files and folders inside the run's own")
@@ -105,12 +106,12 @@ class RunRecord(Record):
     @property
     def identity(self) -> tuple[str, ...]:
         """What is run exactly once: (cell, stage, index, settings), as texts."""
-        return tuple(self.tags[f"nfstudy.{part}"] for part in ("cell", "stage", "index", "settings"))
+        return tuple(self.tags[name] for name in IDENTITY)
 
     @property
     def outcome(self) -> str:
         """Finished, diverged, pruned, failed or killed."""
-        return outcome_of(self.status, self.tags.get("nfstudy.outcome"))
+        return outcome_of(self.status, self.tags.get(Tag.OUTCOME))
 
 
 class Member(Record):
@@ -127,7 +128,7 @@ class Manifest(Record):
     format: Literal[1]
     nfstudy: Annotated[str, Field(max_length=100)]
     """The version that wrote it."""
-    study: Annotated[str, Field(pattern=rf"^{TAGS['nfstudy.study']}$")]
+    study: Annotated[str, Field(pattern=rf"^{TAGS[Tag.STUDY]}$")]
     description: Annotated[str, Field(max_length=10_000)]
     runs: Annotated[int, Field(ge=0)]
     points: Annotated[int, Field(ge=0)]

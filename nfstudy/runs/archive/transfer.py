@@ -10,11 +10,13 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
+from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.archive.manifest import ArchiveError, RunCopy, RunRecord
 from nfstudy.runs.archive.reader import Archive
 from nfstudy.runs.archive.writer import write_archive
 from nfstudy.runs.result import RESULTS
+from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.open import SqlRuns, open_runs
 from nfstudy.runs.tracking.sql_export import artifact_address, description_of, insert_copies, known_ids, read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
@@ -69,7 +71,7 @@ def export_runs(uri: str, study: str, path: Path, budget: str | None = None, che
     """
     source = _source(uri, study)
     try:
-        copies = [copy for copy in source.copies() if budget in (None, copy.record.tags.get("nfstudy.budget"))]
+        copies = [copy for copy in source.copies() if budget in (None, copy.record.tags.get(Tag.BUDGET))]
         if not copies:
             raise ArchiveError(
                 f"{study}: no run {f'of budget {budget} ' if budget else ''}has ended; allowed: some runs"
@@ -146,7 +148,7 @@ def _compared(archive: Archive, database: SqlStore) -> tuple[list[RunCopy], int,
 
 def _fills_its_place(copy: RunCopy) -> bool:
     """Say whether a run is the one result of its identity; attempts and reruns may be many."""
-    return copy.record.outcome in RESULTS and copy.record.tags["nfstudy.stage"] != "rerun"
+    return copy.record.outcome in RESULTS and copy.record.tags[Tag.STAGE] != "rerun"
 
 
 def _put_files(archive: Archive, copies: list[RunCopy], uri: str) -> None:
@@ -158,10 +160,7 @@ def _put_files(archive: Archive, copies: list[RunCopy], uri: str) -> None:
     for digest, content in archive.files() if places else ():
         for place in places.get(digest, ()):
             try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                draft = place.with_name(f".{place.name}.draft")  # No file of an archive has such a name.
-                draft.write_bytes(content)
-                draft.replace(place)
+                write_whole(place, content)
             except OSError as error:
                 raise StoreError(f"{place}: cannot be written: {error.strerror or error}") from None
 

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from nfstudy.core.errors import StoreError, UserError
 from nfstudy.runs.archive.manifest import DatasetRecord, RunCopy, RunRecord, make_points
+from nfstudy.runs.tags import MlflowTag
 from nfstudy.runs.tracking.store import Store, open_store
 
 
@@ -60,7 +61,7 @@ class ServedSource:
         """Return the note of the study's experiment."""
         with _as_store_error(self._store):
             found = self._store.client.get_experiment_by_name(self._study)
-        return found.tags.get("mlflow.note.content", "") if found else ""
+        return found.tags.get(MlflowTag.NOTE, "") if found else ""
 
     def copies(self) -> list[RunCopy]:
         """Return the runs that have ended, without their files, sorted by id."""
