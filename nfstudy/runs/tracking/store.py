@@ -46,8 +46,9 @@ from nfstudy.runs.metrics import METRICS
 from nfstudy.runs.provenance import DataRecord, code_state, environment
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
+from nfstudy.runs.tracking.busy_timeout import shorten_busy_timeout
 from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns
-from nfstudy.runs.tracking.retry import Retry, may_pass, reason, shorten_busy_timeout
+from nfstudy.runs.tracking.retry import Retry, may_pass, reason
 from nfstudy.runs.tracking.uris import ARTIFACTS, SQLITE, artifact_folder, database_file, is_sqlite
 from nfstudy.study.cells import Trial, settings_digest
 
@@ -202,14 +203,14 @@ class Store:
     @contextmanager
     def hurried(self) -> Iterator[None]:
         """Wait for a server's answers only briefly in this context, and try once: somebody wants to end."""
-        before, patience = {name: os.environ.get(name, "") for name in HURRIED}, self.retry
+        before, retry = {name: os.environ.get(name, "") for name in HURRIED}, self.retry
         os.environ.update(HURRIED)
         self.retry = Retry()
         try:
             yield
         finally:
             os.environ.update(before)
-            self.retry = patience
+            self.retry = retry
 
     def runs(self, study: str) -> StudyRuns:
         """Return the study's runs, which may be none."""
