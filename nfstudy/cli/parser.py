@@ -123,7 +123,17 @@ def make_parser() -> argparse.ArgumentParser:
     rerun.add_argument("run_id", metavar="RUN_ID", help="the id of a finished, diverged or pruned repetition")
     rerun.add_argument("--threads", type=count, metavar="N", help="threads of the worker (default: as recorded)")
     rerun.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as recorded, if here)")
+    rerun.add_argument(
+        "--plugin",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a plug-in's file that has been moved since",
+    )
     _add_store(rerun)
+
+    plugin = commands.add_parser("check-plugin", help="say what a plug-in declares, and check its flows")
+    plugin.add_argument("file", metavar="FILE", help="a Python file, or a module's dotted name")
 
     ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")
     ui.add_argument("--port", type=count, default=5000, metavar="N", help="port to listen on (default: 5000)")
@@ -139,6 +149,7 @@ def make_parser() -> argparse.ArgumentParser:
     take.set_defaults(work="nfstudy.cli.archive:import_")
     reference.set_defaults(work="nfstudy.cli.reference:reference")
     rerun.set_defaults(work="nfstudy.cli.rerun:rerun")
+    plugin.set_defaults(work="nfstudy.cli.check_plugin:check_plugin")
     ui.set_defaults(work="nfstudy.cli.ui:ui")
     return parser
 

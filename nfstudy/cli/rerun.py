@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from nfstudy.cli.options import check_device
 from nfstudy.core.errors import printable
@@ -19,7 +20,7 @@ def rerun(options: argparse.Namespace) -> int:
         check_device(options.device)
     project = Project.find()
     store = open_store(project.tracking_uri(options.tracking_uri))
-    again = prepare_rerun(store, options.run_id, project, options.device, options.threads)
+    again = prepare_rerun(store, options.run_id, project, options.device, options.threads, [*map(Path, options.plugin)])
     print(f"{again.trial.study}: {printable(again.old.record.name)}")
     print(printable("\n".join(again.changes) or "nothing has changed since"), flush=True)
     with project.study_lock(again.trial.study):

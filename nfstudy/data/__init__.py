@@ -1,43 +1,61 @@
-"""Images by name: what scikit-learn carries, and MNIST and CIFAR-10 from their authors' files. Free of torch."""
+"""Examples to train on: each source a module that declares it. Free of torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from nfstudy.data import cifar10, digits, mnist, photos
-from nfstudy.data.dataset import Dataset, binarise, make_dataset
-from nfstudy.data.patches import make_patches
-from nfstudy.study.sections import PATCHES, DataSpec
+from nfstudy.core import registry
+from nfstudy.core.declarations import DataSource, load
+from nfstudy.core.errors import DataError, UserError
+from nfstudy.data.dataset import Dataset
 
-__all__ = ["Dataset", "load_dataset"]
+__all__ = ["Dataset", "load_dataset", "source_of"]
 
 
-def load_dataset(spec: DataSpec, folders: Sequence[Path], download: bool = True) -> Dataset:
-    """Return all images of a data set, split, as bits or patches; `spec.train_images` is left to the training.
+def source_of(data: Any) -> DataSource:
+    """Return the declaration of the source that a section `data` names."""
+    return registry.find("data", data.name)
+
+
+def load_dataset(data: Any, folders: Sequence[Path], download: bool = True) -> Dataset:
+    """Return all examples of a data set, split; `train_images` is left to the training.
 
     The same call gives the same bytes on every machine: what is drawn is drawn from constant seeds.
 
     Arguments:
-        spec: which images, and what becomes of their levels.
+        data: which examples, and what becomes of them: `nfstudy.study.sections.DataSpec`.
         folders: where authors' files are looked for, in order (see `nfstudy.core.project`); downloads go into the last.
         download: whether missing files may be fetched from their authors' mirrors.
 
     Raises:
-        DataError: a file is truncated or altered, or missing and out of reach.
+        DataError: a file is truncated or altered, or missing and out of reach; or a plug-in's source cannot be loaded.
     """
-    if spec.name in PATCHES:
-        images, source = cifar10.read_images(folders, download) if spec.name == "cifar10" else photos.read_images()
-        return make_patches(images, spec, source)
-    name = f"{spec.name}-{spec.binarisation}"
-    if spec.name == "mnist" and spec.binarisation == "static":
-        bits, source = mnist.read_static(folders, download)
-        return make_dataset(name, mnist.SHAPE, 1, bits, source)
-    if spec.name == "mnist":
-        shape, full = mnist.SHAPE, mnist.LEVELS
-        greys, source = mnist.read_grey(folders, download)
-    else:
-        shape, full = digits.SHAPE, digits.LEVELS
-        greys, source = digits.read_grey()
-    splits, levels = binarise(greys, full, spec.name, spec.binarisation)
-    return make_dataset(name, shape, levels, splits, source)
+    source = source_of(data)
+    try:
+        found = load(source.loader)
+    except (ImportError, AttributeError) as error:
+        raise DataError(
+            f"data {data.name}: {registry.origin_of('data', data.name)}: cannot be loaded: {error}"
+        ) from error
+    return found(data, folders, download)
+
+
+def resolve_settings(data: Any, folder: Path) -> dict[str, Any]:
+    """Return field -> value of the settings that only a look at the data can tell, none for most sources.
+
+    Arguments:
+        data: the section.
+        folder: of the study file.
+
+    Raises:
+        DataError: the data are not as the settings say.
+    """
+    source = source_of(data)
+    try:
+        return load(source.resolve)(data, folder) if source.resolve else {}
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"data {data.name}: {registry.origin_of('data', data.name)}: cannot be loaded: {error}"
+        ) from error

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from nfstudy.data.dataset import Splits
+from nfstudy.core.declarations import DataSource
+from nfstudy.data.dataset import Dataset, Splits
 from nfstudy.data.files import DataFile, read_members
-from nfstudy.study.sections import IMAGES
+from nfstudy.data.patches import Dequantised, PatchSettings, count_patches, make_patches
 
 FOLDER = "cifar-10-batches-bin"
 """Of the files, in the archive and where it is unpacked."""
 SIDE, COLOURS = 32, 3
 RECORD = 1 + COLOURS * SIDE * SIDE
 """Bytes of an image: its label, then all red values row by row, all green, all blue."""
+
+
+IMAGES = (45_000, 5_000, 10_000)
+"""Of the training, validation and test splits, from which patches are cut."""
+
+CIFAR10 = DataSource(
+    name="cifar10",
+    values="patches",
+    splits=count_patches(*IMAGES),
+    loader="nfstudy.data.cifar10:load",
+    shared_settings=(PatchSettings, Dequantised),
+)
 
 
 def _batch(name: str, sha256: str) -> DataFile:
@@ -42,6 +56,12 @@ ARCHIVE = DataFile(
 """The only form in which the authors serve the files."""
 
 
+def load(data: Any, folders: Sequence[Path], download: bool = True) -> Dataset:
+    """Return patches of CIFAR-10 as the section `data` says; raises DataError."""
+    images, source = read_images(folders, download)
+    return make_patches(images, data, source)
+
+
 def read_images(folders: Sequence[Path], download: bool) -> tuple[Splits, str]:
     """Return the images as uint8 (N, 32, 32, 3), colours last, values 0 ... 255, and their source.
 
@@ -52,7 +72,7 @@ def read_images(folders: Sequence[Path], download: bool) -> tuple[Splits, str]:
         DataError: a file is missing and out of reach, or truncated or altered.
     """
     images = np.concatenate([_parse_batch(content) for content in read_members(ARCHIVE, folders, download)])
-    train, valid, _ = IMAGES["cifar10"]
+    train, valid, _ = IMAGES
     return Splits(*np.split(images, [train, train + valid])), ", ".join(file.name for file in BATCHES)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from nfstudy.core.fields import Record
 from nfstudy.core.seeds import derive_seed
 
 DATA_SEED = 0
@@ -21,6 +22,18 @@ class Splits(NamedTuple):
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
+
+
+class Binarisation(Record):
+    """How grey levels become bits."""
+
+    binarisation: Literal["static", "dynamic", "threshold"] = "static"
+    """As `binarise` says of each."""
+
+
+def bits_or_levels(data: Any) -> Literal["bits", "levels"]:
+    """Return what a model meets of grey images under the section `data`."""
+    return "levels" if data.binarisation == "dynamic" else "bits"
 
 
 @dataclass(frozen=True)
@@ -51,19 +64,20 @@ class Dataset:
     shape: tuple[int, ...]
     """(height, width) in pixels, or (height, width, 3) in colour; D is the product."""
     train: np.ndarray
-    """(N, D) uint8: bits if `levels` is 1, else levels 0 ... `levels`, of which x is drawn anew at every use."""
+    """(N, D): what x is drawn from anew at every use, as `levels` says."""
     valid: np.ndarray
     """(N, D): uint8 bits, or float32 x, drawn once."""
     test: np.ndarray
     """(N, D): as `valid`."""
     levels: int
-    """A training pixel v is 1 with probability v / `levels`; with a dequantisation, 255."""
+    """0 where training numbers, float32, are x themselves. Else a training pixel v is 1 with probability v / `levels`:
+    uint8 of 0 ... `levels`, bits if that is 1; or float32 of [0, 1] at 1. With a dequantisation, 255."""
     fingerprint: str
     """`fingerprint` of the three splits."""
     source: str
     """One line for people: the files, or the package and version, the images come from."""
     dequantisation: Dequantisation | None = None
-    """Of training levels; None for bits."""
+    """Of training levels; None for bits and real numbers."""
 
 
 def make_dataset(
@@ -105,11 +119,15 @@ def binarise(
     the split, so the held-out bits of `static` and `dynamic` are the same.
 
     Arguments:
-        greys: uint8 (N, D), values 0 ... levels.
+        greys: uint8 (N, D), values 0 ... levels; or float32 of [0, 1], whose level of full ink is 1.
         levels: the value of full ink.
         name: of the images, such as `digits`.
         binarisation: which of the three.
     """
+    if greys.train.dtype != np.uint8:
+        levels = 1
+    if binarisation == "threshold" and greys.train.dtype != np.uint8:
+        return Splits(*((images >= 0.5).astype(np.uint8) for images in greys)), 1
     if binarisation == "threshold":
         return Splits(*((images >= (levels + 1) // 2).astype(np.uint8) for images in greys)), 1
 
@@ -123,6 +141,9 @@ def binarise(
 def draw_bits(greys: np.ndarray, levels: int, generator: np.random.Generator) -> np.ndarray:
     """Return x ~ Bernoulli(v / levels) for each pixel v, as uint8 of the same shape.
 
-    With u uniform on 0 ... levels − 1, P(u < v) = v / levels exactly, without rounding.
+    With u uniform on 0 ... levels − 1, P(u < v) = v / levels exactly, without rounding; for float32 v of [0, 1], u is
+    uniform on [0, 1) in steps of 2^−24.
     """
+    if greys.dtype != np.uint8:
+        return (generator.random(greys.shape, dtype=np.float32) < greys).astype(np.uint8)
     return (generator.integers(levels, size=greys.shape, dtype=np.uint8) < greys).astype(np.uint8)

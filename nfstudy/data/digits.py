@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from nfstudy.data.dataset import Splits, data_generator
-from nfstudy.study.sections import IMAGES
+from nfstudy.core.declarations import DataSource
+from nfstudy.data.dataset import Binarisation, Dataset, Splits, binarise, bits_or_levels, data_generator, make_dataset
 
 SHAPE = (8, 8)
 LEVELS = 16
+IMAGES = (1197, 300, 300)
+"""Of the training, validation and test splits."""
+
+DIGITS = DataSource(
+    name="digits",
+    values=bits_or_levels,
+    splits=lambda data: IMAGES,
+    loader="nfstudy.data.digits:load",
+    shared_settings=(Binarisation,),
+)
+
+
+def load(data: Any, folders: Sequence[Path], download: bool = True) -> Dataset:
+    """Return the digits, binarised as the section `data` says."""
+    greys, source = read_grey()
+    splits, levels = binarise(greys, LEVELS, data.name, data.binarisation)
+    return make_dataset(f"{data.name}-{data.binarisation}", SHAPE, levels, splits, source)
 
 
 def read_grey() -> tuple[Splits, str]:
@@ -23,5 +44,5 @@ def read_grey() -> tuple[Splits, str]:
 
     images = load_digits().data.astype(np.uint8)
     order = data_generator("digits split").permutation(len(images))
-    train, valid, _ = IMAGES["digits"]
+    train, valid, _ = IMAGES
     return Splits(*np.split(images[order], [train, train + valid])), f"scikit-learn {sklearn.__version__}, load_digits"

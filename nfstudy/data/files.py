@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
-from tqdm import tqdm
-
 from nfstudy.core.errors import DataError
 
 SUBFOLDERS = ("", "mnist", "binarized_mnist", "MNIST/raw", "cifar-10-batches-bin")
@@ -119,6 +116,10 @@ def _read(form: DataFile, path: Path) -> bytes:
 
 def _download(file: DataFile, folder: Path) -> list[str]:
     """Download a file into its subfolder, whole or not at all; return why each mirror failed, nothing on success."""
+    # Not at the top: a second to import, for nothing where the files are there.
+    import pooch
+    from tqdm import tqdm
+
     pooch.get_logger().setLevel(logging.WARNING)
     reasons = []
     for mirror in file.mirrors:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from nfstudy.data.dataset import Splits
+from nfstudy.core.declarations import DataSource
+from nfstudy.data.dataset import Binarisation, Dataset, Splits, binarise, bits_or_levels, make_dataset
 from nfstudy.data.files import DataFile, check_present, read_files
-from nfstudy.study.sections import IMAGES
 
 SHAPE = (28, 28)
 LEVELS = 255
 PIXELS = SHAPE[0] * SHAPE[1]
+IMAGES = (50_000, 10_000, 10_000)
+"""Of the training, validation and test splits."""
+
+MNIST = DataSource(
+    name="mnist",
+    values=bits_or_levels,
+    splits=lambda data: IMAGES,
+    loader="nfstudy.data.mnist:load",
+    shared_settings=(Binarisation,),
+)
 
 AMAT_MIRRORS = ("http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",)
 IDX_MIRRORS = (
@@ -73,6 +84,17 @@ LABEL_FILES = (
 )
 
 
+def load(data: Any, folders: Sequence[Path], download: bool = True) -> Dataset:
+    """Return MNIST as the section `data` says; raises DataError."""
+    name = f"{data.name}-{data.binarisation}"
+    if data.binarisation == "static":
+        bits, source = read_static(folders, download)
+        return make_dataset(name, SHAPE, 1, bits, source)
+    greys, source = read_grey(folders, download)
+    splits, levels = binarise(greys, LEVELS, data.name, data.binarisation)
+    return make_dataset(name, SHAPE, levels, splits, source)
+
+
 def read_static(folders: Sequence[Path], download: bool) -> tuple[Splits, str]:
     """Return the fixed binarisation of Salakhutdinov & Murray (2008) as Larochelle distributes it, and its source.
 
@@ -97,7 +119,7 @@ def read_grey(folders: Sequence[Path], download: bool) -> tuple[Splits, str]:
     """
     check_present(LABEL_FILES, folders)
     images, test = (_parse_idx(content) for content in read_files(IMAGE_FILES, folders, download))
-    train, _, _ = IMAGES["mnist"]
+    train, _, _ = IMAGES
     return Splits(images[:train], images[train:], test), ", ".join(file.name for file in IMAGE_FILES)
 
 

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
+import numpy as np
+from pydantic import Field
+
+from nfstudy.core.fields import Record
 from nfstudy.data.dataset import Dataset, Dequantisation, Splits, data_generator, make_dataset
-from nfstudy.study.sections import DataSpec
 
 LEVELS = 255
 
 
-def make_patches(images: Splits, spec: DataSpec, source: str) -> Dataset:
+class PatchSettings(Record):
+    """Which patches are cut from colour images."""
+
+    patch: Annotated[int, Field(ge=1, le=32)] = 8
+    """Height and width in pixels."""
+    train_patches: Annotated[int, Field(ge=1, le=1000)] = 4
+    """How many are cut from each training image, at random places drawn once."""
+    heldout_patches: Annotated[int, Field(ge=1, le=1000)] = 1
+    """The same of each validation and test image; the paper does not say which patches it tests."""
+
+
+class Dequantised(Record):
+    """How levels become numbers within (0, 1)."""
+
+    epsilon: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] = 1e-4
+    """Levels are mapped onto [ε, 1 − ε]."""
+    dequantisation: Literal["uniform", "none"] = "uniform"
+    """Whether a level v of 0 ... 255 becomes (v + u) / 256 with u uniform on [0, 1), or v / 255."""
+
+
+def count_patches(train: int, valid: int, test: int) -> Callable[[Any], tuple[int, int, int]]:
+    """Return section `data` -> how many patches are cut from so many images."""
+    return lambda data: (train * data.train_patches, valid * data.heldout_patches, test * data.heldout_patches)
+
+
+def make_patches(images: Splits, spec: Any, source: str) -> Dataset:
     """Return the data set of patches: training levels, to be dequantised anew at every use, and held-out numbers.
 
     Places and held-out noise are drawn once, from streams of the data set's name and the split.
@@ -20,20 +49,37 @@ def make_patches(images: Splits, spec: DataSpec, source: str) -> Dataset:
         spec: `patch`, `train_patches`, `heldout_patches`, `epsilon` and `dequantisation`.
         source: of the images, one line.
     """
-    dequantisation = Dequantisation(spec.epsilon, spec.dequantisation == "uniform")
 
     def cut(split: str) -> np.ndarray:
         count = spec.train_patches if split == "train" else spec.heldout_patches
         return cut_patches(getattr(images, split), spec.patch, count, data_generator("patches", spec.name, split))
 
+    splits = Splits(*map(cut, Splits._fields))
+    return dequantise(spec.name, (spec.patch, spec.patch, 3), splits, spec, source)
+
+
+def dequantise(name: str, shape: tuple[int, ...], splits: Splits, spec: Any, source: str) -> Dataset:
+    """Return the data set of numbers within [ε, 1 − ε]: training levels as they are, held-out ones dequantised once.
+
+    Arguments:
+        name: of the examples, from which held-out noise is seeded with the split.
+        shape: of an example.
+        splits: levels, uint8 (N, D) of 0 ... 255; or float32 of [0, 1], of which x = ε + (1 − 2ε) v.
+        spec: `epsilon` and `dequantisation`.
+        source: one line for people.
+    """
+    dequantisation = Dequantisation(spec.epsilon, spec.dequantisation == "uniform")
+    if splits.train.dtype != np.uint8:
+        splits = Splits(*(spec.epsilon + (1 - 2 * spec.epsilon) * numbers for numbers in splits))
+        return make_dataset(f"{name}-continuous", shape, 0, splits, source)
+
     def numbers(split: str) -> np.ndarray:
-        levels = cut(split).astype(np.float32)
-        noise = data_generator("dequantisation", spec.name, split)
+        levels = getattr(splits, split).astype(np.float32)
+        noise = data_generator("dequantisation", name, split)
         return dequantisation.apply(levels, lambda: noise.random(levels.shape, dtype=np.float32))
 
-    splits = Splits(cut("train"), numbers("valid"), numbers("test"))
-    name, shape = f"{spec.name}-{spec.dequantisation}", (spec.patch, spec.patch, 3)
-    return make_dataset(name, shape, LEVELS, splits, source, dequantisation)
+    made = Splits(splits.train, numbers("valid"), numbers("test"))
+    return make_dataset(f"{name}-{spec.dequantisation}", shape, LEVELS, made, source, dequantisation)
 
 
 def cut_patches(images: np.ndarray, side: int, count: int, generator: np.random.Generator) -> np.ndarray:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from nfstudy.data.dataset import Splits, data_generator
-from nfstudy.study.sections import IMAGES
+from nfstudy.core.declarations import DataSource
+from nfstudy.data.dataset import Dataset, Splits, data_generator
+from nfstudy.data.patches import Dequantised, PatchSettings, count_patches, make_patches
 
 TILE = 32
 """Height and width of a tile, as of an image of CIFAR-10."""
+IMAGES = (400, 60, 60)
+"""Tiles of the training, validation and test splits, from which patches are cut."""
+
+PHOTOS = DataSource(
+    name="photos",
+    values="patches",
+    splits=count_patches(*IMAGES),
+    loader="nfstudy.data.photos:load",
+    shared_settings=(PatchSettings, Dequantised),
+)
+
+
+def load(data: Any, folders: Sequence[Path], download: bool = True) -> Dataset:
+    """Return patches of the photographs as the section `data` says."""
+    images, source = read_images()
+    return make_patches(images, data, source)
 
 
 def read_images() -> tuple[Splits, str]:
@@ -24,7 +45,7 @@ def read_images() -> tuple[Splits, str]:
 
     tiles = np.concatenate([cut_tiles(photograph) for photograph in load_sample_images().images])
     order = data_generator("photos split").permutation(len(tiles))
-    train, valid, _ = IMAGES["photos"]
+    train, valid, _ = IMAGES
     splits = Splits(*np.split(tiles[order], [train, train + valid]))
     return splits, f"scikit-learn {sklearn.__version__}, load_sample_images"
 

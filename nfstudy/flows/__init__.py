@@ -1,32 +1,31 @@
-"""Normalizing flows: each family a pure function of its parameters, and a small module that amortises them."""
+"""Normalizing flows: each family a folder that declares it, a pure function, and a module that amortises it.
+
+Free of torch until a flow is made.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
-from nfstudy.flows.base import Flow, NoFlow
-from nfstudy.flows.iaf.flow import IafFlow
-from nfstudy.flows.nice.flow import NiceFlow, NiceOrthFlow, NicePermFlow
-from nfstudy.flows.planar.flow import PlanarFlow
-from nfstudy.flows.radial.flow import RadialFlow
-from nfstudy.flows.sylvester.flow import SylvesterFlow
+from nfstudy.core import registry
+from nfstudy.core.declarations import FlowFamily, load
+from nfstudy.core.errors import UserError
 
 if TYPE_CHECKING:
-    from nfstudy.study.sections import FlowSpec
+    from nfstudy.flows.base import Flow
 
-FLOWS: dict[str, type[Flow]] = {
-    "none": NoFlow,
-    "planar": PlanarFlow,
-    "radial": RadialFlow,
-    "nice-perm": NicePermFlow,
-    "nice-orth": NiceOrthFlow,
-    "iaf": IafFlow,
-    "sylvester": SylvesterFlow,
-}
-"""Family name -> class."""
+NONE = FlowFamily(name="none", label="diagonal Gaussian", implementation="nfstudy.flows.base:NoFlow", colour=7)
+"""K = 0, whatever the family."""
 
 
-def make_flow(spec: FlowSpec, latent: int, features: int) -> Flow:
+class FlowSettings(Protocol):
+    """Which flow: what `study.sections.FlowSpec` says, with the family's own settings as further attributes."""
+
+    family: str
+    length: int
+
+
+def make_flow(spec: FlowSettings, latent: int, features: int) -> Flow:
     """Return a flow whose weights are still to be set by `Flow.initialise`; of length 0, it is `NoFlow`.
 
     Arguments:
@@ -35,26 +34,25 @@ def make_flow(spec: FlowSpec, latent: int, features: int) -> Flow:
         features: F, the width of the inference network's last hidden layer; 0 without one.
 
     Raises:
-        ValueError: the family is unknown, or needs more latent variables.
+        SpecError: the family is unknown.
+        UserError: its implementation cannot be loaded.
+        ValueError: it needs more latent variables.
     """
-    if spec.family not in FLOWS:
-        raise ValueError(f"flow.family {spec.family}: allowed: {', '.join(FLOWS)}")
-    family = FLOWS[spec.family]
-    if family is NoFlow or spec.length == 0:
-        return NoFlow(latent, 0, features)
-    if issubclass(family, NiceFlow):
-        return family(
-            latent,
-            spec.length,
-            features,
-            spec.coupling_hidden,
-            spec.coupling_amortised,
-            spec.coupling_layers,
-            spec.coupling_pass,
-            spec.coupling_scaling,
-        )
-    if issubclass(family, IafFlow):
-        return family(latent, spec.length, features, spec.autoregressive_hidden, spec.autoregressive_layers)
-    if issubclass(family, SylvesterFlow):
-        return family(latent, spec.length, features, spec.sylvester_columns)
-    return family(latent, spec.length, features, spec.constraint)
+    family: FlowFamily = registry.find("flows", spec.family)
+    if family is NONE or spec.length == 0:
+        return load_flow(NONE)(latent, 0, features)
+    return load_flow(family)(latent, spec.length, features, **family_settings(family, spec))
+
+
+def family_settings(family: FlowFamily, spec: FlowSettings) -> dict[str, Any]:
+    """Return field -> value of the settings that are a family's own."""
+    return {name: getattr(spec, name) for name in (family.settings.model_fields if family.settings else ())}
+
+
+def load_flow(family: FlowFamily) -> type[Flow]:
+    """Return the class of a family; raises UserError where it cannot be loaded."""
+    try:
+        return load(family.implementation)
+    except (ImportError, AttributeError) as error:
+        origin = registry.origin_of("flows", family.name)
+        raise UserError(f"{origin}: flow {family.name}: cannot be loaded: {error}") from error

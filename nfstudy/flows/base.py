@@ -69,14 +69,16 @@ class Flow(nn.Module, ABC):
             parameters: what `parameters_from` returned for the B images.
         """
 
-    @abstractmethod
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return z_0 for given z_K, (..., B, D); not made for gradients. The density there is that of eq. (7).
+
+        A family whose declaration says `inverse=False` leaves it out.
 
         Arguments:
             z: z_K, (..., B, D).
             parameters: what `parameters_from` returned for the B images.
         """
+        raise NotImplementedError(f"{type(self).__name__} has no inverse")
 
 
 class NoFlow(Flow):

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from nfstudy.core.plugins import Plugin, install_all, installed
 from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.runner.engine import Engine, Worker
 from nfstudy.runner.worker import Died, Message, Order, serve, work_variables
@@ -71,7 +72,7 @@ class Pool(Engine):
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             data_folders: where data files are looked for; the coordinator has made sure that they are there.
         """
-        self._arguments = (threads, device, tuple(data_folders))
+        self._arguments = (threads, device, tuple(data_folders), tuple(installed()))
         super().__init__(size, threads)
 
     def close(self) -> None:
@@ -118,13 +119,22 @@ class _Pipe:
         self.order = self.answer = connection.recv
 
 
-def _work(connection: Connection, parent: int, threads: int, device: str, data_folders: Sequence[Path]) -> None:
+def _work(
+    connection: Connection,
+    parent: int,
+    threads: int,
+    device: str,
+    data_folders: Sequence[Path],
+    plugins: Sequence[Plugin],
+) -> None:
     """Be a worker until the coordinator's end of the pipe closes."""
     stop = StopRequest()
     try:
         stop.listen()
         _die_with(parent)
         from nfstudy.data import load_dataset
+
+        install_all(plugins)
 
         serve(_Pipe(connection), threads, device, partial(load_dataset, folders=data_folders, download=False), stop)
     except Stopped:

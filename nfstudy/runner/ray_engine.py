@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -23,6 +23,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from nfstudy.core.errors import UserError
+from nfstudy.core.plugins import Plugin, install_all, installed
 from nfstudy.data import Dataset
 from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.runner.engine import Engine, Worker
@@ -93,7 +94,7 @@ class RayEngine(Engine):
                 one copy. So nodes need no data folder, and nothing has to be checked there.
         """
         self._data = {source: ray.put(dataset) for source, dataset in datasets.items()}
-        self._arguments = (threads, device if gpus else "cpu")
+        self._arguments = (threads, device if gpus else "cpu", tuple(installed()))
         self._actor = ray.remote(
             num_cpus=threads,
             num_gpus=gpus,
@@ -143,7 +144,10 @@ class _Mailbox:
 class _Actor:
     """A worker as Ray sees it: its work is done in a thread of its own, so that it can be told things meanwhile."""
 
-    def __init__(self, threads: int, device: str, data: Mapping[DataSpec, ray.ObjectRef]) -> None:
+    def __init__(
+        self, threads: int, device: str, plugins: Sequence[Plugin], data: Mapping[DataSpec, ray.ObjectRef]
+    ) -> None:
+        install_all(plugins)
         self._mailbox = _Mailbox()
         self._stop = StopRequest()
         self._arguments = (threads, device, lambda source: ray.get(data[source]), self._stop, environment())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 
 from nfstudy.core.errors import UserError
+from nfstudy.core.plugins import require_recorded
 from nfstudy.core.project import Project
 from nfstudy.data import load_dataset
 from nfstudy.runner.coordinator import Assignment, Coordinator, Places
@@ -18,7 +21,6 @@ from nfstudy.runner.progress import make_progress
 from nfstudy.runner.scheduler import Plan, Scheduler, Task
 from nfstudy.runner.signals import StopSignal
 from nfstudy.runner.worker import resolve_device
-from nfstudy.runs.archive.manifest import RunCopy
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import RerunVerdict, latest_per_identity
 from nfstudy.runs.provenance import DataRecord, code_state, environment
@@ -26,6 +28,7 @@ from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.store import Store
+from nfstudy.runs.whole_run import RunCopy
 from nfstudy.study.cells import Cell, Trial
 
 ABSOLUTE, RELATIVE = 0.1, 1e-3
@@ -67,16 +70,22 @@ class Comparison:
 
 
 def prepare_rerun(
-    store: Store, run_id: str, project: Project, device: str | None = None, threads: int | None = None
+    store: Store,
+    run_id: str,
+    project: Project,
+    device: str | None = None,
+    threads: int | None = None,
+    plugins: Sequence[Path] = (),
 ) -> Rerun:
     """Find a run and all that training it again takes.
 
     Arguments:
         store: where it is.
-        run_id: its id.
+        run_id: its id, also that of where it was imported from.
         project: where data files are looked for.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; None for the recorded one, or the processor where there is no such.
         threads: of the worker; None for as many as are recorded.
+        plugins: files of plug-ins that are not where the run found them.
 
     Raises:
         UserError: there is no such run, it is no repetition that has ended with a result, or its settings cannot be
@@ -89,6 +98,7 @@ def prepare_rerun(
         got = f"{tags[Tag.STAGE]}, {old.record.outcome}"
         raise UserError(f"run {run_id}: got a run that is {got}; allowed: repetition, {', '.join(RESULTS)}")
     try:
+        require_recorded(_plugins(tags), project.root, plugins)
         settings = recorded_settings(old.record.params)
     except UserError as error:
         raise UserError(f"run {run_id}: {error}") from None
@@ -100,7 +110,7 @@ def prepare_rerun(
     fingerprint = dataset.fingerprint if dataset else ""
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
     cell = Cell(settings.canonical(), tags.get(Tag.BUDGET, ""), point=json.loads(tags[Tag.POINT]))
-    trial = Trial(tags[Tag.STUDY], cell, settings, "rerun", int(tags[Tag.INDEX]), run_id)
+    trial = Trial(tags[Tag.STUDY], cell, settings, "rerun", int(tags[Tag.INDEX]), old.record.id)
     return Rerun(old, trial, data_record(dataset) if dataset else None, device, threads, then, now)
 
 
@@ -174,6 +184,18 @@ def _recorded(store: Store, old: RunCopy) -> Conditions:
     runs = store.runs(old.record.tags[Tag.STUDY])
     files = (runs.artifact(old.record.id, name) for name in ("environment.json", "git.diff"))
     return recorded_conditions(old.record.tags, *files)
+
+
+def _plugins(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return what a run recorded of its plug-ins; raises UserError where that cannot be read."""
+    text = tags.get(Tag.PLUGINS, "[]")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
+        raise UserError(f"tag {Tag.PLUGINS}: got {text[:200]}; allowed: a JSON list of objects")
+    return found
 
 
 def _plan(task: Task) -> Plan:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.original import original_id
 from nfstudy.runs.result import RESULTS, outcome_of
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.study.cells import Cell
@@ -78,7 +79,7 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
     """Return what `make_frame` takes for one run.
 
     Arguments:
-        run_id: the run's id.
+        run_id: the run's id in its store.
         status: MLflow's RUNNING, FINISHED, FAILED or KILLED; only in a finished run does the logged outcome count.
         started: milliseconds since 1970.
         data: the run's `tags`, `params` and `metrics`, by name.
@@ -86,7 +87,7 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
     tags = data["tags"]
     row = {name: tags.get(tag_of(name), "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
     return row | {
-        "run_id": run_id,
+        "run_id": original_id(run_id, tags),
         "run_name": tags.get(MlflowTag.RUN_NAME, ""),
         "index": int(tags.get(Tag.INDEX, 0)),
         "outcome": outcome_of(status, tags.get(Tag.OUTCOME)),

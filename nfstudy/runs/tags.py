@@ -38,6 +38,12 @@ class Tag:
     THREADS: Final = "nfstudy.threads"
     VERSION: Final = "nfstudy.version"
     PYTHON: Final = "nfstudy.python"
+    PLUGINS: Final = "nfstudy.plugins"
+    """What the run was made with beside nfstudy, as JSON; absent where that is nothing."""
+    ORIGINAL_RUN_ID: Final = "nfstudy.original_run_id"
+    """Of an imported run: its id in the store where it was logged."""
+    IMPORTING: Final = "nfstudy.importing"
+    """Of a run whose import has not ended, or was cut off."""
 
 
 class MlflowTag:

@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from nfstudy.core.errors import SpecError
-from nfstudy.core.fields import Record
 from nfstudy.study.cells import Cell, Impossible
 from nfstudy.study.settings import Settings
 from nfstudy.study.spec import Axis, Range, Search
@@ -43,15 +42,12 @@ def expand(
     searched = [
         {path: value} for path, axis in (search.space if search else {}).items() for value in range_endpoints(axis)
     ]
-    sections: dict[Record, Record] = {}  # Each once: of thousands of cells most have most sections in common.
     cells: dict[str, Cell] = {}
     impossible = []
     for combination in itertools.product(*values.values()):
         point = dict(zip(values, combination, strict=True))
         try:
-            settings = base.replace(point).canonical()
-            shared = {name: sections.setdefault(part, part) for name, part in settings if isinstance(part, Record)}
-            cell = Cell(settings.model_copy(update=shared), budget, search, varied, point)
+            cell = Cell(base.replace(point).canonical(), budget, search, varied, point)
             if cell.key not in cells:
                 for change in searched:
                     cell.settings.replace(change)

@@ -10,8 +10,13 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from nfstudy.core.errors import SpecError
-from nfstudy.study.settings import CHOICES, SETTING_DEFAULTS, Settings
+from nfstudy.core import registry
+from nfstudy.core.errors import DataError, SpecError
+from nfstudy.core.fields import OpenRecord
+from nfstudy.core.plugins import install, read_plugin
+from nfstudy.data import resolve_settings
+from nfstudy.study.sections import DataSpec
+from nfstudy.study.settings import CHOICES, Settings, setting_defaults
 from nfstudy.study.settings import SECTIONS as USED_SECTIONS
 from nfstudy.study.spec import EXHIBIT_NEEDS, Range, Sampling, StudySpec
 from nfstudy.study.yaml_document import UNKNOWN, Document, Mistake, Place, shown
@@ -20,9 +25,14 @@ MAX_BYTES = 256 * 1024
 
 SECTIONS = tuple(Settings.model_fields)
 KEYS = (*(key for key in StudySpec.model_fields if key != "settings"), *SECTIONS)
-OVERRIDABLE = (*(path for path in SETTING_DEFAULTS if not path.startswith("train.schedule.")), *CHOICES)
+ONCE = "varies what data are read; allowed: under 'data', one source of files a study"
 PLACEHOLDER = {"data": {"name": "digits"}}
 """Settings that stand in for a study's own while its other keys are checked."""
+
+
+def overridable() -> tuple[str, ...]:
+    """Return the dotted paths of the settings that a grid, a search or a budget may change."""
+    return (*(path for path in setting_defaults() if not path.startswith("train.schedule.")), *CHOICES)
 
 
 def read_study(path: Path | str) -> StudySpec:
@@ -71,6 +81,7 @@ def parse_study(text: str, name: str) -> StudySpec:
     if not isinstance(tree, dict):
         document.fail([((), f"got {shown(tree)}; allowed: a mapping with the keys {', '.join(KEYS)}")])
     document.fail(_unknown_keys((), tree, KEYS))
+    document.fail(_install_plugins(tree.get("plugins", ()), Path(name).parent))
 
     settings = {key: tree.pop(key) for key in SECTIONS if key in tree}
     mistakes = list(_field_mistakes(Settings, settings))
@@ -79,6 +90,8 @@ def parse_study(text: str, name: str) -> StudySpec:
     mistakes += _field_mistakes(StudySpec, study)
     document.fail(mistakes)
 
+    document.fail(_resolve_data(settings, Path(name).parent))
+    document.fail(_field_mistakes(Settings, settings))
     spec = StudySpec.model_validate({**study, "settings": Settings.model_validate(settings)})
     document.fail(_meaning_mistakes(spec, tree))
     for budget in spec.budgets:
@@ -87,6 +100,29 @@ def parse_study(text: str, name: str) -> StudySpec:
         except SpecError as error:
             document.fail([(_blamed(document, str(error), budget), str(error))])
     return spec
+
+
+def _install_plugins(names: Any, folder: Path) -> Iterator[Mistake]:
+    """Run what the study names as plug-ins, so that it may use what they declare; yield what is wrong with them."""
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        yield ("plugins",), f"got {shown(names)}; allowed: a list of files that end in .py, or of modules"
+        return
+    for index, name in enumerate(names):
+        try:
+            install(read_plugin(name, folder))
+        except SpecError as error:
+            yield ("plugins", index), str(error)
+
+
+def _resolve_data(settings: dict[str, Any], folder: Path) -> Iterator[Mistake]:
+    """Put in what only a look at the data can tell; yield why the data are not as the settings say."""
+    if "data" not in settings:
+        return
+    data = DataSpec.model_validate(settings["data"])
+    try:
+        settings["data"] = {**settings["data"], **resolve_settings(data, folder)}
+    except DataError as error:
+        yield ("data", "path"), str(error)
 
 
 def _budgets(document: Document, tree: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +137,7 @@ def _budgets(document: Document, tree: dict[str, Any]) -> dict[str, Any]:
             document.fail([(where, f"got {shown(changes)}; allowed: a mapping of settings to values")])
         own = {key: changes[key] for key in ("repetitions", "trials") if key in changes}
         others = {key: value for key, value in changes.items() if key not in own}
-        document.fail(_unknown_keys(where, others, ("repetitions", "trials", "train.schedule", *OVERRIDABLE)))
+        document.fail(_unknown_keys(where, others, ("repetitions", "trials", "train.schedule", *overridable())))
         split[name] = {"settings": others, **own}
     return split
 
@@ -120,9 +156,13 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
     axes = [(("grid", path), path, axis) for path, axis in spec.grid.items()]
     if spec.search:
         axes += [(("search", "space", path), path, axis) for path, axis in spec.search.space.items()]
+    allowed = overridable()
+    fixed = _fixed_settings()
     for where, path, axis in axes:
-        if path not in OVERRIDABLE:
-            yield where, f"no such setting; allowed: {', '.join(OVERRIDABLE)}{_suggest(path, OVERRIDABLE)}"
+        if path in fixed:
+            yield where, ONCE
+        elif path not in allowed:
+            yield where, f"no such setting; allowed: {', '.join(allowed)}{_suggest(path, allowed)}"
         elif isinstance(axis, Range):
             if where[0] == "grid" and not isinstance(spec.sampler, Sampling):
                 yield where, "got a range; allowed: a list of values (a range needs a sampler other than exhaustive)"
@@ -131,6 +171,8 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
         else:
             for index, value in enumerate(axis):
                 yield from _value_mistakes(spec.settings, (*where, index), path, value)
+                if path == "data.name" and _is_unresolved(spec.settings, value):
+                    yield (*where, index), ONCE
                 if value in axis[:index]:
                     yield (*where, index), f"got {shown(value)} a second time; allowed: each value once"
     if spec.search:
@@ -139,6 +181,8 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
     for name, budget in spec.budgets.items():
         for path, value in budget.settings.items():
             yield from _value_mistakes(spec.settings, ("budgets", name, path), path, value)
+            if path in fixed or (path == "data.name" and _is_unresolved(spec.settings, value)):
+                yield ("budgets", name, path), ONCE
             if path in spec.grid or (spec.search and path in spec.search.space):
                 yield ("budgets", name, path), "is an axis of the grid or of the search; allowed: any other setting"
     flat = spec.settings.flat()
@@ -147,6 +191,17 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
         if path not in flat or (value and flat[path] != value):
             there = f"{path} {flat[path]}" if path in flat else f"no {path}"
             yield ("exhibits", index), f"got '{exhibit}' with {there}; allowed: with {path} {value}".rstrip()
+
+
+def _fixed_settings() -> set[str]:
+    """Return the dotted paths of the settings that a study has one value of."""
+    return {f"data.{field}" for source in registry.all_of("data").values() for field in source.fixed}
+
+
+def _is_unresolved(settings: Settings, name: Any) -> bool:
+    """Say whether a source needs a look at the data, which a study has only at its own one."""
+    source = registry.all_of("data").get(name)
+    return bool(source and source.resolve and settings.data and settings.data.name != name)
 
 
 def _value_mistakes(settings: Settings, where: Place, path: str, value: Any) -> Iterator[Mistake]:
@@ -238,9 +293,13 @@ def _known_keys(where: Place) -> tuple[str, ...]:
             if all("name" in record.model_fields for record in records)
             else []
         )
-        fields = [record.model_fields[part] for record in records if part in record.model_fields]
+        fields = [found[part] for record in records if part in (found := _fields(record))]
         records = tagged or [record for field in fields for record in _records_in(field.annotation)] or records
-    return tuple(dict.fromkeys(key for record in records for key in record.model_fields))
+    return tuple(dict.fromkeys(key for record in records for key in _fields(record)))
+
+
+def _fields(record: type[BaseModel]) -> Mapping[str, Any]:
+    return record.fields() if issubclass(record, OpenRecord) else record.model_fields
 
 
 def _records_in(annotation: Any) -> list[type[BaseModel]]:

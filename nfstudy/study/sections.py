@@ -1,61 +1,74 @@
 """The sections of a study's settings, each a record whose fields say what may be chosen and what the default is.
 
-Every number is in nats or counts unless the field says otherwise. Free of torch, which is why the families and data
-sets are named here once more; a test holds them equal.
+Every number is in nats or counts unless the field says otherwise. Free of torch.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from nfstudy.core.fields import Count, Fraction, NonNegative, Positive, Record
+from nfstudy.core import registry
+from nfstudy.core.declarations import DataSource, Kind, Values
+from nfstudy.core.fields import Count, Fraction, NonNegative, OpenRecord, Positive, Record
 from nfstudy.study.lr_schedules import ConstantSchedule, Schedule
 
-Family = Literal["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
 Initialisation = Literal["glorot", "he"]
-CONSTRAINED_FAMILIES = ("planar", "radial")
-NICE_FAMILIES = ("nice-perm", "nice-orth")
-
-BINARY, PATCHES = ("digits", "mnist"), ("cifar10", "photos")
-"""Data sets whose pixels are bits, and those of colour patches, whose pixels are real numbers between 0 and 1."""
-
-IMAGES = {
-    "digits": (1197, 300, 300),
-    "mnist": (50_000, 10_000, 10_000),
-    "cifar10": (45_000, 5_000, 10_000),
-    "photos": (400, 60, 60),
-}
-"""Data set -> how many images its training, validation and test splits hold; of patches, those they are cut from."""
 
 
-class DataSpec(Record):
-    """Which images, and how their levels become what a model sees; each way is a data set of its own."""
+def _declared(kind: Kind, name: str) -> str:
+    """Return a name of something that is declared; raises ValueError for another one."""
+    if name not in registry.all_of(kind):
+        raise ValueError(f"got '{name}'; allowed: {registry.allowed(kind, name)}")
+    return name
 
-    name: Literal["digits", "mnist", "cifar10", "photos"]
-    binarisation: Literal["static", "dynamic", "threshold"] = "static"
-    """Bits only."""
-    patch: Annotated[int, Field(ge=1, le=32)] = 8
-    """Patches only: height and width in pixels."""
-    train_patches: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Patches only: how many are cut from each training image, at random places drawn once."""
-    heldout_patches: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Patches only: the same of each validation and test image; the paper does not say which patches it tests."""
-    epsilon: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] = 1e-4
-    """Patches only: levels are mapped onto [ε, 1 − ε]."""
-    dequantisation: Literal["uniform", "none"] = "uniform"
-    """Patches only: whether a level v of 0 ... 255 becomes (v + u) / 256 with u uniform on [0, 1), or v / 255."""
+
+class DataSpec(OpenRecord):
+    """Which examples, and what becomes of them; each way is a data set of its own.
+
+    What a source leaves open stands with its declaration in `nfstudy.data`.
+    """
+
+    name: str
+    """A source of `nfstudy.data`."""
     training_split: Literal["train", "train+valid"] = "train"
     """`train+valid` trains on the validation images too, whose bound is then none of held-out images."""
     train_images: Count | None = None
-    """Train on the first so many training images (or patches) only; null is all of them."""
+    """Train on the first so many training examples only; null is all of them."""
 
-    def examples(self) -> tuple[int, int, int]:
-        """Return how many images (or patches) the training, validation and test splits hold."""
-        train, valid, test = IMAGES[self.name]
-        if self.name in PATCHES:
-            train, valid, test = train * self.train_patches, valid * self.heldout_patches, test * self.heldout_patches
+    @classmethod
+    def further_records(cls) -> list[type[Record]]:
+        """Return the settings of all sources."""
+        return registry.records_of("data")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _declared("data", name)
+
+    @model_serializer(mode="wrap")
+    def _in_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Put how much of the data is used last, after what the source leaves open."""
+        tree = handler(self)
+        last = {name: tree.pop(name) for name in ("training_split", "train_images") if name in tree}
+        return {**tree, **last}
+
+    @property
+    def declaration(self) -> DataSource:
+        """What the source declares."""
+        return registry.find("data", self.name)
+
+    @property
+    def values(self) -> Values:
+        """What the numbers of an example are."""
+        return self.declaration.values_of(self)
+
+    def examples(self) -> tuple[int, int, int] | None:
+        """Return how many examples the training, validation and test splits hold; None where that is not known."""
+        if (sizes := self.declaration.splits(self)) is None:
+            return None
+        train, valid, test = sizes
         return (train + valid if self.training_split == "train+valid" else train), valid, test
 
     def source(self) -> DataSpec:
@@ -93,8 +106,11 @@ class DrawnSpec(Record):
     """Scales the spread of the drawn parameters about those of the identity."""
 
 
-class ModelSpec(Record):
-    """The deep latent Gaussian model: one stochastic layer, mirrored Maxout networks on both sides."""
+class ModelSpec(OpenRecord):
+    """The deep latent Gaussian model: one stochastic layer, mirrored Maxout networks on both sides.
+
+    What a likelihood leaves open stands with its declaration in `nfstudy.inference.likelihoods`.
+    """
 
     latent: Annotated[int, Field(ge=1, le=100_000)] = 40
     hidden: Annotated[int, Field(ge=1, le=100_000)] = 400
@@ -105,36 +121,29 @@ class ModelSpec(Record):
     """Whether `hidden` counts units (after the maximum) or linear pieces (before it); the paper does not say."""
     initialisation: Initialisation = "glorot"
     """Variance of the networks' initial weights: 2/(fan_in + fan_out), or 2/fan_in; the paper gives none."""
-    variance: Literal["network", "shared"] = "network"
-    """Patches only: whether a pixel's variance α comes from the generative network, or is one free number a pixel."""
-    variance_floor: Positive = 1e-3
-    """Patches only: least α, in squared units of logit(x); without one, levels that repeat drive −ln p(x) to −∞."""
+
+    @classmethod
+    def further_records(cls) -> list[type[Record]]:
+        """Return the settings of all likelihoods."""
+        return registry.records_of("likelihoods")
 
 
-class FlowSpec(Record):
-    """The normalizing flow between q0 and q_K."""
+class FlowSpec(OpenRecord):
+    """The normalizing flow between q0 and q_K; what a family leaves open stands in its folder of `nfstudy.flows`."""
 
-    family: Family = "none"
+    family: str = "none"
     length: Annotated[int, Field(ge=0, le=100_000)] = 0
     """K, the number of transformations; 0 is the diagonal Gaussian whatever the family."""
-    constraint: bool = True
-    """Planar and radial only: Appendix A's û and β̂, which make every step invertible."""
-    coupling_hidden: Annotated[int, Field(ge=1, le=100_000)] = 40
-    """NICE only: tanh units in each hidden layer of a coupling network."""
-    coupling_layers: Annotated[int, Field(ge=1, le=10)] = 1
-    """NICE only: hidden layers of each coupling network."""
-    coupling_amortised: bool = True
-    """NICE only: whether the image moves the first hidden layer's biases, or they are shared by all images."""
-    coupling_pass: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.5
-    """NICE only: share of the variables that pass a step unchanged; d = ⌊share · D⌋, at least one on each side."""
-    coupling_scaling: bool = False
-    """NICE only: whether the chain ends with the learned scaling z_i exp(s_i) of Dinh et al. (2014), Section 3.3."""
-    autoregressive_hidden: Annotated[int, Field(ge=1, le=100_000)] = 120
-    """IAF only: tanh units in each hidden layer of an autoregressive network; three a variable at the paper's D."""
-    autoregressive_layers: Annotated[int, Field(ge=1, le=10)] = 1
-    """IAF only: hidden layers of each autoregressive network."""
-    sylvester_columns: Annotated[int, Field(ge=1, le=100_000)] = 8
-    """Sylvester only: M, how many directions a step bends space along; all of them where there are fewer."""
+
+    @classmethod
+    def further_records(cls) -> list[type[Record]]:
+        """Return the settings of all families."""
+        return registry.records_of("flows")
+
+    @field_validator("family")
+    @classmethod
+    def _known(cls, family: str) -> str:
+        return _declared("flows", family)
 
 
 class ObjectiveSpec(Record):

@@ -5,19 +5,19 @@ A setting is named by its dotted path, such as `flow.length`; what each means st
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from nfstudy.core import registry
+from nfstudy.core.declarations import FlowFamily, Kind
 from nfstudy.core.fields import Record
 from nfstudy.study.lr_schedules import OneCycleLR
 from nfstudy.study.sections import (
-    BINARY,
-    CONSTRAINED_FAMILIES,
-    NICE_FAMILIES,
-    PATCHES,
     DataSpec,
     DrawnSpec,
     EnergySpec,
@@ -40,19 +40,9 @@ SECTIONS: dict[Problem, tuple[str, ...]] = {
 """Problem -> the sections of settings that it uses; each problem is known by its first one."""
 
 # Settings that one choice makes idle, and so no part of a cell's identity: setting -> (its switch, values that use it).
-USED_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "data.binarisation": ("data.name", BINARY),
-    **{f"data.{field}": ("data.name", PATCHES) for field in ("patch", "train_patches", "heldout_patches")},
-    **{f"data.{field}": ("data.name", PATCHES) for field in ("epsilon", "dequantisation")},
+_ACTIVE_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "energy.half_width": ("energy.name", ("u2", "u3", "u4")),
     "energy.edge": ("energy.name", ("u2", "u3", "u4")),
-    "model.variance": ("data.name", PATCHES),
-    "model.variance_floor": ("data.name", PATCHES),
-    "flow.constraint": ("flow.family", CONSTRAINED_FAMILIES),
-    **{f"flow.coupling_{part}": ("flow.family", NICE_FAMILIES) for part in ("hidden", "layers", "amortised")},
-    **{f"flow.coupling_{part}": ("flow.family", NICE_FAMILIES) for part in ("pass", "scaling")},
-    **{f"flow.autoregressive_{part}": ("flow.family", ("iaf",)) for part in ("hidden", "layers")},
-    "flow.sylvester_columns": ("flow.family", ("sylvester",)),
     "objective.beta_start": ("objective.annealing", ("energy", "kl")),
     "objective.anneal_updates": ("objective.annealing", ("energy", "kl")),
     "train.momentum": ("train.optimiser", ("rmsprop",)),
@@ -73,11 +63,38 @@ YOUNGER: dict[str, Any] = {
 """Settings younger than `cells.KEY_VERSION`, and the value of each that means what was done before there was a choice.
 At that value they are no part of a cell's identity, so that runs made before keep their place."""
 
-WHY_TWO = {
-    **dict.fromkeys(NICE_FAMILIES, "splits the latent variables in two"),
-    "iaf": "lets a latent variable depend on those before it",
-}
-"""Flow family that needs two latent variables -> what it does with them."""
+
+def active_when() -> dict[str, tuple[str, tuple[Any, ...]]]:
+    """Return setting -> (its switch, the values that use it) of every setting that one choice can make idle."""
+    return _tables(registry.version())[0]
+
+
+def setting_defaults() -> dict[str, Any]:
+    """Return dotted path -> default of every setting that has one."""
+    return _tables(registry.version())[1]
+
+
+@lru_cache(maxsize=1)
+def _tables(version: int) -> tuple[dict[str, tuple[str, tuple[Any, ...]]], dict[str, Any]]:
+    """Return both, for what is declared at present."""
+    active: dict[str, tuple[str, tuple[Any, ...]]] = {}
+    for kind, section, switch in (("data", "data", "data.name"), ("flows", "flow", "flow.family")):
+        for name, declaration in registry.all_of(kind).items():
+            for field in declaration.fields:
+                _, names = active.get(f"{section}.{field}", ("", ()))
+                active[f"{section}.{field}"] = (switch, (*names, name))
+    active |= _ACTIVE_WHEN
+    defaults = {
+        path: value
+        for settings in (
+            Settings(data=DataSpec(name="digits")),
+            Settings(energy=EnergySpec(name="u1")),
+            Settings(drawn=DrawnSpec(density="normal")),
+        )
+        for path, value in flatten(settings.model_dump(include=set(SECTIONS[settings.problem])))
+        if path not in CHOICES
+    }
+    return active, defaults
 
 
 class Settings(Record):
@@ -87,8 +104,8 @@ class Settings(Record):
     energy: EnergySpec | None = None
     drawn: DrawnSpec | None = None
     q0: Q0Spec = Q0Spec()
-    model: ModelSpec = ModelSpec()
-    flow: FlowSpec = FlowSpec()
+    model: Annotated[ModelSpec, Field(default_factory=ModelSpec)]
+    flow: Annotated[FlowSpec, Field(default_factory=FlowSpec)]
     objective: ObjectiveSpec = ObjectiveSpec()
     train: TrainSpec = TrainSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -130,9 +147,14 @@ class Settings(Record):
         if self.flow.length == 0 or self.flow.family == "none":
             values |= {"flow.family": "none", "flow.length": 0}
         settings = self.replace(values)
-        unused = {name: field.default for name, field in Settings.model_fields.items() if name not in self._sections}
+        defaults = setting_defaults()
+        unused = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in Settings.model_fields.items()
+            if name not in self._sections
+        }
         settings = settings.model_copy(update=unused)
-        return settings.replace({path: SETTING_DEFAULTS[path] for path in settings._idle()})
+        return settings.replace({path: defaults[path] for path in settings._idle()})
 
     def flat(self) -> dict[str, Any]:
         """Return dotted path -> value for every setting in use, in the order of the records."""
@@ -141,16 +163,42 @@ class Settings(Record):
         return {path: value for path, value in used if path not in idle}
 
     def identity(self) -> dict[str, Any]:
-        """Return what of `flat` tells these settings from others; see `YOUNGER`."""
-        return {path: value for path, value in self.flat().items() if (path, value) not in YOUNGER.items()}
+        """Return what of `flat` tells these settings from others, and the plug-ins' versions.
+
+        See `YOUNGER` and `DataSource.not_identity`.
+        """
+        others = {f"data.{field}" for field in self.data.declaration.not_identity} if self.data else set()
+        flat = {path: value for path, value in self.flat().items() if path not in others}
+        flat = {path: value for path, value in flat.items() if (path, value) not in YOUNGER.items()}
+        return flat | {f"origin.{kind}.{name}": origin.identity for (kind, name), origin in self.origins().items()}
+
+    def origins(self) -> dict[tuple[Kind, str], registry.Origin]:
+        """Return (kind, name) -> origin of what of these settings comes from outside."""
+        used: list[tuple[Kind, str]] = [("flows", self.flow.family)] if self.flow.length else []
+        if self.data:
+            likelihood = registry.likelihood_of(self.data.values)
+            used += [("data", self.data.name), ("likelihoods", likelihood.name)]
+        found = {(kind, name): registry.origin_of(kind, name) for kind, name in used}
+        return {key: origin for key, origin in found.items() if origin != registry.BUILT_IN}
 
     @property
     def _sections(self) -> tuple[str, ...]:
         return SECTIONS[self.problem]
 
     def _idle(self) -> list[str]:
-        used = ((path, _value_at(self, switch) in values) for path, (switch, values) in USED_WHEN.items())
-        return [path for path, is_used in used if not is_used and getattr(self, path.split(".")[0])]
+        rules = active_when()
+        present = {switch: _value_at(self, switch) for switch in {switch for switch, _ in rules.values()}}
+        idle = [
+            path
+            for path, (switch, values) in rules.items()
+            if present[switch] not in values and getattr(self, path.partition(".")[0])
+        ]
+        if self.data:
+            used = registry.likelihood_of(self.data.values).fields
+            further = (field for record in registry.records_of("likelihoods") for field in record.model_fields)
+            idle += [f"data.{field}" for field in self.data.declaration.idle(self.data)]
+            idle += [f"model.{field}" for field in further if field not in used]
+        return idle
 
 
 def _value_at(settings: Settings, path: str) -> Any:
@@ -165,16 +213,32 @@ def _changed_sections(settings: Settings, values: Mapping[str, Any]) -> dict[str
         ValidationError: a section is impossible in itself; settings may be so together.
     """
     changes: dict[str, dict[str, Any]] = {}
-    found: dict[str, Any] = {}
     for path, value in values.items():
         section, *within = path.split(".")
         present = getattr(settings, section)
         if len(within) != 1 or present is None:  # A section itself, or one that was not there, or a schedule's part.
             return dict(Settings.model_validate(_tree_with(settings, values)))
-        changes.setdefault(section, present.model_dump())[within[0]] = value
-    for section, fields in changes.items():
-        found[section] = type(getattr(settings, section)).model_validate(fields)
-    return found
+        changes.setdefault(section, {})[within[0]] = value
+    return {section: _changed(getattr(settings, section), fields) for section, fields in changes.items()}
+
+
+MAX_SECTIONS = 10_000
+_CHANGED: dict[tuple[Any, ...], tuple[Record, Record]] = {}
+"""(Version of the registry, id of a section, what changes in it) -> that section, kept for its id, and the changed one.
+
+In a grid the same few changes of the same few sections come again and again. Texts of values tell apart what is equal
+and not the same, such as 0.0 and −0.0."""
+
+
+def _changed(section: Record, fields: Mapping[str, Any]) -> Record:
+    """Return a section with other values of some fields, the same object each time; raises ValidationError."""
+    key = (registry.version(), id(section), *((field, repr(value)) for field, value in fields.items()))
+    if key not in _CHANGED:
+        changed = type(section).model_validate({**section.model_dump(), **fields})
+        if len(_CHANGED) >= MAX_SECTIONS:
+            _CHANGED.clear()
+        _CHANGED[key] = section, changed
+    return _CHANGED[key][1]
 
 
 def _tree_with(settings: Settings, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,10 +260,8 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         yield "data", " and ".join(given) or "nothing", "exactly one of data, energy and drawn"
     elif settings.data:
         yield from _impossible_images(settings, settings.data)
-    elif not settings.flow.constraint and settings.flow.family in CONSTRAINED_FAMILIES:
-        yield "flow.constraint", False, "true on the plane, where densities need the inverse of the flow"
-    elif settings.drawn and settings.flow.family not in ("none", *CONSTRAINED_FAMILIES):
-        yield "flow.family", settings.flow.family, "none, planar or radial with drawn"
+    elif unmet := [*_impossible_on_the_plane(settings)]:
+        yield from unmet
     elif settings.objective.annealing == "kl":
         yield "objective.annealing", "kl", "energy or none on the plane, where there is no likelihood"
     cycle = settings.train.schedule if isinstance(settings.train.schedule, OneCycleLR) else None
@@ -211,21 +273,37 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         yield "train.schedule.pct_start", cycle.pct_start, allowed
 
 
+def _impossible_on_the_plane(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    families: dict[str, FlowFamily] = registry.all_of("flows")
+    family = families[settings.flow.family]
+    why = "on the plane, where densities need the inverse of the flow"
+    if not family.inverse:
+        has_one = ", ".join(name for name, other in families.items() if other.inverse)
+        yield "flow.family", family.name, f"{has_one} {why}"
+    for field, value in family.inverse_needs.items():
+        if (got := getattr(settings.flow, field)) != value:
+            yield f"flow.{field}", got, f"{json.dumps(value)} {why}"
+    drawn = ["none", *(name for name, other in families.items() if other.drawn)]
+    if settings.drawn and family.name not in drawn:
+        yield "flow.family", family.name, f"{', '.join(drawn[:-1])} or {drawn[-1]} with drawn"
+
+
 def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str, Any, str]]:
     model, flow = settings.model, settings.flow
-    train, _, test = data.examples()
-    if flow.family in WHY_TWO and flow.length > 0 and model.latent < 2:
-        allowed = f"at least 2 with flow.family {flow.family}, which {WHY_TWO[flow.family]}"
-        yield "model.latent", model.latent, allowed
-    if data.training_split != "train" and (data.name in PATCHES or data.binarisation == "dynamic"):
+    train, _, test = data.examples() or (None, None, None)
+    family: FlowFamily = registry.all_of("flows")[flow.family]
+    if flow.length > 0 and model.latent < family.least_latent:
+        why = f", which {family.why_least}" if family.why_least else ""
+        yield "model.latent", model.latent, f"at least {family.least_latent} with flow.family {flow.family}{why}"
+    if data.training_split != "train" and data.values in ("levels", "patches"):
         allowed = "train, where training images are drawn anew and validation images are not"
         yield "data.training_split", data.training_split, allowed
-    if (data.train_images or 0) > train:
+    if train and (data.train_images or 0) > train:
         yield "data.train_images", data.train_images, f"at most {train}, the training images of {data.name}"
-    if (settings.evaluation.test_images or 0) > test:
+    if test and (settings.evaluation.test_images or 0) > test:
         test_images = settings.evaluation.test_images
         yield "evaluation.test_images", test_images, f"at most {test}, the test images of {data.name}"
-    if settings.train.batch > (data.train_images or train):
+    if settings.train.batch > (data.train_images or train or math.inf):
         yield "train.batch", settings.train.batch, f"at most {data.train_images or train}, the training images"
     if model.hidden_counts == "pieces" and model.hidden % model.maxout:
         allowed = f"pieces that divide into windows of model.maxout, {model.maxout}"
@@ -243,15 +321,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 CHOICES = ("data.name", "energy.name", "drawn.density")
 """The settings that have no default."""
-
-SETTING_DEFAULTS: dict[str, Any] = {
-    path: value
-    for settings in (
-        Settings(data=DataSpec(name="digits")),
-        Settings(energy=EnergySpec(name="u1")),
-        Settings(drawn=DrawnSpec(density="normal")),
-    )
-    for path, value in flatten(settings.model_dump(include=set(SECTIONS[settings.problem])))
-    if path not in CHOICES
-}
-"""Dotted path -> default of every setting that has one."""

@@ -169,6 +169,8 @@ class StudySpec(Record):
     budget: str
     """The budget that runs when none is named."""
     exhibits: Annotated[tuple[Exhibit, ...], Field(min_length=1)]
+    plugins: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    """Files beside the study file, or modules, that declare flows, data sources and more; see `core.plugins`."""
 
     def under(self, budget: str | None = None) -> StudyPlan:
         """Return the study under one of its budgets, the same object each time; None is its default.

@@ -20,7 +20,7 @@ from nfstudy.core.errors import DataError
 from nfstudy.data import cifar10, load_dataset, mnist
 from nfstudy.data.dataset import Splits, binarise, draw_bits, fingerprint
 from nfstudy.data.files import DataFile, locate, read_files, read_members
-from nfstudy.study.sections import IMAGES, DataSpec
+from nfstudy.study.sections import DataSpec
 
 BINARISATIONS = ("static", "dynamic", "threshold")
 
@@ -75,7 +75,7 @@ def mnist_sets(mnist_folders):
 def check_shape_and_values(dataset, name, binarisation, pixels, levels):
     assert dataset.name == f"{name}-{binarisation}"
     assert dataset.shape[0] * dataset.shape[1] == pixels
-    for split, images in zip(("train", "valid", "test"), IMAGES[name], strict=True):
+    for split, images in zip(("train", "valid", "test"), DataSpec(name=name).examples(), strict=True):
         array = getattr(dataset, split)
         assert (array.shape, array.dtype) == ((images, pixels), np.uint8), split
         most = levels if split == "train" and binarisation == "dynamic" else 1
@@ -700,7 +700,7 @@ def test_the_mean_colours_of_all_training_images_are_the_well_known_ones(cifar_i
 
 @pytest.mark.real_data
 def test_the_last_five_thousand_training_images_validate(cifar10_folders, cifar_images):
-    assert [images.shape for images in cifar_images] == [(count, 32, 32, 3) for count in IMAGES["cifar10"]]
+    assert [images.shape for images in cifar_images] == [(count, 32, 32, 3) for count in cifar10.IMAGES]
     (last,) = read_files([cifar10.BATCHES[4]], cifar10_folders, download=False)
     record = last[-3073:]
     # The last record's first and last pixel: red, green and blue stand 1,024 bytes apart.

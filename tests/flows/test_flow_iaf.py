@@ -257,7 +257,7 @@ def test_initialising_again_undoes_what_was_learned():
 
 def test_one_variable_has_none_before_it():
     with pytest.raises(ValueError, match=r"latent 1: .* at least 2"):
-        IafFlow(latent=1, length=2, features=3, hidden=5)
+        IafFlow(latent=1, length=2, features=3, autoregressive_hidden=5)
     with pytest.raises(ValueError, match=r"latent 1: .* at least 2"):
         iaf_flow(draw(6, 1), torch.zeros(1, 1, dtype=torch.long), *weights(1, 1, 3))
     with pytest.raises(ValueError, match=r"latent 1: .* at least 2"):

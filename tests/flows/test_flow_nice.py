@@ -90,7 +90,7 @@ def test_orthogonal_mixings_are_haar_distributed():
 
 @pytest.mark.parametrize("family", [NicePermFlow, NiceOrthFlow], ids=["perm", "orth"])
 def test_steps_start_with_mixings_and_hidden_units_of_their_own(family):
-    flow = family(latent=40, length=3, features=3, hidden=50)
+    flow = family(latent=40, length=3, features=3, coupling_hidden=50)
     flow.initialise(lambda name: torch.Generator().manual_seed(sum(name.encode())))
     for weights in (flow.mixing, flow.w_in, flow.w_out):
         assert len(weights.unique(dim=0)) == 3
@@ -101,14 +101,14 @@ def test_steps_start_with_mixings_and_hidden_units_of_their_own(family):
 
 @pytest.mark.parametrize("family", [NicePermFlow, NiceOrthFlow], ids=["perm", "orth"])
 def test_mixing_is_saved_but_never_learned(family):
-    flow = family(latent=4, length=2, features=3, hidden=5)
+    flow = family(latent=4, length=2, features=3, coupling_hidden=5)
     assert "mixing" in flow.state_dict()
     assert "mixing" not in dict(flow.named_parameters())
 
 
 def test_one_latent_variable_cannot_be_split():
     with pytest.raises(ValueError, match=r"latent 1: .* at least 2"):
-        NicePermFlow(latent=1, length=2, features=3, hidden=5)
+        NicePermFlow(latent=1, length=2, features=3, coupling_hidden=5)
     with pytest.raises(ValueError, match=r"latent 1: .* at least 2"):
         nice_flow(draw(6, 1), torch.zeros(1, 1, dtype=torch.long), *couplings(1, 1, hidden=3))
 

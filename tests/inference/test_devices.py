@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from nfstudy.core import registry
 from nfstudy.data.dataset import Dequantisation, Splits, make_dataset
-from nfstudy.flows import FLOWS
 from nfstudy.inference.models.objective import free_energy
 from nfstudy.inference.problems import make_problem
 from nfstudy.study.settings import Settings
@@ -31,7 +31,7 @@ def images_of(kind):
     return make_dataset("tiny", (3, 4), levels, splits, "made here", dequantisation)
 
 
-@pytest.mark.parametrize("family", FLOWS)
+@pytest.mark.parametrize("family", registry.all_of("flows"))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_of_training_stays_on_its_device(kind, family):
     flow = {"family": family, "length": 0 if family == "none" else 3}

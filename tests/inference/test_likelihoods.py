@@ -8,9 +8,10 @@ import pytest
 import torch
 from scipy import integrate, special, stats
 
+from nfstudy.inference.likelihoods.bernoulli import Bernoulli
+from nfstudy.inference.likelihoods.normal import INITIAL_VARIANCE, LogitNormal
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_likelihood
-from nfstudy.inference.models.likelihoods import INITIAL_VARIANCE, Bernoulli, LogitNormal
 from nfstudy.study.sections import FlowSpec, ModelSpec
 
 FLOOR = 1e-3

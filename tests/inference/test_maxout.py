@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from nfstudy.inference.likelihoods.bernoulli import Bernoulli
+from nfstudy.inference.likelihoods.normal import VARIANCE_GAIN, LogitNormal
 from nfstudy.inference.models.dlgm import DLGM, LOG_VARIANCE_GAIN
-from nfstudy.inference.models.likelihoods import VARIANCE_GAIN, Bernoulli, LogitNormal
 from nfstudy.inference.models.maxout import Maxout, draw_weights
 from nfstudy.study.sections import FlowSpec, ModelSpec
 

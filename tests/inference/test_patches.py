@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn.datasets import load_sample_images
 
 from nfstudy.data import load_dataset
+from nfstudy.data import photos as photos_module
 from nfstudy.data.dataset import Dequantisation, Splits
 from nfstudy.data.patches import cut_patches
 from nfstudy.data.photos import cut_tiles
@@ -18,7 +19,7 @@ from nfstudy.inference.problems.image_grid import image_grid
 from nfstudy.inference.problems.images import draw_pixels
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.study.cells import Cell, Trial
-from nfstudy.study.sections import IMAGES, DataSpec
+from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
 
 # Part of every logged run. scikit-learn's photographs are JPEG files, so the decoder decides their bytes too.
@@ -151,7 +152,7 @@ def test_no_tile_is_in_two_splits():
     levels = [np.rint((whole.valid.astype(float) - 1e-4) / 0.9998 * 255), np.rint((whole.test - 1e-4) / 0.9998 * 255)]
     ours = [tile.astype(np.uint8).tobytes() for images in (whole.train, *levels) for tile in images]
     theirs = [tile.tobytes() for photograph in load_sample_images().images for tile in cut_tiles(photograph)]
-    assert len(ours) == sum(IMAGES["photos"])
+    assert len(ours) == sum(photos_module.IMAGES)
     assert sorted(ours) == sorted(theirs)
     assert ours != theirs
 

@@ -14,7 +14,7 @@ from nfstudy.report.claims.inequalities import parse_claims, read_claims
 from nfstudy.report.claims.ledger import evaluate, ledger, verdict_lines
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.report.tables import to_csv, to_latex
-from nfstudy.study.settings import SETTING_DEFAULTS
+from nfstudy.study.settings import setting_defaults
 
 CLAIMS = read_claims()
 PARTS = [part for claim in CLAIMS for part in claim.parts()]
@@ -73,7 +73,7 @@ def judged(text, results):
 def test_the_file_is_a_ledger_of_settings_and_cells_that_exist():
     assert len({part.id for part in PARTS}) == len(PARTS)
     for part in PARTS:
-        assert part.where.keys() <= {"data.name", "energy.name", *SETTING_DEFAULTS}
+        assert part.where.keys() <= {"data.name", "energy.name", *setting_defaults()}
         assert part.published is not None, part.id
 
 

@@ -6,7 +6,7 @@ from nfstudy.core.seeds import derive_seed
 from nfstudy.study.cells import Trial, settings_digest
 from nfstudy.study.reader import parse_study
 from nfstudy.study.sections import DataSpec
-from nfstudy.study.settings import SETTING_DEFAULTS, YOUNGER, Settings
+from nfstudy.study.settings import YOUNGER, Settings, setting_defaults
 
 STUDY = """\
 study: example
@@ -176,7 +176,7 @@ def test_seeds_are_pinned_and_their_parts_do_not_run_together():
 
 def test_settings_younger_than_the_keys_move_none_at_the_value_they_had_before():
     plain = Settings(data=DataSpec(name="digits"))
-    assert all(SETTING_DEFAULTS[path] == value for path, value in YOUNGER.items())
+    assert all(setting_defaults()[path] == value for path, value in YOUNGER.items())
     assert settings_digest(plain) == settings_digest(plain.replace(YOUNGER))
     plain = plain.replace({"train.optimiser": "adam"})
     others = {"train.weight_decay": 0.1, "train.precision": "bfloat16", "train.averaging": 0.99, "train.keep": "best"}

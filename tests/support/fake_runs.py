@@ -15,7 +15,7 @@ from nfstudy.runs.frame import RUN_COLUMNS
 from nfstudy.runs.metrics import METRICS
 from nfstudy.study.cells import Trial, settings_digest
 from nfstudy.study.reader import parse_study
-from nfstudy.study.settings import SETTING_DEFAULTS
+from nfstudy.study.settings import setting_defaults
 from nfstudy.study.spec import StudySpec
 
 STUDY = """
@@ -52,7 +52,7 @@ class FakeRuns:
     server: str | None = None
 
     def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
-        settings = ("data.name", *SETTING_DEFAULTS) if metrics is None else ()
+        settings = ("data.name", *setting_defaults()) if metrics is None else ()
         numbers = [name for name in METRICS if metrics is None or name in metrics]
         frame = pd.DataFrame(self.records, columns=[*RUN_COLUMNS, *settings, *numbers])
         frame = frame.astype({**RUN_COLUMNS, **dict.fromkeys(numbers, "float")})

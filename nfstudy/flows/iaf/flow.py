@@ -156,16 +156,19 @@ class IafFlow(Flow):
     The order of the variables is that of their numbers in steps 1, 3, ..., and the reverse in steps 2, 4, ...
 
     Arguments, beside those of `Flow`:
-        hidden: H, the number of tanh units in each hidden layer of an autoregressive network.
-        layers: L, how many hidden layers each network has.
+        autoregressive_hidden: H, the number of tanh units in each hidden layer of an autoregressive network.
+        autoregressive_layers: L, how many hidden layers each network has.
     """
 
     order: Tensor
 
-    def __init__(self, latent: int, length: int, features: int, hidden: int, layers: int = 1) -> None:
+    def __init__(
+        self, latent: int, length: int, features: int, autoregressive_hidden: int, autoregressive_layers: int = 1
+    ) -> None:
         require_steps(length)
         _require_order(latent)
         super().__init__(latent, length, features)
+        hidden, layers = autoregressive_hidden, autoregressive_layers
         self.head = StepHead(features, length, hidden)
         self.w_in = nn.Parameter(torch.zeros(length, hidden, latent))
         self.w_out = nn.Parameter(torch.zeros(length, 2 * latent, hidden))

@@ -142,11 +142,11 @@ class NiceFlow(Flow):
     The mixing is a buffer, drawn once and never learned. The paper does not describe its coupling network.
 
     Arguments, beside those of `Flow`:
-        hidden: H, the number of tanh units in each hidden layer of a coupling network.
-        amortised: whether b_in depends on the image, or is shared by all.
-        layers: L, how many hidden layers each coupling network has.
-        share: of the variables, how many pass each step unchanged; see `count_passing`.
-        scaling: whether the chain ends with `scale_variables`, s being learned and shared by all images.
+        coupling_hidden: H, the number of tanh units in each hidden layer of a coupling network.
+        coupling_amortised: whether b_in depends on the image, or is shared by all.
+        coupling_layers: L, how many hidden layers each coupling network has.
+        coupling_pass: share of the variables that pass each step unchanged; see `count_passing`.
+        coupling_scaling: whether the chain ends with `scale_variables`, s being learned and shared by all images.
     """
 
     mixing: Tensor
@@ -156,24 +156,24 @@ class NiceFlow(Flow):
         latent: int,
         length: int,
         features: int,
-        hidden: int,
-        amortised: bool = True,
-        layers: int = 1,
-        share: float = 0.5,
-        scaling: bool = False,
+        coupling_hidden: int,
+        coupling_amortised: bool = True,
+        coupling_layers: int = 1,
+        coupling_pass: float = 0.5,
+        coupling_scaling: bool = False,
     ) -> None:
         require_steps(length)
         _require_halves(latent)
         super().__init__(latent, length, features)
-        first = count_passing(latent, share)
-        self.amortised = amortised and features > 0
+        first, hidden, layers = count_passing(latent, coupling_pass), coupling_hidden, coupling_layers
+        self.amortised = coupling_amortised and features > 0
         self.head = StepHead(features if self.amortised else 0, length, hidden)
         self.w_in = nn.Parameter(torch.zeros(length, hidden, first))
         self.w_out = nn.Parameter(torch.zeros(length, latent - first, hidden))
         self.b_out = nn.Parameter(torch.zeros(length, latent - first))
         self.w_hidden = nn.ParameterList(torch.zeros(length, hidden, hidden) for _ in range(layers - 1))
         self.b_hidden = nn.ParameterList(torch.zeros(length, hidden) for _ in range(layers - 1))
-        self.log_scale = nn.Parameter(torch.zeros(latent)) if scaling else None
+        self.log_scale = nn.Parameter(torch.zeros(latent)) if coupling_scaling else None
         mixing = torch.stack([self.draw_mixing(latent, torch.Generator())] * length)
         self.register_buffer("mixing", mixing.to(self.w_in.dtype) if mixing.is_floating_point() else mixing)
 

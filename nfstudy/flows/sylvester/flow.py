@@ -157,13 +157,13 @@ class SylvesterFlow(Flow):
     """K Sylvester steps with all parameters from one linear head: K (M D + M (M + 1)/2 + M) numbers an image.
 
     Arguments, beside those of `Flow`:
-        columns: M, how many directions a step bends space along; where D is less, D.
+        sylvester_columns: M, how many directions a step bends space along; where D is less, D.
     """
 
-    def __init__(self, latent: int, length: int, features: int, columns: int) -> None:
+    def __init__(self, latent: int, length: int, features: int, sylvester_columns: int) -> None:
         require_steps(length)
         super().__init__(latent, length, features)
-        self.columns = min(columns, latent)
+        self.columns = min(sylvester_columns, latent)
         self.sizes = [latent * self.columns, self.columns * (self.columns + 1) // 2, self.columns]
         self.head = StepHead(features, length, sum(self.sizes))
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from nfstudy.core.kernels.linear import Linear
 from nfstudy.core.seeds import derive_seed
 from nfstudy.flows import make_flow
-from nfstudy.inference.models.likelihoods import Bernoulli, Likelihood
+from nfstudy.inference.likelihoods.base import Likelihood
+from nfstudy.inference.likelihoods.bernoulli import Bernoulli
 from nfstudy.inference.models.maxout import Maxout, draw_weights
 from nfstudy.study.sections import FlowSpec, ModelSpec
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from nfstudy.core.seeds import derive_seed
 from nfstudy.data import Dataset
+from nfstudy.inference.likelihoods import load_likelihood
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_bound, evaluate_likelihood
-from nfstudy.inference.models.likelihoods import Bernoulli, LogitNormal
 from nfstudy.inference.models.objective import BoundTerms, bound_terms
 from nfstudy.inference.problems.image_grid import image_grid
-from nfstudy.study.sections import PATCHES, DataSpec
+from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
 
 SAMPLES_GRID = 8
@@ -29,7 +29,7 @@ RECONSTRUCTIONS = 8
 class ImageProblem:
     """A `Problem`: a `DLGM` and the images it is trained on.
 
-    Bits are Bernoulli, patches logit-normal. An epoch is N // batch updates over the training images in a new order,
+    An epoch is N // batch updates over the training images in a new order,
     its remainder left out. Orders, posterior noise, new bits and dequantisation noise come from CPU generators seeded
     by the repetition and the epoch, so neither the device nor other trials change them.
     """
@@ -43,7 +43,7 @@ class ImageProblem:
         self.repetition = repetition
         self.device = device
         if model is None:
-            likelihood = LogitNormal if settings.data.name in PATCHES else Bernoulli
+            likelihood = load_likelihood(settings.data.values)
             precision = getattr(torch, settings.train.precision)
             model = DLGM(dataset.train.shape[1], settings.model, settings.flow, likelihood, precision)
             model.initialise(settings.seed, repetition)
@@ -84,8 +84,8 @@ class ImageProblem:
         torch.save(self.model.state_dict(), checkpoint)
         return {
             "checkpoint.pt": checkpoint.getvalue(),
-            "samples.png": image_grid(self._samples(), columns=SAMPLES_GRID),
-            "reconstructions.png": image_grid(self._reconstructions(), columns=RECONSTRUCTIONS),
+            "samples.png": self._grid(self._samples(), SAMPLES_GRID),
+            "reconstructions.png": self._grid(self._reconstructions(), min(RECONSTRUCTIONS, len(self.dataset.test))),
         }
 
     def _batches(self, epoch: int, updates: int) -> Iterator[Tensor]:
@@ -108,10 +108,17 @@ class ImageProblem:
     @torch.inference_mode()
     def _reconstructions(self) -> np.ndarray:
         """Return the first test images, then the model's images at one posterior sample of each."""
-        noise = self._noise(RECONSTRUCTIONS, "reconstructions")
         images = self.dataset.test[:RECONSTRUCTIONS].astype(np.float32)
+        noise = self._noise(len(images), "reconstructions")
         z_K, _, _ = self.model.sample(self.model.infer(torch.tensor(images, device=self.device)), noise)
         return np.concatenate([images, self.model.decode(z_K).cpu().numpy()]).reshape(-1, *self.dataset.shape)
+
+    def _grid(self, images: np.ndarray, columns: int) -> bytes:
+        """Return a PNG; real numbers are shown from black, the least in the training images, to white, the greatest."""
+        if self.settings.data.values == "real":
+            least, greatest = self.dataset.train.min(), self.dataset.train.max()
+            images = (images - least) / (greatest - least)
+        return image_grid(images, columns)
 
     def _noise(self, count: int, picture: str) -> Tensor:
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, "pictures", picture))
@@ -121,13 +128,16 @@ class ImageProblem:
 def draw_pixels(values: Tensor, dataset: Dataset, stream: torch.Generator) -> Tensor:
     """Return images as the model sees them, floats of the same shape, from values of the training split.
 
-    Bits stay as they are; levels become bits, or numbers within (0, 1) (`Dequantisation`), drawn from the stream.
+    Bits and real numbers stay as they are; levels become bits, or numbers within (0, 1) (`Dequantisation`), drawn from
+    the stream.
     """
     if dataset.dequantisation:
         return dataset.dequantisation.apply(
             values.float(), lambda: torch.rand(values.shape, generator=stream).to(values.device)
         )
-    if dataset.levels > 1:
+    if values.is_floating_point() and dataset.levels:
+        values = torch.rand(values.shape, generator=stream).to(values.device) < values
+    elif dataset.levels > 1:
         # With u uniform on 0 ... levels − 1, P(u < v) is v / levels exactly.
         uniform = torch.randint(dataset.levels, values.shape, generator=stream, dtype=torch.uint8)
         values = uniform.to(values.device) < values

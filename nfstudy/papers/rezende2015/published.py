@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nfstudy.report.labels import setting_name, setting_text
-from nfstudy.study.sections import PATCHES
 from nfstudy.study.settings import Settings
 
 CITATION = "Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770"
@@ -217,7 +216,7 @@ STATED_REPETITIONS = 100
 
 def stated_settings(flat: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what the paper states of the experiment on images that settings, by dotted path, are most like."""
-    return {**STATED_SETTINGS, **STATED_OF_PATCHES} if flat.get("data.name") in PATCHES else STATED_SETTINGS
+    return {**STATED_SETTINGS, **STATED_OF_PATCHES} if "data.patch" in flat else STATED_SETTINGS
 
 
 def why_not_comparable(settings: Settings, experiment: Experiment = "mnist") -> str:

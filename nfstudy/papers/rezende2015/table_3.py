@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
+from nfstudy.data.cifar10 import IMAGES
 from nfstudy.papers.rezende2015.published import TABLE_3, Published
 from nfstudy.papers.rezende2015.table_2_figure_4 import NOT_HERE, difference_entry, how_run, published_entry
 from nfstudy.report.exhibits.base import (
@@ -26,7 +27,6 @@ from nfstudy.report.plots.curves import Curve, Panel, draw_curves
 from nfstudy.report.statistics.contrasts import contrast_of
 from nfstudy.report.statistics.estimates import NLL, CellResult, Estimate, Results
 from nfstudy.report.tables import Entry, Row, Table, format_number
-from nfstudy.study.sections import IMAGES
 
 COLUMNS = ("row", "paper", "ours", "difference", "note", "runs")
 TITLE = "Table 3: −ln p(x) on CIFAR-10 patches"
@@ -172,7 +172,7 @@ def _open_choices(results: Results) -> str:
         f"{name} {' or '.join(dict.fromkeys(setting_text(flat[path]) for flat in settings))}"
         for path, name in OPEN_CHOICES.items()
     )
-    train, valid, test = (f"{count:,}" for count in IMAGES["cifar10"])
+    train, valid, test = (f"{count:,}" for count in IMAGES)
     return (
         f"The paper leaves open, and here is chosen: {'; '.join(choices)}; places drawn once. Patches are of {train} "
         f"training images ({valid} more for validation, where the paper trains on all) and of all {test} test images. "

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from nfstudy.core import registry
 from nfstudy.core.errors import ReportError
 from nfstudy.core.fields import Positive, Record
 from nfstudy.papers.rezende2015.published import Published, find_published
@@ -22,7 +23,6 @@ from nfstudy.report.labels import Label, setting_name, setting_text
 from nfstudy.report.statistics.contrasts import combine
 from nfstudy.report.statistics.estimates import BOUNDS, Quantity, unit_of
 from nfstudy.report.tables import format_number
-from nfstudy.study.sections import Family
 from nfstudy.study.spec import Exhibit as ExhibitName
 from nfstudy.study.spec import Scalar
 from nfstudy.study.yaml_document import Document, shown
@@ -34,6 +34,7 @@ QUANTITIES = {quantity.name: quantity for quantity in BOUNDS}
 Length = Annotated[int, Field(ge=0, le=100_000)]
 Lengths = Annotated[tuple[Length, ...], Field(min_length=1)]
 
+Family = Literal["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
 Place = tuple[Family, int]
 """A flow's family and its length K; (none, 0) is the diagonal Gaussian that every family starts from."""
 
@@ -220,8 +221,10 @@ class Part:
     @property
     def quantity(self) -> Quantity:
         """What is compared, in the unit that it has there."""
-        data_name = None if "energy.name" in self.where else self.where.get("data.name", "")
-        return replace(QUANTITIES[self.claim.quantity], unit=unit_of(data_name))
+        source = registry.all_of("data").get(self.where.get("data.name"))
+        values = source.values if source and isinstance(source.values, str) else "bits"
+        unit = unit_of(None if "energy.name" in self.where else values)
+        return replace(QUANTITIES[self.claim.quantity], unit=unit)
 
     @property
     def published(self) -> Published | None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -115,6 +116,8 @@ class Page:
         stated_by_path = stated_settings(flat)
         for path, value in flat.items():
             axis = axes.get(path)
+            if path == "data.path":  # Its folder is of one machine.
+                value = Path(value).name
             if axis is None:
                 shown = setting_text(value)
             elif isinstance(axis, tuple):

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from nfstudy.core import registry
+from nfstudy.core.declarations import Values
 from nfstudy.report.labels import Label, label_cells
 from nfstudy.runs.frame import RERUN_VERDICTS, CellState, LoggedRuns, cell_states, latest_per_identity
 from nfstudy.study.cells import Cell, Impossible
 from nfstudy.study.plan import StudyPlan
-from nfstudy.study.sections import PATCHES
 from nfstudy.study.spec import StudySpec
 
 
@@ -45,9 +46,9 @@ BOUNDS = (FREE_ENERGY, KL, NLL)
 """The three panels of the paper's Figure 4, in its order."""
 
 
-def unit_of(data_name: str | None) -> str:
-    """Return what F, KL and −ln p(x) are in: nats per image or patch; on the plane, without data, nats."""
-    return "nats" if data_name is None else "nats per patch" if data_name in PATCHES else "nats per image"
+def unit_of(values: Values | None) -> str:
+    """Return what F, KL and −ln p(x) are in: nats per image, patch or example; on the plane, without data, nats."""
+    return f"nats per {registry.likelihood_of(values).per}" if values else "nats"
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Results:
     def unit(self) -> str:
         """What F, KL and −ln p(x) are in."""
         data = self.study.settings.data
-        return unit_of(data.name if data else None)
+        return unit_of(data.values if data else None)
 
     @property
     def bounds(self) -> tuple[Quantity, ...]:

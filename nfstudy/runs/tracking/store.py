@@ -41,6 +41,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from nfstudy import __version__
 from nfstudy.core.atomic import draft_of
 from nfstudy.core.errors import StoreError, StoreUnavailableError
+from nfstudy.core.plugins import installed
+from nfstudy.core.project import Project
 from nfstudy.runs.frame import param_text
 from nfstudy.runs.metrics import METRICS
 from nfstudy.runs.provenance import DataRecord, code_state, environment
@@ -155,6 +157,7 @@ class Store:
             Tag.VERSION: __version__,
             **{tag_of(name): machine[f"package {name}"] for name in ("torch", "numpy", "mlflow", "optuna")},
             Tag.PYTHON: machine["python"],
+            **_plugin_tags(),
         }
         name = f"{trial.label} ({trial.cell.budget})"
         run_id = self._write(self.client.create_run, experiment, tags=tags, run_name=name).info.run_id
@@ -166,6 +169,7 @@ class Store:
             "settings.json": json.dumps(trial.settings.model_dump(), indent=2).encode(),
             "environment.json": json.dumps(machine, indent=2).encode(),
         }
+        files |= {f"plugins/{Path(p.name).name}": p.source.encode() for p in installed() if p.source}
         self._log_files(run_id, files | ({"git.diff": code.diff.encode()} if code.dirty else {}))
         return run_id
 
@@ -243,7 +247,9 @@ class Store:
         def upload() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 for name, content in files.items():
-                    (Path(folder) / name).write_bytes(content)
+                    path = Path(folder, name)
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_bytes(content)
                 self.client.log_artifacts(run_id, folder)
 
         self._write(upload)
@@ -256,6 +262,13 @@ class Store:
                 return call(*arguments, **named)
 
         return self.retry.retry_while_unavailable(once)
+
+
+def _plugin_tags() -> dict[str, str]:
+    """Return the tag that says which plug-ins a run was made with, if any."""
+    root = Project.find().root
+    records = [plugin.record(root) for plugin in installed()]
+    return {Tag.PLUGINS: json.dumps(records, sort_keys=True)} if records else {}
 
 
 def open_store(uri: str, create: bool = False) -> Store:

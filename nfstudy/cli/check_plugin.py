@@ -1,0 +1,50 @@
+"""`check-plugin FILE`, and the same check of what a study uses before anything of it is trained."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nfstudy.core.declarations import Declaration, FlowFamily, load
+from nfstudy.core.errors import SpecError, UserError
+from nfstudy.core.plugins import install, installed, read_plugin
+
+
+def check_plugin(options: argparse.Namespace) -> int:
+    """Say what a plug-in declares, and check it; raises UserError where it is not what it says."""
+    named = Path(options.file)
+    file = options.file.endswith(".py")
+    try:
+        found = install(read_plugin(named.name if file else options.file, named.parent if file else Path()))
+    except SpecError as error:
+        raise SpecError(f"{options.file}: {error}") from None
+    for declaration in found:
+        print(f"{declaration.kind} {declaration.name}: {check_declaration(declaration)}", flush=True)
+    return 0
+
+
+def check_installed() -> None:
+    """Check what the plug-ins of this process declare, before anything is trained; raises UserError."""
+    for plugin, declarations in installed().items():
+        for declaration in declarations:
+            try:
+                check_declaration(declaration)
+            except UserError as error:
+                raise UserError(f"plug-in {plugin.name}: {error}; nothing has been trained") from None
+
+
+def check_declaration(declaration: Declaration) -> str:
+    """Check one declaration and say what was looked at; raises UserError where it does not hold."""
+    if isinstance(declaration, FlowFamily):
+        from nfstudy.flows.contract import check_family
+
+        return f"{check_family(declaration)} chains keep the contract of a flow"
+    implementation = getattr(declaration, "implementation", None)
+    if implementation is not None:
+        try:
+            load(implementation)
+        except Exception as error:  # Somebody else's code: it may raise anything.
+            raise UserError(
+                f"{declaration.kind} {declaration.name}: cannot be loaded: {type(error).__name__}: {error}"
+            ) from None
+    return "declared, and can be loaded"

@@ -1,0 +1,185 @@
+"""Plug-ins of a study: files or modules from outside that declare flows, data sources, likelihoods, exhibits, metrics.
+
+A study names them (`plugins: [my_flow.py, package.module]`); reading the study runs their code. A file travels as its
+text, so that workers on other machines run what the study's reader read. Archives never name code that is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nfstudy.core import registry
+from nfstudy.core.declarations import Declaration, declarations_of
+from nfstudy.core.errors import SpecError
+from nfstudy.core.registry import Origin
+
+MAX_BYTES = 1_000_000
+"""Of a plug-in's file."""
+MAX_PLUGINS = 100
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plug-in as it was read."""
+
+    name: str
+    """As the study names it: a path relative to the study file, or a module's dotted name."""
+    path: str = ""
+    """Of a file: where it was."""
+    source: str = ""
+    """Of a file: its text."""
+    digest: str = ""
+    """SHA-256, in hexadecimal, of a file, or of the file of a module that no distribution installed."""
+    distribution: str = ""
+    """Name and version of the distribution that a module belongs to."""
+
+    @property
+    def origin(self) -> Origin:
+        """Where its declarations come from."""
+        return Origin(self.distribution, "" if self.distribution else self.name, self.digest)
+
+    def record(self, root: Path) -> dict[str, str]:
+        """Return what a run records of it: paths relative to the project's root, never absolute ones."""
+        path = Path(self.path) if self.path else None
+        inside = path.relative_to(root).as_posix() if path and path.is_relative_to(root) else ""
+        found = {"name": self.name, "path": inside, "sha256": self.digest, "distribution": self.distribution}
+        return {key: value for key, value in found.items() if value}
+
+
+_installed: dict[Plugin, tuple[Declaration, ...]] = {}
+
+
+def installed() -> dict[Plugin, tuple[Declaration, ...]]:
+    """Return the plug-ins of this process, with what each declares."""
+    return dict(_installed)
+
+
+def read_plugin(name: str, folder: Path) -> Plugin:
+    """Read a plug-in without running it.
+
+    Arguments:
+        name: a path that ends in `.py`, relative to `folder`; or a module's dotted name.
+        folder: the study file's.
+
+    Raises:
+        SpecError: there is none, or it is no plain text file of a sane size.
+    """
+    if not name.endswith(".py"):
+        return _read_module(name)
+    path = (folder / name).resolve()
+    if not path.is_file():
+        near = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        there = f" (in {path.parent}: {', '.join(near)})" if near else ""
+        raise SpecError(f"got '{name}', and there is no such file{there}; allowed: a file beside the study file")
+    raw = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+    if raw is None:
+        raise SpecError(f"got '{name}', which is larger; allowed: a file of at most {MAX_BYTES:,} bytes")
+    try:
+        source = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"got '{name}', whose byte {error.start} is not UTF-8; allowed: Python source") from None
+    return Plugin(name, str(path), source, hashlib.sha256(raw).hexdigest())
+
+
+def _read_module(name: str) -> Plugin:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise SpecError(f"got '{name}'; allowed: a path that ends in .py, or a module's dotted name")
+    owners = packages_distributions().get(name.partition(".")[0], ())
+    if owners:
+        return Plugin(name, distribution=f"{owners[0]} {version(owners[0])}")
+    file = getattr(_import(name), "__file__", None)
+    return Plugin(name, digest=hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else "")
+
+
+def install(plugin: Plugin) -> tuple[Declaration, ...]:
+    """Run a plug-in's code and declare what it declares, once a process.
+
+    Raises:
+        SpecError: it cannot be imported, declares nothing, or declares a name that is taken.
+    """
+    if plugin in _installed:
+        return _installed[plugin]
+    module = _run(plugin) if plugin.source else _import(plugin.name)
+    found = tuple(declarations_of(module))
+    if not found:
+        raise SpecError(
+            f"got '{plugin.name}', which declares nothing; allowed: a FlowFamily, DataSource, Likelihood, "
+            "ExhibitDeclaration or Metric among the names of the module"
+        )
+    for declaration in found:
+        registry.declare(declaration, plugin.origin)
+    _installed[plugin] = found
+    return found
+
+
+def install_all(plugins: Iterable[Plugin]) -> None:
+    """Install plug-ins as another process has them."""
+    for plugin in plugins:
+        install(plugin)
+
+
+def _run(plugin: Plugin) -> ModuleType:
+    name = f"nfstudy_plugin_{plugin.digest[:16]}"
+    module = ModuleType(name)
+    module.__file__ = plugin.path
+    sys.modules[name] = module  # Where dataclasses and pydantic look up the names of annotations.
+    try:
+        exec(compile(plugin.source, plugin.path, "exec"), vars(module))
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise SpecError(
+            f"{_place(plugin, error)}: {type(error).__name__}: {error}; allowed: a file that imports"
+        ) from None
+    return module
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except (Exception, SystemExit) as error:  # Somebody else's code: it may raise anything.
+        raise SpecError(f"got '{name}', which cannot be imported: {type(error).__name__}: {error}") from None
+
+
+def _place(plugin: Plugin, error: BaseException) -> str:
+    """Return the file and the line of it that an error comes from."""
+    if isinstance(error, SyntaxError):
+        return f"{plugin.name}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == plugin.path]
+    return f"{plugin.name}:{lines[-1]}" if lines else plugin.name
+
+
+def require_recorded(records: Sequence[Mapping[str, Any]], root: Path, given: Sequence[Path] = ()) -> None:
+    """Install the plug-ins that a run was made with, from this project's own files; none is taken from the run.
+
+    Arguments:
+        records: what the run recorded of each, as `Plugin.record` made it.
+        root: the project's.
+        given: files that the user names.
+
+    Raises:
+        SpecError: one is not here as it was; says which, and what to do.
+    """
+    for record in records:
+        name, digest = str(record.get("name", "")), str(record.get("sha256", ""))
+        if not name.endswith(".py"):
+            install(read_plugin(name, root))
+            continue
+        places = [*given, *([root / str(record["path"])] if record.get("path") else [])]
+        found = [read_plugin(place.name, place.parent) for place in places if place.is_file()]
+        same = next((plugin for plugin in found if plugin.digest == digest), None)
+        if same is None:
+            where = ", ".join(str(place) for place in places) or "nowhere in this project"
+            raise SpecError(
+                f"plug-in {name}: the run was made with the file of SHA-256 {digest[:16]}…, and it is not there "
+                f"({where}); allowed: that file, named by --plugin (the run keeps a copy: read it before you use it)"
+            )
+        install(same)

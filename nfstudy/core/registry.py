@@ -1,0 +1,171 @@
+"""What flows, data sources, likelihoods, exhibits and metrics there are: the suite's own, and those of plug-ins.
+
+Each kind is looked through when it is first asked for: the packages of the suite that declare some, then the entry
+points `nfstudy.<kind>` of installed distributions. What a study's `plugins` name is added by `nfstudy.core.plugins`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pkgutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from nfstudy.core.declarations import Declaration, Kind, Likelihood, Values, declarations_of
+from nfstudy.core.errors import SpecError
+from nfstudy.core.fields import Record
+
+HOMES: dict[Kind, tuple[str, Literal["folders", "modules"]]] = {
+    "flows": ("nfstudy.flows", "folders"),
+    "data": ("nfstudy.data", "modules"),
+    "likelihoods": ("nfstudy.inference.likelihoods", "folders"),
+}
+"""Kind -> the package that declares the suite's own, in itself and in its folders, or in its folders and modules."""
+
+
+RESERVED: dict[Kind, tuple[str, ...]] = {
+    "flows": ("family", "length"),
+    "data": ("name", "training_split", "train_images"),
+    "likelihoods": ("latent", "hidden", "layers", "maxout", "hidden_counts", "initialisation", "likelihood"),
+}
+"""Kind -> settings of its section that are no declaration's."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a declaration comes from; part of a run's provenance, and of the key of what uses it."""
+
+    distribution: str = ""
+    """Name and version of what is installed, such as `my-flows 1.2`; empty for a file."""
+    file: str = ""
+    """As the study names it; empty for what is installed."""
+    digest: str = ""
+    """SHA-256 of the file, in hexadecimal."""
+
+    @property
+    def identity(self) -> str:
+        """What tells it from other versions of itself."""
+        return f"sha256:{self.digest}" if self.digest else self.distribution
+
+    def __str__(self) -> str:
+        return self.file or self.distribution or "nfstudy"
+
+
+BUILT_IN = Origin()
+
+_declared: dict[Kind, dict[str, tuple[Declaration, Origin]]] = {}
+_broken: dict[tuple[Kind, str], str] = {}
+_version = 0
+
+
+def version() -> int:
+    """Return a number that changes whenever something is declared."""
+    return _version
+
+
+def declare(declaration: Declaration, origin: Origin = BUILT_IN) -> None:
+    """Add a declaration; adding the same one again, from the same origin, changes nothing.
+
+    Raises:
+        SpecError: its name, or a field of its settings, is taken.
+    """
+    global _version
+    # The suite's own are declared while a kind is being looked through.
+    found = _declared.setdefault(declaration.kind, {}) if origin == BUILT_IN else _all(declaration.kind)
+    if declaration.name in found:
+        _, other = found[declaration.name]
+        if other == origin and origin != BUILT_IN:
+            return
+        raise SpecError(f"{origin}: {declaration.kind}: got '{declaration.name}'; allowed: a name not taken by {other}")
+    for own in declaration.records:
+        others = {name for record in _records(found) if record is not own for name in record.model_fields}
+        for taken in sorted(own.model_fields.keys() & {*others, *RESERVED.get(declaration.kind, ())}):
+            raise SpecError(
+                f"{origin}: {declaration.kind} {declaration.name}: settings: got '{taken}'; allowed: a name not taken"
+            )
+    found[declaration.name] = (declaration, origin)
+    _version += 1
+
+
+def all_of(kind: Kind) -> dict[str, Any]:
+    """Return name -> declaration, the suite's own first, in order of registration."""
+    return {name: declaration for name, (declaration, _) in _all(kind).items()}
+
+
+def find(kind: Kind, name: str) -> Any:
+    """Return a declaration by its name; raises SpecError that says what there is."""
+    found = _all(kind)
+    if name in found:
+        return found[name][0]
+    if reason := _broken.get((kind, name)):
+        raise SpecError(f"{kind}: '{name}' is installed and cannot be imported: {reason}")
+    raise SpecError(f"{kind}: got '{name}'; allowed: {allowed(kind, name)}")
+
+
+def allowed(kind: Kind, name: str = "") -> str:
+    """Return the names there are, and the one that may have been meant."""
+    names = list(_all(kind))
+    close = difflib.get_close_matches(name, names, n=1)
+    return ", ".join(names) + (f"; did you mean '{close[0]}'?" if close else "")
+
+
+def origin_of(kind: Kind, name: str) -> Origin:
+    """Return where a declaration comes from; raises KeyError where there is no such declaration."""
+    return _all(kind)[name][1]
+
+
+def likelihood_of(values: Values) -> Likelihood:
+    """Return the likelihood of a kind of numbers, the first that is declared; raises SpecError where there is none."""
+    found = next((each for each in all_of("likelihoods").values() if values in each.values), None)
+    if found is None:
+        raise SpecError(f"likelihoods: got {values}; allowed: numbers that a likelihood is declared for")
+    return found
+
+
+def records_of(kind: Kind) -> list[type[Record]]:
+    """Return the settings records of all declarations of a kind, each once."""
+    return _records(_all(kind))
+
+
+def _records(found: dict[str, tuple[Declaration, Origin]]) -> list[type[Record]]:
+    records: Iterable[type[Record]] = (record for d, _ in found.values() for record in d.records)
+    return list(dict.fromkeys(records))
+
+
+def _all(kind: Kind) -> dict[str, tuple[Declaration, Origin]]:
+    if kind not in _declared:
+        _declared[kind] = {}
+        if kind in HOMES:
+            _look_through(kind, *HOMES[kind])
+        for point in entry_points(group=f"nfstudy.{kind}"):
+            _enter(kind, point)
+    return _declared[kind]
+
+
+def _look_through(kind: Kind, home: str, places: Literal["folders", "modules"]) -> None:
+    """Declare what a package declares."""
+    package = import_module(home)
+    inside = [
+        info.name for info in pkgutil.iter_modules(package.__path__, f"{home}.") if info.ispkg or places == "modules"
+    ]
+    for module in (package, *map(import_module, inside)):
+        for declaration in declarations_of(module):
+            if declaration.kind == kind and declaration.name not in _declared[kind]:
+                declare(declaration)
+
+
+def _enter(kind: Kind, point: EntryPoint) -> None:
+    """Declare what an entry point names: a declaration, or a module with some. One that is broken is set aside."""
+    dist = point.dist
+    origin = Origin(distribution=f"{dist.name} {dist.version}" if dist else point.value)
+    try:
+        found = point.load()
+        declarations = [found] if isinstance(found, Declaration) else declarations_of(found)
+        for declaration in declarations:
+            if declaration.kind == kind:
+                declare(declaration, origin)
+    except Exception as error:  # Somebody else's code: it may raise anything.
+        _broken[kind, point.name] = f"{origin}: {type(error).__name__}: {error}"

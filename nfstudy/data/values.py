@@ -1,0 +1,113 @@
+"""What the numbers of somebody's own data are: bits, grey levels, patches or real numbers, told or checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from nfstudy.core.errors import DataError
+
+Kind = Literal["bits", "levels", "patches", "real"]
+"""Bits; levels that become bits; numbers from 0 to 1 that have a density; any real numbers."""
+
+FULL = 255
+"""The greatest level of whole numbers."""
+
+EXPECTED: Mapping[Kind, str] = {
+    "bits": "0 or 1",
+    "levels": "whole numbers from 0 to {full}, or numbers from 0 to 1",
+    "patches": "whole numbers from 0 to {full}, or numbers from 0 to 1",
+    "real": "finite numbers within single precision",
+}
+
+
+def check_finite(array: np.ndarray, where: str) -> None:
+    """Raise DataError for an array (N, ...) with NaN or infinite numbers; `where` names it."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        row, value = _first(array, ~np.isfinite(array))
+        raise DataError(f"{where}: row {row}: got {value}; expected: finite numbers (rows count from 0)")
+
+
+def as_kind(
+    splits: Mapping[str, np.ndarray], kind: Kind | None, colours: bool, full: int = FULL
+) -> tuple[Kind, dict[str, np.ndarray]]:
+    """Return the kind of some splits, and each as the kind has it.
+
+    Bits are uint8; levels and patches are uint8 if they are whole numbers of 0 ... `full`, and float32 if they are
+    numbers of [0, 1]; real numbers are float32.
+
+    Arguments:
+        splits: where, for messages -> finite numbers (N, D).
+        kind: the one that is stated; None for the one that the values tell: `bits` where all are 0 or 1, else `levels`
+            where they are whole numbers of 0 ... 255 or numbers of [0, 1], or `patches` with colours.
+        colours: whether there are three numbers a pixel.
+        full: the level of full ink.
+
+    Raises:
+        DataError: a value is not of the kind, no kind can be told, or the splits are on different scales.
+    """
+    if kind == "real":
+        return kind, {where: _as_float(array, where) for where, array in splits.items()}
+    told = kind is None
+    if kind is None:
+        all_bits = all(_are_bits(array) for array in splits.values())
+        kind = "bits" if all_bits else "patches" if colours else "levels"
+    for where, array in splits.items():
+        bad = _misfits(array, kind, full, floats_to=1 if told else full)
+        if bad.any():
+            row, value = _first(array, bad)
+            hint = (
+                "; any other numbers need data.kind: real, and floats from 0 to 255 data.kind: levels" if told else ""
+            )
+            expected = EXPECTED[kind].format(full=full)
+            raise DataError(f"{where}: row {row}: got {value:g}; expected: {expected} (rows count from 0){hint}")
+    if kind == "bits":
+        return kind, {where: array.astype(np.uint8) for where, array in splits.items()}
+    scales = {where: _scale(array) for where, array in splits.items()}
+    whole = next((where for where, scale in scales.items() if scale == "whole"), None)
+    unit = next((where for where, scale in scales.items() if scale == "unit"), None)
+    if whole and unit:
+        raise DataError(
+            f"{unit}: got numbers from 0 to 1, where {whole} has whole numbers to {splits[whole].max():g}; "
+            "expected: one scale for all splits"
+        )
+    return kind, {where: array.astype(np.float32 if unit else np.uint8) for where, array in splits.items()}
+
+
+def _are_bits(array: np.ndarray) -> bool:
+    return bool(((array == 0) | (array == 1)).all())
+
+
+def _misfits(array: np.ndarray, kind: Kind, full: int, floats_to: int) -> np.ndarray:
+    """Say of each value whether it is none of a kind's; floats above 1 may be whole numbers to `floats_to`."""
+    if kind == "bits":
+        return ~((array == 0) | (array == 1))
+    if array.dtype.kind != "f":
+        return (array < 0) | (array > full)
+    if floats_to > 1 and array.max() > 1:
+        return (array < 0) | (array > floats_to) | (array != np.floor(array))
+    return (array < 0) | (array > 1)
+
+
+def _scale(array: np.ndarray) -> Literal["whole", "unit", "either"]:
+    """Return whether full ink is `full` or 1: it is either for integers that are all 0 or 1."""
+    if array.dtype.kind == "f":
+        return "whole" if array.max() > 1 else "unit"
+    return "either" if _are_bits(array) else "whole"
+
+
+def _as_float(array: np.ndarray, where: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        numbers = array.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        row, _ = _first(array, ~np.isfinite(numbers))
+        raise DataError(f"{where}: row {row}: got a number beyond 3.4e38; expected: {EXPECTED['real']}")
+    return numbers
+
+
+def _first(array: np.ndarray, bad: np.ndarray) -> tuple[int, float]:
+    """Return the first row with a bad value, and that value."""
+    place = np.unravel_index(bad.argmax(), bad.shape)
+    return int(place[0]), array[place]

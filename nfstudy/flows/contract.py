@@ -1,0 +1,146 @@
+"""What every flow owes its users, checked: `check-plugin` and the tests run it on every family that is declared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nfstudy.core.declarations import FlowFamily
+from nfstudy.core.errors import UserError
+from nfstudy.flows import load_flow
+from nfstudy.flows.base import Flow
+
+IMAGES, SAMPLES = 3, 2
+SPREADS = (0.0, 0.3, 1.5)
+"""Standard deviations of what is added to every weight: the chain as it starts, after training, and far from both."""
+TOLERANCE = 1e-6
+"""Of log-determinants, in nats and relative, in float64."""
+
+
+class ContractError(UserError):
+    """A flow that is not what it says; the message names the family, its settings, and what is wrong."""
+
+
+def check_family(family: FlowFamily) -> int:
+    """Check a family's implementation at all its examples; return how many chains were looked at.
+
+    For D = the least and three more variables, K = 1 and 3, with and without features, at weights near and far from
+    where they start: shapes, the log-determinant against the Jacobian's by automatic differentiation, each image's
+    numbers depending on that image alone, gradients that reach every weight, the same weights from the same generators,
+    the inverse where the family has one, and finite numbers in float32.
+
+    Raises:
+        ContractError: something does not hold.
+    """
+    count = 0
+    sizes = (family.least_latent, family.least_latent + 3)
+    for example, latent, length, features in product(family.examples, sizes, (1, 3), (0, 5)):
+        where = f"flow {family.name} with D = {latent}, K = {length}, F = {features}, {dict(example) or 'defaults'}"
+        try:
+            flow = _make(family, example, latent, length, features)
+            mistakes = _mistakes(family, flow, _settings(family, example))
+        except UserError:
+            raise
+        except Exception as error:  # Somebody else's code: it may raise anything.
+            raise ContractError(f"{where}: {type(error).__name__}: {error}") from error
+        for mistake in mistakes:
+            raise ContractError(f"{where}: {mistake}")
+        count += 1
+    return count
+
+
+def _settings(family: FlowFamily, example: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(family.settings.model_validate(dict(example))) if family.settings else {}
+
+
+def _make(family: FlowFamily, example: Mapping[str, Any], latent: int, length: int, features: int) -> Flow:
+    flow = load_flow(family)(latent, length, features, **_settings(family, example)).double()
+    flow.initialise(_generator)
+    return flow
+
+
+def _generator(part: str) -> torch.Generator:
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(part.encode()).digest()[:7], "big"))
+
+
+def _mistakes(family: FlowFamily, flow: Flow, settings: Mapping[str, Any]) -> list[str]:
+    """Return the first thing that does not hold of a chain, if any."""
+    return next(([found] for found in _all_mistakes(family, flow, settings) if found), [])
+
+
+def _all_mistakes(family: FlowFamily, flow: Flow, settings: Mapping[str, Any]) -> Iterator[str]:
+    start = {name: value.clone() for name, value in flow.state_dict().items()}
+    flow.initialise(_generator)
+    changed = [name for name, value in flow.state_dict().items() if not torch.equal(value, start[name])]
+    if changed:
+        yield f"initialise set other weights the second time: {changed[0]}; allowed: draws from `generator(part)` alone"
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn((IMAGES, flow.features) if flow.features else 0, generator=generator, dtype=torch.float64)
+    z = torch.randn(SAMPLES, IMAGES, flow.latent, generator=generator, dtype=torch.float64)
+    has_inverse = family.inverse and all(settings.get(name) == value for name, value in family.inverse_needs.items())
+    for spread in SPREADS:
+        with torch.no_grad():
+            for name, weights in flow.named_parameters():
+                noise = torch.randn(weights.shape, generator=generator, dtype=torch.float64)
+                weights.copy_(start[name] + spread * noise)
+        at = f"at weights {spread:g} from their start: " if spread else ""
+        yield from (f"{at}{found}" for found in _at_weights(flow, z, features, has_inverse and spread < 1) if found)
+    if spread and (found := _gradients(flow, z, features)):
+        yield found
+    flow.load_state_dict(start)
+    single = flow.float()
+    z_K, log_det = single(z.float(), single.parameters_from(features.float()))
+    if not (z_K.isfinite().all() and log_det.isfinite().all()):
+        yield "float32: numbers that are not finite; allowed: finite ones at the start"
+
+
+def _at_weights(flow: Flow, z: Tensor, features: Tensor, has_inverse: bool) -> Iterator[str]:
+    parameters = flow.parameters_from(features)
+    z_K, log_det = flow(z, parameters)
+    if z_K.shape != z.shape or log_det.shape != z.shape[:-1]:
+        yield (
+            f"of z_0 {tuple(z.shape)} came z_K {tuple(z_K.shape)} and log-determinants {tuple(log_det.shape)}; "
+            f"allowed: {tuple(z.shape)} and {tuple(z.shape[:-1])}"
+        )
+        return
+    if not (z_K.isfinite().all() and log_det.isfinite().all()):
+        yield "numbers that are not finite; allowed: finite ones"
+        return
+    jacobian = torch.autograd.functional.jacobian(lambda z: flow(z, flow.parameters_from(features))[0], z)
+    for s, image in product(range(SAMPLES), range(IMAGES)):
+        own = jacobian[s, image, :, s, image]
+        others = jacobian[s, image].abs().sum() - own.abs().sum()
+        if others > TOLERANCE * (1 + own.abs().sum()):
+            yield f"sample {s} of image {image} depends on others; allowed: on its own z_0 and features"
+        true = torch.linalg.slogdet(own).logabsdet
+        # What the Jacobian itself says is as uncertain as it is ill-conditioned.
+        uncertain = torch.linalg.cond(own) * torch.finfo(own.dtype).eps
+        if not abs(log_det[s, image] - true) <= TOLERANCE * (1 + abs(true)) + 10 * flow.latent * uncertain:
+            yield (
+                f"log-determinant: got {log_det[s, image]:.9g} nats, and the Jacobian's is {true:.9g}; "
+                "allowed: ln|det ∂z_K/∂z_0|"
+            )
+    if has_inverse:
+        with torch.no_grad():
+            error = (flow.inverse(z_K, parameters) - z).abs().max()
+        if not error < TOLERANCE:
+            yield f"inverse: z_0 is missed by {error:.3g}; allowed: the z_0 that z_K came from"
+
+
+def _gradients(flow: Flow, z: Tensor, features: Tensor) -> str:
+    flow.zero_grad()
+    z_K, log_det = flow(z, flow.parameters_from(features))
+    loss = z_K.sin().sum() + (z_K.square().sum(-1) * log_det + log_det).sum()
+    if loss.requires_grad:
+        loss.backward()
+    for name, weights in flow.named_parameters():
+        if weights.numel() and (weights.grad is None or not weights.grad.isfinite().all()):
+            return f"gradient of {name}: none, or not finite; allowed: a finite one"
+        if weights.numel() and not weights.grad.any():
+            return f"gradient of {name}: 0 everywhere; allowed: one that reaches every weight"
+    return ""

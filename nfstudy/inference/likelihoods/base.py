@@ -1,0 +1,43 @@
+"""What every p(x|z) is: a distribution of the pixels given the last hidden layer h(z) of the generative network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from nfstudy.study.sections import ModelSpec
+
+
+class Likelihood(nn.Module, ABC):
+    """A density or probability of the pixels that are independent given z.
+
+    Arguments of every likelihood:
+        pixels: N, how many numbers an image has.
+        features: F, the width of the generative network's last hidden layer.
+        model: what more there is to choose.
+
+    Weights are meaningless until `initialise` has been called.
+    """
+
+    def __init__(self, pixels: int, features: int, model: ModelSpec) -> None:
+        super().__init__()
+        self.rule = model.initialisation
+
+    @abstractmethod
+    def initialise(self, generator: Callable[[str], torch.Generator]) -> None:
+        """Draw all parameters anew; `generator` gives the stream of a part by its name."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        """Return ln p(x|z) (..., B) in nats, for images x (B, N) and h(z) (..., B, F)."""
+
+    @abstractmethod
+    def picture(self, features: Tensor) -> Tensor:
+        """Return a typical image (..., N), on the scale of x, for h(z) (..., F)."""
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        """Return what the inference network is given of images x (B, N)."""
+        return x

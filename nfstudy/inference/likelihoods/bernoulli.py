@@ -1,0 +1,34 @@
+"""The likelihood of bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nfstudy.core.kernels.linear import Linear
+from nfstudy.inference.likelihoods.base import Likelihood
+from nfstudy.inference.models.maxout import draw_weights
+from nfstudy.study.sections import ModelSpec
+
+
+class Bernoulli(Likelihood):
+    """p(x|z) = Π_i Bernoulli(x_i | σ(l_i)) of bits, with logits l = W h(z) + b; Section 6.2."""
+
+    def __init__(self, pixels: int, features: int, model: ModelSpec) -> None:
+        super().__init__(pixels, features, model)
+        self.logits = Linear(features, pixels)
+
+    def initialise(self, generator: Callable[[str], torch.Generator]) -> None:
+        """Draw the logits' weights by `model.initialisation`."""
+        draw_weights(self.logits, self.logits.out_features, self.rule, generator("logits"))
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        """Return Σ_i ln σ((2 x_i − 1) l_i), finite and exact for logits of any size; x of zeros and ones."""
+        return functional.logsigmoid((2 * x - 1) * self.logits(features)).sum(-1)
+
+    def picture(self, features: Tensor) -> Tensor:
+        """Return the means p(x_i = 1|z)."""
+        return self.logits(features).sigmoid()
