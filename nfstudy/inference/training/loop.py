@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from nfstudy.inference.models.objective import BoundTerms, beta_at, free_energy
 from nfstudy.inference.problems.base import Problem
 from nfstudy.inference.training.checkpoints import CheckpointError, Checkpoints
-from nfstudy.inference.training.ema import Averages, put
+from nfstudy.inference.training.ema import Averages, copy_into
 from nfstudy.inference.training.optimisers import make_optimiser
 from nfstudy.runs.result import EpochRecord, OnEpoch, TrialResult
 from nfstudy.study.sections import TrainSpec
@@ -64,7 +64,7 @@ def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Ch
             return TrialResult("diverged", loop.update, str(error), loop.seconds)
         if checkpoints:
             checkpoints.save(loop.state())  # The evaluation that follows may take long.
-    loop.settle()
+    loop.load_final_weights()
     return TrialResult("finished", loop.update, "", loop.seconds)
 
 
@@ -137,7 +137,7 @@ class _Loop:
                 self.optimiser._opt_called = True  # It was, in an earlier process; torch would warn.
             if self.averages:
                 self.averages.means = content["averages"]
-            put(content["parameters"], self.parameters)
+            copy_into(content["parameters"], self.parameters)
             self.best = content["best"]
             for name in PLAIN_STATE:
                 setattr(self, name, content[name])
@@ -188,12 +188,12 @@ class _Loop:
                 self.best = bound["elbo"], [weight.detach().clone() for weight in self.parameters]
         return {f"valid/{name}": value for name, value in bound.items()}
 
-    def settle(self) -> None:
+    def load_final_weights(self) -> None:
         """Put in place the weights that the training is to end with."""
         if self.best:
-            put(self.best[1], self.parameters)
+            copy_into(self.best[1], self.parameters)
         elif self.averages:
-            put(self.averages.means, self.parameters)
+            copy_into(self.averages.means, self.parameters)
 
     def _descend(self, loss: Tensor) -> Tensor:
         """Take one step and return the gradient's norm before clipping; a step that is not finite is not taken."""
