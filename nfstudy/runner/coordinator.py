@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from nfstudy.core.errors import StoreError
 from nfstudy.inference.training.checkpoints import CheckpointPlan, checkpoint_path
 from nfstudy.runner.engine import Engine, Worker
 from nfstudy.runner.eta import Forecast, format_duration
+from nfstudy.runner.journal import journal_errors
 from nfstudy.runner.options import RetryPolicy
 from nfstudy.runner.progress import StudyProgress
 from nfstudy.runner.scheduler import Scheduler, Task
@@ -273,12 +274,3 @@ class Coordinator:
             self._seconds_left = self.forecast.left(waiting, running)
             self._outdated = now + 100 * (time.monotonic() - now)
         return self._seconds_left
-
-
-@contextmanager
-def journal_errors(journal: Path) -> Iterator[None]:
-    """Tell of a journal that cannot be written as of a store: it is rebuilt from what the runs say."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{journal}: cannot be written: {error.strerror or error}") from error

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from pathlib import Path
 
 import pandas as pd
 
 from nfstudy.core.errors import StoreError
 from nfstudy.inference.training.checkpoints import prune_checkpoints
-from nfstudy.runner.coordinator import Assignment, Coordinator, Places, Summary, journal_errors
+from nfstudy.runner.coordinator import Assignment, Coordinator, Places, Summary
 from nfstudy.runner.engine import Engine
+from nfstudy.runner.journal import drop_lock, journal_errors
 from nfstudy.runner.options import Launch
 from nfstudy.runner.progress import make_progress
 from nfstudy.runner.scheduler import Scheduler
@@ -55,7 +55,7 @@ def run_study(
     folder = store.folder or launch.project.store
     places = Places(store, experiment, folder / "optuna" / f"{plan.name}.journal", folder / "checkpoints" / plan.name)
     prune_checkpoints(places.checkpoints, set(_identities(frame[frame["outcome"].isin(RESULTS)])))
-    _drop_lock(places.journal)
+    drop_lock(places.journal)
     with journal_errors(places.journal):
         scheduler = Scheduler(study_plan(plan, places.journal), known_outcomes(frame, plan.budget))
     with closing(make_progress()) as progress:
@@ -87,12 +87,3 @@ def known_outcomes(frame: pd.DataFrame, budget: str) -> dict[Identity, TrialResu
 def _identities(frame: pd.DataFrame) -> list[Identity]:
     """Return what each run is a run of."""
     return [*frame[["cell", "stage", "index", "settings"]].itertuples(index=False, name=None)]
-
-
-def _drop_lock(journal: Path) -> None:
-    """Remove what a killed coordinator has left of Optuna's own lock, for which Optuna would wait half a minute.
-
-    Nobody else is at work on the journal: we hold the study's lock.
-    """
-    with journal_errors(journal):
-        journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)

@@ -30,6 +30,7 @@ from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from nfstudy.core.errors import StoreError
 from nfstudy.core.seeds import derive_seed
+from nfstudy.runner.journal import drop_torn_line, odd_line
 from nfstudy.runner.scheduler import Plan, Task
 from nfstudy.runs.result import TrialResult
 from nfstudy.study.cells import KEY_VERSION, Cell, Trial
@@ -49,6 +50,8 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "nsgaii": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
     "nsgaiii": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed),
 }
+
+KNOWN_OPERATIONS = {operation.value for operation in JournalOperation}
 
 PRUNERS: dict[str, Callable[..., optuna.pruners.BasePruner]] = {
     "median": optuna.pruners.MedianPruner,
@@ -73,7 +76,7 @@ def study_plan(plan: StudyPlan, journal: Path) -> Plan:
     name = prefix + _digest(plan)
     with _as_store_error(journal):
         journal.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(journal)
+        drop_torn_line(journal)
         storage = JournalStorage(JournalFileBackend(str(journal)))
         _abandon_others(storage, prefix, name)
         proposals = Proposals(storage, name, plan.study.grid, plan.sampling, plan.study.settings.seed)
@@ -241,16 +244,6 @@ class Proposals:
             self.study.tell(trial, result.value)
 
 
-def _drop_torn_line(journal: Path) -> None:
-    """Cut off a last line that a full disk or a power failure left unfinished: Optuna could not read on from it.
-
-    What it said is lost, and found again: proposals depend on what ended before, and that stands in the tracking store.
-    """
-    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
-        with journal.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-
-
 @contextmanager
 def _as_store_error(journal: Path) -> Iterator[None]:
     try:
@@ -260,22 +253,9 @@ def _as_store_error(journal: Path) -> Iterator[None]:
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise StoreError(
             f"{journal}: is not a journal of Optuna trials as Optuna {optuna.__version__} writes it "
-            f"({_odd_line(journal) or error}); allowed: an intact one, or none (then it is rebuilt from the tracking "
-            "store)"
+            f"({odd_line(journal, KNOWN_OPERATIONS) or error}); "
+            "allowed: an intact one, or none (then it is rebuilt from the tracking store)"
         ) from None
-
-
-def _odd_line(journal: Path) -> str:
-    """Say which line Optuna cannot have written, or only a later Optuna; empty where each by itself is in order."""
-    known = {operation.value for operation in JournalOperation}
-    for number, line in enumerate(journal.read_bytes().splitlines(), start=1):
-        try:
-            operation = json.loads(line)["op_code"]
-        except (ValueError, KeyError, TypeError):
-            return f"line {number} is no record of a trial"
-        if operation not in known:
-            return f"line {number} has operation {operation!r}, where it knows {min(known)} to {max(known)}"
-    return ""
 
 
 def _distribution(axis: Axis) -> BaseDistribution:
