@@ -23,9 +23,10 @@ from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.runs.archive.reader import read_archive
 from nfstudy.runs.archive.runs import ArchivedRuns
 from nfstudy.runs.archive.transfer import export_runs, import_runs
+from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import TrialResult
 from nfstudy.runs.tracking.open import open_runs
-from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
+from nfstudy.runs.tracking.store import Attempt, open_store
 
 CHECKOUT = Project(Path(__file__).parents[2])
 MOST_BYTES = 20_000_000

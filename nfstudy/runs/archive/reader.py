@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from nfstudy.runs.archive.manifest import FORMAT, ArchiveError, Manifest, Member
 from nfstudy.runs.archive.writer import BLOCK, END, MANIFEST, header
+from nfstudy.runs.tags import Tag
 from nfstudy.runs.whole_run import POINT, RunCopy, RunRecord, is_history
 
 MAX_MANIFEST = 64 * 2**20
@@ -171,7 +172,7 @@ def _read_records(content: bytes, manifest: Manifest, place: str) -> list[RunRec
             raise ArchiveError(f"{where}: is not as it would be written; {_ALLOWED}")
         if records and record.id <= records[-1].id:
             raise ArchiveError(f"{where}: run {record.id} is there twice or out of order; {_ALLOWED}")
-        if record.tags["nfstudy.study"] != manifest.study:
+        if record.tags[Tag.STUDY] != manifest.study:
             raise ArchiveError(f"{where}: tag nfstudy.study is not {manifest.study}; {_ALLOWED}")
         if missing := set(record.files.values()) - listed:
             raise ArchiveError(f"{where}: names a file {min(missing)} that is not there; {_ALLOWED}")

@@ -11,11 +11,13 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
+from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import Archive
 from nfstudy.runs.archive.writer import write_archive
-from nfstudy.runs.frame import RESULTS
+from nfstudy.runs.result import RESULTS
+from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.open import SqlRuns, open_runs
 from nfstudy.runs.tracking.sql_export import artifact_address, description_of, insert_copies, known_ids, read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
@@ -90,7 +92,7 @@ def export_runs(uri: str, study: str, path: Path, budget: str | None = None, che
     """
     source = _source(uri, study)
     try:
-        copies = [copy for copy in source.copies() if budget in (None, copy.record.tags.get("nfstudy.budget"))]
+        copies = [copy for copy in source.copies() if budget in (None, copy.record.tags.get(Tag.BUDGET))]
         if not copies:
             raise ArchiveError(
                 f"{study}: no run {f'of budget {budget} ' if budget else ''}has ended; allowed: some runs"
@@ -159,7 +161,7 @@ def _compared(archive: Archive, target: Target) -> tuple[list[RunCopy], int, tup
 
 def _fills_its_place(record: RunRecord) -> bool:
     """Say whether a run is the one result of its identity; attempts and reruns may be many."""
-    return record.outcome in RESULTS and record.tags["nfstudy.stage"] != "rerun"
+    return record.outcome in RESULTS and record.tags[Tag.STAGE] != "rerun"
 
 
 def _target(archive: Archive, uri: str) -> Target:
@@ -247,10 +249,7 @@ class _FileTarget:
         for digest, content in files() if places else ():
             for place in places.get(digest, ()):
                 try:
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    draft = place.with_name(f".{place.name}.draft")  # No file of an archive has such a name.
-                    draft.write_bytes(content)
-                    draft.replace(place)
+                    write_whole(place, content)
                 except OSError as error:
                     raise StoreError(f"{place}: cannot be written: {error.strerror or error}") from None
         insert_copies(self.store.uri, self.experiment, self.study, copies)
