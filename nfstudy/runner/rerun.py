@@ -25,6 +25,7 @@ from nfstudy.runner.worker import resolve_device
 from nfstudy.runs.archive.manifest import RunCopy
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import RESULTS, RerunVerdict, latest_per_identity
+from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.provenance import code_state, environment
 from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.store import DataRecord, Store
@@ -109,7 +110,9 @@ def prepare_rerun(
     fingerprint = dataset.fingerprint if dataset else ""
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
     cell = Cell(settings.canonical(), tags.get("nfstudy.budget", ""))
-    trial = Trial(tags["nfstudy.study"], cell, settings, "rerun", int(tags["nfstudy.index"]), run_id)
+    trial = Trial(
+        tags["nfstudy.study"], cell, settings, "rerun", int(tags["nfstudy.index"]), run_id, _further_metrics(old)
+    )
     return Rerun(old, trial, data_record(dataset) if dataset else None, device, threads, then, now)
 
 
@@ -184,6 +187,11 @@ def _recorded(store: Store, old: RunCopy) -> Conditions:
     runs = store.runs(old.record.tags["nfstudy.study"])
     files = (runs.artifact(old.record.id, name) for name in ("environment.json", "git.diff"))
     return recorded_conditions(old.record.tags, *files)
+
+
+def _further_metrics(old: RunCopy) -> tuple[str, ...]:
+    """Return the metrics from outside that a run logged and that are declared here."""
+    return tuple(name for name, metric in known_metrics().items() if metric.compute and name in old.histories)
 
 
 def _plugins(tags: Mapping[str, str]) -> list[dict[str, str]]:

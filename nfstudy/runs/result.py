@@ -35,7 +35,7 @@ class TrialResult:
     update: int
     """The update at which it ended."""
     reason: str = ""
-    """Why it did not finish; empty when it did."""
+    """Why it did not finish; of a finished trial, which metrics from outside could not be computed, else empty."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Name -> value of the metrics of the splits test and time."""
     files: Mapping[str, bytes] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from nfstudy.core.declarations import unmet_need
 from nfstudy.core.errors import SpecError
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
@@ -83,6 +84,8 @@ class Trial:
     """Repetition 1, 2, ...; or the number of the search trial, 0, 1, ..."""
     rerun_of: str = ""
     """Of a rerun, which is a repetition trained again and enters no table: the id of the run that it is held to."""
+    metrics: tuple[str, ...] = ()
+    """Names of the metrics from outside that are computed at its end."""
 
     @cached_property
     def identity(self) -> Identity:
@@ -219,8 +222,9 @@ def _ends(axis: Axis) -> tuple[Any, ...]:
 
 def repetitions_of(study: StudySpec, cell: Cell, settings: Settings) -> list[Trial]:
     """List a cell's repetitions at its resolved settings."""
-    count = budget_repetitions(study, cell.budget)
-    return [Trial(study.study, cell, settings, "repetition", index) for index in range(1, count + 1)]
+    count, flat = budget_repetitions(study, cell.budget), settings.flat()
+    metrics = tuple(metric.name for metric in study.metrics if unmet_need(metric.needs, flat) is None)
+    return [Trial(study.study, cell, settings, "repetition", index, metrics=metrics) for index in range(1, count + 1)]
 
 
 def _replaced(settings: Settings, values: Mapping[str, Any], where: str) -> Settings:

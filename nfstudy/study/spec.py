@@ -163,6 +163,7 @@ class StudySpec(Record):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics that its exhibits bring along, each once."""
+        """The metrics from outside that its exhibits bring along, each once: those that its runs log as well."""
         declared = registry.all_of("exhibits")
-        return tuple(dict.fromkeys(metric for name in self.exhibits for metric in declared[name].metrics))
+        brought = dict.fromkeys(metric for name in self.exhibits for metric in declared[name].metrics)
+        return tuple(metric for metric in brought if metric.compute)
