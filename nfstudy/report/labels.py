@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nfstudy.core import registry
-from nfstudy.study.grid import Cell
+from nfstudy.study.cells import Cell
 
 SETTING_NAMES = {
     "data.name": "data",

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import difflib
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import Metric
+from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Count, Record
 from nfstudy.study.settings import Settings
+
+if TYPE_CHECKING:
+    from nfstudy.study.plan import StudyPlan
 
 
 class MedianPruner(Record):
@@ -167,3 +173,25 @@ class StudySpec(Record):
         declared = registry.all_of("exhibits")
         brought = dict.fromkeys(metric for name in self.exhibits for metric in declared[name].metrics)
         return tuple(metric for metric in brought if metric.compute)
+
+    def under(self, budget: str | None = None) -> StudyPlan:
+        """Return the study under one of its budgets, the same object each time; None is its default.
+
+        Raises:
+            SpecError: it has no such budget.
+        """
+        from nfstudy.study.plan import StudyPlan
+
+        name = self.budget if budget is None else budget
+        if name not in self.budgets:
+            close = difflib.get_close_matches(name, self.budgets, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise SpecError(f"study {self.study}: no budget '{name}'; allowed: {', '.join(self.budgets)}{hint}")
+        plan = self._plans.get(name)
+        if plan is None or plan.study is not self:  # `model_copy` copies what is cached, too.
+            self._plans[name] = plan = StudyPlan(self, name)
+        return plan
+
+    @cached_property
+    def _plans(self) -> dict[str, StudyPlan]:
+        return {}

@@ -13,7 +13,6 @@ from nfstudy.core.declarations import FlowFamily
 from nfstudy.core.errors import SpecError, UserError
 from nfstudy.core.plugins import install, read_plugin
 from nfstudy.flows.contract import check_family
-from nfstudy.study.grid import expand_cells
 from nfstudy.study.reader import parse_study
 
 STUDY = """\
@@ -44,7 +43,7 @@ def study_in(folder, plugin=SHIFT, text=STUDY, name="shift.py"):
 
 def cells_in(folder, **changes):
     study = study_in(folder, **changes)
-    return study, expand_cells(study, study.budget)
+    return study, study.under(study.budget).cells
 
 
 def test_a_study_uses_what_a_file_beside_it_declares(tmp_path):

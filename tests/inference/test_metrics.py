@@ -14,7 +14,7 @@ from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.inference.problems.metrics import check_metric, compute_metric
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.runs.metrics import METRICS, known_metrics
-from nfstudy.study.grid import Cell, Trial, expand_cells, repetitions_of
+from nfstudy.study.cells import Cell, Trial
 from nfstudy.study.reader import parse_study
 from nfstudy.study.settings import Settings
 
@@ -79,10 +79,8 @@ def test_an_exhibit_brings_its_metric_and_its_runs_log_it():
     assert known_metrics()["test/brightness"] is found
     study = parse_study(STUDY, "mine.yaml")
     assert study.metrics == (found,)
-    cells = expand_cells(study, study.budget)
-    assert {trial.metrics for cell in cells for trial in repetitions_of(study, cell, cell.settings)} == {
-        ("test/brightness",)
-    }
+    plan = study.under()
+    assert {trial.metrics for cell in plan.cells for trial in plan.repetitions_of(cell)} == {("test/brightness",)}
 
 
 def test_it_is_computed_after_all_else_and_changes_no_other_number():
@@ -111,9 +109,8 @@ def test_a_metric_that_fails_costs_no_training():
 
 def test_a_metric_without_what_it_needs_is_not_asked_for():
     declared(brightness, needs={"energy.name": ()})
-    study = parse_study(STUDY, "mine.yaml")
-    cell = expand_cells(study, study.budget)[0]
-    (trial,) = repetitions_of(study, cell, cell.settings)
+    plan = parse_study(STUDY, "mine.yaml").under()
+    (trial,) = plan.repetitions_of(plan.cells[0])
     assert trial.metrics == ()
 
 

@@ -13,7 +13,6 @@ from nfstudy.report.paper import Published
 from nfstudy.report.plots.curves import Curve
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.report.tables import Entry, Row, Table, format_number
-from nfstudy.study.grid import budget_repetitions
 
 MAX_CURVES = 24
 """More curves, as a sampled study may have, cannot be told apart in a figure; its tables hold all cells."""
@@ -157,7 +156,7 @@ def how_run(results: Results) -> str:
     lists = [facts.departures(result.cell.settings) for result in results.cells]
     shared = [text for text in lists[0] if all(text in other for other in lists)] if lists else []
     departs_by_row = any(set(own) - set(shared) for own in lists)
-    repetitions = budget_repetitions(results.study, results.budget)
+    repetitions = results.plan.repetitions
     if facts.repetitions and repetitions != facts.repetitions:
         shared.append(f"repetitions {repetitions} (paper: {facts.repetitions})")
     rest = "a further difference stands in a row's name" if departs_by_row else ""
