@@ -10,6 +10,9 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "FlowFamily": "nfstudy.core.declarations",
+    "ExhibitDeclaration": "nfstudy.core.declarations",
+    "Metric": "nfstudy.core.declarations",
+    "Paper": "nfstudy.core.declarations",
     "Record": "nfstudy.core.fields",
     "Count": "nfstudy.core.fields",
     "Positive": "nfstudy.core.fields",

@@ -23,6 +23,7 @@ from nfstudy.runner.signals import StopSignal
 from nfstudy.runner.worker import resolve_device
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import RerunVerdict, latest_per_identity
+from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.provenance import DataRecord, code_state, environment
 from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tags import Tag
@@ -110,7 +111,8 @@ def prepare_rerun(
     fingerprint = dataset.fingerprint if dataset else ""
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
     cell = Cell(settings.canonical(), tags.get(Tag.BUDGET, ""), point=json.loads(tags[Tag.POINT]))
-    trial = Trial(tags[Tag.STUDY], cell, settings, "rerun", int(tags[Tag.INDEX]), old.record.id)
+    index, metrics = int(tags[Tag.INDEX]), _further_metrics(old)
+    trial = Trial(tags[Tag.STUDY], cell, settings, "rerun", index, old.record.id, metrics)
     return Rerun(old, trial, data_record(dataset) if dataset else None, device, threads, then, now)
 
 
@@ -184,6 +186,11 @@ def _recorded(store: Store, old: RunCopy) -> Conditions:
     runs = store.runs(old.record.tags[Tag.STUDY])
     files = (runs.artifact(old.record.id, name) for name in ("environment.json", "git.diff"))
     return recorded_conditions(old.record.tags, *files)
+
+
+def _further_metrics(old: RunCopy) -> tuple[str, ...]:
+    """Return the metrics from outside that a run logged and that are declared here."""
+    return tuple(name for name, metric in known_metrics().items() if metric.compute and name in old.histories)
 
 
 def _plugins(tags: Mapping[str, str]) -> list[dict[str, str]]:

@@ -52,7 +52,7 @@ class TrialResult:
     update: int = 0
     """Updates done; of a diverged training, the number of the update (1, 2, ...) that went wrong."""
     reason: str = ""
-    """Why it did not finish; empty when it did."""
+    """Why it did not finish; of a finished trial, which metrics from outside could not be computed, else empty."""
     seconds: float = 0.0
     """Wall-clock seconds of the updates, without the validations; those of earlier attempts that led here included."""
     metrics: Mapping[str, float] = field(default_factory=dict)

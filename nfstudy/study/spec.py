@@ -167,6 +167,13 @@ class StudySpec(Record):
     plugins: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     """Files beside the study file, or modules, that declare flows, data sources and more; see `core.plugins`."""
 
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics from outside that its exhibits bring along, each once: those that its runs log as well."""
+        declared = registry.all_of("exhibits")
+        brought = dict.fromkeys(metric for name in self.exhibits for metric in declared[name].metrics)
+        return tuple(metric for metric in brought if metric.compute)
+
     def under(self, budget: str | None = None) -> StudyPlan:
         """Return the study under one of its budgets, the same object each time; None is its default.
 
@@ -188,9 +195,3 @@ class StudySpec(Record):
     @cached_property
     def _plans(self) -> dict[str, StudyPlan]:
         return {}
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """The metrics that its exhibits bring along, each once."""
-        declared = registry.all_of("exhibits")
-        return tuple(dict.fromkeys(metric for name in self.exhibits for metric in declared[name].metrics))

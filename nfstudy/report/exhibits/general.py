@@ -50,7 +50,7 @@ def summary(results: Results) -> Exhibit:
         )
         for result in results.cells
     ]
-    further = "".join(f" {metric.title}: {metric.meaning} ({metric.unit})." for metric in results.study.metrics)
+    further = "".join(f" {metric.title.capitalize()}: {metric.meaning}." for metric in results.study.metrics)
     caption = (
         "Every cell of the study on the test set: mean ± standard error (number of runs) over its finished "
         f"repetitions. F, KL and −ln p(x) in {results.unit}, lower is better; seconds of training and evaluation; "
