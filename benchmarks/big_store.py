@@ -18,8 +18,8 @@ from pathlib import Path
 
 from nfstudy.runs.metrics import METRICS
 from nfstudy.runs.result import TrialResult
-from nfstudy.runs.tracking.store import DataRecord, open_store
-from nfstudy.study.grid import Trial, expand_cells, repetitions_of
+from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
+from nfstudy.study.cells import Trial
 from nfstudy.study.reader import parse_study
 from nfstudy.study.spec import StudySpec
 
@@ -68,10 +68,10 @@ def make_big_store(path: Path, runs: int, metrics: int = METRIC_COUNT, points: i
         points: how many each metric's history has.
     """
     study = parse_study(study_text(runs), "big.yaml")
-    trials = [repetitions_of(study, cell, cell.settings) for cell in expand_cells(study, study.budget)]
+    trials = [study.under(cell.budget).repetitions_of(cell) for cell in study.under().cells]
     # In a process of its own, since as long as MLflow has the file open its journal cannot be switched off.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        originals = process.submit(_log_originals, path, study, [first for first, *_ in trials]).result()
+        originals = process.submit(_log_originals, path, study.study, [first for first, *_ in trials]).result()
     names = [*METRICS, *(f"extra/number_{place}" for place in range(1, metrics - len(METRICS) + 1))][:metrics]
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -1000000"):
@@ -85,12 +85,12 @@ def make_big_store(path: Path, runs: int, metrics: int = METRIC_COUNT, points: i
     return study
 
 
-def _log_originals(path: Path, study: StudySpec, trials: list[Trial]) -> list[str]:
+def _log_originals(path: Path, study: str, trials: list[Trial]) -> list[str]:
     store = open_store(f"sqlite:///{path}", create=True)
-    experiment = store.experiment(study.study, study.title)
+    experiment = store.experiment(study)
     run_ids = []
     for trial in trials:
-        run_ids.append(store.start_run(experiment, trial, _DATA, "{}", "cpu", 1))
+        run_ids.append(store.start_run(experiment, trial, _DATA, Attempt("cpu", 1)))
         store.finish_run(run_ids[-1], TrialResult("finished", trial.settings.train.updates))
     return run_ids
 

@@ -77,10 +77,10 @@ def carry(engine: str, kind: Any, store: str, uri: str, workers: int, trials: in
         project = Project(Path(folder))
         uri = uri or project.tracking_uri(f"sqlite:///{folder}/mlruns/mlflow.db")
         open_store(uri, create=True)
-        data = prepare_data(study, "default", project)
+        data = prepare_data(study.under("default"), project)
         with StopSignal() as stop, kind(workers) as held:
             _wait_for_all(held)
-            done = run_study(study, "default", project, uri, data, {}, held, stop, Care())
+            done = run_study(study.under("default"), project, uri, data, {}, held, stop, Care())
     return {
         "store": store,
         "engine": engine,

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from benchmarks.contest import Contest, Contestant, torch_contestant
 from nfstudy.core.seeds import derive_seed
-from nfstudy.flows import Flow, make_flow
+from nfstudy.flows import make_flow
+from nfstudy.flows.base import Flow
 
 
 def contestants(contest: Contest) -> Sequence[Contestant]:

@@ -6,22 +6,21 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.core.errors import SpecError, StoreError, UserError, printable
+from nfstudy.core.errors import StoreError, UserError, printable
 from nfstudy.core.project import Project
 from nfstudy.runner.eta import Forecast, in_words, logged_seconds
 from nfstudy.runner.signals import Interrupted, StopSignal
 from nfstudy.runs.frame import cell_states, runs_left
 from nfstudy.runs.provenance import usable_cores
-from nfstudy.study.grid import Impossible, budget_repetitions, corner_points, data_sources, impossible_points
+from nfstudy.study.plan import StudyPlan
 from nfstudy.study.reader import read_studies, read_study
-from nfstudy.study.spec import Sampling, StudySpec
 
 if TYPE_CHECKING:
     from nfstudy.runner.coordinator import Summary
@@ -33,13 +32,13 @@ NEEDED = ("time/wall_seconds",)
 
 def run(options: argparse.Namespace) -> int:
     """Run what is missing of a study, then rebuild its report; or only say what would be run."""
-    study, budget = _read(options)
+    plan = read_study(options.study).under(options.budget)
     check_device(options.device)
     check_engine(options.engine, options.device, options.gpus)
     project = Project.find()
     uri = project.tracking_uri(options.tracking_uri)
-    with nullcontext() if options.dry_run else project.study_lock(study.study):
-        return _run(study, budget, project, uri, options)
+    with nullcontext() if options.dry_run else project.study_lock(plan.name):
+        return _run(plan, project, uri, options)
 
 
 def check_device(device: str) -> None:
@@ -65,12 +64,12 @@ def report(options: argparse.Namespace) -> int:
     from nfstudy.report.build import build_report
     from nfstudy.runs.tracking.open import open_runs
 
-    study, budget = _read(options)
+    plan = read_study(options.study).under(options.budget)
     project = Project.find()
-    runs = open_runs(project.tracking_uri(options.tracking_uri))(study.study)
-    folder = Path(options.output) if options.output else project.report(study.study)
-    active = project.is_running(study.study)
-    print(f"report: {_nearby(build_report(study, budget, runs, folder, options.partial, active))}")
+    runs = open_runs(project.tracking_uri(options.tracking_uri))(plan.name)
+    folder = Path(options.output) if options.output else project.report(plan.name)
+    active = project.is_running(plan.name)
+    print(f"report: {_nearby(build_report(plan, runs, folder, options.partial, active))}")
     return 0
 
 
@@ -78,13 +77,13 @@ def status(options: argparse.Namespace) -> int:
     """Say of each cell whether it is done, running, failed, diverged or missing, and how long the rest takes."""
     from nfstudy.runs.tracking.open import load_frame
 
-    study, budget = _read(options)
+    plan = read_study(options.study).under(options.budget)
     project = Project.find()
-    frame = load_frame(project.tracking_uri(options.tracking_uri), study.study, NEEDED)
-    active = project.is_running(study.study)
-    print(f"{study.study}, budget {budget}{', at work now' if active else ''}")
-    expected = project.read_costs(study.study) | logged_seconds(frame)
-    _print_cells(study, budget, frame, impossible_points(study, budget), expected, usable_cores(), active)
+    frame = load_frame(project.tracking_uri(options.tracking_uri), plan.name, NEEDED)
+    active = project.is_running(plan.name)
+    print(f"{plan.name}, budget {plan.budget}{', at work now' if active else ''}")
+    expected = project.read_costs(plan.name) | logged_seconds(frame)
+    _print_cells(plan, frame, expected, usable_cores(), active)
     return 0
 
 
@@ -141,16 +140,16 @@ def _report_all(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run(study: StudySpec, budget: str, project: Project, uri: str, options: argparse.Namespace) -> int:
+def _run(plan: StudyPlan, project: Project, uri: str, options: argparse.Namespace) -> int:
     from nfstudy.runs.tracking.open import load_frame
 
-    frame = load_frame(uri, study.study, NEEDED)
-    left, impossible = runs_left(study, budget, frame), impossible_points(study, budget)
-    at_most = "at most " if isinstance(study.sampler, Sampling) else ""
+    study, frame = plan.study, load_frame(uri, plan.name, NEEDED)
+    left, impossible = runs_left(plan, frame), plan.impossible
+    at_most = "at most " if plan.sampling else ""
     without = f", and {len(impossible)} impossible cells that are left out" if impossible else ""
-    print(f"{study.title}\n{study.study}, budget {budget}: {at_most}{left} runs to do{without}", flush=True)
+    print(f"{study.title}\n{plan.name}, budget {plan.budget}: {at_most}{left} runs to do{without}", flush=True)
     try:
-        summary = _run_missing(study, budget, project, uri, frame, left, options) if left else None
+        summary = _run_missing(plan, project, uri, frame, left, options) if left else None
     except Interrupted as signal:
         print(f"stopped by {signal}; go on with: {_again(options)}")
         return 130
@@ -161,11 +160,11 @@ def _run(study: StudySpec, budget: str, project: Project, uri: str, options: arg
     if not left and (frame["outcome"] == "running").any():
         from nfstudy.runs.tracking.store import open_store
 
-        open_store(uri).kill_left_over(study.study)
+        open_store(uri).kill_left_over(plan.name)
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
         print(f"{counts or 'nothing was missing'} in {in_words(summary.seconds)}")
-    _rebuild(study, budget, project, uri)
+    _rebuild(plan, project, uri)
     failures = summary.failures if summary else ()
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
@@ -175,8 +174,7 @@ def _run(study: StudySpec, budget: str, project: Project, uri: str, options: arg
 
 
 def _run_missing(
-    study: StudySpec,
-    budget: str,
+    plan: StudyPlan,
     project: Project,
     uri: str,
     frame: pd.DataFrame,
@@ -190,7 +188,7 @@ def _run_missing(
         StoreError: the store cannot be used.
         DataError: data that the study needs cannot be had.
     """
-    with StopSignal() as stop, _open_engine(study, budget, project, left, options) as engine:
+    with StopSignal() as stop, _open_engine(plan, project, left, options) as engine:
         # The workers take seconds to start; in that time the rest is loaded, the data checked and the store made.
         with stop.held():
             from nfstudy.cli.check_plugin import check_installed
@@ -199,31 +197,30 @@ def _run_missing(
             from nfstudy.runs.tracking.store import open_store
 
         check_installed()
-        data = prepare_data(study, budget, project)
+        data = prepare_data(plan, project)
         stop.check()
         if not options.dry_run:
             open_store(uri, create=True)
-        cells = [cell for cell, _ in corner_points(study, budget)]
         print("measuring what a few updates of each cell take ...", file=sys.stderr, flush=True)
-        expected = measure_costs(engine, cells, stop) | logged_seconds(frame)
-        _print_cells(study, budget, frame, impossible_points(study, budget), expected, len(engine.workers))
+        expected = measure_costs(engine, plan.corners, stop) | logged_seconds(frame)
+        _print_cells(plan, frame, expected, len(engine.workers))
         if options.dry_run:
             return None
-        project.write_costs(study.study, expected)
+        project.write_costs(plan.name, expected)
         care = Care(options.checkpoint_every, options.retries)
-        return run_study(study, budget, project, uri, data, expected, engine, stop, care)
+        return run_study(plan, project, uri, data, expected, engine, stop, care)
 
 
-def _rebuild(study: StudySpec, budget: str, project: Project, uri: str) -> None:
+def _rebuild(plan: StudyPlan, project: Project, uri: str) -> None:
     """Make the report of what there is, and say where it and the runs are."""
     from nfstudy.report.build import build_report
     from nfstudy.runs.tracking.open import open_runs
 
-    index = build_report(study, budget, open_runs(uri)(study.study), project.report(study.study), partial=True)
+    index = build_report(plan, open_runs(uri)(plan.name), project.report(plan.name), partial=True)
     print(f"report: {_nearby(index)}\nbrowse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
 
 
-def _open_engine(study: StudySpec, budget: str, project: Project, left: int, options: argparse.Namespace) -> Engine:
+def _open_engine(plan: StudyPlan, project: Project, left: int, options: argparse.Namespace) -> Engine:
     """Start as many workers as were asked for, as there are cores for, or as there is work for."""
     if options.engine == "local":
         from nfstudy.runner.local_engine import Pool
@@ -236,15 +233,13 @@ def _open_engine(study: StudySpec, budget: str, project: Project, left: int, opt
         raise UserError(f"--engine ray: {error}; allowed: after pip install 'nfstudy[cluster]'") from None
     from nfstudy.data import load_dataset
 
-    datasets = {source: load_dataset(source, project.data_folders) for source in data_sources(study, budget)}
+    datasets = {source: load_dataset(source, project.data_folders) for source in plan.data_sources}
     return open_cluster(options.workers, left, options.threads, options.device, options.gpus, datasets)
 
 
 def _print_cells(
-    study: StudySpec,
-    budget: str,
+    plan: StudyPlan,
     frame: pd.DataFrame,
-    impossible: Sequence[Impossible],
     expected: Mapping[str, float],
     workers: int,
     active: bool = False,
@@ -252,16 +247,14 @@ def _print_cells(
     """Print a line a cell and the time that is left.
 
     Arguments:
-        study: the study.
-        budget: which of its budgets.
+        plan: the study under one of its budgets.
         frame: its logged runs.
-        impossible: the points of its grid that are no cells.
         expected: cell key -> expected seconds of one run.
         workers: how many share the work.
         active: whether a coordinator is at work now.
     """
-    states = cell_states(study, budget, frame, active)
-    wanted = budget_repetitions(study, budget)
+    states, impossible = cell_states(plan, frame, active), plan.impossible
+    wanted = plan.repetitions
     forecast = Forecast(expected, workers)
     names = [state.cell.label for state in states]
     width = max((len(name) for name in (*names, *(point.label for point in impossible))), default=0) + 2
@@ -273,11 +266,11 @@ def _print_cells(
         print(f"  {state.cell.key:<16}  {name:<{width}} {state.state:<10} {runs:>7}  {each}{note}")
     for point in impossible:
         print(f"  {'–':<16}  {point.label:<{width}} {'impossible':<10} {'–':>7}  {point.reason}")
-    if isinstance(study.sampler, Sampling):
-        print(f"  (further cells are proposed by {study.sampler.name} as it goes)")
+    if plan.sampling:
+        print(f"  (further cells are proposed by {plan.sampling.name} as it goes)")
     counts = Counter([*(state.state for state in states), *["impossible"] * len(impossible)])
     print("  " + ", ".join(f"{number} {state}" for state, number in counts.items()))
-    left = runs_left(study, budget, frame)
+    left = runs_left(plan, frame)
     per_cell = {state.cell.key: wanted - len(state.finished) - len(state.diverged) for state in states}
     waiting = [key for key, number in per_cell.items() for _ in range(number)]
     # The trials of a search, and cells that a sampler has yet to propose, are of no cell that is known.
@@ -299,11 +292,3 @@ def _nearby(path: Path) -> str:
     """Return a path as seen from the current folder, where it is below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)
-
-
-def _read(options: argparse.Namespace) -> tuple[StudySpec, str]:
-    study = read_study(options.study)
-    budget = options.budget or study.budget
-    if budget not in study.budgets:
-        raise SpecError(f"{options.study}: no budget '{budget}'; allowed: {', '.join(study.budgets)}")
-    return study, budget

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nfstudy.cli.commands import check_device
-from nfstudy.core.errors import SpecError, UserError, printable
+from nfstudy.core.errors import UserError, printable
 from nfstudy.core.project import Project
 from nfstudy.study.reader import read_study
 
@@ -22,8 +22,8 @@ def export(options: argparse.Namespace) -> int:
     from nfstudy.runs.archive.transfer import export_runs
 
     study = read_study(options.study)
-    if options.budget and options.budget not in study.budgets:
-        raise SpecError(f"{options.study}: no budget '{options.budget}'; allowed: {', '.join(study.budgets)}")
+    if options.budget:
+        study.under(options.budget)  # Whether there is such a budget.
     path = Path(options.file)
     uri = Project.find().tracking_uri(options.tracking_uri)
     runs = export_runs(uri, study.study, path, options.budget, options.with_checkpoints)

@@ -134,7 +134,7 @@ def _run(plugin: Plugin) -> ModuleType:
     sys.modules[name] = module  # Where dataclasses and pydantic look up the names of annotations.
     try:
         exec(compile(plugin.source, plugin.path, "exec"), vars(module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise SpecError(
             f"{_place(plugin, error)}: {type(error).__name__}: {error}; allowed: a file that imports"
@@ -145,11 +145,11 @@ def _run(plugin: Plugin) -> ModuleType:
 def _import(name: str) -> ModuleType:
     try:
         return import_module(name)
-    except Exception as error:  # Somebody else's code: it may raise anything.
+    except (Exception, SystemExit) as error:  # Somebody else's code: it may raise anything.
         raise SpecError(f"got '{name}', which cannot be imported: {type(error).__name__}: {error}") from None
 
 
-def _place(plugin: Plugin, error: Exception) -> str:
+def _place(plugin: Plugin, error: BaseException) -> str:
     """Return the file and the line of it that an error comes from."""
     if isinstance(error, SyntaxError):
         return f"{plugin.name}:{error.lineno}"

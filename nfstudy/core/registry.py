@@ -26,6 +26,14 @@ HOMES: dict[Kind, tuple[str, Literal["folders", "modules"]]] = {
 """Kind -> the package that declares the suite's own, in itself and in its folders, or in its folders and modules."""
 
 
+RESERVED: dict[Kind, tuple[str, ...]] = {
+    "flows": ("family", "length"),
+    "data": ("name", "training_split", "train_images"),
+    "likelihoods": ("latent", "hidden", "layers", "maxout", "hidden_counts", "initialisation", "likelihood"),
+}
+"""Kind -> settings of its section that are no declaration's."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a declaration comes from; part of a run's provenance, and of the key of what uses it."""
@@ -72,14 +80,12 @@ def declare(declaration: Declaration, origin: Origin = BUILT_IN) -> None:
         if other == origin and origin != BUILT_IN:
             return
         raise SpecError(f"{origin}: {declaration.kind}: got '{declaration.name}'; allowed: a name not taken by {other}")
-    for record in _records(found):
-        for own in declaration.records:
-            taken = sorted(record.model_fields.keys() & own.model_fields.keys())
-            if taken and record is not own:
-                raise SpecError(
-                    f"{origin}: {declaration.kind} {declaration.name}: settings: got '{taken[0]}'; "
-                    "allowed: a name that no other declaration has"
-                )
+    for own in declaration.records:
+        others = {name for record in _records(found) if record is not own for name in record.model_fields}
+        for taken in sorted(own.model_fields.keys() & {*others, *RESERVED.get(declaration.kind, ())}):
+            raise SpecError(
+                f"{origin}: {declaration.kind} {declaration.name}: settings: got '{taken}'; allowed: a name not taken"
+            )
     found[declaration.name] = (declaration, origin)
     _version += 1
 

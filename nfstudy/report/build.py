@@ -22,7 +22,7 @@ from nfstudy.report.plots.curves import render
 from nfstudy.report.statistics.estimates import Results, gather_results
 from nfstudy.report.tables import Entry, Row, Table, to_csv, to_latex, to_markdown
 from nfstudy.runs.frame import LoggedRuns
-from nfstudy.study.spec import StudySpec
+from nfstudy.study.plan import StudyPlan
 
 MANIFEST = "manifest.json"
 LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "seaborn", "tabulate")
@@ -38,29 +38,24 @@ class Report:
     """Name relative to the report's folder -> content; the manifest is the last."""
 
 
-def build_report(
-    study: StudySpec, budget: str, runs: LoggedRuns, folder: Path, partial: bool = False, active: bool = False
-) -> Path:
+def build_report(plan: StudyPlan, runs: LoggedRuns, folder: Path, partial: bool = False, active: bool = False) -> Path:
     """Write a study's report into a folder of its own and return the path of its `index.html`.
 
     The same runs give the same bytes. The files of an earlier report there are replaced or removed, others are left
     alone. Files are swapped in only after all of them have been made, and the manifest last.
 
     Arguments:
-        study: the study.
-        budget: which of its budgets.
+        plan: the study under one of its budgets.
         runs: its logged runs.
         folder: where to write, such as `reports/mnist`.
         partial: build although cells are missing, running or failed; the report says so everywhere.
         active: whether a coordinator is at work now, so that runs marked running are.
 
     Raises:
-        ReportError: the budget is unknown, nothing has run, cells are unfinished without `partial`, or the folder
+        ReportError: nothing has run, cells are unfinished without `partial`, or the folder
             holds a manifest that is not a report's, or cannot be written.
     """
-    if budget not in study.budgets:
-        raise ReportError(f"study {study.study}: no budget '{budget}'; allowed: {', '.join(study.budgets)}")
-    results = gather_results(study, budget, runs, active)
+    results = gather_results(plan, runs, active)
     _refuse_unfinished(results, partial)
     write_files(folder, make_report(results).files)
     return folder / "index.html"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nfstudy.study.grid import Cell
+from nfstudy.study.cells import Cell
 
 FAMILY_NAMES = {
     "none": "diagonal Gaussian",

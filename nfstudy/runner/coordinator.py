@@ -20,8 +20,8 @@ from nfstudy.runner.signals import Interrupted, StopSignal
 from nfstudy.runner.worker import Died
 from nfstudy.runs.frame import RESULTS
 from nfstudy.runs.result import EpochRecord, Notice, Resumed, TrialResult
-from nfstudy.runs.tracking.store import DataRecord, Store
-from nfstudy.study.grid import Identity
+from nfstudy.runs.tracking.store import Attempt, DataRecord, Store
+from nfstudy.study.cells import Identity
 from nfstudy.study.sections import DataSpec
 
 STOP_SECONDS = 0.25
@@ -199,15 +199,11 @@ class Session:
             self.places.experiment,
             trial,
             self.data[spec.source()] if spec else None,
-            request.point,
-            worker.device or "",
-            self.pool.threads,
-            self.attempts[trial.identity],
-            worker.environment,
+            Attempt(worker.device or "", self.pool.threads, self.attempts[trial.identity], worker.environment),
         )
         self.tasks[worker.number] = Task(request, run_id)
         plan = CheckpointPlan(self._checkpoint(trial.identity), self.care.checkpoint_every)
-        worker.run(trial, request.keep_going is not None, plan)
+        worker.run(trial, request.should_continue is not None, plan)
         self.progress.epoch(worker.number, trial, EpochRecord(0, 0, trial.settings.train.updates, {}), self._left())
 
     def _handle(self, worker: Worker, message: object) -> None:
@@ -229,9 +225,9 @@ class Session:
     def _epoch(self, worker: Worker, task: Task, record: EpochRecord) -> None:
         self.places.store.log_epoch(task.run_id, record)
         task.record = record
-        if task.request.keep_going:
+        if task.request.should_continue:
             with journal_errors(self.places.journal):
-                answer = task.request.keep_going(record.epoch, -record.metrics["valid/elbo"])
+                answer = task.request.should_continue(record.epoch, -record.metrics["valid/elbo"])
             worker.answer(answer)
         self.progress.epoch(worker.number, task.request.trial, record, self._left())
 

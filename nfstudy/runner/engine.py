@@ -13,7 +13,7 @@ from typing import Any, Self
 from nfstudy.core.errors import UserError
 from nfstudy.inference.training.checkpoints import CheckpointPlan
 from nfstudy.runner.worker import Died, Measure, Message, Order, Ready, Run
-from nfstudy.study.grid import Trial
+from nfstudy.study.cells import Trial
 from nfstudy.study.settings import Settings
 
 STILLBORN = 3

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from nfstudy.runs.result import Cost
-from nfstudy.study.grid import Trial
+from nfstudy.study.cells import Trial
 from nfstudy.study.sections import ENERGY_EPOCH
 from nfstudy.study.settings import Settings
 

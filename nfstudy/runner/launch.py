@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -30,27 +30,26 @@ from nfstudy.runs.frame import RESULTS, runs_left, study_cells
 from nfstudy.runs.result import Cost
 from nfstudy.runs.tracking.retry import PATIENCE_SECONDS, Patience
 from nfstudy.runs.tracking.store import DataRecord, open_store
-from nfstudy.study.grid import Cell, Identity, data_sources, total_runs
+from nfstudy.study.cells import Cell, Identity
+from nfstudy.study.plan import StudyPlan
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
-from nfstudy.study.spec import StudySpec
 
 MAX_MEASURED = 24
 """Of a study with more shapes of cells than this, so many are measured, spread over its grid."""
 
 
-def prepare_data(study: StudySpec, budget: str, project: Project) -> dict[DataSpec, DataRecord]:
+def prepare_data(plan: StudyPlan, project: Project) -> dict[DataSpec, DataRecord]:
     """Make sure that every data set of a study is there and intact; raises DataError.
 
     Returns:
         What a data set is loaded by (`DataSpec.source`) -> what runs say of it.
     """
-    return {spec: data_record(load_dataset(spec, project.data_folders)) for spec in data_sources(study, budget)}
+    return {spec: data_record(load_dataset(spec, project.data_folders)) for spec in plan.data_sources}
 
 
 def run_study(
-    study: StudySpec,
-    budget: str,
+    plan: StudyPlan,
     project: Project,
     tracking_uri: str,
     data: Mapping[DataSpec, DataRecord],
@@ -62,8 +61,7 @@ def run_study(
     """Run what is missing of a study; call it with the study's lock held.
 
     Arguments:
-        study: the study.
-        budget: which of its budgets.
+        plan: the study under one of its budgets.
         project: where journal and checkpoints go, if the store is not a file.
         tracking_uri: the store, made if it is not there.
         data: from `prepare_data`.
@@ -76,6 +74,7 @@ def run_study(
         StoreError: the store or the journal cannot be used.
         Interrupted: asked to stop; runs under way are saved and marked killed.
     """
+    study = plan.study
     store = open_store(tracking_uri, create=True)
     experiment = store.experiment(study.study, study.description or study.title)
     store.kill_left_over(study.study)
@@ -85,11 +84,11 @@ def run_study(
     sweep(checkpoints, set(_identities(frame[frame["outcome"].isin(RESULTS)])))
     _drop_lock(journal)
     with journal_errors(journal):
-        scheduler = Scheduler(study_plan(study, budget, journal), known_outcomes(frame, budget))
+        scheduler = Scheduler(study_plan(plan, journal), known_outcomes(frame, plan.budget))
     with closing(make_progress()) as progress:
         store.patience = Patience(PATIENCE_SECONDS, progress.note, lambda: bool(stop.name))
-        total = total_runs(study, budget, len(study_cells(study, budget, frame)))
-        done = total - runs_left(study, budget, frame)
+        total = plan.runs_of(len(study_cells(plan, frame)))
+        done = total - runs_left(plan, frame)
         places = Places(store, experiment, journal, checkpoints)
         attempts = Counter(_identities(frame))
         session = Session(study.study, places, data, scheduler, pool, progress, expected, care, attempts, done, total)
@@ -113,7 +112,7 @@ def known_outcomes(frame: pd.DataFrame, budget: str) -> dict[Identity, Told]:
     }
 
 
-def measure_costs(pool: Engine, cells: list[Cell], stop: StopSignal) -> dict[str, float]:
+def measure_costs(pool: Engine, cells: Iterable[Cell], stop: StopSignal) -> dict[str, float]:
     """Return cell key -> expected seconds of one run, measured on the workers, one cell of each shape."""
     by_shape: dict[str, Settings] = {}
     for cell in cells:

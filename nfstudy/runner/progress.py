@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from nfstudy.runner.eta import in_words
 from nfstudy.runs.result import EpochRecord
-from nfstudy.study.grid import Trial
+from nfstudy.study.cells import Trial
 
 QUIET_SECONDS = 60.0
 """Plain lines tell of a running trial at most this often."""

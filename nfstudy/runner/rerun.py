@@ -22,13 +22,13 @@ from nfstudy.runner.progress import make_progress
 from nfstudy.runner.scheduler import Plan, Request, Scheduler
 from nfstudy.runner.signals import StopSignal
 from nfstudy.runner.worker import resolve_device
-from nfstudy.runs.archive.manifest import RunCopy
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import RESULTS, RerunVerdict, latest_per_identity
 from nfstudy.runs.provenance import code_state, environment
 from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.store import DataRecord, Store
-from nfstudy.study.grid import Cell, Trial
+from nfstudy.runs.whole_run import RunCopy
+from nfstudy.study.cells import Cell, Trial
 
 ABSOLUTE, RELATIVE = 0.1, 1e-3
 """Of the last values of test/* and valid/*: a difference of more than both, in nats and of the old value, is one."""
@@ -80,7 +80,7 @@ def prepare_rerun(
 
     Arguments:
         store: where it is.
-        run_id: its id.
+        run_id: its id, also that of where it was imported from.
         project: where data files are looked for.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; None for the recorded one, or the processor where there is no such.
         threads: of the worker; None for as many as are recorded.
@@ -108,8 +108,8 @@ def prepare_rerun(
     threads = threads or (int(then.threads) if then.threads.isdecimal() else 1) or 1
     fingerprint = dataset.fingerprint if dataset else ""
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
-    cell = Cell(settings.canonical(), tags.get("nfstudy.budget", ""))
-    trial = Trial(tags["nfstudy.study"], cell, settings, "rerun", int(tags["nfstudy.index"]), run_id)
+    cell = Cell(settings.canonical(), tags.get("nfstudy.budget", ""), point=json.loads(tags["nfstudy.point"]))
+    trial = Trial(tags["nfstudy.study"], cell, settings, "rerun", int(tags["nfstudy.index"]), old.record.id)
     return Rerun(old, trial, data_record(dataset) if dataset else None, device, threads, then, now)
 
 
@@ -130,8 +130,8 @@ def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
     )
     epochs = max((len(history) for history in rerun.old.histories.values()), default=0)
     # A pruned run was stopped after an epoch, by what other trials had come to.
-    keep_going = (lambda epoch, _: epoch < epochs) if rerun.old.record.outcome == "pruned" else None
-    scheduler = Scheduler(_plan(Request(trial, rerun.old.record.tags["nfstudy.point"], keep_going)), {})
+    should_continue = (lambda epoch, _: epoch < epochs) if rerun.old.record.outcome == "pruned" else None
+    scheduler = Scheduler(_plan(Request(trial, should_continue)), {})
     data = {spec.source(): rerun.data} if spec and rerun.data else {}
     expected = {trial.cell.key: took[-1][1]} if (took := rerun.old.numbers("time/wall_seconds")) else {}
     before = set(store.runs(trial.study).frame(())["run_id"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nfstudy.runs.result import Outcome
-from nfstudy.study.grid import Identity, Trial
+from nfstudy.study.cells import Identity, Trial
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,7 @@ class Request:
     """A trial that a plan wants run."""
 
     trial: Trial
-    point: str
-    """The cell's place in the grid, as JSON."""
-    keep_going: Callable[[int, float], bool] | None = None
+    should_continue: Callable[[int, float], bool] | None = None
     """Asked after each epoch with (epoch, validation F); False prunes the trial. None: it is never pruned."""
 
 

@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -31,17 +31,9 @@ from optuna.trial import BaseTrial, FrozenTrial, TrialState
 from nfstudy.core.errors import StoreError
 from nfstudy.core.seeds import derive_seed
 from nfstudy.runner.scheduler import Plan, Request, Told
-from nfstudy.study.grid import (
-    KEY_VERSION,
-    Cell,
-    Trial,
-    budget_sampling,
-    budget_settings,
-    expand_points,
-    make_cell,
-    repetitions_of,
-)
-from nfstudy.study.spec import Axis, Pruner, Range, Sampling, StudySpec
+from nfstudy.study.cells import KEY_VERSION, Cell, Trial
+from nfstudy.study.plan import StudyPlan
+from nfstudy.study.spec import Axis, Pruner, Range, Sampling
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # of samplers that users name
@@ -66,78 +58,71 @@ PRUNERS: dict[str, Callable[..., optuna.pruners.BasePruner]] = {
 }
 
 
-def study_plan(study: StudySpec, budget: str, journal: Path) -> Plan:
-    """Return the plan of a whole study under one budget.
+def study_plan(plan: StudyPlan, journal: Path) -> Plan:
+    """Return the work of a whole study under one budget.
 
     Arguments:
-        study: the study.
-        budget: which of its budgets.
+        plan: the study under the budget.
         journal: the file in which Optuna keeps the trials; made where it is not there.
 
     Raises:
         StoreError: the journal cannot be read or written.
     """
-    prefix = f"{study.study}/{budget}/"
-    name = prefix + _digest(study, budget)
-    sampling = budget_sampling(study, budget, study.sampler) if isinstance(study.sampler, Sampling) else None
+    prefix = f"{plan.name}/{plan.budget}/"
+    name = prefix + _digest(plan)
     with _as_store_error(journal):
         journal.parent.mkdir(parents=True, exist_ok=True)
         _drop_torn_line(journal)
         storage = JournalStorage(JournalFileBackend(str(journal)))
         _abandon_others(storage, prefix, name)
-        proposals = Proposals(storage, name, study.grid, sampling, study.settings.seed)
-    if sampling:
-        return _sampled_plan(study, budget, storage, proposals, sampling)
-    return _exhaustive_plan(study, budget, storage, proposals)
+        proposals = Proposals(storage, name, plan.study.grid, plan.sampling, plan.study.settings.seed)
+    if plan.sampling:
+        return _sampled_plan(plan, storage, proposals, plan.sampling)
+    return _exhaustive_plan(plan, storage, proposals)
 
 
-def _exhaustive_plan(study: StudySpec, budget: str, storage: JournalStorage, proposals: Proposals) -> Plan:
-    points = {cell.key: (cell, point) for cell, point in expand_points(study, budget)}
-    proposals.enqueue({key: point for key, (_, point) in points.items()})
+def _exhaustive_plan(plan: StudyPlan, storage: JournalStorage, proposals: Proposals) -> Plan:
+    cells = {cell.key: cell for cell in plan.cells}
+    proposals.enqueue(cells.values())
     yield [
-        _told_plan(proposals, trial, _cell_plan(study, *points[trial.user_attrs["cell"]], storage, None))
+        _told_plan(proposals, trial, _cell_plan(plan, cells[trial.user_attrs["cell"]], storage, None))
         for trial in proposals.queued()
     ]
 
 
-def _told_plan(proposals: Proposals, trial: BaseTrial, plan: Plan) -> Plan:
-    """Carry out the plan of one cell and record how it ended at once, not when the whole grid has."""
-    (told,) = yield [plan]
+def _told_plan(proposals: Proposals, trial: BaseTrial, work: Plan) -> Plan:
+    """Do the work of one cell and record how it ended at once, not when the whole grid has."""
+    (told,) = yield [work]
     proposals.tell(trial, told)
 
 
-def _sampled_plan(
-    study: StudySpec, budget: str, storage: JournalStorage, proposals: Proposals, sampling: Sampling
-) -> Plan:
+def _sampled_plan(plan: StudyPlan, storage: JournalStorage, proposals: Proposals, sampling: Sampling) -> Plan:
     for numbers in _generations(sampling):
         trials = [proposals.trial(number) for number in numbers]
         plans = []
         for trial in trials:
-            point = proposals.suggest(trial)
-            keep_going = proposals.keep_going(trial) if sampling.pruner else None
-            plans.append(_cell_plan(study, make_cell(study, budget, point), point, storage, keep_going))
+            should_continue = proposals.should_continue(trial) if sampling.pruner else None
+            plans.append(_cell_plan(plan, plan.cell_at(proposals.suggest(trial)), storage, should_continue))
         tolds = yield plans
         for trial, told in zip(trials, tolds, strict=True):
             proposals.tell(trial, told)
 
 
 def _cell_plan(
-    study: StudySpec,
+    plan: StudyPlan,
     cell: Cell,
-    point: Mapping[str, Any],
     storage: JournalStorage,
-    keep_going: Callable[[int, float], bool] | None,
+    should_continue: Callable[[int, float], bool] | None,
 ) -> Plan:
     """Search the cell's nuisance settings, if the study does, then run its repetitions; return their mean F."""
-    text = json.dumps(point, sort_keys=True)
     settings = cell.settings
     if cell.search:
-        chosen = yield [_search_plan(study, cell, text, storage)]
+        chosen = yield [_search_plan(plan, cell, storage)]
         settings = settings.replace(chosen[0])
-    repetitions = [Request(trial, text) for trial in repetitions_of(study, cell, settings)]
+    repetitions = [Request(trial) for trial in plan.repetitions_of(cell, settings)]
     tolds: list[Told] = []
-    if keep_going:
-        repetitions[0] = Request(repetitions[0].trial, text, keep_going)
+    if should_continue:
+        repetitions[0] = Request(repetitions[0].trial, should_continue)
         tolds = yield repetitions[:1]
         if tolds[0].outcome == "pruned":
             return tolds[0]
@@ -146,24 +131,23 @@ def _cell_plan(
     return Told(worst, fmean(told.value for told in tolds))
 
 
-def _search_plan(study: StudySpec, cell: Cell, point: str, storage: JournalStorage) -> Plan:
+def _search_plan(plan: StudyPlan, cell: Cell, storage: JournalStorage) -> Plan:
     """Run the search trials of one cell and return the values (dotted path -> value) with the best validation bound.
 
     Ties, and a search in which nothing finished, go to the earliest trial.
     """
     assert cell.search is not None
     sampling = cell.search.sampler
-    name = f"{study.study}/{cell.budget}/search/{cell.key}"
-    proposals = Proposals(storage, name, cell.search.space, sampling, study.settings.seed)
+    name = f"{plan.name}/{plan.budget}/search/{cell.key}"
+    proposals = Proposals(storage, name, cell.search.space, sampling, plan.study.settings.seed)
     tried: list[tuple[float, int, dict[str, Any]]] = []
     for numbers in _generations(sampling):
         trials = [proposals.trial(number) for number in numbers]
         values = [proposals.suggest(trial) for trial in trials]
         requests = [
             Request(
-                Trial(study.study, cell, cell.settings.replace(value), "search", trial.number),
-                point,
-                proposals.keep_going(trial) if sampling.pruner else None,
+                Trial(plan.name, cell, cell.settings.replace(value), "search", trial.number),
+                proposals.should_continue(trial) if sampling.pruner else None,
             )
             for trial, value in zip(trials, values, strict=True)
         ]
@@ -195,12 +179,12 @@ class Proposals:
             storage=storage, study_name=name, direction="minimize", pruner=pruner, load_if_exists=True
         )
 
-    def enqueue(self, points: Mapping[str, Mapping[str, Any]]) -> None:
-        """Put every cell (key -> point) in the queue that is neither in it nor begun nor complete."""
+    def enqueue(self, cells: Iterable[Cell]) -> None:
+        """Put every cell in the queue that is neither in it nor begun nor complete."""
         known = {trial.user_attrs.get("cell") for trial in self._trials() if trial.state != TrialState.FAIL}
-        for key, point in points.items():
-            if key not in known:
-                self.study.enqueue_trial(dict(point), user_attrs={"cell": key})
+        for cell in cells:
+            if cell.key not in known:
+                self.study.enqueue_trial(dict(cell.point), user_attrs={"cell": cell.key})
 
     def queued(self) -> list[BaseTrial]:
         """Begin every trial in the queue; return all that have not failed, in order."""
@@ -232,7 +216,7 @@ class Proposals:
         """Return a trial that an earlier launch began in the form that takes reports; an ended one as it is."""
         return trial if trial.state.is_finished() else optuna.Trial(self.study, trial._trial_id)
 
-    def keep_going(self, trial: BaseTrial) -> Callable[[int, float], bool]:
+    def should_continue(self, trial: BaseTrial) -> Callable[[int, float], bool]:
         """Return the function that reports an epoch's F to the pruner and says whether to go on."""
 
         def report(epoch: int, value: float) -> bool:
@@ -318,11 +302,12 @@ def _pruner(record: Pruner | None) -> optuna.pruners.BasePruner:
     return PRUNERS[record.name](**record.model_dump(exclude={"name"}))
 
 
-def _digest(study: StudySpec, budget: str) -> str:
+def _digest(plan: StudyPlan) -> str:
     """Return what an edit of the study changes, if the trials from before it are no trials of what it is now."""
+    study = plan.study
     axes = {path: axis.model_dump() if isinstance(axis, Range) else axis for path, axis in study.grid.items()}
     search = study.search.model_dump() if study.search else None
-    content = [KEY_VERSION, axes, search, budget_settings(study, budget).identity()]
+    content = [KEY_VERSION, axes, search, plan.settings.identity()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -16,7 +16,7 @@ from nfstudy.core.errors import UserError
 from nfstudy.inference.training.checkpoints import CheckpointPlan, Checkpoints, belongs_to
 from nfstudy.runner.signals import StopRequest
 from nfstudy.runs.result import Cost, EpochRecord, Notice, Resumed, TrialResult
-from nfstudy.study.grid import Trial
+from nfstudy.study.cells import Trial
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from nfstudy.core.errors import UserError
 from nfstudy.runs.frame import param_text, param_value
 from nfstudy.runs.provenance import CodeState
-from nfstudy.study.grid import settings_digest
+from nfstudy.study.cells import settings_digest
 from nfstudy.study.settings import YOUNGER, Settings
 
 MACHINE = ("machine", "processor")
@@ -29,7 +29,7 @@ class Conditions:
     changes: str
     """Digest of the uncommitted changes; empty where there were none."""
     settings: str
-    """Digest of the settings, as `nfstudy.study.grid.settings_digest` makes it."""
+    """Digest of the settings, as `nfstudy.study.cells.settings_digest` makes it."""
     data: str
     """The data set's fingerprint; empty without data."""
     device: str

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from nfstudy.runs.metrics import METRICS
-from nfstudy.study.grid import Cell, budget_repetitions, expand_cells, make_cell, total_runs
-from nfstudy.study.spec import Sampling, StudySpec
+from nfstudy.runs.original import original_id
+from nfstudy.study.cells import Cell
+from nfstudy.study.plan import StudyPlan
 
 RUN_COLUMNS = {
     "run_id": "str",
@@ -76,7 +77,7 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
     """Return what `make_frame` takes for one run.
 
     Arguments:
-        run_id: the run's id.
+        run_id: the run's id in its store.
         status: MLflow's RUNNING, FINISHED, FAILED or KILLED; only in a finished run does the logged outcome count.
         started: milliseconds since 1970.
         data: the run's `tags`, `params` and `metrics`, by name.
@@ -85,7 +86,7 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
     outcomes = {"FINISHED": tags.get("nfstudy.outcome", "killed"), "FAILED": "failed", "KILLED": "killed"}
     row = {name: tags.get(f"nfstudy.{name}", "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
     return row | {
-        "run_id": run_id,
+        "run_id": original_id(run_id, tags),
         "run_name": tags.get("mlflow.runName", ""),
         "index": int(tags.get("nfstudy.index", 0)),
         "outcome": outcomes.get(status, "running"),
@@ -194,42 +195,39 @@ def latest_per_identity(frame: pd.DataFrame) -> pd.DataFrame:
     return kept.sort_values(["cell", "stage", "index"], kind="stable").reset_index(drop=True)
 
 
-def study_cells(study: StudySpec, budget: str, frame: pd.DataFrame) -> list[Cell]:
+def study_cells(plan: StudyPlan, frame: pd.DataFrame) -> Sequence[Cell]:
     """List the cells of a study: its grid's, or for a study with a sampler those that its runs have visited."""
-    if not isinstance(study.sampler, Sampling):
-        return expand_cells(study, budget)
-    points = frame.loc[frame["budget"] == budget].sort_values(["started", "run_id"])["point"].drop_duplicates()
-    cells = (make_cell(study, budget, json.loads(point)) for point in points)
+    if not plan.sampling:
+        return plan.cells
+    points = frame.loc[frame["budget"] == plan.budget].sort_values(["started", "run_id"])["point"].drop_duplicates()
+    cells = (plan.cell_at(json.loads(point)) for point in points)
     known = set(frame["cell"])
     return [cell for cell in {cell.key: cell for cell in cells}.values() if cell.key in known]
 
 
-def cell_states(study: StudySpec, budget: str, frame: pd.DataFrame, active: bool = False) -> list[CellState]:
+def cell_states(plan: StudyPlan, frame: pd.DataFrame, active: bool = False) -> list[CellState]:
     """Say of each cell whether it is done, running, failed, diverged or missing.
 
     Arguments:
-        study: the study.
-        budget: which of its budgets.
+        plan: the study under one of its budgets.
         frame: its runs (`LoggedRuns.frame`); those of other budgets do not count.
         active: whether a coordinator is at work now; without one, a run still marked running was cut off.
     """
     frame = frame[frame["stage"] != "rerun"]
-    runs = latest_per_identity(frame.loc[frame["budget"] == budget]) if not frame.empty else frame
-    wanted = budget_repetitions(study, budget)
+    runs = latest_per_identity(frame.loc[frame["budget"] == plan.budget]) if not frame.empty else frame
     by_cell = dict(tuple(runs.groupby("cell"))) if not runs.empty else {}
-    return [_cell_state(cell, by_cell.get(cell.key), wanted, active) for cell in study_cells(study, budget, frame)]
+    return [_cell_state(cell, by_cell.get(cell.key), plan.repetitions, active) for cell in study_cells(plan, frame)]
 
 
-def runs_left(study: StudySpec, budget: str, frame: pd.DataFrame) -> int:
+def runs_left(plan: StudyPlan, frame: pd.DataFrame) -> int:
     """Return how many runs a study still needs; with a sampler, at most."""
-    cells = study_cells(study, budget, frame)
-    wanted = budget_repetitions(study, budget)
-    done = latest_per_identity(frame[(frame["budget"] == budget) & frame["outcome"].isin(RESULTS)])
+    cells, wanted = study_cells(plan, frame), plan.repetitions
+    done = latest_per_identity(frame[(frame["budget"] == plan.budget) & frame["outcome"].isin(RESULTS)])
     done = done[done["cell"].isin([cell.key for cell in cells])]
     search, repetitions = done["stage"] == "search", (done["stage"] == "repetition") & (done["index"] <= wanted)
     # A cell that is pruned in its first repetition has no others.
     pruned = repetitions & (done["outcome"] == "pruned")
-    return total_runs(study, budget, len(cells)) - int(search.sum() + repetitions.sum() + (wanted - 1) * pruned.sum())
+    return plan.runs_of(len(cells)) - int(search.sum() + repetitions.sum() + (wanted - 1) * pruned.sum())
 
 
 def _cell_state(cell: Cell, runs: pd.DataFrame | None, wanted: int, active: bool) -> CellState:

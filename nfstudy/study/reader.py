@@ -15,7 +15,6 @@ from nfstudy.core.errors import DataError, SpecError
 from nfstudy.core.fields import OpenRecord
 from nfstudy.core.plugins import install, read_plugin
 from nfstudy.data import resolve_settings
-from nfstudy.study.grid import corner_points
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import CHOICES, Settings, setting_defaults
 from nfstudy.study.settings import SECTIONS as USED_SECTIONS
@@ -97,7 +96,7 @@ def parse_study(text: str, name: str) -> StudySpec:
     document.fail(_meaning_mistakes(spec, tree))
     for budget in spec.budgets:
         try:
-            corner_points(spec, budget)
+            spec.under(budget).check()
         except SpecError as error:
             document.fail([(_blamed(document, str(error), budget), str(error))])
     return spec

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import FlowFamily, Kind
@@ -129,14 +129,14 @@ class Settings(Record):
 
     def replace(self, values: Mapping[str, Any]) -> Settings:
         """Return these settings with others at some dotted paths; raises pydantic's ValidationError if impossible."""
-        tree = self.model_dump()
-        for path, value in values.items():
-            *parents, leaf = path.split(".")
-            branch = tree
-            for parent in parents:
-                branch[parent] = branch = branch[parent] or {}
-            branch[leaf] = value
-        return Settings.model_validate(tree)
+        try:
+            changed = self.model_copy(update=_changed_sections(self, values))
+            if next(_impossible(changed), None) is None:
+                return changed
+        except ValidationError:
+            pass
+        # The whole record is validated only where that is needed: for its error, which names the setting's whole path.
+        return Settings.model_validate(_tree_with(self, values))
 
     def canonical(self) -> Settings:
         """Return the one form of all settings that mean the same training.
@@ -186,9 +186,11 @@ class Settings(Record):
         return SECTIONS[self.problem]
 
     def _idle(self) -> list[str]:
-        flat = {"problem": self.problem, **dict(flatten(self.model_dump()))}
+        rules = active_when().items()
         idle = [
-            path for path, (switch, values) in active_when().items() if path in flat and flat.get(switch) not in values
+            path
+            for path, (switch, values) in rules
+            if getattr(self, path.split(".")[0]) and _value_at(self, switch) not in values
         ]
         if self.data:
             used = registry.likelihood_of(self.data.values).fields
@@ -196,6 +198,42 @@ class Settings(Record):
             idle += [f"data.{field}" for field in self.data.declaration.idle(self.data)]
             idle += [f"model.{field}" for field in further if field not in used]
         return idle
+
+
+def _value_at(settings: Settings, path: str) -> Any:
+    """Return the value at a dotted path, None where the settings have no such section."""
+    return reduce(lambda value, part: getattr(value, part, None), path.split("."), settings)
+
+
+def _changed_sections(settings: Settings, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return section -> its new record: only what changes is validated, and all else stays the same object.
+
+    Raises:
+        ValidationError: a section is impossible in itself; settings may be so together.
+    """
+    changes: dict[str, dict[str, Any]] = {}
+    found: dict[str, Any] = {}
+    for path, value in values.items():
+        section, *within = path.split(".")
+        present = getattr(settings, section)
+        if len(within) != 1 or present is None:  # A section itself, or one that was not there, or a schedule's part.
+            return dict(Settings.model_validate(_tree_with(settings, values)))
+        changes.setdefault(section, present.model_dump())[within[0]] = value
+    for section, fields in changes.items():
+        found[section] = type(getattr(settings, section)).model_validate(fields)
+    return found
+
+
+def _tree_with(settings: Settings, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as nested mappings, with other values at some dotted paths."""
+    tree = settings.model_dump()
+    for path, value in values.items():
+        *parents, leaf = path.split(".")
+        branch = tree
+        for parent in parents:
+            branch[parent] = branch = branch[parent] or {}
+        branch[leaf] = value
+    return tree
 
 
 def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:

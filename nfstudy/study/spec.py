@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import difflib
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Count, Record
 from nfstudy.study.settings import Settings
+
+if TYPE_CHECKING:
+    from nfstudy.study.plan import StudyPlan
 
 
 class MedianPruner(Record):
@@ -165,3 +171,25 @@ class StudySpec(Record):
     exhibits: Annotated[tuple[Exhibit, ...], Field(min_length=1)]
     plugins: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     """Files beside the study file, or modules, that declare flows, data sources and more; see `core.plugins`."""
+
+    def under(self, budget: str | None = None) -> StudyPlan:
+        """Return the study under one of its budgets, the same object each time; None is its default.
+
+        Raises:
+            SpecError: it has no such budget.
+        """
+        from nfstudy.study.plan import StudyPlan
+
+        name = self.budget if budget is None else budget
+        if name not in self.budgets:
+            close = difflib.get_close_matches(name, self.budgets, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise SpecError(f"study {self.study}: no budget '{name}'; allowed: {', '.join(self.budgets)}{hint}")
+        plan = self._plans.get(name)
+        if plan is None or plan.study is not self:  # `model_copy` copies what is cached, too.
+            self._plans[name] = plan = StudyPlan(self, name)
+        return plan
+
+    @cached_property
+    def _plans(self) -> dict[str, StudyPlan]:
+        return {}

@@ -15,7 +15,6 @@ from benchmarks.page import MOST_ROWS, write_page
 from benchmarks.result import Result, Verdict, as_tables, save
 from nfstudy.flows.planar.flow import free_planar_flow, planar_flow
 from nfstudy.flows.radial.flow import radial_flow
-from nfstudy.study.grid import budget_repetitions, expand_cells
 from nfstudy.study.reader import read_study
 
 ENTRIES, MISSING = peers.find_peers()
@@ -312,8 +311,8 @@ def test_the_settings_of_the_race_to_the_papers_number_stand_in_its_study():
     study = read_study(paper.STUDY)
     assert {goal.budget for goal in paper.GOALS} | {"smoke"} == set(study.budgets)
     for goal in paper.GOALS:
-        (cell,) = expand_cells(study, goal.budget)
+        (cell,) = study.under(goal.budget).cells
         settings = cell.settings
         assert (settings.data.name, settings.data.binarisation) == ("mnist", "static")
         assert (settings.evaluation.samples, settings.evaluation.test_images) == (200, None)
-        assert budget_repetitions(study, goal.budget) >= 3
+        assert study.under(goal.budget).repetitions >= 3

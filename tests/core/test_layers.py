@@ -46,7 +46,7 @@ def importers(package):
 @pytest.mark.parametrize(
     ("package", "modules"),
     [
-        ("mlflow", {"nfstudy.runs.tracking.store", "nfstudy.runs.tracking.mlflow_export"}),
+        ("mlflow", {f"nfstudy.runs.tracking.{module}" for module in ("store", "mlflow_export", "mlflow_import")}),
         ("optuna", {"nfstudy.runner.search"}),
         ("ray", {"nfstudy.runner.ray_engine"}),
     ],
@@ -98,3 +98,9 @@ def test_help_loads_nothing_heavy():
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "usage: python -m nfstudy" in done.stdout
     assert not {"torch", "mlflow", "optuna", "numpy", "pandas", "pydantic", "matplotlib", "rich"} & loaded
+
+
+def test_stores_know_nothing_of_archives():
+    stores = [name_of(path) for path in MODULES if "tracking" in path.parts]
+    _, modules = loaded_by("\n".join(f"import {module}" for module in stores))
+    assert not {name for name in modules if name.startswith("nfstudy.runs.archive")}

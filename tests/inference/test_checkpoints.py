@@ -23,7 +23,7 @@ from nfstudy.inference.training.loop import fit
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.runner.signals import Stopped, StopRequest
 from nfstudy.runs.result import Notice, Resumed
-from nfstudy.study.grid import Cell, Trial
+from nfstudy.study.cells import Cell, Trial
 from nfstudy.study.settings import Settings
 
 IMAGES = Settings.model_validate(

@@ -18,7 +18,7 @@ from nfstudy.data.photos import cut_tiles
 from nfstudy.inference.problems.image_grid import image_grid
 from nfstudy.inference.problems.images import draw_pixels
 from nfstudy.inference.training.trial import run_trial
-from nfstudy.study.grid import Cell, Trial
+from nfstudy.study.cells import Cell, Trial
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
 

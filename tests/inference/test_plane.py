@@ -13,7 +13,7 @@ from nfstudy.inference.problems.energies import WINDOW
 from nfstudy.inference.problems.plane import PlaneFlow
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.runs.metrics import METRICS
-from nfstudy.study.grid import Cell, Trial
+from nfstudy.study.cells import Cell, Trial
 from nfstudy.study.sections import FlowSpec, Q0Spec
 from nfstudy.study.settings import Settings
 

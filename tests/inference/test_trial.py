@@ -14,7 +14,7 @@ from nfstudy.inference.models.evaluation import evaluate_likelihood
 from nfstudy.inference.problems.image_grid import image_grid
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.runs.metrics import METRICS
-from nfstudy.study.grid import Cell, Trial
+from nfstudy.study.cells import Cell, Trial
 from nfstudy.study.settings import Settings
 
 SETTINGS = Settings.model_validate(

@@ -8,7 +8,6 @@ from support.fake_runs import FakeRuns, study
 
 from nfstudy.papers.rezende2015.figures_1_3 import energies, figure_1, figure_3
 from nfstudy.report.statistics.estimates import gather_results
-from nfstudy.study.grid import expand_cells, repetitions_of
 
 ENERGIES = """
 study: energies
@@ -42,12 +41,12 @@ def array_file(values):
 
 def planted(spec, left_out=()):
     runs = FakeRuns()
-    for cell in expand_cells(spec, "default"):
+    for cell in spec.under("default").cells:
         settings = cell.settings
         where = (getattr(settings.energy, "name", None), settings.flow.family, settings.flow.length)
         if where in left_out:
             continue
-        for trial in repetitions_of(spec, cell, settings):
+        for trial in spec.under(cell.budget).repetitions_of(cell, settings):
             f = F.get(where, -2.0) + 0.01 * trial.index
             values = {"test__elbo": -f, "test__kl": f + 1.878, "test__log_z": 1.8775, "test__elbo_table_1": 0.5 - f}
             run_id = runs.add(trial, **values, test__mass_left=0.3 + 0.2 * trial.index, test__window_mass=0.999)
@@ -58,7 +57,7 @@ def planted(spec, left_out=()):
 
 def results(text=ENERGIES, **options):
     spec = study(text)
-    return gather_results(spec, "default", planted(spec, **options))
+    return gather_results(spec.under("default"), planted(spec, **options))
 
 
 def lines_of(table):

@@ -39,7 +39,7 @@ def exhibit_of(values=PLANTED, absent=(), **changes):
     )
     for record in runs.records:
         record["test/nll"] = values[record["flow.length"]][record["index"] - 1]
-    return table_3(gather_results(spec, "full", runs))
+    return table_3(gather_results(spec.under("full"), runs))
 
 
 def lines_of(exhibit, table):

@@ -14,7 +14,6 @@ from nfstudy.report.claims.inequalities import parse_claims, read_claims
 from nfstudy.report.claims.ledger import evaluate, ledger, verdict_lines
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.report.tables import to_csv, to_latex
-from nfstudy.study.grid import expand_cells, repetitions_of
 from nfstudy.study.settings import setting_defaults
 
 CLAIMS = read_claims()
@@ -56,13 +55,13 @@ exhibits: [summary]
 def planted(spec, values, budget="full"):
     """Runs whose F is `values[flow family, length]`, a list over the repetitions; None is a repetition not run."""
     runs = FakeRuns()
-    for cell in expand_cells(spec, budget):
+    for cell in spec.under(budget).cells:
         flow = cell.settings.flow
-        for trial in repetitions_of(spec, cell, cell.settings):
+        for trial in spec.under(cell.budget).repetitions_of(cell):
             value = values.get((flow.family, flow.length), [None] * 9)[trial.index - 1]
             if value is not None:
                 runs.add(trial, test__elbo=-value)
-    return gather_results(spec, budget, runs)
+    return gather_results(spec.under(budget), runs)
 
 
 def judged(text, results):
@@ -283,7 +282,7 @@ def test_energies_are_told_apart_by_their_name():
         lead = 2.0 if (record["flow.family"], record["energy.name"]) == ("nice-perm", "u1") else 0.0
         noise = 0.01 * record["index"] * (record["flow.length"] == 2)
         record["test/elbo"] = -(5.0 - lead + noise if record["flow.length"] == 2 else 4.0)
-    found = {v.claim.id: v for v in evaluate(CLAIMS, gather_results(spec, "default", runs))}
+    found = {v.claim.id: v for v in evaluate(CLAIMS, gather_results(spec.under("default"), runs))}
     approaches = found["energies-nice-perm-approaches-planar"]
     assert [(part.part.id.split("/")[1], part.verdict) for part in approaches.with_runs] == [
         ("u1", "supported"),

@@ -12,7 +12,6 @@ from nfstudy.report.exhibits.effects import effects
 from nfstudy.report.plots.curves import render
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.report.tables import to_csv
-from nfstudy.study.grid import expand_cells
 
 ANNEALING = """
 study: ambiguous
@@ -50,7 +49,7 @@ NUMBERS = {"energy": (91.0, 72.0, 103.0), "kl": (90.0, 70.0, 100.0), "none": (89
 
 
 def exhibit(spec, runs):
-    return effects(gather_results(spec, "full", runs))
+    return effects(gather_results(spec.under("full"), runs))
 
 
 def means_of(found):
@@ -151,7 +150,7 @@ def test_settings_that_a_family_does_not_use_make_no_cells_and_no_differences():
         .replace("[planar]", "[planar, nice-perm]")
         .replace("[0, 8]", "[0, 4]")
     )
-    assert [cell.label for cell in expand_cells(spec, "full")] == [
+    assert [cell.label for cell in spec.under("full").cells] == [
         "none K=0 D=40",
         "planar K=4 D=40, flow.constraint true",
         "planar K=4 D=40, flow.constraint false",
@@ -235,7 +234,7 @@ def test_the_figure_has_a_panel_a_quantity_and_a_line_a_difference():
 
 def test_the_report_shows_table_and_figure(tmp_path):
     spec = study(ANNEALING)
-    page = build_report(spec, "full", planted(spec, NUMBERS), tmp_path / "ambiguous").read_text()
+    page = build_report(spec.under("full"), planted(spec, NUMBERS), tmp_path / "ambiguous").read_text()
     assert "What the settings change" in page
     assert "annealing = none" in page
     assert (tmp_path / "ambiguous/figures/effects.svg").exists()

@@ -7,13 +7,13 @@ from support.fake_runs import FakeRuns, run_all, study
 
 from nfstudy.report.labels import label_cells, on_curve, setting_text
 from nfstudy.report.statistics.estimates import BOUNDS, FREE_ENERGY, KL, NLL, estimate, gather_results
-from nfstudy.study.grid import Trial, expand_cells
+from nfstudy.study.cells import Trial
 
 SPEC = study(exhibits="[summary]")
 
 
 def trial(index=1, cell=0, stage="repetition", budget="laptop"):
-    chosen = expand_cells(SPEC, budget)[cell]
+    chosen = SPEC.under(budget).cells[cell]
     return Trial(SPEC.study, chosen, chosen.settings, stage, index)
 
 
@@ -44,7 +44,7 @@ def test_bounds_read_their_metrics_and_f_is_minus_elbo():
     runs = FakeRuns()
     for index, (elbo, nll) in enumerate([(-97.0, 90.0), (-99.0, 91.0)], start=1):
         runs.add(trial(index), test__elbo=elbo, test__nll=nll, test__kl=-elbo - nll)
-    first = gather_results(SPEC, "laptop", runs).cells[0]
+    first = gather_results(SPEC.under("laptop"), runs).cells[0]
     assert [first.estimate(quantity).mean for quantity in BOUNDS] == [98.0, 7.5, 90.5]
     assert [quantity.name for quantity in BOUNDS] == [FREE_ENERGY.name, KL.name, NLL.name]
 
@@ -63,7 +63,7 @@ def test_bounds_read_their_metrics_and_f_is_minus_elbo():
 )
 def test_note_says_why_the_mean_is_not_over_all(outcomes, note, complete, n):
     runs = run_all(SPEC, "laptop", lambda t: outcomes[t.index - 1] if t.settings.flow.length == 0 else None)
-    first = gather_results(SPEC, "laptop", runs).cells[0]
+    first = gather_results(SPEC.under("laptop"), runs).cells[0]
     assert (first.note, first.complete, first.estimate(NLL).n) == (note, complete, n)
 
 
@@ -71,7 +71,7 @@ def test_a_running_repetition_counts_as_running_only_while_a_coordinator_works()
     runs = FakeRuns()
     runs.add(trial(1))
     runs.add(trial(2), "running")
-    notes = [gather_results(SPEC, "laptop", runs, active).cells[0].note for active in (True, False)]
+    notes = [gather_results(SPEC.under("laptop"), runs, active).cells[0].note for active in (True, False)]
     assert notes == ["1 of 3 running, 1 of 3 not run", "2 of 3 not run"]
 
 
@@ -82,7 +82,7 @@ def test_a_retry_counts_once_and_other_budgets_and_searches_do_not_count():
     runs.add(trial(2), test__nll=92.0)
     runs.add(trial(3, budget="full"), test__nll=10.0)
     runs.add(trial(7, stage="search"), test__nll=20.0)
-    results = gather_results(SPEC, "laptop", runs)
+    results = gather_results(SPEC.under("laptop"), runs)
     found = results.cells[0].estimate(NLL)
     assert (found.n, found.mean, found.se) == (2, 91.0, 1.0)
     assert sorted(results.runs["attempts"]) == [1, 1, 2]
@@ -90,7 +90,7 @@ def test_a_retry_counts_once_and_other_budgets_and_searches_do_not_count():
 
 def test_labels_name_what_differs_and_length_zero_joins_each_curve():
     spec = study(SPEC_WITH_MORE_AXES)
-    labels = label_cells(expand_cells(spec, "default"))
+    labels = label_cells(spec.under("default").cells)
     assert [label.row for label in labels] == [
         "diagonal Gaussian, K = 0, D = 2",
         "NICE-perm, K = 4, D = 2, coupling units = 10",

@@ -12,8 +12,7 @@ from nfstudy.core.errors import ReportError
 from nfstudy.report.claims.baseline import changes, read_baseline, reversals, updated, write_baseline
 from nfstudy.report.claims.inequalities import read_claims
 from nfstudy.runs.result import TrialResult
-from nfstudy.runs.tracking.store import DataRecord, open_store
-from nfstudy.study.grid import expand_cells, repetitions_of
+from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
 
 STUDY = """\
 study: mnist
@@ -36,12 +35,12 @@ def stores(tmp_path_factory):
     for name, changed in (("falling", (-5.0, -4.0, -6.0)), ("rising", (5.0, 4.0, 6.0))):
         folders[name] = tmp_path_factory.mktemp(name)
         store = open_store(f"sqlite:///{folders[name]}/mlruns/mlflow.db", create=True)
-        for cell in expand_cells(spec, "laptop"):
-            for trial in repetitions_of(spec, cell, cell.settings):
+        for cell in spec.under("laptop").cells:
+            for trial in spec.under(cell.budget).repetitions_of(cell):
                 shift = changed[trial.index - 1] if cell.settings.flow.length else 0.0
                 free_energy = 97.0 + trial.index + shift
                 data = DataRecord("mnist-static", "ab" * 32, "test", {"train": (50_000, 784)})
-                run_id = store.start_run(store.experiment("mnist"), trial, data, "{}", "cpu", 1)
+                run_id = store.start_run(store.experiment("mnist"), trial, data, Attempt("cpu", 1))
                 store.finish_run(run_id, TrialResult("finished", 2000, metrics={"test/elbo": -free_energy}))
     return folders
 

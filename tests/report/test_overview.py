@@ -110,7 +110,7 @@ def test_a_run_is_embedded_with_all_that_made_it():
     changed = next(record for record in runs.records if record["flow.family"] == "planar")
     changed.update({"test/nll": 88.123456789, "test/kl": float("nan"), "dirty": True, "commit": "fedcba"})
     changed["train.learning_rate"] = 0.00123456789012
-    content = embed_runs([gather_results(spec, "full", runs)])
+    content = embed_runs([gather_results(spec.under("full"), runs)])
     run = content["runs"][changed["run_id"]]
     assert run["metrics"]["test/nll"] == 88.12346
     assert "test/kl" not in run["metrics"]
@@ -124,19 +124,19 @@ def test_a_run_is_embedded_with_all_that_made_it():
     assert not set(run["params"]) & set(common)
     other = next(record["run_id"] for record in runs.records if record["flow.family"] == "none")
     assert "flow.coupling_hidden" not in {**common, **content["runs"][other]["params"]}
-    used = next(cell for cell in gather_results(spec, "full", runs).cells if cell.label.family == "planar")
+    used = next(cell for cell in gather_results(spec.under("full"), runs).cells if cell.label.family == "planar")
     assert set(used.cell.settings.flat()) == {**common, **run["params"]}.keys()
 
 
 def test_curves_are_thinned_with_both_ends_kept_and_show_f():
     spec = study(SMALL)
     runs = run_all(spec, "full", lambda _: None)
-    results = gather_results(spec, "full", run_all(spec, "full"))
+    results = gather_results(spec.under("full"), run_all(spec, "full"))
     run_id = results.runs["run_id"].iloc[0]
     runs.records = run_all(spec, "full").records
     runs.points = [(run_id, "valid/elbo", update, -100.0 - 1 / update) for update in range(1, 1001)]
     runs.points.append((run_id, "train/elbo", 1, float("nan")))
-    curves = embed_runs([gather_results(spec, "full", runs)])["runs"][run_id]["curves"]
+    curves = embed_runs([gather_results(spec.under("full"), runs)])["runs"][run_id]["curves"]
     assert list(curves) == ["validation"]
     assert len(curves["validation"]) == MAX_POINTS
     assert curves["validation"][0] == [1, 101.0]

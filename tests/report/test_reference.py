@@ -25,8 +25,7 @@ from nfstudy.runs.archive.runs import ArchivedRuns
 from nfstudy.runs.archive.transfer import export_runs, import_runs
 from nfstudy.runs.result import TrialResult
 from nfstudy.runs.tracking.open import open_runs
-from nfstudy.runs.tracking.store import DataRecord, open_store
-from nfstudy.study.grid import expand_cells, repetitions_of
+from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
 
 CHECKOUT = Project(Path(__file__).parents[2])
 MOST_BYTES = 20_000_000
@@ -67,13 +66,13 @@ def log(folder, text=STUDY, budget="laptop", shift=0.0, repetitions=(1, 2, 3)):
     spec = study(text)
     uri = f"sqlite:///{folder}/mlruns/mlflow.db"
     store = open_store(uri)
-    for cell in expand_cells(spec, budget):
-        for trial in repetitions_of(spec, cell, cell.settings):
+    for cell in spec.under(budget).cells:
+        for trial in spec.under(cell.budget).repetitions_of(cell):
             if trial.index in repetitions:
                 nll = (87.2 if cell.settings.flow.length else 90.2) + 0.1 * (trial.index - 2) + shift
                 numbers = {"test/nll": nll, "test/kl": 6.0, "test/elbo": -6.0 - nll, "time/wall_seconds": 1800.0}
                 data = DataRecord("mnist-static", "ab" * 32, "test", {"train": (50_000, 784)})
-                run_id = store.start_run(store.experiment(spec.study), trial, data, "{}", "cpu", 1)
+                run_id = store.start_run(store.experiment(spec.study), trial, data, Attempt("cpu", 1))
                 store.finish_run(run_id, TrialResult("finished", 2000, metrics=numbers))
     return uri
 
@@ -274,7 +273,7 @@ def test_the_table_holds_every_cell_beside_the_paper():
     for record in runs.records:
         runs.files[record["run_id"], "environment.json"] = json.dumps(machine).encode()
     runs.files[runs.records[0]["run_id"], "environment.json"] = b"["
-    text = results_text([gather_results(study(), "full", runs)], {"mnist": 7})
+    text = results_text([gather_results(study().under("full"), runs)], {"mnist": 7})
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 9
     # 90.9 − 89.9, ± 0.1/√3; the numbers of `fake_runs.plausible_metrics`.
@@ -294,7 +293,7 @@ def test_what_a_setting_changes_is_shown_cell_by_cell_with_its_speed():
         "study: effects\ntitle: T\ndata: {name: mnist}\ngrid: {train.precision: [float32, bfloat16]}\nrepetitions: 2\n"
         "budgets: {full: {}}\nexhibits: [effects]\n"
     )
-    text = results_text([gather_results(spec, "full", run_all(spec, "full"))], {"effects": 1})
+    text = results_text([gather_results(spec.under("full"), run_all(spec, "full"))], {"effects": 1})
     header, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
     assert [name.strip() for name in header.split("|")[2:7]] == ["F", "KL", "−ln p(x)", "seconds", "updates/s"]
     assert [row.split("|")[1].strip()[-7:] for row in rows] == ["float32", "float16"]
@@ -306,11 +305,11 @@ def test_the_energies_are_shown_by_their_true_kl():
         "flow.length: [2, 8]}\nrepetitions: 2\nbudgets: {full: {}}\nexhibits: [energies]\n"
     )
     runs = FakeRuns()
-    for cell in expand_cells(spec, "full"):
-        for trial in repetitions_of(spec, cell, cell.settings):
+    for cell in spec.under("full").cells:
+        for trial in spec.under(cell.budget).repetitions_of(cell):
             kl = 1.0 + 0.2 * (trial.index - 1) + (cell.settings.energy.name == "u2")
             runs.add(trial, test__kl=kl, data="none", data_fingerprint="")
-    text = results_text([gather_results(spec, "full", runs)], {"energies": 2})
+    text = results_text([gather_results(spec.under("full"), runs)], {"energies": 2})
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [text.strip() for text in rows[0].strip("|").split("|")] == ["flow", "K = 2", "K = 8"]
     assert len(rows) == 5

@@ -10,7 +10,7 @@ import re
 import pytest
 from support.fake_runs import FakeRuns, run_all, study
 
-from nfstudy.core.errors import ReportError
+from nfstudy.core.errors import ReportError, SpecError
 from nfstudy.papers.rezende2015.published import FIGURE_4, TABLE_2, departures, why_not_comparable
 from nfstudy.report.build import build_report
 from nfstudy.report.exhibits.base import curve_groups
@@ -18,7 +18,7 @@ from nfstudy.report.exhibits.general import EXHIBITS, learning_curves, samples
 from nfstudy.report.pages.study_page import Page
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.report.tables import to_csv
-from nfstudy.study.grid import Trial, expand_cells, make_cell
+from nfstudy.study.cells import Trial
 from nfstudy.study.spec import Exhibit as ExhibitName
 
 SMALL = """
@@ -42,7 +42,7 @@ def lines_of(exhibit):
 
 
 def exhibit(name, spec, runs, budget="full"):
-    return EXHIBITS[name](gather_results(spec, budget, runs))
+    return EXHIBITS[name](gather_results(spec.under(budget), runs))
 
 
 def planted(spec, value=86.2, budget="full"):
@@ -158,7 +158,7 @@ def test_figure_4_gives_all_three_quantities_and_the_points_that_are_not_run():
 
 def test_length_zero_starts_every_curve():
     spec = study(SMALL)
-    groups = curve_groups(gather_results(spec, "full", run_all(spec, "full")))
+    groups = curve_groups(gather_results(spec.under("full"), run_all(spec, "full")))
     assert [(g.label.curve, [c.label.length for c in g.cells]) for g in groups] == [
         ("NF (planar)", [0, 10]),
         ("NICE-perm", [0, 10]),
@@ -191,7 +191,7 @@ def test_summary_shows_diverged_failed_and_missing_cells():
 
 
 def test_learning_curves_and_samples_say_when_there_is_nothing_to_show():
-    results = gather_results(study(SMALL), "full", FakeRuns())
+    results = gather_results(study(SMALL).under("full"), FakeRuns())
     assert (learning_curves(results).drawings, learning_curves(results).text) == ((), "No run has logged an epoch.")
     assert samples(results).drawings == ()
 
@@ -218,7 +218,7 @@ def test_samples_take_the_first_repetition_and_name_its_runs():
 def test_two_builds_from_the_same_runs_give_the_same_bytes(tmp_path):
     spec = study(SMALL, exhibits=ALL)
     for name, reverse in (("first", False), ("second", True)):
-        build_report(spec, "laptop", run_all(spec, "laptop", reverse=reverse), tmp_path / name)
+        build_report(spec.under("laptop"), run_all(spec, "laptop", reverse=reverse), tmp_path / name)
     first, second = files_of(tmp_path / "first"), files_of(tmp_path / "second")
     assert {name for name in first if first[name] != second.get(name)} == set()
     assert set(first) == set(second)
@@ -243,7 +243,7 @@ def test_an_unfinished_study_is_refused_with_all_its_cells(tmp_path):
     spec = study(SMALL)
     runs = run_all(spec, "full", lambda t: {"none": "diverged", "planar": "failed"}.get(t.settings.flow.family))
     with pytest.raises(ReportError) as refusal:
-        build_report(spec, "full", runs, tmp_path / "report")
+        build_report(spec.under("full"), runs, tmp_path / "report")
     assert str(refusal.value).splitlines()[1:] == [
         "  NF (planar), K = 10: failed (failed: failed at update 1,200)",
         "  NICE-perm, K = 10: missing (not run)",
@@ -254,7 +254,7 @@ def test_an_unfinished_study_is_refused_with_all_its_cells(tmp_path):
 def test_a_partial_report_says_so_everywhere(tmp_path):
     spec = study(SMALL, exhibits="[summary, flow-length]")
     runs = run_all(spec, "full", lambda t: "finished" if t.settings.flow.length == 0 else None)
-    build_report(spec, "full", runs, tmp_path, partial=True)
+    build_report(spec.under("full"), runs, tmp_path, partial=True)
     files = files_of(tmp_path)
     stamp = "incomplete: 1 of 3 cells"
     for name in ("index.html", "index.md", "tables/summary.md", "tables/summary.tex", "tables/flow-length.md"):
@@ -267,13 +267,13 @@ def test_a_partial_report_says_so_everywhere(tmp_path):
 
 def test_a_partial_report_of_no_runs_is_all_not_run(tmp_path):
     spec = study(SMALL, exhibits=ALL)
-    build_report(spec, "full", FakeRuns(), tmp_path, partial=True)
+    build_report(spec.under("full"), FakeRuns(), tmp_path, partial=True)
     assert "incomplete: 0 of 3 cells" in (tmp_path / "index.html").read_text()
 
 
 def test_diverged_is_a_result(tmp_path):
     spec = study(SMALL)
-    build_report(spec, "full", run_all(spec, "full", lambda _: "diverged"), tmp_path)
+    build_report(spec.under("full"), run_all(spec, "full", lambda _: "diverged"), tmp_path)
     assert "2 of 2 diverged" in (tmp_path / "tables/summary.csv").read_text()
 
 
@@ -284,7 +284,7 @@ def test_text_from_outside_is_escaped(tmp_path):
     for record in runs.records:
         record["reason"] = record["commit"] = record["device"] = nasty
         record["run_id"] = f'"><b>{record["run_id"]}'
-    build_report(spec, "full", runs, tmp_path)
+    build_report(spec.under("full"), runs, tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert "<script" not in page
     assert "<b>" not in page
@@ -301,7 +301,7 @@ def test_runs_link_to_a_server_only(tmp_path, server, linked):
     spec = study(SMALL)
     runs = run_all(spec, "full")
     runs.server = server
-    build_report(spec, "full", runs, tmp_path)
+    build_report(spec.under("full"), runs, tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert (f'href="{server}/#/runs/{runs.records[0]["run_id"]}"' in page) is linked
     assert "javascript:" not in page
@@ -320,17 +320,17 @@ def test_mixed_sources_are_warned_of(tmp_path, changed, warning):
     spec = study(SMALL)
     runs = run_all(spec, "full")
     runs.records[0].update(changed)
-    build_report(spec, "full", runs, tmp_path)
+    build_report(spec.under("full"), runs, tmp_path)
     assert warning in (tmp_path / "index.html").read_text()
     assert warning in (tmp_path / "index.md").read_text()
 
 
 def test_stale_files_go_and_foreign_ones_stay(tmp_path):
     runs = run_all(study(SMALL), "full")
-    build_report(study(SMALL, exhibits="[summary, table-2]"), "full", runs, tmp_path / "report")
+    build_report(study(SMALL, exhibits="[summary, table-2]").under("full"), runs, tmp_path / "report")
     (tmp_path / "report/notes.txt").write_text("mine")
     (tmp_path / "report/tables/mine.csv").write_text("mine")
-    build_report(study(SMALL), "full", runs, tmp_path / "report")
+    build_report(study(SMALL).under("full"), runs, tmp_path / "report")
     assert set(files_of(tmp_path / "report")) == {
         "index.html",
         "index.md",
@@ -358,14 +358,14 @@ def test_a_manifest_that_is_not_ours_stops_the_build(tmp_path, manifest, message
     folder.mkdir()
     (folder / "manifest.json").write_text(manifest)
     with pytest.raises(ReportError, match=message):
-        build_report(study(SMALL), "full", run_all(study(SMALL), "full"), folder)
+        build_report(study(SMALL).under("full"), run_all(study(SMALL), "full"), folder)
     assert (tmp_path / "victim").exists()
     assert set(files_of(folder)) == {"manifest.json"}
 
 
 def test_an_unknown_budget_is_refused(tmp_path):
-    with pytest.raises(ReportError, match="no budget 'huge'; allowed: full, laptop"):
-        build_report(study(SMALL), "huge", FakeRuns(), tmp_path)
+    with pytest.raises(SpecError, match="no budget 'huge'; allowed: full, laptop"):
+        build_report(study(SMALL).under("huge"), FakeRuns(), tmp_path)
 
 
 def test_a_sampled_study_shows_what_it_visited_and_draws_only_so_many_curves():
@@ -374,7 +374,7 @@ def test_a_sampled_study_shows_what_it_visited_and_draws_only_so_many_curves():
     runs = FakeRuns()
     for trial in range(30):
         point = {"flow.length": 10, "train.learning_rate": round(0.001 * (trial + 1), 3)}
-        cell = make_cell(spec, "full", point)
+        cell = spec.under("full").cell_at(point)
         runs.add(Trial(spec.study, cell, cell.settings, "repetition", 1), point=json.dumps(point))
     shown = exhibit("flow-length", spec, runs)
     assert shown.text == "The figure shows the first 24 of 30 curves; the table, all cells."
@@ -383,12 +383,12 @@ def test_a_sampled_study_shows_what_it_visited_and_draws_only_so_many_curves():
         "NF (planar), K = 10, learning rate = 0.001",
         "NF (planar), K = 10, learning rate = 0.03",
     ]
-    facts = dict(Page(gather_results(spec, "full", runs), [], "1").facts)
+    facts = dict(Page(gather_results(spec.under("full"), runs), [], "1").facts)
     assert facts["Complete"].endswith("1 repetition each; the cells are those visited by random in up to 40 trials")
 
 
 def test_a_sampled_study_without_runs_is_refused(tmp_path):
     spec = study(SMALL, repetitions="1\nsampler: {name: random, trials: 4}")
-    assert expand_cells(spec, "full") == []
+    assert spec.under("full").cells == ()
     with pytest.raises(ReportError, match="nothing has run"):
-        build_report(spec, "full", FakeRuns(), tmp_path, partial=True)
+        build_report(spec.under("full"), FakeRuns(), tmp_path, partial=True)

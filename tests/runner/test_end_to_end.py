@@ -203,7 +203,7 @@ def test_a_diverged_cell_is_a_result_and_the_others_go_on(tmp_path):
     assert (diverged["update"] > 0).all()
     assert "0 runs to do" in nfstudy(folder, "run", "tiny.yaml").stdout
     study = read_study(folder / "tiny.yaml")
-    assert [state.state for state in cell_states(study, "default", frame)] == ["done", "diverged"]
+    assert [state.state for state in cell_states(study.under("default"), frame)] == ["done", "diverged"]
     assert "diverged" in (folder / "reports" / "tiny" / "index.md").read_text()
 
 

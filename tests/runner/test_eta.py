@@ -6,13 +6,12 @@ import pytest
 
 from nfstudy.runner.eta import Forecast, in_words, run_seconds
 from nfstudy.runs.result import Cost
-from nfstudy.study.grid import expand_cells, repetitions_of
 from nfstudy.study.reader import parse_study
 
 STUDY = parse_study(
     "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 100, batch: 50}\nexhibits: [summary]\n", "s.yaml"
 )
-(CELL,) = expand_cells(STUDY, "default")
+(CELL,) = STUDY.under("default").cells
 
 
 def test_a_run_is_its_updates_its_validations_and_its_test():
@@ -36,7 +35,7 @@ def test_an_unknown_cell_counts_as_the_mean_and_nothing_known_as_unknown():
 
 def test_runs_that_took_twice_as_long_double_what_is_left():
     forecast = Forecast({CELL.key: 10.0}, workers=1)
-    (trial,) = repetitions_of(STUDY, CELL, CELL.settings)
+    (trial,) = STUDY.under(CELL.budget).repetitions_of(CELL)
     forecast.ended(trial, 20.0)
     assert forecast.left([CELL.key], []) == 20
 

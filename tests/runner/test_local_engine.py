@@ -15,7 +15,6 @@ from nfstudy.runner.signals import Interrupted, StopSignal
 from nfstudy.runner.worker import Died, Ready
 from nfstudy.runs.provenance import environment
 from nfstudy.runs.result import Cost, EpochRecord, TrialResult
-from nfstudy.study.grid import expand_cells, repetitions_of
 from nfstudy.study.reader import parse_study
 
 pytestmark = pytest.mark.end_to_end
@@ -25,8 +24,8 @@ STUDY = parse_study(
     "train: {updates: 46, batch: 50}\nevaluation: {samples: 2, test_images: 4}\nexhibits: [summary]\n",
     "s.yaml",
 )
-(CELL,) = expand_cells(STUDY, "default")
-(TRIAL,) = repetitions_of(STUDY, CELL, CELL.settings)
+(CELL,) = STUDY.under("default").cells
+(TRIAL,) = STUDY.under(CELL.budget).repetitions_of(CELL)
 LONG_TRIAL = replace(TRIAL, settings=TRIAL.settings.replace({"train.updates": 10**6}))
 
 

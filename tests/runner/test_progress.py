@@ -6,7 +6,6 @@ from rich.console import Console
 
 from nfstudy.runner.progress import Bars, Lines, make_progress
 from nfstudy.runs.result import EpochRecord
-from nfstudy.study.grid import expand_cells, repetitions_of
 from nfstudy.study.reader import parse_study
 
 STUDY = parse_study(
@@ -14,8 +13,8 @@ STUDY = parse_study(
     "exhibits: [summary]\n",
     "s.yaml",
 )
-(CELL,) = expand_cells(STUDY, "default")
-FIRST, SECOND = repetitions_of(STUDY, CELL, CELL.settings)
+(CELL,) = STUDY.under("default").cells
+FIRST, SECOND = STUDY.under(CELL.budget).repetitions_of(CELL)
 
 
 def tell(progress):

@@ -16,7 +16,7 @@ from nfstudy.runner.rerun import ABSOLUTE, RELATIVE, compare
 from nfstudy.runs.conditions import differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import param_text
 from nfstudy.runs.provenance import CodeState
-from nfstudy.study.grid import Trial, expand_cells, repetitions_of
+from nfstudy.study.cells import Trial
 from nfstudy.study.reader import parse_study
 
 
@@ -28,7 +28,7 @@ def params_of(settings):
 def test_settings_come_back_from_what_is_logged(path):
     study = parse_study(path.read_text(), path.name)
     for budget in study.budgets:
-        for cell in expand_cells(study, budget)[:5]:
+        for cell in study.under(budget).cells[:5]:
             settings = recorded_settings(params_of(cell.settings))
             assert settings.flat() == cell.settings.flat()
             assert settings.identity() == cell.settings.identity()
@@ -37,7 +37,7 @@ def test_settings_come_back_from_what_is_logged(path):
 SPEC = parse_study(
     TINY.replace("learning_rate", "schedule: {name: MultiStepLR, milestones: [3, 7], gamma: 0.5}, learning_rate"), "x"
 )
-CELL = expand_cells(SPEC, "default")[1]
+CELL = SPEC.under("default").cells[1]
 
 
 def test_lists_and_runs_older_than_a_setting_are_read():
@@ -135,7 +135,7 @@ def test_numbers_are_identical_close_or_different():
 
 
 def test_a_rerun_has_the_seeds_of_its_original_and_another_identity():
-    original = repetitions_of(SPEC, CELL, CELL.settings)[1]
+    original = SPEC.under(CELL.budget).repetitions_of(CELL)[1]
     again = Trial("tiny", CELL, CELL.settings, "rerun", 2, "ab" * 16)
     assert again.repetition == original.repetition == 2
     assert again.identity[1:] == ("rerun", 2, original.identity[3])

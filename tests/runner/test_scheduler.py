@@ -1,7 +1,6 @@
 """Plans: what they ask for is handed out once, in order, and what came of it reaches them."""
 
 from nfstudy.runner.scheduler import Request, Scheduler, Told
-from nfstudy.study.grid import expand_cells, repetitions_of
 from nfstudy.study.reader import parse_study
 
 STUDY = parse_study(
@@ -9,7 +8,7 @@ STUDY = parse_study(
     "repetitions: 2\nexhibits: [summary]\n",
     "s.yaml",
 )
-FIRST, SECOND = (repetitions_of(STUDY, cell, cell.settings) for cell in expand_cells(STUDY, "default"))
+FIRST, SECOND = (STUDY.under(cell.budget).repetitions_of(cell) for cell in STUDY.under("default").cells)
 
 
 def request(trial):

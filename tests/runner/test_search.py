@@ -42,7 +42,7 @@ def carry_out(text, journal, known=None, stop=math.inf, backwards=False, epochs=
     """Run a study's plan, all that is ready at a time; return its outcomes by identity, up to `stop` of them."""
     study = parse_study(text, "s.yaml")
     outcomes = dict(known or {})
-    scheduler = Scheduler(study_plan(study, study.budget, journal), outcomes)
+    scheduler = Scheduler(study_plan(study.under(), journal), outcomes)
     ran = 0
     while not scheduler.done:
         ready = []
@@ -53,7 +53,9 @@ def carry_out(text, journal, known=None, stop=math.inf, backwards=False, epochs=
                 return outcomes
             told = Told("finished", value(request.trial))
             for epoch in range(1, epochs + 1):
-                if request.keep_going and not request.keep_going(epoch, value(request.trial) + epochs - epoch):
+                if request.should_continue and not request.should_continue(
+                    epoch, value(request.trial) + epochs - epoch
+                ):
                     told = Told("pruned", math.inf)
                     break
             outcomes[request.trial.identity] = told
@@ -91,7 +93,7 @@ def test_a_cell_is_recorded_as_soon_as_it_has_ended(tmp_path):
 
 def test_trials_from_before_the_keys_changed_are_not_taken_for_todays(tmp_path, monkeypatch):
     carry_out(EXHAUSTIVE, tmp_path / "s.journal", stop=3)
-    monkeypatch.setattr("nfstudy.study.grid.KEY_VERSION", 99)
+    monkeypatch.setattr("nfstudy.study.cells.KEY_VERSION", 99)
     monkeypatch.setattr("nfstudy.runner.search.KEY_VERSION", 99)
     assert len(carry_out(EXHAUSTIVE, tmp_path / "s.journal")) == 3 * 2
 
@@ -171,7 +173,7 @@ def test_pruning_depends_on_earlier_generations_only(tmp_path):
 def test_a_failed_cell_is_offered_again_by_the_next_launch(tmp_path):
     journal = tmp_path / "s.journal"
     study = parse_study(EXHAUSTIVE, "s.yaml")
-    scheduler = Scheduler(study_plan(study, study.budget, journal), {})
+    scheduler = Scheduler(study_plan(study.under(), journal), {})
     while request := scheduler.next():
         scheduler.tell(request, Told("failed", math.inf))
     outcomes = carry_out(EXHAUSTIVE, journal)
@@ -259,7 +261,7 @@ def test_a_journal_of_a_later_optuna_is_a_clear_error_and_is_left_as_it_is(tmp_p
     journal.write_text("".join(json.dumps(record) + "\n" for record in changed))
     before = journal.read_bytes()
     with pytest.raises(StoreError, match=rf"s\.journal: is not a journal .* Optuna {optuna.__version__} .*{words}"):
-        study_plan(study, study.budget, journal)
+        study_plan(study.under(), journal)
     assert journal.read_bytes() == before
 
 
@@ -267,4 +269,4 @@ def test_a_journal_that_is_none_is_a_clear_error(tmp_path):
     (tmp_path / "s.journal").write_text("not a journal\n")
     study = parse_study(EXHAUSTIVE, "s.yaml")
     with pytest.raises(StoreError, match=r"s\.journal: is not a journal.*line 1 is no record"):
-        study_plan(study, study.budget, tmp_path / "s.journal")
+        study_plan(study.under(), tmp_path / "s.journal")

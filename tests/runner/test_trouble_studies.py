@@ -16,8 +16,7 @@ from nfstudy.core.errors import SpecError
 from nfstudy.data import mnist
 from nfstudy.runner import local_engine as workers
 from nfstudy.runs.result import EpochRecord, TrialResult
-from nfstudy.runs.tracking.store import Store, open_store
-from nfstudy.study.grid import expand_cells, impossible_points, repetitions_of
+from nfstudy.runs.tracking.store import Attempt, Store, open_store
 from nfstudy.study.reader import parse_study, read_studies
 
 pytestmark = pytest.mark.end_to_end
@@ -87,9 +86,9 @@ def test_an_impossible_cell_is_named_and_the_others_go_on(tmp_path, command):
 def test_a_run_left_over_beside_a_finished_study_is_closed_by_the_next_launch(tmp_path, command):
     folder, study = write_study(tmp_path, SHORT), parse_study(SHORT, "tiny.yaml")
     store = open_store(f"sqlite:///{folder}/mlruns/mlflow.db", create=True)
-    for cell in expand_cells(study, "default"):
-        (trial,) = repetitions_of(study, cell, cell.settings)
-        twice = [store.start_run(store.experiment("tiny"), trial, None, "{}", "cpu", 1) for _ in range(2)]
+    for cell in study.under("default").cells:
+        (trial,) = study.under(cell.budget).repetitions_of(cell)
+        twice = [store.start_run(store.experiment("tiny"), trial, None, Attempt("cpu", 1)) for _ in range(2)]
         store.finish_run(twice[1], TrialResult("finished", 60))
     assert sorted(frame_of(folder)["outcome"]) == ["finished"] * 2 + ["running"] * 2
     code, out, _ = command(folder, "run", "tiny.yaml")
@@ -100,7 +99,7 @@ def test_a_run_left_over_beside_a_finished_study_is_closed_by_the_next_launch(tm
 def test_a_study_without_a_possible_cell_or_whose_sampler_may_come_to_an_impossible_one_is_refused():
     grid = "grid: {flow.family: [planar, nice-perm], flow.length: [2], model.latent: [1, 3]}"
     assert grid in MIXED
-    assert [point.reason for point in impossible_points(parse_study(MIXED, "s.yaml"), "default")] == [REASON]
+    assert [point.reason for point in parse_study(MIXED, "s.yaml").under("default").impossible] == [REASON]
     for text in (
         MIXED.replace(grid, "grid: {flow.family: [nice-perm, nice-orth], flow.length: [2], model.latent: [1]}"),
         MIXED + "sampler: {name: random, trials: 3}\n",
@@ -113,13 +112,13 @@ def test_a_study_without_a_possible_cell_or_whose_sampler_may_come_to_an_impossi
 def test_a_cell_whose_search_can_come_to_impossible_settings_is_impossible():
     search = "search: {sampler: {name: tpe, trials: 2}, space: {model.latent: {low: 1, high: 9}}}\n"
     study = parse_study(ONE_EACH + search, "s.yaml")
-    (point,) = impossible_points(study, "default")
+    (point,) = study.under("default").impossible
     assert (point.label, point.reason) == ("flow.family nice-perm, flow.length 2", REASON)
 
 
 def test_our_own_studies_have_no_impossible_cells():
     studies = read_studies(STUDIES)
-    assert not [study for study in studies.values() for budget in study.budgets if impossible_points(study, budget)]
+    assert not [study for study in studies.values() for budget in study.budgets if study.under(budget).impossible]
 
 
 def test_a_disk_that_fills_up_ends_a_study_with_a_clear_message_and_it_goes_on(small_disk, command, calm, monkeypatch):

@@ -1,5 +1,6 @@
 """Archives: what goes in comes out bit for bit, in another store too; whatever export would not write is refused."""
 
+import hashlib
 import json
 import lzma
 import math
@@ -16,64 +17,30 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from mlflow.entities import Metric
 from support.archives import members_of
 from support.command_line import TINY, digests, frame_of, nfstudy, numbers_of, write_study
 from support.fake_copies import CONTENTS, STUDY, consistent, copy, points, rebuilt, small_archive
+from support.filled_store import fill
 from support.processes import free_port
 
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.archive import reader
-from nfstudy.runs.archive.manifest import ArchiveError, is_inside
+from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import read_archive
 from nfstudy.runs.archive.transfer import export_runs, import_runs
 from nfstudy.runs.archive.writer import END, packed_member, write_archive
-from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.mlflow_export import ServedSource
 from nfstudy.runs.tracking.sql_export import read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
-from nfstudy.runs.tracking.store import DataRecord, open_store
-from nfstudy.study.grid import expand_cells, repetitions_of
-from nfstudy.study.reader import parse_study
-
-SPEC = parse_study(
-    "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 10, learning_rate: 1e-3}\n"
-    "grid: {flow.family: [planar], flow.length: [0, 2]}\nrepetitions: 3\nexhibits: [summary]\n",
-    "s.yaml",
-)
-TRIALS = [trial for cell in expand_cells(SPEC, "default") for trial in repetitions_of(SPEC, cell, cell.settings)]
-DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
+from nfstudy.runs.tracking.store import open_store
+from nfstudy.runs.whole_run import is_inside
 
 
 @pytest.fixture(scope="module")
 def filled_once(tmp_path_factory):
     """A store with all that may befall a run; its folder."""
     folder = tmp_path_factory.mktemp("filled") / "store"
-    store = open_store(f"sqlite:///{folder}/mlflow.db", create=True)
-    ours = store.experiment("s", "What it is about.")
-
-    def log(trial):
-        return store.start_run(ours, trial, DATA, json.dumps({"odd": "µ 'x' \"y\" 数"}), "cpu", 1)
-
-    finished = log(TRIALS[0])
-    for update, value in ((5, -5.0), (10, math.nan), (15, math.inf), (20, -math.inf), (25, -1e-300), (30, 0.1 + 0.2)):
-        store.log_epoch(finished, EpochRecord(1, update, 30, {"train/elbo": value, "valid/elbo": -value}))
-    repeated = [
-        Metric("valid/elbo", value, 1_700_000_000_000 + after, 30) for value, after in ((2.0, 9), (math.nan, 9))
-    ]
-    store.client.log_batch(finished, metrics=repeated)
-    store.client.log_param(finished, "odd.text", "数" * 2000)
-    files = {"samples.png": b"\x89PNG", "checkpoint.pt": b"weights" * 1000}
-    store.finish_run(finished, TrialResult("finished", 30, metrics={"test/nll": math.inf}, files=files))
-    store.client.log_text(finished, "deep", "a/b/c.txt")
-    store.finish_run(log(TRIALS[1]), TrialResult("diverged", 3, "loss is nan", metrics={"test/nll": 1.5}))
-    store.finish_run(log(TRIALS[2]), TrialResult("failed", 0, "MemoryError", files={"traceback.txt": b"..."}))
-    store.kill_run(log(TRIALS[3]))
-    log(TRIALS[4])
-    store.client.delete_run(log(TRIALS[5]))
-    store.client.create_run(ours, run_name="of another tool")
-    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    fill(folder)
     return folder
 
 
@@ -164,6 +131,51 @@ def test_checkpoints_are_left_out_unless_asked_for(filled, tmp_path):
     names = [{name for run in archive.runs for name in run.record.files} for archive in (small, large)]
     assert names[1] - names[0] == {"checkpoint.pt"}
     assert b"weights" * 1000 in dict(large.files()).values()
+
+
+PLUGIN = b"raise SystemExit('the code of an archive was run')"
+PLUGIN_TAG = json.dumps([{"kind": "flow", "name": "evil", "origin": "evil.py", "digest": "ab" * 32}])
+
+
+def plugin_archive(path):
+    """Write an archive of one run with what a plug-in adds: a tag, a metric, its source, and a module of that name."""
+    digest = hashlib.sha256(PLUGIN).hexdigest()
+    one = copy(1, histories={"test/smoothness": points((20, 1, 0.5))}, plugins=PLUGIN_TAG, later_field="x")
+    files = {"plugins/evil.py": digest, "nfstudy_evil/__init__.py": digest}
+    record = one.record.model_validate(dict(one.record) | {"files": files, "params": {"flow.family": "evil:FLOW"}})
+    write_archive(path, STUDY, "", [type(one)(record, one.histories)], {digest: PLUGIN}.__getitem__)
+    return path
+
+
+def test_what_plugins_add_to_a_run_travels_and_is_never_run(tmp_path, monkeypatch):
+    """Reading, importing and exporting import no module that an archive names, even one that could be found."""
+    plugin_archive(tmp_path / "x")
+    (tmp_path / "evil.py").write_bytes(PLUGIN)
+    code = f"""
+import sys
+from pathlib import Path
+from nfstudy.runs.archive.reader import read_archive
+from nfstudy.runs.archive.runs import ArchivedRuns
+from nfstudy.runs.archive.transfer import export_runs, import_runs
+archive = read_archive(Path({str(tmp_path / "x")!r}))
+runs = ArchivedRuns(archive)
+assert runs.frame()["flow.family"].item() == "evil:FLOW"
+assert runs.artifact({f"{1:032x}"!r}, "plugins/evil.py").startswith(b"raise")
+uri = "sqlite:///" + {str(tmp_path / "to" / "mlflow.db")!r}
+assert import_runs(archive, uri).new == 1
+export_runs(uri, "s", Path({str(tmp_path / "y")!r}))
+places = [tree for tree in sys.modules.values() if {str(tmp_path)!r} in str(getattr(tree, "__file__", ""))]
+assert not places and not {{"evil", "nfstudy_evil"}} & sys.modules.keys()
+"""
+    paths = [str(tmp_path), str(tmp_path / "to" / "artifacts"), *sys.path]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # Another description aside, what comes out is what went in.
+    (before,), (after,) = (read_archive(tmp_path / name).runs for name in "xy")
+    assert after.record == before.record
+    assert after.record.tags["nfstudy.plugins"] == PLUGIN_TAG
+    assert after.histories["test/smoothness"].tobytes() == before.histories["test/smoothness"].tobytes()
 
 
 def test_a_file_that_many_runs_share_is_there_once(tmp_path):
@@ -265,7 +277,7 @@ def test_what_cannot_be_exported_or_imported_is_said(filled, tmp_path):
     with pytest.raises(ArchiveError, match=r"cannot be exported: .*nfstudy\.cell"):
         export_runs(filled, "s", tmp_path / "x")
     archive = read_archive(small_archive(tmp_path / "y"))
-    with pytest.raises(StoreError, match="gives runs ids of its own; allowed: a SQLite store"):
+    with pytest.raises(StoreError, match=r"tracking store http://127\.0\.0\.1:1: "):
         import_runs(archive, "http://127.0.0.1:1")
 
 
@@ -335,6 +347,14 @@ BAD_RUNS = {
     "a running run": (changed(status="RUNNING"), "status: "),
     "a number as text": (changed(started="1"), "started: "),
     "another study": (changed(tags=TAGS | {"nfstudy.study": "t"}), "tag nfstudy.study is not s"),
+    "an attempt that is none": (changed(tags=TAGS | {"nfstudy.attempt": "x"}), "tag nfstudy.attempt: got 'x'"),
+    "a run of another id": (
+        changed(tags=TAGS | {"nfstudy.original_run_id": "ab" * 16}),
+        "tag nfstudy.original_run_id: allowed: only in a store",
+    ),
+    "a half-imported run": (changed(tags=TAGS | {"nfstudy.importing": "true"}), "tag nfstudy.importing"),
+    "a metric of odd characters": (changed(points={"test/x\u0000": 1}), "should match pattern"),
+    "a hidden file among plug-ins": (changed(files={"plugins/.x.py": "ab" * 32}), "file 'plugins/.x.py'"),
     "an index that is none": (changed(tags=TAGS | {"nfstudy.index": "x"}), "tag nfstudy.index: got 'x'"),
     "a point that is none": (changed(tags=TAGS | {"nfstudy.point": "[]"}), "tag nfstudy.point"),
     "no cell": (changed(tags={name: text for name, text in TAGS.items() if "cell" not in name}), "tag nfstudy.cell"),
@@ -503,9 +523,11 @@ def test_a_study_goes_on_elsewhere_and_its_report_is_rebuilt_byte_for_byte(tmp_p
         done = nfstudy(third, "export", "tiny.yaml", "served.tar.xz", "--tracking-uri", address)
         assert done.returncode == 0, done.stderr
         assert (third / "served.tar.xz").read_bytes() == (moved / "whole.tar.xz").read_bytes()
-        refused = nfstudy(third, "import", "served.tar.xz", "--tracking-uri", address)
-        assert refused.returncode == 2
-        assert "gives runs ids of its own" in refused.stderr
+        # Through the server of the store they are in, they are found to be there.
+        again = nfstudy(third, "import", "served.tar.xz", "--tracking-uri", address)
+        assert again.returncode == 0, again.stderr
+        assert "0 runs taken in, 6 were there already" in again.stdout
+    assert frame_of(third).equals(frame)
 
 
 class served:  # noqa: N801 - it reads as a word

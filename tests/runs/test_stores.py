@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -22,8 +23,7 @@ from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking import sql_runs as store_sql
 from nfstudy.runs.tracking.open import SqlRuns, load_frame, open_runs
 from nfstudy.runs.tracking.sql_runs import SqlStore
-from nfstudy.runs.tracking.store import DataRecord, open_store
-from nfstudy.study.grid import expand_cells, repetitions_of
+from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
 from nfstudy.study.reader import parse_study
 
 STUDY = parse_study(
@@ -31,7 +31,7 @@ STUDY = parse_study(
     "grid: {flow.family: [planar, nice-perm], flow.length: [0, 2]}\nrepetitions: 3\nexhibits: [summary]\n",
     "s.yaml",
 )
-TRIALS = [trial for cell in expand_cells(STUDY, "default") for trial in repetitions_of(STUDY, cell, cell.settings)]
+TRIALS = [trial for cell in STUDY.under("default").cells for trial in STUDY.under(cell.budget).repetitions_of(cell)]
 DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
 ODD = 'µ\'s "quoted" `tick` %s :name ; -- 数'
 
@@ -44,7 +44,8 @@ def filled(tmp_path_factory):
     ours = store.experiment("s")
 
     def log(trial, experiment=ours):
-        return store.start_run(experiment, trial, DATA, json.dumps({"odd": ODD}), "cpu", 1)
+        trial = replace(trial, cell=replace(trial.cell, point={"odd": ODD}))
+        return store.start_run(experiment, trial, DATA, Attempt("cpu", 1))
 
     finished = log(TRIALS[0])
     store.client.log_param(finished, "odd.text", ODD)
@@ -248,7 +249,7 @@ def test_a_report_is_the_same_twice_and_however_its_runs_are_read(big, tmp_path,
     monkeypatch.setattr(exhibits, "MAX_LINES", 2 * CELLS)
     fast, reference = both(f"sqlite:///{folder}/mlruns/mlflow.db", "big")
     for name, runs in (("first", fast), ("second", fast), ("reference", reference)):
-        build_report(study, "default", runs, tmp_path / name)
+        build_report(study.under("default"), runs, tmp_path / name)
     assert digests(tmp_path / "first") == digests(tmp_path / "second") == digests(tmp_path / "reference")
     page = (tmp_path / "first" / "index.md").read_text()
     assert "the first 2 repetitions of each cell, 80 of 120 runs" in page

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ from nfstudy.runs.metrics import METRICS
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.open import load_frame
 from nfstudy.runs.tracking.retry import Patience
-from nfstudy.runs.tracking.store import DataRecord, Store, open_store, resolve_artifacts
-from nfstudy.study.grid import Trial, expand_cells, repetitions_of
+from nfstudy.runs.tracking.store import Attempt, DataRecord, Store, open_store, resolve_artifacts
+from nfstudy.study.cells import Trial
 from nfstudy.study.reader import parse_study
 
 STUDY = parse_study(
@@ -27,17 +28,18 @@ STUDY = parse_study(
     "grid: {flow.family: [planar, nice-perm], flow.length: [0, 2]}\nrepetitions: 2\nexhibits: [summary]\n",
     "s.yaml",
 )
-CELLS = expand_cells(STUDY, "default")
+CELLS = STUDY.under("default").cells
 DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
 
 
-def start(store, trial, point="{}"):
-    return store.start_run(store.experiment("s"), trial, DATA, point, "cpu", 1)
+def start(store, trial, point=None):
+    trial = replace(trial, cell=replace(trial.cell, point=point or {}))
+    return store.start_run(store.experiment("s"), trial, DATA, Attempt("cpu", 1))
 
 
 def test_a_run_comes_back_as_it_was_logged(store):
-    trial = repetitions_of(STUDY, CELLS[2], CELLS[2].settings)[1]
-    run_id = start(store, trial, '{"flow.length": 2}')
+    trial = STUDY.under(CELLS[2].budget).repetitions_of(CELLS[2])[1]
+    run_id = start(store, trial, {"flow.length": 2})
     store.log_epoch(run_id, EpochRecord(1, 5, 10, {"train/elbo": -4.0, "valid/elbo": -5.0}))
     store.log_epoch(run_id, EpochRecord(2, 10, 10, {"train/elbo": -3.0, "valid/elbo": -4.5}))
     result = TrialResult("finished", 10, metrics={"test/nll": 3.25}, files={"samples.png": b"\x89PNG"})
@@ -73,7 +75,7 @@ def test_a_run_comes_back_as_it_was_logged(store):
 
 
 def test_everything_that_reproduces_a_run_is_there_before_it_trains(store):
-    run_id = start(store, repetitions_of(STUDY, CELLS[1], CELLS[1].settings)[0])
+    run_id = start(store, STUDY.under(CELLS[1].budget).repetitions_of(CELLS[1])[0])
     run = store.client.get_run(run_id)
     assert run.info.status == "RUNNING"
     assert run.data.params["flow.family"] == "planar"
@@ -88,7 +90,7 @@ def test_everything_that_reproduces_a_run_is_there_before_it_trains(store):
 
 
 def test_a_name_that_is_not_in_the_table_of_metrics_is_refused(store):
-    run_id = start(store, repetitions_of(STUDY, CELLS[0], CELLS[0].settings)[0])
+    run_id = start(store, STUDY.under(CELLS[0].budget).repetitions_of(CELLS[0])[0])
     with pytest.raises(ValueError, match="test/bound"):
         store.log_epoch(run_id, EpochRecord(1, 1, 1, {"test/bound": 1.0}))
 
@@ -102,7 +104,7 @@ def test_metric_names_carry_split_unit_and_direction():
 
 def test_what_runs_say_of_each_cell(store):
     def log(cell, repetition, outcome, reason=""):
-        run_id = start(store, repetitions_of(STUDY, CELLS[cell], CELLS[cell].settings)[repetition - 1])
+        run_id = start(store, STUDY.under(CELLS[cell].budget).repetitions_of(CELLS[cell])[repetition - 1])
         if outcome in ("finished", "diverged", "failed"):
             store.finish_run(run_id, TrialResult(outcome, 3, reason))
         elif outcome == "killed":
@@ -116,15 +118,15 @@ def test_what_runs_say_of_each_cell(store):
     running = log(2, 2, "running")
 
     frame = store.runs("s").frame()
-    states = cell_states(STUDY, "default", frame)
+    states = cell_states(STUDY.under("default"), frame)
     assert [state.state for state in states] == ["done", "diverged", "failed"]
     assert states[0].finished == (first, second)
     assert killed not in states[0].finished
     assert states[1].diverged == (lost,)
     assert "loss is nan at update 3" in states[1].note
     assert "MemoryError" in states[2].note
-    assert cell_states(STUDY, "default", frame, active=True)[2].running == (running,)
-    assert runs_left(STUDY, "default", frame) == 2
+    assert cell_states(STUDY.under("default"), frame, active=True)[2].running == (running,)
+    assert runs_left(STUDY.under("default"), frame) == 2
     assert frame.loc[frame["outcome"] == "running", "run_id"].tolist() == [running]
 
 
@@ -146,23 +148,23 @@ def answers_lost(monkeypatch, store, name):
 def test_a_run_that_a_server_made_without_our_knowing_is_found_and_closed(store, monkeypatch):
     made = answers_lost(monkeypatch, store, "create_run")
     store.patience = Patience(60, lambda words: None)
-    known = start(store, repetitions_of(STUDY, CELLS[0], CELLS[0].settings)[0])
+    known = start(store, STUDY.under(CELLS[0].budget).repetitions_of(CELLS[0])[0])
     unknown = made[0].info.run_id
     assert known == made[1].info.run_id
     store.finish_run(known, TrialResult("finished", 3))
     other = store.start_run(
-        store.experiment("s"), Trial("another", CELLS[0], CELLS[0].settings, "repetition", 1), DATA, "{}", "cpu", 1
+        store.experiment("s"), Trial("another", CELLS[0], CELLS[0].settings, "repetition", 1), DATA, Attempt("cpu", 1)
     )
     store.kill_left_over("s")
     store.kill_left_over("none")
     frame = store.runs("s").frame().set_index("run_id")
     assert frame["outcome"].to_dict() == {known: "finished", unknown: "killed"}
-    assert cell_states(STUDY, "default", frame.reset_index())[0].finished == (known,)
+    assert cell_states(STUDY.under("default"), frame.reset_index())[0].finished == (known,)
     assert store.client.get_run(other).info.status == "RUNNING"
 
 
 def test_what_is_written_is_there_once_though_its_answer_was_lost(store, monkeypatch):
-    run_id = start(store, repetitions_of(STUDY, CELLS[0], CELLS[0].settings)[0])
+    run_id = start(store, STUDY.under(CELLS[0].budget).repetitions_of(CELLS[0])[0])
     store.patience = Patience(60, lambda words: None)
     for name in ("log_batch", "log_artifacts", "set_terminated"):
         answers_lost(monkeypatch, store, name)
@@ -190,13 +192,13 @@ def test_an_empty_study_has_all_its_columns(store, tmp_path):
     for frame in (store.runs("none").frame(), load_frame(f"sqlite:///{tmp_path}/nowhere/mlflow.db", "s")):
         assert len(frame) == 0
         assert {*RUN_COLUMNS, *METRICS} <= set(frame.columns)
-        assert [state.state for state in cell_states(STUDY, "default", frame)] == ["missing"] * 3
-        assert runs_left(STUDY, "default", frame) == 6
+        assert [state.state for state in cell_states(STUDY.under("default"), frame)] == ["missing"] * 3
+        assert runs_left(STUDY.under("default"), frame) == 6
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_the_folder_can_be_moved(store, tmp_path):
-    run_id = start(store, repetitions_of(STUDY, CELLS[0], CELLS[0].settings)[0])
+    run_id = start(store, STUDY.under(CELLS[0].budget).repetitions_of(CELLS[0])[0])
     store.finish_run(run_id, TrialResult("finished", 3, files={"samples.png": b"picture"}))
     shutil.move(tmp_path / "mlruns", tmp_path / "elsewhere")
     moved = open_store(f"sqlite:///{tmp_path}/elsewhere/mlflow.db").runs("s")
@@ -206,7 +208,7 @@ def test_the_folder_can_be_moved(store, tmp_path):
 
 
 def test_mlflow_itself_reaches_the_artifacts(store, tmp_path):
-    run_id = start(store, repetitions_of(STUDY, CELLS[0], CELLS[0].settings)[0])
+    run_id = start(store, STUDY.under(CELLS[0].budget).repetitions_of(CELLS[0])[0])
     store.finish_run(run_id, TrialResult("finished", 3, files={"samples.png": b"picture"}))
     code = f"import mlflow; print(open(mlflow.artifacts.download_artifacts('runs:/{run_id}/samples.png'), 'rb').read())"
     environment = os.environ | {"MLFLOW_TRACKING_URI": store.uri}

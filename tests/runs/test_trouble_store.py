@@ -22,8 +22,7 @@ from nfstudy.runs.frame import cell_states, latest_per_identity
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.open import load_frame
 from nfstudy.runs.tracking.retry import Patience
-from nfstudy.runs.tracking.store import open_store
-from nfstudy.study.grid import expand_cells, repetitions_of
+from nfstudy.runs.tracking.store import Attempt, open_store
 from nfstudy.study.reader import parse_study
 from nfstudy.study.settings import Settings
 
@@ -32,8 +31,8 @@ STUDY = parse_study(
     "repetitions: 1\nexhibits: [summary]\n",
     "s.yaml",
 )
-CELLS = expand_cells(STUDY, "default")
-TRIAL = repetitions_of(STUDY, CELLS[0], CELLS[0].settings)[0]
+CELLS = STUDY.under("default").cells
+TRIAL = STUDY.under(CELLS[0].budget).repetitions_of(CELLS[0])[0]
 LOCK_SECONDS = 4
 
 
@@ -44,7 +43,7 @@ def small_disk(tmp_path):
 
 
 def start(store, attempt=1):
-    return store.start_run(store.experiment("s"), TRIAL, None, "{}", "cpu", 1, attempt)
+    return store.start_run(store.experiment("s"), TRIAL, None, Attempt("cpu", 1, attempt))
 
 
 def epoch(number):
@@ -212,7 +211,7 @@ def test_a_clock_that_jumps_loses_and_reorders_nothing(jump, store, monkeypatch)
     store.finish_run(third, TrialResult("finished", 10))
     assert steps_of(store, third) == [5, 10]
     assert store.runs("s").frame().set_index("run_id").loc[third, "valid/elbo"] == -4.0
-    (state,) = cell_states(STUDY, "default", store.runs("s").frame())
+    (state,) = cell_states(STUDY.under("default"), store.runs("s").frame())
     assert state.finished == (third,)
 
 

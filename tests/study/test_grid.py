@@ -3,7 +3,7 @@
 import pytest
 
 from nfstudy.core.seeds import derive_seed
-from nfstudy.study.grid import Trial, budget_repetitions, expand_cells, repetitions_of, settings_digest, total_runs
+from nfstudy.study.cells import Trial, settings_digest
 from nfstudy.study.reader import parse_study
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import YOUNGER, Settings, setting_defaults
@@ -28,11 +28,11 @@ def study(text=STUDY):
 
 
 def keys(text=STUDY, budget="laptop"):
-    return {cell.label: cell.key for cell in expand_cells(study(text), budget)}
+    return {cell.label: cell.key for cell in study(text).under(budget).cells}
 
 
 def test_length_0_is_one_cell_whatever_the_family():
-    labels = [cell.label for cell in expand_cells(study(), "laptop")]
+    labels = [cell.label for cell in study().under("laptop").cells]
     assert labels == [
         "none K=0 D=2",
         "none K=0 D=40",
@@ -99,8 +99,8 @@ def test_what_changes_a_number_moves_every_key(old, new):
 
 def test_budgets_never_share_a_key():
     assert not set(keys(budget="smoke").values()) & set(keys(budget="laptop").values())
-    assert budget_repetitions(study(), "smoke") == 1
-    assert budget_repetitions(study(), "laptop") == 3
+    assert study().under("smoke").repetitions == 1
+    assert study().under("laptop").repetitions == 3
 
 
 @pytest.mark.parametrize("choice", ["hidden: 7", "layers: 2", "amortised: false", "pass: 0.3", "scaling: true"])
@@ -124,7 +124,7 @@ def test_settings_of_a_family_beyond_the_paper_move_its_keys_alone(family, choic
 
 def test_the_constraint_makes_cells_of_the_families_that_have_one_alone():
     constrained = STUDY.replace("model.latent: [2, 40]", "flow.constraint: [true, false]")
-    cells = expand_cells(study(constrained), "laptop")
+    cells = study(constrained).under("laptop").cells
     assert [cell.label for cell in cells] == [
         "none K=0 D=40",
         "planar K=4 D=40, flow.constraint true",
@@ -141,7 +141,7 @@ def test_labels_tell_cells_apart_whatever_the_grid_varies():
         "train.learning_rate: [1e-3, 1.2345e-4]",
         "train.clip_norm: [null, 9]",
     )
-    cells = expand_cells(study(STUDY.replace("model.latent: [2, 40]", "\n  ".join(axes))), "laptop")
+    cells = study(STUDY.replace("model.latent: [2, 40]", "\n  ".join(axes))).under("laptop").cells
     labels = [cell.label for cell in cells]
     assert len(set(labels)) == len(cells) == 3 * 8
     assert labels[8] == "planar K=4 D=40, train.precision float32, train.learning_rate 0.001, train.clip_norm null"
@@ -153,8 +153,8 @@ def test_the_trials_of_a_search_do_not_enter_the_cells_key_but_the_search_does()
     longer = searched.replace("trials: 4", "trials: 5")
     assert not set(keys(searched).values()) & set(keys().values())
     assert not set(keys(searched).values()) & set(keys(longer).values())
-    (cell, *_) = expand_cells(study(searched), "laptop")
-    assert total_runs(study(searched), "laptop", 6) == 6 * (3 + 4)
+    (cell, *_) = study(searched).under("laptop").cells
+    assert study(searched).under("laptop").runs_of(6) == 6 * (3 + 4)
     chosen = cell.settings.replace({"train.learning_rate": 1e-4})
     trial = Trial("example", cell, chosen, "search", 2)
     assert trial.identity == (cell.key, "search", 2, settings_digest(chosen))
@@ -162,8 +162,8 @@ def test_the_trials_of_a_search_do_not_enter_the_cells_key_but_the_search_does()
 
 
 def test_repetitions_count_from_1():
-    (cell, *_) = expand_cells(study(), "laptop")
-    assert [trial.index for trial in repetitions_of(study(), cell, cell.settings)] == [1, 2, 3]
+    (cell, *_) = study().under("laptop").cells
+    assert [trial.index for trial in study().under(cell.budget).repetitions_of(cell)] == [1, 2, 3]
 
 
 def test_seeds_are_pinned_and_their_parts_do_not_run_together():

@@ -27,7 +27,7 @@ from nfstudy.runs.tracking.sql_export import artifact_address, insert_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.store import open_store
 from nfstudy.runs.tracking.uris import artifact_folder
-from nfstudy.study.grid import MAX_CELLS, corner_points
+from nfstudy.study.grid import MAX_CELLS
 from nfstudy.study.reader import parse_study, read_study
 
 FEW = 250
@@ -134,7 +134,7 @@ def test_any_study_file_is_valid_or_refused_by_name(content, tmp_path):
     # Its name is a name of files, never a path.
     assert re.fullmatch(r"[a-z0-9][a-z0-9_-]*", study.study)
     for budget in study.budgets:
-        assert 1 <= len(corner_points(study, budget)) <= MAX_CELLS
+        assert 1 <= len(study.under(budget).corners) <= MAX_CELLS
 
 
 COPIES = [copy(1), copy(2, "diverged"), copy(3, "killed")]
@@ -247,7 +247,7 @@ def test_any_archive_is_imported_or_refused_by_name(data, tmp_path, template, wh
     insert_copies(uri, template[1], archive.manifest.study, archive.runs)
     frame = SqlStore(uri).frame(STUDY)
     assert set(frame["run_id"]) == {run.record.id for run in archive.runs}
-    assert len(cell_states(STUDY_SPEC, "default", frame)) == 1
+    assert len(cell_states(STUDY_SPEC.under("default"), frame)) == 1
     for run in archive.runs:
         folder = artifact_folder(artifact_address(archive.manifest.study, run.record.id), uri)
         for name in run.record.files:

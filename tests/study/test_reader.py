@@ -3,7 +3,6 @@
 import pytest
 
 from nfstudy.core.errors import SpecError
-from nfstudy.study.grid import expand_cells
 from nfstudy.study.lr_schedules import CosineAnnealingLR
 from nfstudy.study.reader import MAX_BYTES, parse_study, read_study
 from nfstudy.study.spec import Range, Sampling
@@ -173,7 +172,7 @@ PLANE_MISTAKES = {
 def test_an_energy_s_study_is_read():
     study = parse_study(PLANE, "plane.yaml")
     assert study.settings.problem == "energy"
-    assert [cell.settings.energy.name for cell in expand_cells(study, "default")] == ["u1", "u2"]
+    assert [cell.settings.energy.name for cell in study.under("default").cells] == ["u1", "u2"]
 
 
 @pytest.mark.parametrize("mistake", PLANE_MISTAKES)

@@ -6,7 +6,7 @@ from support.studies import STUDIES
 from nfstudy.data import load_dataset
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.report.exhibits.general import EXHIBITS
-from nfstudy.study.grid import Trial, corner_points
+from nfstudy.study.cells import Trial
 from nfstudy.study.reader import read_study
 
 BUDGETS = [(path, budget) for path in STUDIES for budget in read_study(path).budgets]
@@ -19,7 +19,7 @@ FIXTURES = {"mnist": "mnist_folders", "cifar10": "cifar10_folders"}
 @pytest.mark.parametrize(("path", "budget"), BUDGETS, ids=[f"{path.stem}-{budget}" for path, budget in BUDGETS])
 def test_a_study_trains_the_smallest_cell_of_each_budget(path, budget, request):
     study = read_study(path)
-    cells = [cell for cell, _ in corner_points(study, budget)]
+    cells = study.under(budget).corners
     assert len({cell.key for cell in cells}) == len(cells)
     smallest = min(cells, key=lambda cell: cell.settings.flow.length)
     settings = smallest.settings.replace(few_updates(smallest.settings))

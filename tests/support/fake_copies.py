@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from nfstudy.runs.archive.manifest import POINT, RunCopy, RunRecord
 from nfstudy.runs.archive.writer import END, FILES, MANIFEST, POINTS, RUNS, pack_points, packed_member, write_archive
+from nfstudy.runs.whole_run import POINT, RunCopy, RunRecord
 
 STUDY = "s"
 PICTURE, PACKAGES = b"\x89PNG picture", b'{"python": "3.11"}'

@@ -13,7 +13,7 @@ from PIL import Image
 
 from nfstudy.runs.frame import RUN_COLUMNS
 from nfstudy.runs.metrics import METRICS
-from nfstudy.study.grid import Trial, expand_cells, repetitions_of, settings_digest
+from nfstudy.study.cells import Trial, settings_digest
 from nfstudy.study.reader import parse_study
 from nfstudy.study.settings import setting_defaults
 from nfstudy.study.spec import StudySpec
@@ -156,5 +156,5 @@ def run_all(
 
 
 def _ordered(spec: StudySpec, budget: str, reverse: bool) -> Iterable[Trial]:
-    trials = [t for cell in expand_cells(spec, budget) for t in repetitions_of(spec, cell, cell.settings)]
+    trials = [t for cell in spec.under(budget).cells for t in spec.under(cell.budget).repetitions_of(cell)]
     return reversed(trials) if reverse else trials

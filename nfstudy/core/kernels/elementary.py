@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from nfstudy.core.kernels import ORDERED
+from nfstudy.core.kernels.cache import compiled
 
 LOG2_E = 1 / math.log(2)
 LOG_2_HIGH, LOG_2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
@@ -33,7 +34,7 @@ SMALLEST = -708.0
 """Least argument of which exp is a normal number; below, that of −708 is taken."""
 
 
-@njit(**ORDERED)
+@compiled(**ORDERED)
 def expm1(x):
     """Return eˣ − 1 for x ≤ 709, exact to rounding near 0 too."""
     x = SMALLEST if x < SMALLEST else x  # not `max`, which would lose a NaN
@@ -56,7 +57,7 @@ def expm1(x):
     return p * scale + (scale - 1)
 
 
-@njit(**ORDERED)
+@compiled(**ORDERED)
 def exp(x):
     """Return eˣ for x ≤ 709; below −708, the smallest normal number or so."""
     x = SMALLEST if x < SMALLEST else x  # not `max`, which would lose a NaN
@@ -79,7 +80,7 @@ def exp(x):
     return p * np.int64((np.int64(n) + np.int64(1023)) << np.int64(52)).view(np.float64)
 
 
-@njit(**ORDERED)
+@compiled(**ORDERED)
 def log(x):
     """Return ln x for x ≥ 0 that is 0 or normal."""
     bits = np.float64(x).view(np.int64)
@@ -103,7 +104,7 @@ def log(x):
     return (result if x > 0 else -math.inf) if x < math.inf else x
 
 
-@njit(**ORDERED)
+@compiled(**ORDERED)
 def log1p_unit(y):
     """Return ln(1 + y) for 0 ≤ y ≤ 1, as 2 atanh(y / (2 + y))."""
     s = y / (2 + y)
@@ -127,14 +128,14 @@ def log1p_unit(y):
     return 2 * s + 2 * s * t * p
 
 
-@njit(**ORDERED)
+@compiled(**ORDERED)
 def softplus(x):
     """Return ln(1 + eˣ) and ln(1 + e⁻ˣ), each at least the smallest normal number or so."""
     tail = log1p_unit(exp(-abs(x)))
     return max(x, 0.0) + tail, max(-x, 0.0) + tail
 
 
-@njit(**ORDERED)
+@compiled(**ORDERED)
 def sigmoid(x):
     """Return 1 / (1 + e⁻ˣ) and 1 / (1 + eˣ), each at least the smallest normal number or so."""
     e = exp(-abs(x))
@@ -143,7 +144,7 @@ def sigmoid(x):
     return (larger, smaller) if x > 0 else (smaller, larger)
 
 
-@njit(**ORDERED)
+@compiled(**ORDERED)
 def tanh(x):
     """Return tanh x and 1 − tanh² x; the second within 4e-16, and never negative."""
     e = expm1(-2 * abs(x))
@@ -152,7 +153,7 @@ def tanh(x):
     return (t if x > 0 else -t), 4 * (1 + e) * inverse * inverse
 
 
-@njit(**ORDERED)
+@compiled(**ORDERED)
 def tanh_single(x):
     """Return tanh x of a float32, in float32."""
     y = -abs(x + x)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from nfstudy.core.kernels import COMPILED
+from nfstudy.core.kernels.cache import compiled
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def largest(pieces, bias, units, winner):
     """Fill units (U, B) with the largest of each window of pieces + bias, winner (U, B) with its first index.
 
@@ -29,7 +28,7 @@ def largest(pieces, bias, units, winner):
                 winner[unit, image] = winner[unit, image] if kept else i
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def scatter(grad, winner, pieces):
     """Fill pieces (U · window, B) with the gradient (U, B) where the largest stood, and 0 elsewhere."""
     window = len(pieces) // len(grad)

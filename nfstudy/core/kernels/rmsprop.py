@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from nfstudy.core.kernels import COMPILED
+from nfstudy.core.kernels.cache import compiled
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def update(weights, gradients, squares, velocities, learning_rate, decay, epsilon, momentum):
     """Update weights, the running mean of squared gradients and the velocities in place, each (n,)."""
     kind = weights.dtype.type

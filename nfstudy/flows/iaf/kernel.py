@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from nfstudy.core.kernels import COMPILED, PART, differentiable_once
+from nfstudy.core.kernels.cache import compiled
 from nfstudy.core.kernels.elementary import log, sigmoid
 from nfstudy.flows.iaf.kernel_masked import (
     add_product,
@@ -101,7 +101,7 @@ class AutoregressiveChain(torch.autograd.Function):
         return grad_z, grad_b_in, None, None, *shared, None
 
 
-@njit(**PART)
+@compiled(**PART)
 def gate(said, x, sequence, gain, z, log_gates):
     """Fill z (D, B) with gain (g x + (1 − g) m), and add ln g to log_gates (B,); x and said are in the step's order."""
     latent, images = x.shape
@@ -122,7 +122,7 @@ def gate(said, x, sequence, gain, z, log_gates):
                 product[i] = 1
 
 
-@njit(**PART)
+@compiled(**PART)
 def gate_backward(said, x, sequence, gain, grad_z, grad_log_det, grad_said, grad_x):
     """Fill grad_said (2D, B) and grad_x (D, B), of what stands in the step's order, from the step's gradients."""
     latent, images = x.shape
@@ -143,7 +143,7 @@ def gate_backward(said, x, sequence, gain, grad_z, grad_log_det, grad_said, grad
             grad_said[2 * place + 1, i] = kind(grad_gate * closed[i])
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def chain(order, seen, w_in, w_hidden, w_out, b_in, b_hidden, b_out, given, hidden, said, end, log_det, opening):
     """Turn end (S, D, B) from z_0 into z_K, and fill log_det (S, B).
 
@@ -183,7 +183,7 @@ def chain(order, seen, w_in, w_hidden, w_out, b_in, b_hidden, b_out, given, hidd
             log_det[s, i] = end.dtype.type(log_gates[s, i] + length * latent * log(gain))
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def chain_backward(
     order,
     seen,

@@ -7,12 +7,12 @@ of each variable, the first of the units: what is masked stands at the end of a 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from nfstudy.core.kernels import PART
+from nfstudy.core.kernels.cache import compiled
 
 
-@njit(**PART)
+@compiled(**PART)
 def add_product(out, weights, x, first, last, lanes):
     """Add weights (M, N) times x (N, B) to out (M, B), of row j columns first[j], ..., last[j] − 1 in lanes < lanes[j].
 
@@ -52,7 +52,7 @@ def add_product(out, weights, x, first, last, lanes):
                     out[j, i] += a * x[d, i]
 
 
-@njit(**PART)
+@compiled(**PART)
 def bounds(seen, latent, images):
     """Return what each unit sees and each number said by the network hears, as bounds of `add_product`.
 
@@ -76,14 +76,14 @@ def bounds(seen, latent, images):
     return heard, low, high, 0 * ones, units * ones, 2 * latent * ones, images * ones
 
 
-@njit(**PART)
+@compiled(**PART)
 def invert(order, sequence):
     """Fill sequence (D,) with the variables in the order in which order (D,) gives their places."""
     for variable in range(len(order)):
         sequence[order[variable]] = variable
 
 
-@njit(**PART)
+@compiled(**PART)
 def pack(w_in, w_out, sequence, seen, heard, packed_in, packed_out):
     """Fill packed_in (H, D) and packed_out (2D, H) with a step's weights in its order, 0 where they are masked."""
     units, latent = w_in.shape
@@ -99,7 +99,7 @@ def pack(w_in, w_out, sequence, seen, heard, packed_in, packed_out):
             packed_out[2 * place + 1, j] = w_out[latent + variable, j]
 
 
-@njit(**PART)
+@compiled(**PART)
 def unpack(sums_in, sums_out, sequence, seen, heard, grad_w_in, grad_w_out):
     """Put gradients from the step's order back into that of the weights, as `pack` took it from there.
 
@@ -116,7 +116,7 @@ def unpack(sums_in, sums_out, sequence, seen, heard, grad_w_in, grad_w_out):
             grad_w_out[latent + variable, j] = sums_out[2 * place + 1, j]
 
 
-@njit(**PART)
+@compiled(**PART)
 def copy_unmasked(source, high, target):
     """Fill target with source, both (L − 1, H, H), but for what is masked between hidden layers."""
     for layer in range(len(source)):
@@ -125,7 +125,7 @@ def copy_unmasked(source, high, target):
                 target[layer, j, unit] = source[layer, j, unit]
 
 
-@njit(**PART)
+@compiled(**PART)
 def transpose(out, x):
     """Fill out (B, N) with xᵀ, x (N, B)."""
     rows, images = x.shape
@@ -134,7 +134,7 @@ def transpose(out, x):
             out[i, j] = x[j, i]
 
 
-@njit(**PART)
+@compiled(**PART)
 def add_sums(out, x):
     """Add to out (N,) the sums over the images of x (N, B)."""
     rows, images = x.shape

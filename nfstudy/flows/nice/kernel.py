@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from nfstudy.core.kernels import COMPILED, PART, differentiable_once
+from nfstudy.core.kernels.cache import compiled
 from nfstudy.core.kernels.elementary import tanh_alike
 from nfstudy.core.kernels.layout import from_lanes, lanes
 
@@ -96,7 +96,7 @@ def _over_samples(x: Tensor, length: int) -> Tensor:
     return x if len(x) == length else x.unflatten(0, (-1, length)).sum(0)
 
 
-@njit(**PART)
+@compiled(**PART)
 def add_product(out, weights, x):
     """Add weights (M, N) times x (N, B) to out (M, B), in blocks of 4 × 4 weights, which stay in registers."""
     rows, depth = weights.shape
@@ -127,7 +127,7 @@ def add_product(out, weights, x):
                 out[j, i] += a * x[d, i]
 
 
-@njit(**PART)
+@compiled(**PART)
 def squash(hidden):
     """Turn pre-activations (H, B) into their tanh."""
     units, images = hidden.shape
@@ -136,7 +136,7 @@ def squash(hidden):
             hidden[j, i] = tanh_alike(hidden[j, i])
 
 
-@njit(**PART)
+@compiled(**PART)
 def unsquash(grad, hidden):
     """Turn the gradient of tanh units (H, B) into that of their pre-activations."""
     units, images = hidden.shape
@@ -145,7 +145,7 @@ def unsquash(grad, hidden):
             grad[j, i] *= 1 - hidden[j, i] * hidden[j, i]
 
 
-@njit(**PART)
+@compiled(**PART)
 def copy(out, x):
     """Fill out (N, B) with x (N, B), or with x (N, 1) in every lane."""
     rows, images = out.shape
@@ -158,7 +158,7 @@ def copy(out, x):
                 out[j, i] = x[j, 0]
 
 
-@njit(**PART)
+@compiled(**PART)
 def mix(out, mixing, z):
     """Fill out (D, B) with Qz, where mixing is the matrix Q, (D, D), or the indices of a permutation, (D,)."""
     latent, images = z.shape
@@ -172,7 +172,7 @@ def mix(out, mixing, z):
         add_product(out, mixing, z)
 
 
-@njit(**PART)
+@compiled(**PART)
 def unmix(out, mixing, z):
     """Fill out (D, B) with Qᵀz."""
     latent, images = z.shape
@@ -186,7 +186,7 @@ def unmix(out, mixing, z):
         add_product(out, mixing.T, z)
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def chain(b_in, mixing, w_in, w_hidden, b_hidden, w_out, b_out, z_a, hidden, end):
     """Turn end (S, D, B) from z_0 into z_K; fill z_a (S K, d, B) and hidden (S K, L, H, B), or the one slot they have.
 
@@ -216,7 +216,7 @@ def chain(b_in, mixing, w_in, w_hidden, b_hidden, w_out, b_out, z_a, hidden, end
                     z[j, i] += b_out[k, j - first]
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def chain_backward(mixing, w_in, w_hidden, w_out, hidden, grad_z, grad_shift, grad_hidden):
     """Turn grad_z (S, D, B) from the gradient of z_K into that of z_0.
 

@@ -11,11 +11,11 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from nfstudy.core.kernels import COMPILED, ORDERED, PART, differentiable_once
+from nfstudy.core.kernels.cache import compiled
 from nfstudy.core.kernels.elementary import exp, log, sigmoid, softplus, tanh
 from nfstudy.core.kernels.layout import from_lanes, lanes
 
@@ -67,13 +67,13 @@ def _batch_last(steps: Tensor) -> np.ndarray:
     return np.ascontiguousarray(steps.numpy().transpose(1, 2, 0))
 
 
-@njit(**PART)
+@compiled(**PART)
 def tiny_square(x):
     """Return the ‖w‖² below which w counts as 0, in the type of x; see `flows.planar.constrain_u`."""
     return math.sqrt(np.float64(np.finfo(x.dtype).tiny))
 
 
-@njit(**PART)
+@compiled(**PART)
 def aligned(count, length, like):
     """Return empty rows (count, at least length) in the type of `like`, each of which begins with a line of the cache.
 
@@ -87,7 +87,7 @@ def aligned(count, length, like):
     return room[first : first + count * width].reshape(count, width)
 
 
-@njit(**PART)
+@compiled(**PART)
 def products_of_step(step, z, wu, ww, a):
     """Fill wu, ww and a (B,) with wᵀu, wᵀw and wᵀz + b of one step (2D + 1, B) and z (D, B), in one pass over w."""
     latent, images = len(step) // 2, step.shape[1]
@@ -112,7 +112,7 @@ def products_of_step(step, z, wu, ww, a):
             a[i] += step[latent + d, i] * z[d, i]
 
 
-@njit(**PART)
+@compiled(**PART)
 def dot(x, y, total):
     """Add the sums of x · y over the latent variables, each (D, B), to total (B,)."""
     latent, images = x.shape
@@ -127,7 +127,7 @@ def dot(x, y, total):
             total[i] += x[d, i] * y[d, i]
 
 
-@njit(**PART)
+@compiled(**PART)
 def constrain(wu, ww, scalars, c, tiny, constraint):
     """Fill the first rows of scalars (4 or more, B) with wᵀu, wᵀw, M and c, and c (B,); return whether M underflows."""
     x, norm, m, shift = scalars[0], scalars[1], scalars[2], scalars[3]
@@ -147,7 +147,7 @@ def constrain(wu, ww, scalars, c, tiny, constraint):
     return underflows
 
 
-@njit(**PART)
+@compiled(**PART)
 def bend_along(a, slope, bend, t):
     """Fill slope and t with tanh a and bend with sech² a, all (B,)."""
     for i in range(len(a)):
@@ -155,7 +155,7 @@ def bend_along(a, slope, bend, t):
         t[i] = slope[i]
 
 
-@njit(**PART)
+@compiled(**PART)
 def add_log(slope, bend, m, total, constraint):
     """Add ln|1 + wᵀû sech² a| to total (B,)."""
     for i in range(len(total)):
@@ -163,7 +163,7 @@ def add_log(slope, bend, m, total, constraint):
         total[i] += log(slope[i] * slope[i] + bend[i] * m[i] if constraint else abs(1 + bend[i] * (m[i] - 1)))
 
 
-@njit(**PART)
+@compiled(**PART)
 def mend_log(scalars, slope, total, tiny):
     """Put right what `add_log` added where M was no normal number and t² is nothing beside it: ln sech² a + wᵀu."""
     for i in range(len(total)):
@@ -171,7 +171,7 @@ def mend_log(scalars, slope, total, tiny):
             total[i] += scalars[0, i] - log(scalars[2, i])
 
 
-@njit(**PART)
+@compiled(**PART)
 def move(step, z, t, c, target):
     """Fill target (D, B) with z + û t."""
     latent, images = z.shape
@@ -180,7 +180,7 @@ def move(step, z, t, c, target):
             target[d, i] = z[d, i] + t[i] * (step[d, i] + c[i] * step[latent + d, i])
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def chain(steps, path, scalars, end, log_det, constraint):
     """Fill end (S, D, B) with z_K and log_det (S, B) from the first slot of path (K, S, D, B), which is z_0.
 
@@ -213,7 +213,7 @@ def chain(steps, path, scalars, end, log_det, constraint):
             log_det[s, i] = total[s, i]
 
 
-@njit(**PART)
+@compiled(**PART)
 def two_dots(g, step, gu, gw):
     """Fill gu and gw (B,) with gᵀu and gᵀw, g (D, B), of one step (2D + 1, B)."""
     latent, images = g.shape
@@ -233,7 +233,7 @@ def two_dots(g, step, gu, gw):
             gw[i] += g[d, i] * step[latent + d, i]
 
 
-@njit(**ORDERED)
+@compiled(**ORDERED)
 def move_back(step, z, t, c, grad_a, grad_wu, grad_ww, g, grad):
     """Turn g (D, B) from the gradient of z_k into that of z_{k−1}, and fill grad (2D + 1, B) with that of the step."""
     latent, images = z.shape
@@ -247,7 +247,7 @@ def move_back(step, z, t, c, grad_a, grad_wu, grad_ww, g, grad):
             g[d, i] += grad_a[i] * w
 
 
-@njit(**ORDERED)
+@compiled(**ORDERED)
 def move_back_adding(step, z, t, c, grad_a, grad_wu, grad_ww, g, grad):
     """Do the same, and add to grad what it is to be filled with."""
     latent, images = z.shape
@@ -262,7 +262,7 @@ def move_back_adding(step, z, t, c, grad_a, grad_wu, grad_ww, g, grad):
             g[d, i] += grad_a[i] * w
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def chain_backward(steps, path, scalars, grad_log_det, grad_z, grad_steps, constraint):
     """Turn grad_z (S, D, B) from the gradient of z_K into that of z_0, and fill grad_steps (K, 2D + 1, B)."""
     samples, _, images = grad_z.shape

@@ -14,11 +14,11 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from nfstudy.core.kernels import COMPILED, differentiable_once
+from nfstudy.core.kernels.cache import compiled
 from nfstudy.core.kernels.elementary import log, sigmoid, softplus
 from nfstudy.core.kernels.path import apply_chain, gradients_of_chain
 
@@ -50,7 +50,7 @@ class RadialChain(torch.autograd.Function):
         return gradients_of_chain(ctx, chain_backward, grad_z, grad_log_det)
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def chain(steps, constraint, path, end, log_det):
     """Turn end (S, D, B) from z_0 into z_K, and fill path (K or 0, S, D, B) with every z_{k−1} and log_det (S, B)."""
     samples, latent, images = end.shape
@@ -96,7 +96,7 @@ def chain(steps, constraint, path, end, log_det):
             log_det[s, i] = kind(total[s, i])
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def chain_backward(path, steps, grad_z, grad_log_det, grad_steps, constraint):
     """Turn grad_z (S, D, B) from the gradient of z_K into that of z_0, and add to grad_steps (K, D + 2, B)."""
     samples, latent, images = grad_z.shape

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from nfstudy.core.kernels import COMPILED, ORDERED, PART, differentiable_once
+from nfstudy.core.kernels.cache import compiled
 from nfstudy.core.kernels.elementary import SMALLEST, exp, log, tanh
 from nfstudy.core.kernels.path import apply_chain, gradients_of_chain
 
@@ -51,7 +51,7 @@ class SylvesterChain(torch.autograd.Function):
         return gradients_of_chain(ctx, chain_backward, grad_z, grad_log_det)
 
 
-@njit(**ORDERED)
+@compiled(**ORDERED)
 def margin(p, q):
     """Return m = 1 + tanh p tanh q, at least the smallest normal number or so, sech²p and sech²q.
 
@@ -67,13 +67,13 @@ def margin(p, q):
     return m, 4 * e_p * inverse_p * inverse_p, 4 * e_q * inverse_q * inverse_q
 
 
-@njit(**PART)
+@compiled(**PART)
 def triangle_row(step, columns, row):
     """Return where R̃'s diagonal element of a row stands among a step's numbers; those right of it follow."""
     return len(step) - columns - (columns - row) * (columns - row + 1) // 2
 
 
-@njit(**PART)
+@compiled(**PART)
 def set_up(step, latent, scale, diagonals):
     """Fill scale (M, B) with 2/‖v_j‖², and diagonals (5, M, B) with tanh p, tanh q, m, sech²p and sech²q.
 
@@ -102,7 +102,7 @@ def set_up(step, latent, scale, diagonals):
     return underflows
 
 
-@njit(**PART)
+@compiled(**PART)
 def reflect(x, step, j, scale, along):
     """Apply H_j to x (D, B); along (B,) is overwritten."""
     latent, images = x.shape
@@ -120,7 +120,7 @@ def reflect(x, step, j, scale, along):
             x[d, i] -= along[i] * step[d * columns + j, i]
 
 
-@njit(**PART)
+@compiled(**PART)
 def pre_activate(y, step, tanh_q, a):
     """Fill a (M, B) with R̃c + b, where c is the beginning of y (D, B)."""
     columns, images = a.shape
@@ -133,7 +133,7 @@ def pre_activate(y, step, tanh_q, a):
                 a[row, i] += step[at + column, i] * y[column, i]
 
 
-@njit(**PART)
+@compiled(**PART)
 def turn_out(t, step, tanh_p, w):
     """Fill w (D, B) with R t, of t (M, B), and zeros below."""
     columns, images = t.shape
@@ -146,7 +146,7 @@ def turn_out(t, step, tanh_p, w):
     w[columns:] = 0
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def chain(steps, columns, path, end, log_det):
     """Turn end (S, D, B) from z_0 into z_K, and fill path (K or 0, S, D, B) with every z_{k−1} and log_det (S, B)."""
     samples, latent, images = end.shape
@@ -184,7 +184,7 @@ def chain(steps, columns, path, end, log_det):
             log_det[s, i] = kind(total[s, i])
 
 
-@njit(**PART)
+@compiled(**PART)
 def add_underflows(a, step, total):
     """Add to total (B,) what logarithms of determinants will lack where a (M, B) is 0 and exp(−2|p|) underflowed."""
     columns, images = a.shape
@@ -197,7 +197,7 @@ def add_underflows(a, step, total):
                 total[i] += lacking
 
 
-@njit(**COMPILED)
+@compiled(**COMPILED)
 def chain_backward(path, steps, grad_z, grad_log_det, grad_steps, columns):
     """Turn grad_z (S, D, B) from the gradient of z_K into that of z_0, and fill grad_steps (K, n, B)."""
     samples, latent, images = grad_z.shape
@@ -230,7 +230,7 @@ def chain_backward(path, steps, grad_z, grad_log_det, grad_steps, columns):
                     grad_z[s, d, i] += grad_y[d, i]
 
 
-@njit(**PART)
+@compiled(**PART)
 def activate_back(a, grad_e, grad_log_det, step, diagonals, grad_a, grad, slope, grad_m):
     """Turn a (M, B) into t = tanh a, fill grad_a (M, B), and add the gradients of R's and R̃'s diagonals to grad (n, B).
 
@@ -264,7 +264,7 @@ def activate_back(a, grad_e, grad_log_det, step, diagonals, grad_a, grad, slope,
             grad[at_q, i] += kind(grad_m[i] * tanh_p[j, i] * slope_q[j, i])
 
 
-@njit(**PART)
+@compiled(**PART)
 def turn_back(y, t, grad_a, grad_w, step, diagonals, grad_y, grad):
     """Fill grad_y (D, B) with the gradient of y, zeros below c, and add those of R, R̃ and b to grad (n, B)."""
     columns, images = t.shape
@@ -284,7 +284,7 @@ def turn_back(y, t, grad_a, grad_w, step, diagonals, grad_y, grad):
                 grad_y[column, i] += step[at + column, i] * grad_a[row, i]
 
 
-@njit(**PART)
+@compiled(**PART)
 def reflect_back(x, grad_x, step, j, scale, along, grad):
     """Apply H_j to x and grad_x, both (D, B), and add the gradient of v_j below its 1 to grad (n, B).
 

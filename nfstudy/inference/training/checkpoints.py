@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nfstudy.runner.signals import StopRequest
 from nfstudy.runs.result import Notice, Resumed
-from nfstudy.study.grid import Identity, Trial
+from nfstudy.study.cells import Identity, Trial
 
 FORMAT = 1
 """Raised when files of before cannot be read any more."""

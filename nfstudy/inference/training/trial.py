@@ -10,7 +10,7 @@ from nfstudy.inference.problems import make_problem
 from nfstudy.inference.training.checkpoints import Checkpoints
 from nfstudy.inference.training.loop import TrainingEnd, fit
 from nfstudy.runs.result import OnEpoch, TrialResult
-from nfstudy.study.grid import Trial
+from nfstudy.study.cells import Trial
 
 
 def run_trial(

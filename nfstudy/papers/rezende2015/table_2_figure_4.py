@@ -20,7 +20,6 @@ from nfstudy.report.labels import FAMILY_NAMES, Label
 from nfstudy.report.plots.curves import Curve, Panel, draw_curves
 from nfstudy.report.statistics.estimates import BOUNDS, NLL, CellResult, Quantity, Results
 from nfstudy.report.tables import Entry, Row, Table, format_number
-from nfstudy.study.grid import budget_repetitions
 
 NOT_HERE = "not in this study"
 QUOTED = "quoted by the paper, not run here"
@@ -137,7 +136,7 @@ def how_run(results: Results) -> str:
     """Say where the cells depart from what the paper states, so that no difference is read without its reasons."""
     lists = [departures(result.cell.settings) for result in results.cells]
     shared = [text for text in lists[0] if all(text in other for other in lists)] if lists else []
-    repetitions = budget_repetitions(results.study, results.budget)
+    repetitions = results.plan.repetitions
     if repetitions != STATED_REPETITIONS:
         shared.append(f"repetitions {repetitions} (paper: {STATED_REPETITIONS})")
     rest = "a further difference stands in a row's name" if _departs_by_row(results.cells, shared) else ""

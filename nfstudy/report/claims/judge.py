@@ -53,4 +53,4 @@ def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple
 def _gather(study: StudySpec, project: Project, uri: str, budget: str | None, metrics: Collection[str]) -> Results:
     chosen = budget if budget in study.budgets else study.budget
     rows = _Rows(load_frame(uri, study.study, metrics))
-    return gather_results(study, chosen, rows, project.is_running(study.study))
+    return gather_results(study.under(chosen), rows, project.is_running(study.study))

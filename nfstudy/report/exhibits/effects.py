@@ -13,7 +13,6 @@ from nfstudy.report.plots.forest import Difference, DifferencePanel, draw_differ
 from nfstudy.report.statistics.contrasts import Contrast, contrast_of
 from nfstudy.report.statistics.estimates import CellResult, Estimate, Quantity, Results
 from nfstudy.report.tables import Entry, Table, format_interval
-from nfstudy.study.grid import budget_settings
 from nfstudy.study.settings import flatten
 
 TITLE = "What the settings change"
@@ -64,7 +63,7 @@ def effects(results: Results) -> Exhibit:
     varied = varied_settings([result.cell for result in results.cells])
     if not varied:
         return Exhibit("effects", TITLE, "The cells differ in nothing but the flow's family and length.")
-    own = dict(flatten(budget_settings(results.study, results.budget).model_dump()))
+    own = dict(flatten(results.plan.settings.model_dump()))
     comparisons = compare_with_default(results.cells, own)
     tables = (_means(comparisons, results), _differences(comparisons, results))
     panels = [

@@ -115,10 +115,10 @@ def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) ->
         store: its runs.
         active: whether a coordinator is at work now.
     """
-    own = gather_results(study, study.budget, store, active)
+    own = gather_results(study.under(), store, active)
     if len(own.runs):
         return own
-    others = [gather_results(study, budget, store, active) for budget in study.budgets if budget != study.budget]
+    others = [gather_results(study.under(budget), store, active) for budget in study.budgets if budget != study.budget]
     return max([own, *others], key=lambda results: (_finished(results), len(results.runs)))
 
 

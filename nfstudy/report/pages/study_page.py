@@ -20,8 +20,6 @@ from nfstudy.report.labels import setting_name, setting_text
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.report.tables import Entry, markdown_text, to_markdown
 from nfstudy.runs.frame import RUN_COLUMNS
-from nfstudy.study.grid import budget_repetitions, budget_sampling, budget_settings
-from nfstudy.study.spec import Sampling
 
 _SHORT = 10
 """Digits of a commit or a fingerprint that are shown."""
@@ -79,13 +77,12 @@ class Page:
     def sources(self) -> list[tuple[str, str]]:
         """(name, text) of the facts about the runs: budget, how complete, outcomes, data, code."""
         results, runs = self.results, self.results.runs
-        study, done = results.study, len(results.cells) - len(results.unfinished)
-        repetitions = budget_repetitions(study, results.budget)
+        done = len(results.cells) - len(results.unfinished)
+        repetitions = results.plan.repetitions
         each = f"{repetitions} repetition{'s' if repetitions > 1 else ''} each"
         complete = f"{done} of {len(results.cells)} cells, {each}"
-        if isinstance(study.sampler, Sampling):
-            trials = budget_sampling(study, results.budget, study.sampler).trials
-            complete += f"; the cells are those visited by {study.sampler.name} in up to {trials:,} trials"
+        if sampling := results.plan.sampling:
+            complete += f"; the cells are those visited by {sampling.name} in up to {sampling.trials:,} trials"
         outcomes = runs["outcome"].value_counts().sort_index()
         return [
             ("Budget", results.budget),
@@ -115,7 +112,7 @@ class Page:
         study = self.results.study
         axes = {**study.grid, **(study.search.space if study.search else {})}
         rows = []
-        flat = budget_settings(study, self.results.budget).flat()
+        flat = self.results.plan.settings.flat()
         stated_by_path = stated_settings(flat)
         for path, value in flat.items():
             axis = axes.get(path)

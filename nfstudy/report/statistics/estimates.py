@@ -13,7 +13,8 @@ from nfstudy.core import registry
 from nfstudy.core.declarations import Values
 from nfstudy.report.labels import Label, label_cells
 from nfstudy.runs.frame import RERUN_VERDICTS, CellState, LoggedRuns, cell_states, latest_per_identity
-from nfstudy.study.grid import Cell, Impossible, impossible_points
+from nfstudy.study.cells import Cell, Impossible
+from nfstudy.study.plan import StudyPlan
 from nfstudy.study.spec import StudySpec
 
 
@@ -142,16 +143,28 @@ class CellResult:
 class Results:
     """All that a report is made from."""
 
-    study: StudySpec
-    budget: str
+    plan: StudyPlan
     store: LoggedRuns
     cells: tuple[CellResult, ...]
     runs: pd.DataFrame
     """One row a trial of these cells, searches included, with how many `attempts` it took."""
     reruns: pd.DataFrame
     """One row a rerun of these runs that was held to its original; no other number comes from them."""
-    impossible: tuple[Impossible, ...] = ()
-    """The points of the grid that are no cells."""
+
+    @property
+    def study(self) -> StudySpec:
+        """The study."""
+        return self.plan.study
+
+    @property
+    def budget(self) -> str:
+        """The name of the budget that is shown."""
+        return self.plan.budget
+
+    @property
+    def impossible(self) -> tuple[Impossible, ...]:
+        """The points of the grid that are no cells."""
+        return self.plan.impossible
 
     @property
     def unit(self) -> str:
@@ -178,18 +191,17 @@ class Results:
         return f"incomplete: {done} of {len(self.cells)} cells{others}" if self.unfinished or others else ""
 
 
-def gather_results(study: StudySpec, budget: str, store: LoggedRuns, active: bool = False) -> Results:
+def gather_results(plan: StudyPlan, store: LoggedRuns, active: bool = False) -> Results:
     """Read a study's runs under one budget and put them by cell; other budgets' runs do not count.
 
     Arguments:
-        study: the study.
-        budget: which of its budgets.
+        plan: the study under one of its budgets.
         store: its runs.
         active: whether a coordinator is at work now (see `nfstudy.runs.frame.cell_states`).
     """
     frame = store.frame()
-    states = cell_states(study, budget, frame, active)
-    frame = frame[(frame["budget"] == budget) & frame["cell"].isin([state.cell.key for state in states])]
+    states = cell_states(plan, frame, active)
+    frame = frame[(frame["budget"] == plan.budget) & frame["cell"].isin([state.cell.key for state in states])]
     again = frame["stage"] == "rerun"
     frame, reruns = frame[~again], frame[again & frame["rerun"].isin(RERUN_VERDICTS)]
     attempts = frame.groupby(["cell", "stage", "index"], sort=False)["run_id"].transform("size")
@@ -200,4 +212,4 @@ def gather_results(study: StudySpec, budget: str, store: LoggedRuns, active: boo
         own = runs[(runs["cell"] == state.cell.key) & (runs["stage"] == "repetition") & (runs["index"] <= state.wanted)]
         cells.append(CellResult(state, label, own))
     reruns = reruns[reruns["rerun_of"].isin(runs["run_id"])]
-    return Results(study, budget, store, tuple(cells), runs, reruns, tuple(impossible_points(study, budget)))
+    return Results(plan, store, tuple(cells), runs, reruns)

@@ -18,8 +18,9 @@ from typing import BinaryIO
 import numpy as np
 from pydantic import ValidationError
 
-from nfstudy.runs.archive.manifest import FORMAT, POINT, ArchiveError, Manifest, Member, RunCopy, RunRecord, is_history
+from nfstudy.runs.archive.manifest import FORMAT, ArchiveError, Manifest, Member
 from nfstudy.runs.archive.writer import BLOCK, END, MANIFEST, header
+from nfstudy.runs.whole_run import POINT, RunCopy, RunRecord, is_history
 
 MAX_MANIFEST = 64 * 2**20
 """Bytes; some 300,000 files."""

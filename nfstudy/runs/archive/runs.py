@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from nfstudy.runs.archive.manifest import RunCopy
 from nfstudy.runs.archive.reader import Archive
 from nfstudy.runs.frame import make_frame, make_history, make_row
+from nfstudy.runs.whole_run import RunCopy
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
-"""Export a study's logged runs into one archive, and take an archive's runs into a store."""
+"""Export a study's logged runs to one archive, and import an archive's runs into a store."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import ValidationError
 
 from nfstudy.core.errors import StoreError
-from nfstudy.runs.archive.manifest import ArchiveError, RunCopy, RunRecord
+from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import Archive
 from nfstudy.runs.archive.writer import write_archive
 from nfstudy.runs.frame import RESULTS
@@ -19,9 +20,13 @@ from nfstudy.runs.tracking.open import SqlRuns, open_runs
 from nfstudy.runs.tracking.sql_export import artifact_address, description_of, insert_copies, known_ids, read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.uris import artifact_folder, is_sqlite
+from nfstudy.runs.whole_run import RunCopy, RunRecord
 
 CHECKPOINTS = (".pt",)
 """Endings of the files that are left out unless asked for: nearly all of a study's bytes, and no report reads them."""
+
+Files = Callable[[], Iterator[tuple[str, bytes]]]
+"""Yields (digest, content) of each file of an archive."""
 
 
 class Source(Protocol):
@@ -38,6 +43,22 @@ class Source(Protocol):
 
     def content(self, run_id: str, name: str) -> bytes:
         """Return a file's content; raises StoreError."""
+
+
+class Target(Protocol):
+    """Where a study's runs are imported to."""
+
+    def records(self) -> list[RunRecord]:
+        """Return the runs that have ended, without their files and perhaps without their histories."""
+
+    def copy(self, run_id: str) -> RunCopy:
+        """Return one of these with its histories."""
+
+    def taken(self, run_ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that some run of the store has, deleted and running ones included."""
+
+    def insert(self, copies: Sequence[RunCopy], files: Files) -> None:
+        """Write runs and their files; raises StoreError."""
 
 
 @dataclass(frozen=True)
@@ -92,51 +113,43 @@ def export_runs(uri: str, study: str, path: Path, budget: str | None = None, che
 
 
 def import_runs(archive: Archive, uri: str) -> Imported:
-    """Take an archive's runs into a SQLite store; call it with the study's lock held.
+    """Import an archive's runs into a store; call it with the study's lock held.
 
-    Files are put in place before the one transaction that makes the runs, so that after a kill a second import finds
-    either nothing or everything done. Runs that are there already are left as they are.
+    Into a SQLite store they are written by SQL, under their own ids, all or none. Elsewhere MLflow's API gives them new
+    ids and creates one after the other; the original id is kept as a tag, by which everything else finds a run. A run
+    of which an interrupted import wrote a part is written anew. Runs that are there already are left as they are.
 
     Arguments:
         archive: what was read.
-        uri: the store's address; it is made if it is not there.
+        uri: the store's address; a SQLite store is made if it is not there.
 
     Raises:
-        StoreError: it is no SQLite file, has another schema than is known, or cannot be written.
+        StoreError: the store cannot be opened, has another schema than is known, or cannot be written.
         ArchiveError: the archive was changed since it was read.
     """
-    if not is_sqlite(uri):
-        raise StoreError(
-            f"{uri}: gives runs ids of its own; allowed: a SQLite store, such as sqlite:///mlruns/mlflow.db"
-        )
-    from nfstudy.runs.tracking.store import open_store
-
-    study = archive.manifest.study
-    store = open_store(uri, create=True)
-    experiment = store.experiment(study, archive.manifest.description)
-    database = SqlStore(store.uri)
-    if not database.is_known():
-        raise StoreError(f"{uri}: has the schema of another version of MLflow; allowed: that of the pinned one")
-    new, known, others = _compared(archive, database)
-    _put_files(archive, new, store.uri)
-    insert_copies(store.uri, experiment, study, new)
-    store.tidy()
+    target = _target(archive, uri)
+    try:
+        new, known, others = _compared(archive, target)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise StoreError(f"{uri}: a run of '{archive.manifest.study}' cannot be compared: {reason}") from None
+    target.insert(new, archive.files)
     return Imported(len(new), known, others)
 
 
-def _compared(archive: Archive, database: SqlStore) -> tuple[list[RunCopy], int, tuple[str, ...]]:
+def _compared(archive: Archive, target: Target) -> tuple[list[RunCopy], int, tuple[str, ...]]:
     """Return the runs that are new, how many are not, and what is to be said of those that are there otherwise."""
-    present = {copy.record.id: copy for copy in read_copies(database, archive.manifest.study)}
-    taken = known_ids(database, [copy.record.id for copy in archive.runs])
-    results = {copy.record.identity: copy for copy in present.values() if _fills_its_place(copy)}
+    present = {record.id: record for record in target.records()}
+    taken = target.taken([copy.record.id for copy in archive.runs])
+    results = {record.identity: record for record in present.values() if _fills_its_place(record)}
     new, known, others = [], 0, []
     for copy in archive.runs:
         record = copy.record
-        there = present.get(record.id) or (results.get(record.identity) if _fills_its_place(copy) else None)
-        if there and there.same_numbers(copy):
+        there = present.get(record.id) or (results.get(record.identity) if _fills_its_place(record) else None)
+        if there and target.copy(there.id).same_numbers(copy):
             known += 1
         elif there:
-            others.append(f"{record.name}: {record.id} is there as {there.record.id}, with other numbers")
+            others.append(f"{record.name}: {record.id} is there as {there.id}, with other numbers")
         elif record.id in taken:
             others.append(f"{record.name}: {record.id} is there, but deleted, running, or of another study")
         else:
@@ -144,26 +157,25 @@ def _compared(archive: Archive, database: SqlStore) -> tuple[list[RunCopy], int,
     return new, known, tuple(others)
 
 
-def _fills_its_place(copy: RunCopy) -> bool:
+def _fills_its_place(record: RunRecord) -> bool:
     """Say whether a run is the one result of its identity; attempts and reruns may be many."""
-    return copy.record.outcome in RESULTS and copy.record.tags["nfstudy.stage"] != "rerun"
+    return record.outcome in RESULTS and record.tags["nfstudy.stage"] != "rerun"
 
 
-def _put_files(archive: Archive, copies: list[RunCopy], uri: str) -> None:
-    places: dict[str, list[Path]] = {}
-    for copy in copies:
-        folder = artifact_folder(artifact_address(archive.manifest.study, copy.record.id), uri)
-        for name, digest in copy.record.files.items():
-            places.setdefault(digest, []).append(folder / name)
-    for digest, content in archive.files() if places else ():
-        for place in places.get(digest, ()):
-            try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                draft = place.with_name(f".{place.name}.draft")  # No file of an archive has such a name.
-                draft.write_bytes(content)
-                draft.replace(place)
-            except OSError as error:
-                raise StoreError(f"{place}: cannot be written: {error.strerror or error}") from None
+def _target(archive: Archive, uri: str) -> Target:
+    from nfstudy.runs.tracking.store import open_store
+
+    study = archive.manifest.study
+    store = open_store(uri, create=True)
+    experiment = store.experiment(study, archive.manifest.description)
+    if not is_sqlite(uri):
+        from nfstudy.runs.tracking.mlflow_import import ApiTarget
+
+        return ApiTarget(store, experiment, study)
+    database = SqlStore(store.uri)
+    if not database.is_known():
+        raise StoreError(f"{uri}: has the schema of another version of MLflow; allowed: that of the pinned one")
+    return _FileTarget(database, experiment, study, store.tidy)
 
 
 def _source(uri: str, study: str) -> Source:
@@ -200,4 +212,50 @@ class _FileSource:
             raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from None
 
     def _folder(self, run_id: str) -> Path:
-        return artifact_folder(self.store.artifact_address(run_id) or "", self.store.uri)
+        return artifact_folder(self.store.artifact_address(self._own_ids.get(run_id, run_id)) or "", self.store.uri)
+
+    @cached_property
+    def _own_ids(self) -> dict[str, str]:
+        return self.store.own_ids(self.study)
+
+
+@dataclass(frozen=True)
+class _FileTarget:
+    """A SQLite store whose schema is known."""
+
+    store: SqlStore
+    experiment: str
+    study: str
+    tidy: Callable[[], None]
+
+    def records(self) -> list[RunRecord]:
+        return [copy.record for copy in self._copies.values()]
+
+    def copy(self, run_id: str) -> RunCopy:
+        return self._copies[run_id]
+
+    def taken(self, run_ids: Sequence[str]) -> set[str]:
+        return known_ids(self.store, run_ids)
+
+    def insert(self, copies: Sequence[RunCopy], files: Files) -> None:
+        """Put files in place before the one transaction that makes the runs: a kill leaves nothing or everything."""
+        places: dict[str, list[Path]] = {}
+        for copy in copies:
+            folder = artifact_folder(artifact_address(self.study, copy.record.id), self.store.uri)
+            for name, digest in copy.record.files.items():
+                places.setdefault(digest, []).append(folder / name)
+        for digest, content in files() if places else ():
+            for place in places.get(digest, ()):
+                try:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    draft = place.with_name(f".{place.name}.draft")  # No file of an archive has such a name.
+                    draft.write_bytes(content)
+                    draft.replace(place)
+                except OSError as error:
+                    raise StoreError(f"{place}: cannot be written: {error.strerror or error}") from None
+        insert_copies(self.store.uri, self.experiment, self.study, copies)
+        self.tidy()
+
+    @cached_property
+    def _copies(self) -> dict[str, RunCopy]:
+        return {copy.record.id: copy for copy in read_copies(self.store, self.study)}

@@ -21,12 +21,11 @@ from nfstudy.runs.archive.manifest import (
     FORMAT,
     MAX_MEMBER,
     MAX_UNPACKED,
-    POINT,
     ArchiveError,
     Manifest,
     Member,
-    RunCopy,
 )
+from nfstudy.runs.whole_run import POINT, RunCopy
 
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK)

@@ -2,51 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Mapping
 
-from mlflow.entities import DatasetInput
+import numpy as np
+from mlflow.entities import DatasetInput, Run
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from nfstudy.core.errors import StoreError, UserError
-from nfstudy.runs.archive.manifest import DatasetRecord, RunCopy, RunRecord, make_points
+from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID, original_id, original_tags
+from nfstudy.runs.tracking.mlflow_runs import StudyRuns
 from nfstudy.runs.tracking.store import Store, open_store
+from nfstudy.runs.whole_run import DatasetRecord, RunCopy, RunRecord, make_points
 
 
 def read_copy(store: Store, run_id: str) -> RunCopy:
     """Return one run that has ended, without the names of its files.
 
+    Arguments:
+        store: where it is.
+        run_id: its id in the store, or the one that it had where it was imported from.
+
     Raises:
         UserError: there is no such run, or it is not one that nfstudy has logged to its end.
     """
     try:
-        run = store.client.get_run(run_id)
+        run = _find_run(store, run_id)
         points = {
             metric: make_points([(point.step, point.timestamp, point.value) for point in history])
             for metric in sorted(run.data.metrics)
-            if (history := store.client.get_metric_history(run_id, metric))
+            if (history := store.client.get_metric_history(run.info.run_id, metric))
         }
     except MlflowException as error:
         raise UserError(
             f"run {run_id}: {' '.join(str(error).split())[:300]}; allowed: the id of a run in {store.uri}"
         ) from None
+    if IMPORTING in run.data.tags:
+        raise UserError(f"run {run_id}: its import was interrupted; allowed: after importing its archive again")
     try:
-        record = RunRecord(
-            id=run.info.run_id,
-            name=run.info.run_name,
-            status=run.info.status,
-            started=run.info.start_time,
-            ended=run.info.end_time,
-            tags=dict(sorted(run.data.tags.items())),
-            params=dict(sorted(run.data.params.items())),
-            datasets=tuple(sorted(map(_dataset, run.inputs.dataset_inputs), key=lambda data: (data.name, data.digest))),
-            points={metric: len(history) for metric, history in points.items()},
-            files={},
-        )
+        return RunCopy(record_of(run, points), points)
     except ValueError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"run {run_id}: {reason}; allowed: a run of nfstudy that has ended") from None
-    return RunCopy(record, points)
+
+
+def record_of(run: Run, points: Mapping[str, np.ndarray]) -> RunRecord:
+    """Return the record of a run under its original id, without the names of its files; raises ValueError."""
+    return RunRecord(
+        id=original_id(run.info.run_id, run.data.tags),
+        name=run.info.run_name,
+        status=run.info.status,
+        started=run.info.start_time,
+        ended=run.info.end_time,
+        tags=original_tags(run.data.tags),
+        params=dict(sorted(run.data.params.items())),
+        datasets=tuple(sorted(map(_dataset, run.inputs.dataset_inputs), key=lambda data: (data.name, data.digest))),
+        points={metric: len(history) for metric, history in points.items()},
+        files={},
+    )
+
+
+def file_names(store: Store, run_id: str, folder: str | None = None) -> Iterator[str]:
+    """Yield the names of the files in a folder of a run, relative to the run's own; `run_id` is the store's.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    with store.asked():
+        listed = store.client.list_artifacts(run_id, folder)
+    for entry in listed:
+        if entry.is_dir:
+            yield from file_names(store, run_id, entry.path)
+        else:
+            yield entry.path
 
 
 class ServedSource:
@@ -54,43 +83,47 @@ class ServedSource:
 
     def __init__(self, uri: str, study: str) -> None:
         """Open it; raises StoreError where that cannot be."""
-        self._store, self._study = open_store(uri), study
+        self._store = open_store(uri)
+        self._runs: StudyRuns = self._store.runs(study)
 
     def description(self) -> str:
         """Return the note of the study's experiment."""
-        with _as_store_error(self._store):
-            found = self._store.client.get_experiment_by_name(self._study)
+        with self._store.asked():
+            found = self._store.client.get_experiment_by_name(self._runs.study)
         return found.tags.get("mlflow.note.content", "") if found else ""
 
     def copies(self) -> list[RunCopy]:
         """Return the runs that have ended, without their files, sorted by id."""
-        frame = self._store.runs(self._study).frame(())
-        return [read_copy(self._store, run_id) for run_id in sorted(frame.loc[frame["outcome"] != "running", "run_id"])]
+        frame = self._runs.frame(())
+        ended = sorted(frame.loc[frame["outcome"] != "running", "run_id"])
+        return [read_copy(self._store, self._runs.own_id(run_id)) for run_id in ended]
 
-    def names(self, run_id: str, folder: str | None = None) -> Iterator[str]:
-        """Yield the names of the files in a folder of a run, relative to the run's own."""
-        with _as_store_error(self._store):
-            listed = self._store.client.list_artifacts(run_id, folder)
-        for entry in listed:
-            if entry.is_dir:
-                yield from self.names(run_id, entry.path)
-            else:
-                yield entry.path
+    def names(self, run_id: str) -> Iterator[str]:
+        """Yield the names of a run's files, relative to the run's folder."""
+        return file_names(self._store, self._runs.own_id(run_id))
 
     def content(self, run_id: str, name: str) -> bytes:
         """Return a file's content; raises StoreError."""
-        content = self._store.runs(self._study).artifact(run_id, name)
+        content = self._runs.artifact(run_id, name)
         if content is None:
             raise StoreError(f"tracking store {self._store.uri}: {name} of run {run_id} cannot be read")
         return content
 
 
-@contextmanager
-def _as_store_error(store: Store) -> Iterator[None]:
+def _find_run(store: Store, run_id: str) -> Run:
+    """Return a run by its id in the store or its original one; raises MlflowException where there is none."""
     try:
-        yield
+        return store.client.get_run(run_id)
     except MlflowException as error:
-        raise StoreError(f"tracking store {store.uri}: {' '.join(str(error).split())[:500]}") from None
+        missing = error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+        if not missing or not re.fullmatch("[0-9a-f]{32}", run_id):
+            raise
+        query = f"tags.`{ORIGINAL_RUN_ID}` = '{run_id}'"
+        found = store.client.search_runs([*store.studies().values()], query)
+        whole = [run for run in found if IMPORTING not in run.data.tags]
+        if not whole:
+            raise
+        return whole[0]
 
 
 def _dataset(used: DatasetInput) -> DatasetRecord:

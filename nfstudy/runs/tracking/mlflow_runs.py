@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +15,10 @@ import pandas as pd
 
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.frame import make_frame, make_history, make_row
+from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import Experiment, Metric, Run
     from mlflow.tracking import MlflowClient
 
 PAGE = 1000
@@ -38,6 +41,7 @@ class StudyRuns:
         rows = [
             make_row(run.info.run_id, run.info.status, run.info.start_time, run.data.to_dictionary())
             for run in self._search()
+            if IMPORTING not in run.data.tags
         ]
         return make_frame(rows, metrics)
 
@@ -48,13 +52,13 @@ class StudyRuns:
                 (run_id, name, point.step, point.value)
                 for run_id in run_ids
                 for name in metrics
-                for point in self.client.get_metric_history(run_id, name)
+                for point in sorted(self.client.get_metric_history(self.own_id(run_id), name), key=_place)
             )
 
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """Return a file of a run, or None where it has no such file."""
         with suppress(StoreError), tempfile.TemporaryDirectory() as folder, self.asked():
-            return Path(self.client.download_artifacts(run_id, name, folder)).read_bytes()
+            return Path(self.client.download_artifacts(self.own_id(run_id), name, folder)).read_bytes()
         return None
 
     def link(self, run_id: str) -> str | None:
@@ -63,16 +67,30 @@ class StudyRuns:
             return None
         with self.asked():
             experiment = self._experiment()
-        return f"{self.uri.rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{run_id}" if experiment else None
+        return (
+            f"{self.uri.rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{self.own_id(run_id)}"
+            if experiment
+            else None
+        )
 
-    def _search(self) -> Iterator[Run]:
+    def own_id(self, run_id: str) -> str:
+        """Return the store's id of a run of the study."""
+        return self._own_ids.get(run_id, run_id)
+
+    @cached_property
+    def _own_ids(self) -> dict[str, str]:
+        """Original id -> the store's, of the runs that were imported."""
+        imported = self._search(f" and tags.`{ORIGINAL_RUN_ID}` LIKE '%'")
+        return {run.data.tags[ORIGINAL_RUN_ID]: run.info.run_id for run in imported if IMPORTING not in run.data.tags}
+
+    def _search(self, condition: str = "") -> Iterator[Run]:
         with self.asked():
             experiment = self._experiment()
             token = "" if experiment else None
             while token is not None:
                 page = self.client.search_runs(
                     [experiment.experiment_id],
-                    filter_string=f"tags.`nfstudy.study` = '{self.study}'",
+                    filter_string=f"tags.`nfstudy.study` = '{self.study}'{condition}",
                     max_results=PAGE,
                     page_token=token or None,
                 )
@@ -81,3 +99,8 @@ class StudyRuns:
 
     def _experiment(self) -> Experiment | None:
         return self.client.get_experiment_by_name(self.study)
+
+
+def _place(point: Metric) -> tuple[int, int, bool, float]:
+    """Return where a point stands in its history: as in an archive, by update, time and value, nan last."""
+    return point.step, point.timestamp, math.isnan(point.value), point.value

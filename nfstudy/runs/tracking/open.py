@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
@@ -26,15 +27,21 @@ class SqlRuns:
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""
-        return self.store.history(run_ids, metrics)
+        own = {run_id: self._own_ids.get(run_id, run_id) for run_id in run_ids}
+        points = self.store.history([*own.values()], metrics)
+        originals = {own_id: run_id for run_id, own_id in own.items() if own_id != run_id}
+        if not originals:
+            return points
+        points["run_id"] = points["run_id"].replace(originals)
+        return points.sort_values(["run_id", "metric", "update"], kind="stable", ignore_index=True)
 
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """Return a file of a run, or None where it has no such file."""
-        address = self.store.artifact_address(run_id)
+        address = self.store.artifact_address(self._own_ids.get(run_id, run_id))
         if address is None:
             return None
         if not is_sqlite(self.store.uri) or not address.startswith(ARTIFACTS):
-            return _by_mlflow(self.store.uri)(self.study).artifact(run_id, name)
+            return self._by_api.artifact(run_id, name)
         try:
             return (artifact_folder(address, self.store.uri) / name).read_bytes()
         except OSError:
@@ -42,6 +49,14 @@ class SqlRuns:
 
     def link(self, run_id: str) -> None:
         """Return None: a database has no pages."""
+
+    @cached_property
+    def _own_ids(self) -> dict[str, str]:
+        return self.store.own_ids(self.study)
+
+    @cached_property
+    def _by_api(self) -> LoggedRuns:
+        return _by_mlflow(self.store.uri)(self.study)
 
 
 def open_runs(uri: str) -> Callable[[str], LoggedRuns]:

@@ -17,10 +17,11 @@ import numpy as np
 from sqlalchemy import Connection
 
 from nfstudy.core.errors import StoreError
-from nfstudy.runs.archive.manifest import DatasetRecord, RunCopy, RunRecord, make_points
 from nfstudy.runs.frame import LARGEST
+from nfstudy.runs.original import IMPORTING, original_id, original_tags
 from nfstudy.runs.tracking.sql_runs import IDS_A_QUERY, SqlStore
 from nfstudy.runs.tracking.uris import ARTIFACTS, database_file
+from nfstudy.runs.whole_run import DatasetRecord, RunCopy, RunRecord, make_points
 
 BUSY_SECONDS = 20.0
 """How long another writer, such as a server, may hold the database."""
@@ -46,7 +47,8 @@ def read_copies(store: SqlStore, study: str) -> list[RunCopy]:
         ValueError: a run has what no archive may hold (pydantic's ValidationError).
         StoreError: the database cannot be read.
     """
-    return store.read(lambda connection: list(_copies(connection, study)))
+    copies = store.read(lambda connection: list(_copies(connection, study)))
+    return sorted(copies, key=lambda copy: copy.record.id)
 
 
 def description_of(store: SqlStore, study: str) -> str:
@@ -105,14 +107,16 @@ def _copies(connection: Connection, study: str) -> Iterator[RunCopy]:
         datasets = _datasets(connection, ids)
         histories = _histories(connection, ids)
         for run_id, name, status, started, ended in some:
-            own = histories.get(run_id, {})
+            own, said = histories.get(run_id, {}), tags.get(run_id, {})
+            if IMPORTING in said:
+                continue
             record = RunRecord(
-                id=run_id,
+                id=original_id(run_id, said),
                 name=name,
                 status=status,
                 started=started,
                 ended=ended,
-                tags=tags.get(run_id, {}),
+                tags=original_tags(said),
                 params=params.get(run_id, {}),
                 datasets=tuple(datasets.get(run_id, ())),
                 points={metric: len(history) for metric, history in own.items()},

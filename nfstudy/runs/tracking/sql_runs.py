@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.frame import make_frame, make_history, make_row
+from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 from nfstudy.runs.tracking.uris import database_file, is_sqlite
 
 REVISIONS = ("dc11669786a5",)
@@ -61,6 +62,15 @@ class SqlStore:
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""
         return self.read(lambda connection: make_history(_points(connection, run_ids, metrics)))
+
+    def own_ids(self, study: str) -> dict[str, str]:
+        """Return original id -> the store's own, of a study's runs that were imported through MLflow's API."""
+        own = _runs_of(study, _RUNS.c.run_uuid)
+        half = select(_TAGS.c.run_uuid).where(_TAGS.c.key == IMPORTING)
+        asked = select(_TAGS.c.value, _TAGS.c.run_uuid).where(
+            _TAGS.c.key == ORIGINAL_RUN_ID, _TAGS.c.run_uuid.in_(own), _TAGS.c.run_uuid.not_in(half)
+        )
+        return self.read(lambda connection: dict(map(tuple, connection.execute(asked))))
 
     def artifact_address(self, run_id: str) -> str | None:
         """Return where a run keeps its files, None where there is no such run."""
@@ -138,6 +148,7 @@ def _frame(connection: Connection, study: str, metrics: Collection[str] | None) 
             },
         )
         for run_id, status, started in runs
+        if IMPORTING not in tags.get(run_id, {})
     ]
     return make_frame(rows, metrics)
 
@@ -167,7 +178,7 @@ def _points(
 ) -> Iterator[tuple[str, str, int, float]]:
     m = _METRICS.c
     asked = select(m.run_uuid, m.key, m.step, m.value, m.is_nan).order_by(
-        m.run_uuid, m.key, m.step, m.timestamp, m.value
+        m.run_uuid, m.key, m.step, m.timestamp, m.is_nan, m.value
     )
     for first in range(0, len(run_ids), IDS_A_QUERY):
         some = asked.where(m.run_uuid.in_(run_ids[first : first + IDS_A_QUERY]), m.key.in_(metrics))

@@ -49,7 +49,7 @@ from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns
 from nfstudy.runs.tracking.retry import Patience, keep_waits_short, may_pass, reason
 from nfstudy.runs.tracking.uris import ARTIFACTS, SQLITE, artifact_folder, database_file, is_sqlite
-from nfstudy.study.grid import Trial, settings_digest
+from nfstudy.study.cells import Trial, settings_digest
 
 for _noisy in ("alembic", "mlflow.tracking.fluent"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
@@ -83,6 +83,17 @@ class DataRecord:
     fingerprint: str
     source: str
     shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a trial: where it runs, and which attempt it is."""
+
+    device: str
+    threads: int
+    number: int = 1
+    environment: Mapping[str, str] | None = None
+    """`provenance.environment` of the machine; None for that of this process."""
 
 
 class Store:
@@ -127,22 +138,9 @@ class Store:
         with _as_store_error(self.uri):
             return {e.name: e.experiment_id for e in self.client.search_experiments() if e.name != "Default"}
 
-    def start_run(
-        self,
-        experiment: str,
-        trial: Trial,
-        data: DataRecord | None,
-        point: str,
-        device: str,
-        threads: int,
-        attempt: int = 1,
-        machine: Mapping[str, str] | None = None,
-    ) -> str:
-        """Create a run with everything that would reproduce it, before training starts; return its id.
-
-        Its environment is `machine`, or that of this process.
-        """
-        code, machine = code_state(), machine or environment()
+    def start_run(self, experiment: str, trial: Trial, data: DataRecord | None, attempt: Attempt) -> str:
+        """Create a run with everything that would reproduce it, before training starts; return its id."""
+        code, machine = code_state(), attempt.environment or environment()
         tags = {
             "mlflow.source.name": "nfstudy",
             "mlflow.source.type": "LOCAL",
@@ -154,15 +152,15 @@ class Store:
             "nfstudy.stage": trial.stage,
             "nfstudy.index": str(trial.index),
             "nfstudy.repetition": str(trial.repetition),
-            "nfstudy.attempt": str(attempt),
-            "nfstudy.point": point,
+            "nfstudy.attempt": str(attempt.number),
+            "nfstudy.point": json.dumps(trial.cell.point, sort_keys=True),
             **({"nfstudy.rerun_of": trial.rerun_of} if trial.rerun_of else {}),
             "nfstudy.commit": code.commit,
             "nfstudy.dirty": str(code.dirty).lower(),
             "nfstudy.data": data.name if data else "none",
             "nfstudy.data_fingerprint": data.fingerprint if data else "",
-            "nfstudy.device": device,
-            "nfstudy.threads": str(threads),
+            "nfstudy.device": attempt.device,
+            "nfstudy.threads": str(attempt.threads),
             "nfstudy.version": __version__,
             **{f"nfstudy.{name}": machine[f"package {name}"] for name in ("torch", "numpy", "mlflow", "optuna")},
             "nfstudy.python": machine["python"],

@@ -1,0 +1,75 @@
+"""Numba's cache of compiled loops, bound to all that is compiled into them.
+
+Numba looks at the file of the function alone, and a loop has parts from other files compiled into it: after a pull or a
+checkout it would run the old ones. Here an entry is of use only to the very sources, and libraries, that it was made
+with. A damaged entry is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from numba import njit
+from numba.core.caching import IndexDataCacheFile
+
+PACKAGE = Path(__file__).resolve().parents[2]
+LIBRARIES = ("numba", "llvmlite", "numpy")
+
+
+@cache
+def sources_digest() -> str:
+    """Return the SHA-256 of every file whose functions are compiled, and of the compiler's version."""
+    digest = hashlib.sha256()
+    for path in sorted({*PACKAGE.glob("core/kernels/*.py"), *PACKAGE.glob("flows/**/kernel*.py")}):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(PACKAGE)} {len(content)}\n".encode() + content)
+    digest.update("".join(f"{name} {version(name)}\n" for name in LIBRARIES).encode())
+    return digest.hexdigest()
+
+
+class _BoundFiles(IndexDataCacheFile):
+    """The files of one function in Numba's cache, whose content says what it was made from."""
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            return super()._load_index()
+        except Exception:  # Truncated or altered: pickle may raise anything.
+            return {}
+
+    def _load_data(self, name: str) -> Any:
+        try:
+            stamp, digest, content = pickle.loads(Path(self._data_path(name)).read_bytes())
+            if stamp == self._source_stamp and digest == hashlib.sha256(content).hexdigest():
+                return pickle.loads(content)
+        except OSError:
+            raise
+        except Exception:  # Truncated or altered, as above.
+            pass
+        raise FileNotFoundError(f"{name}: of other sources, or damaged")
+
+    def _save_data(self, name: str, data: Any) -> None:
+        content = self._dump(data)
+        entry = pickle.dumps((self._source_stamp, hashlib.sha256(content).hexdigest(), content))
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(entry)
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return Numba's decorator with these options, its cache bound to the sources."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        loop = njit(**options)(function)
+        if options.get("cache"):
+            own = hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).hexdigest()
+            files = loop._cache._cache_file
+            base = files._index_name.removesuffix(".nbi")
+            loop._cache._cache_file = _BoundFiles(files._cache_path, base, f"{sources_digest()} {own}")
+        return loop
+
+    return decorate

@@ -1,0 +1,24 @@
+"""Ids of runs that were imported into a store which gives each run an id of its own; no input or output.
+
+Everything here names a run by its original id: reports and archives of the same runs are then the same bytes, whichever
+store they are made from. The store's own id is only for the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ORIGINAL_RUN_ID = "nfstudy.original_run_id"
+"""Tag of an imported run: its id in the store where it was logged."""
+IMPORTING = "nfstudy.importing"
+"""Tag of a run whose import has not ended, or was cut off; such a run is ignored, and the next import replaces it."""
+
+
+def original_id(run_id: str, tags: Mapping[str, str]) -> str:
+    """Return the id by which a run is known, given its id in the store and its tags."""
+    return tags.get(ORIGINAL_RUN_ID, run_id)
+
+
+def original_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags that a run was logged with, sorted: all but those of its import."""
+    return {name: text for name, text in sorted(tags.items()) if name not in (ORIGINAL_RUN_ID, IMPORTING)}

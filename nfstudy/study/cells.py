@@ -1,0 +1,122 @@
+"""A cell and its trials: what they are, and the keys by which their runs are known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from nfstudy.study.settings import Settings
+from nfstudy.study.spec import Range, Search
+
+KEY_VERSION = 2
+"""Part of every key; raised when the same settings come to mean other numbers."""
+
+IN_LABELS = ("flow.family", "flow.length", "model.latent", "energy.name", "drawn.density")
+"""Settings that a cell's label shows whatever the grid is."""
+
+Identity = tuple[str, str, int, str]
+"""(cell key, stage, index, digest of the resolved settings): what is run exactly once."""
+
+Stage = Literal["repetition", "search", "rerun"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid: a row of a table, a point of a curve.
+
+    `settings` are canonical. Where the study searches for some of them, the cell's identity holds the search itself in
+    their place, so a cell's key is known before its search has ended, and changes with the search.
+    """
+
+    settings: Settings
+    budget: str
+    search: Search | None = None
+    varied: tuple[str, ...] = ()
+    """The dotted paths of the grid, whose values the label shows."""
+    point: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Dotted path -> value: the first place in the grid that means this cell."""
+
+    @cached_property
+    def key(self) -> str:
+        """The first 16 hex digits of the SHA-256 of all that can change a number of this cell."""
+        return _digest({"budget": self.budget, "settings": self.identity()})
+
+    def identity(self) -> dict[str, Any]:
+        """Return dotted path -> value of the settings in use, a searched one's value being its search."""
+        flat = self.settings.identity()
+        if self.search:
+            sampling = self.search.sampler.model_dump()
+            for path, axis in self.search.space.items():
+                flat[path] = {"search": axis.model_dump() if isinstance(axis, Range) else axis, "by": sampling}
+        return flat
+
+    @cached_property
+    def label(self) -> str:
+        """A short name for people, such as `planar K=40 D=40, train.batch 50` or, on the plane, `u1 planar K=8`."""
+        settings = self.settings
+        name = f"{settings.flow.family} K={settings.flow.length}"
+        if settings.data:
+            name = f"{name} D={settings.latent}"
+        else:
+            name = f"{settings.energy.name if settings.energy else settings.drawn.density} {name}"
+        others = [path for path in self.varied if path not in IN_LABELS]
+        flat = settings.flat() if others else {}
+        return ", ".join((name, *(f"{path} {_value_text(flat[path])}" for path in others if path in flat)))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run: a cell at fully resolved settings, and which of its repetitions or search trials it is."""
+
+    study: str
+    cell: Cell
+    settings: Settings
+    stage: Stage
+    index: int
+    """Repetition 1, 2, ...; or the number of the search trial, 0, 1, ..."""
+    rerun_of: str = ""
+    """Of a rerun, which is a repetition trained again and enters no table: the id of the run that it is held to."""
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What is run exactly once."""
+        return (self.cell.key, self.stage, self.index, settings_digest(self.settings))
+
+    @property
+    def repetition(self) -> int:
+        """The axis of the seeds: 0 for all trials of a search, so that they differ in what is searched alone."""
+        return 0 if self.stage == "search" else self.index
+
+    @property
+    def label(self) -> str:
+        """The cell's short name with the repetition or trial, such as `planar K=40 D=40 #2`."""
+        return f"{self.cell.label} {'#' if self.stage == 'repetition' else f'{self.stage} '}{self.index}"
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """A point of the grid at which the settings are impossible together: it is reported, and not run."""
+
+    label: str
+    """Its values, such as `flow.family nice-perm, flow.length 4`; it has no settings, and so no key."""
+    reason: str
+    """The setting to blame, its value, and what would do."""
+
+
+def settings_digest(settings: Settings) -> str:
+    """Return the first 16 hex digits of the SHA-256 of fully resolved settings."""
+    return _digest(settings.canonical().identity())
+
+
+def _value_text(value: Any) -> str:
+    """Return a setting's value as a study file has it, a number to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False).strip('"')
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps({"version": KEY_VERSION, **content}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

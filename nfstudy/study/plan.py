@@ -1,0 +1,118 @@
+"""A study under one of its budgets: made once a command, and handed on in place of the two."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from nfstudy.core.errors import SpecError
+from nfstudy.study.cells import Cell, Impossible, Trial
+from nfstudy.study.grid import expand, point_text, replaced
+from nfstudy.study.sections import DataSpec
+from nfstudy.study.settings import Settings
+from nfstudy.study.spec import Range, Sampling, Search, StudySpec
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study is under one budget; made by `StudySpec.under`. Its parts are worked out when first asked for."""
+
+    study: StudySpec
+    budget: str
+    """The name of one of the study's budgets."""
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.study.study
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The study's settings under the budget; raises SpecError where they are impossible together."""
+        return replaced(self.study.settings, self.study.budgets[self.budget].settings, f"budget {self.budget}")
+
+    @cached_property
+    def repetitions(self) -> int:
+        """How many repetitions each cell has."""
+        return self.study.budgets[self.budget].repetitions or self.study.repetitions
+
+    @cached_property
+    def sampling(self) -> Sampling | None:
+        """What proposes cells, at the budget's number of trials; None for an exhaustive grid."""
+        return self._with_trials(self.study.sampler) if isinstance(self.study.sampler, Sampling) else None
+
+    @cached_property
+    def search(self) -> Search | None:
+        """The nuisance search inside each cell, at the budget's number of trials."""
+        search = self.study.search
+        return search and search.model_copy(update={"sampler": self._with_trials(search.sampler)})
+
+    @cached_property
+    def corners(self) -> tuple[Cell, ...]:
+        """The cells of a grid in which the two ends stand for a range, each once, in file order.
+
+        Raises:
+            SpecError: no point is possible, or one is not and a sampler could propose it, or there are too many.
+        """
+        cells, impossible = self._expanded
+        if impossible and (not cells or self.sampling):
+            raise SpecError(f"{impossible[0].label}: {impossible[0].reason}")
+        return cells
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells of an exhaustive grid, each once, in file order; raises SpecError as `corners`.
+
+        The cells of a study with a sampler are not known beforehand: there are none here.
+        """
+        return () if self.sampling else self.corners
+
+    @property
+    def impossible(self) -> tuple[Impossible, ...]:
+        """The points of the grid that are no cells, in file order."""
+        return self._expanded[1]
+
+    @cached_property
+    def total_runs(self) -> int:
+        """How many runs the study has in all, its searches included; with a sampler, at most."""
+        return self.runs_of(len(self.cells))
+
+    @cached_property
+    def data_sources(self) -> frozenset[DataSpec]:
+        """What each data set that some cell may use is loaded by (`DataSpec.source`)."""
+        space = self.search.space if self.search else {}
+        axes = {path: axis for path, axis in space.items() if path.startswith("data.") and not isinstance(axis, Range)}
+        searched = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        each = {cell.settings.data: cell.settings for cell in self.corners}.values()
+        found = [settings.replace(values).data for settings in each for values in searched]
+        return frozenset(spec.source() for spec in found if spec)
+
+    def check(self) -> None:
+        """Raise SpecError where the study has no cell under the budget, or a sampler may propose what is none."""
+        _ = self.corners
+
+    def cell_at(self, point: Mapping[str, Any]) -> Cell:
+        """Return the cell at one point (dotted path -> value) of the grid; raises SpecError where it is impossible."""
+        settings = replaced(self.settings, point, point_text(point))
+        return Cell(settings.canonical(), self.budget, self.search, tuple(self.study.grid), point)
+
+    def repetitions_of(self, cell: Cell, settings: Settings | None = None) -> list[Trial]:
+        """List a cell's repetitions, at the settings that its search has chosen where it has one."""
+        indices = range(1, self.repetitions + 1)
+        return [Trial(self.name, cell, settings or cell.settings, "repetition", index) for index in indices]
+
+    def runs_of(self, cells: int) -> int:
+        """Return how many runs so many cells have, their searches included; with a sampler, of all it may propose."""
+        trials = self.search.sampler.trials if self.search else 0
+        return (self.sampling.trials if self.sampling else cells) * (self.repetitions + trials)
+
+    @cached_property
+    def _expanded(self) -> tuple[tuple[Cell, ...], tuple[Impossible, ...]]:
+        return expand(self.study.grid, self.settings, self.budget, self.search)
+
+    def _with_trials(self, sampling: Sampling) -> Sampling:
+        trials = self.study.budgets[self.budget].trials
+        return sampling.model_copy(update={"trials": trials}) if trials else sampling

@@ -1,0 +1,236 @@
+"""Plug-ins: what is read, what is declared, and what is refused with one clear message."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from support.plugins import SHIFT, WRONG
+from support.processes import loaded_by
+
+from nfstudy.core import registry
+from nfstudy.core.declarations import FlowFamily
+from nfstudy.core.errors import SpecError, UserError
+from nfstudy.core.plugins import install, read_plugin
+from nfstudy.flows.contract import check_family
+from nfstudy.study.reader import parse_study
+
+STUDY = """\
+study: mine
+title: Mine
+plugins: [shift.py]
+data: {name: digits}
+flow: {family: shift, length: 2}
+grid: {flow.shift_scale: [1.0, 2.0]}
+exhibits: [summary]
+"""
+
+
+@pytest.fixture(autouse=True)
+def fresh_registry(monkeypatch):
+    """Have each test declare into a copy of what there is."""
+    registry.all_of("flows")
+    monkeypatch.setattr(registry, "_declared", {kind: dict(found) for kind, found in registry._declared.items()})
+    monkeypatch.setattr("nfstudy.core.plugins._installed", {})
+    yield
+    registry._version += 1
+
+
+def study_in(folder, plugin=SHIFT, text=STUDY, name="shift.py"):
+    (folder / name).write_text(plugin)
+    return parse_study(text, str(folder / "mine.yaml"))
+
+
+def cells_in(folder, **changes):
+    study = study_in(folder, **changes)
+    return study, study.under(study.budget).cells
+
+
+def test_a_study_uses_what_a_file_beside_it_declares(tmp_path):
+    study, cells = cells_in(tmp_path)
+    assert [cell.settings.flow.shift_scale for cell in cells] == [1.0, 2.0]
+    assert registry.find("flows", "shift").title == "shift"
+    assert study.settings.flat()["flow.shift_scale"] == 1.0
+
+
+def test_its_settings_are_idle_under_other_families(tmp_path):
+    study = study_in(tmp_path, text=STUDY.replace("family: shift", "family: planar").replace("grid: {flow.sh", "#"))
+    assert "flow.shift_scale" not in study.settings.flat()
+    assert not study.settings.origins()
+
+
+def test_the_file_is_part_of_the_key_of_what_uses_it(tmp_path, monkeypatch):
+    keys = {}
+    for name, text in {"as it is": SHIFT, "changed": SHIFT + "\n# changed\n"}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(registry, "_declared", {kind: dict(d) for kind, d in registry._declared.items()})
+            patch.setattr("nfstudy.core.plugins._installed", {})
+            _, cells = cells_in(tmp_path, plugin=text)
+            keys[name] = [cell.key for cell in cells]
+    assert not set(keys["as it is"]) & set(keys["changed"])
+
+
+def test_reading_such_a_study_loads_no_torch(tmp_path):
+    (tmp_path / "shift.py").write_text(SHIFT)
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    top, _ = loaded_by(f"from nfstudy.study.reader import read_study; read_study({str(tmp_path / 'mine.yaml')!r})")
+    assert not {"torch", "matplotlib", "mlflow", "optuna"} & top
+
+
+MISTAKES = {
+    "no such file": (None, STUDY, r"mine.yaml:3:11: plugins.0: got 'shift.py', and there is no such file"),
+    "no such module": (
+        None,
+        STUDY.replace("shift.py", "not.there"),
+        r"plugins.0: got 'not.there', which cannot be impor",
+    ),
+    "neither": (
+        None,
+        STUDY.replace("shift.py", "shift flow"),
+        r"plugins.0: got 'shift flow'; allowed: a path that ends",
+    ),
+    "no list": (
+        None,
+        STUDY.replace("[shift.py]", "shift.py"),
+        r"mine.yaml:3:10: plugins: got 'shift.py'; allowed: a list",
+    ),
+    "no declaration": ("x = 1\n", STUDY, r"plugins.0: got 'shift.py', which declares nothing; allowed: a FlowFamily"),
+    "a syntax error": ("x = 1\ny = (\n", STUDY, r"plugins.0: shift.py:2: SyntaxError: '\(' was never closed"),
+    "an import that fails": (
+        "x = 1\nimport no_such\n",
+        STUDY,
+        r"plugins.0: shift.py:2: ModuleNotFoundError: No module",
+    ),
+    "an exit": ("raise SystemExit(3)\n", STUDY, r"plugins.0: shift.py:1: SystemExit: 3"),
+    "a name that is taken": (SHIFT.replace('"shift"', '"planar"'), STUDY, r"flows: got 'planar'; allowed: a name not"),
+    "a setting that is taken": (
+        SHIFT.replace("shift_scale", "constraint"),
+        STUDY,
+        r"settings: got 'constraint'; allow",
+    ),
+    "a setting of the section": (
+        SHIFT.replace("shift_scale: P", "length: P"),
+        STUDY,
+        r"settings: got 'length'; allowed",
+    ),
+    "another declaration": (
+        SHIFT + "\nBARE = type('Declared', (), {})()\nSHIFT = 3\n",
+        STUDY,
+        r"which declares nothing",
+    ),
+    "a value that its settings do not take": (
+        SHIFT,
+        STUDY.replace("[1.0, 2.0]", "[1.0, -2.0]"),
+        r"mine.yaml:6:32: grid.flow.shift_scale.1: got -2.0; allowed: greater than 0",
+    ),
+    "a setting that it has not": (
+        SHIFT,
+        STUDY.replace("length: 2}", "length: 2, shift_size: 3}"),
+        r"mine.yaml:5:34: flow.shift_size: unknown key; allowed: family, length, .*did you mean 'shift_scale'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_with_its_place(mistake, tmp_path):
+    plugin, text, words = MISTAKES[mistake]
+    if plugin is not None:
+        (tmp_path / "shift.py").write_text(plugin)
+    with pytest.raises(SpecError, match=words):
+        parse_study(text, str(tmp_path / "mine.yaml"))
+
+
+def test_a_file_that_is_no_plain_text_is_not_run(tmp_path):
+    (tmp_path / "shift.py").write_bytes(b"\xff\xfe")
+    with pytest.raises(SpecError, match="byte 0 is not UTF-8"):
+        read_plugin("shift.py", tmp_path)
+    (tmp_path / "big.py").write_bytes(b"#" * 1_000_001)
+    with pytest.raises(SpecError, match="at most 1,000,000 bytes"):
+        read_plugin("big.py", tmp_path)
+    os.mkfifo(tmp_path / "pipe.py")
+    with pytest.raises(SpecError, match="there is no such file"):
+        read_plugin("pipe.py", tmp_path)
+
+
+def test_two_files_that_declare_one_name_are_told_apart(tmp_path):
+    (tmp_path / "one.py").write_text(SHIFT)
+    (tmp_path / "two.py").write_text(SHIFT + "# another\n")
+    install(read_plugin("one.py", tmp_path))
+    install(read_plugin("one.py", tmp_path))
+    with pytest.raises(SpecError, match=r"two.py: flows: got 'shift'; allowed: a name not taken by one.py"):
+        install(read_plugin("two.py", tmp_path))
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_the_contract_finds_what_is_wrong_with_a_flow(fault, tmp_path):
+    text, words = WRONG[fault]
+    (tmp_path / "shift.py").write_text(text)
+    (family,) = install(read_plugin("shift.py", tmp_path))
+    with pytest.raises(UserError, match=words):
+        check_family(family)
+
+
+def test_a_flow_that_is_right_keeps_it(tmp_path):
+    (tmp_path / "shift.py").write_text(SHIFT)
+    (family,) = install(read_plugin("shift.py", tmp_path))
+    assert check_family(family) == 8
+
+
+@pytest.mark.parametrize("family", [name for name in registry.all_of("flows") if name != "none"])
+def test_every_family_of_the_suite_keeps_it(family):
+    assert check_family(registry.find("flows", family)) >= 8
+
+
+def distribution(folder, name, version, entry, text=SHIFT):
+    """Install a distribution by hand: a module, its metadata and its entry points."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[nfstudy.flows]\n{entry}\n")
+    (info / "top_level.txt").write_text("shift_flows\n")
+    (info / "RECORD").write_text("shift_flows.py,,\n")
+    (folder / "shift_flows.py").write_text(text)
+
+
+ORIGIN = (
+    "from nfstudy.core import registry; from nfstudy.study.settings import Settings; "
+    "s = Settings.model_validate({'data': {'name': 'digits'}, 'flow': {'family': 'shift', 'length': 1}}); "
+    "print(s.identity()['origin.flows.shift'])"
+)
+
+
+def in_a_process(folder, code):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_an_installed_distribution_adds_a_flow_by_its_entry_point(tmp_path):
+    distribution(tmp_path, "my-shift", "1.2", "shift = shift_flows:SHIFT")
+    assert in_a_process(tmp_path, ORIGIN).stdout == "my-shift 1.2\n"
+
+
+def test_a_broken_distribution_is_named_only_where_it_is_wanted(tmp_path):
+    distribution(tmp_path, "my-shift", "1.2", "shift = shift_flows:SHIFT", "import no_such\n")
+    found = in_a_process(tmp_path, "from nfstudy.core import registry; print(*registry.all_of('flows'))")
+    assert "shift" not in found.stdout
+    assert "planar" in found.stdout
+    found = in_a_process(tmp_path, "from nfstudy.core import registry; registry.find('flows', 'shift')")
+    assert "'shift' is installed and cannot be imported: my-shift 1.2: ModuleNotFoundError" in found.stderr
+
+
+def test_a_module_that_a_study_names_belongs_to_its_distribution(tmp_path):
+    distribution(tmp_path, "my-shift", "1.2", "")
+    code = (
+        "from pathlib import Path; from nfstudy.core.plugins import install, read_plugin; "
+        "p = read_plugin('shift_flows', Path()); install(p); print(p.distribution, p.record(Path()))"
+    )
+    assert in_a_process(tmp_path, code).stdout == (
+        "my-shift 1.2 {'name': 'shift_flows', 'distribution': 'my-shift 1.2'}\n"
+    )
+
+
+def test_a_declaration_is_of_one_kind_and_found_by_name():
+    family = FlowFamily(name="mine", implementation="math:pi")
+    assert (family.kind, family.title) == ("flows", "mine")
+    with pytest.raises(SpecError, match=r"flows: got 'plannar'; allowed: none, .*did you mean 'planar'"):
+        registry.find("flows", "plannar")

@@ -1,0 +1,109 @@
+"""The worked examples, each in an empty folder by the commands of its README; and what becomes of a plug-in."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.command_line import TINY, digests, frame_of, nfstudy, write_study
+from support.plugins import SHIFT, WRONG
+
+from nfstudy.runs.archive.reader import read_archive
+
+pytestmark = pytest.mark.end_to_end
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SHIFTED = TINY.replace("[planar, nice-perm]", "[shift]").replace("title: Tiny", "title: Tiny\nplugins: [shift.py]")
+
+
+@pytest.fixture(scope="module")
+def householder(tmp_path_factory):
+    """A folder in which the example has been run."""
+    folder = tmp_path_factory.mktemp("empty") / "householder"
+    shutil.copytree(EXAMPLES / "householder", folder)
+    checked = nfstudy(folder, "check-plugin", "householder.py")
+    assert checked.returncode == 0, checked.stderr
+    assert "flows householder: 16 chains keep the contract of a flow" in checked.stdout
+    done = nfstudy(folder, "run", "householder.yaml", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_flow_from_outside_is_trained_reported_and_named_with_its_runs(householder):
+    frame = frame_of(householder, "householder")
+    assert (frame["outcome"] == "finished").all()
+    assert len(frame) == 10
+    report = householder / "reports" / "householder"
+    assert "Householder, K = 4" in (report / "tables" / "summary.md").read_text()
+    run_id = first_run(householder, "householder", "householder")
+    kept = [*(householder / "mlruns" / "artifacts").rglob(f"*{run_id}*/**/plugins/householder.py")]
+    assert [path.read_bytes() for path in kept] == [(EXAMPLES / "householder" / "householder.py").read_bytes()]
+
+
+def test_it_is_trained_again_to_the_same_bits(householder):
+    run_id = first_run(householder, "householder", "householder")
+    done = nfstudy(householder, "rerun", run_id)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "identical in every point of every history" in done.stdout
+
+
+def test_without_the_file_it_is_refused_and_with_another_too(householder, tmp_path):
+    run_id = first_run(householder, "householder", "householder")
+    file = householder / "householder.py"
+    moved = file.rename(tmp_path / "moved.py")
+    try:
+        refused = nfstudy(householder, "rerun", run_id)
+        assert refused.returncode == 2
+        assert "plug-in householder.py: the run was made with the file of SHA-256" in refused.stderr
+        file.write_text(moved.read_text() + "# edited\n")
+        assert nfstudy(householder, "rerun", run_id).returncode == 2
+        file.unlink()
+        again = nfstudy(householder, "rerun", run_id, "--plugin", str(moved))
+        assert again.returncode == 0, again.stderr
+    finally:
+        shutil.copy(moved, file)
+        moved.unlink()
+
+
+def test_its_runs_travel_with_the_file_and_no_code_is_run_where_they_arrive(householder, tmp_path):
+    assert nfstudy(householder, "export", "householder.yaml", "all.tar.xz").returncode == 0
+    archive = read_archive(householder / "all.tar.xz")
+    (plugins,) = {run.record.tags["nfstudy.plugins"] for run in archive.runs}
+    assert [plugin["name"] for plugin in json.loads(plugins)] == ["householder.py"]
+    shutil.copy(householder / "all.tar.xz", tmp_path)
+    done = nfstudy(tmp_path, "import", "all.tar.xz")
+    assert done.returncode == 0, done.stderr
+    refused = nfstudy(tmp_path, "rerun", first_run(tmp_path, "householder", "householder"))
+    assert refused.returncode == 2
+    assert "allowed: that file, named by --plugin" in refused.stderr
+    for name in ("householder.py", "householder.yaml"):
+        shutil.copy(EXAMPLES / "householder" / name, tmp_path)
+    assert nfstudy(tmp_path, "report", "householder.yaml").returncode == 0
+    reports = [folder / "reports" / "householder" for folder in (householder, tmp_path)]
+    assert nfstudy(householder, "report", "householder.yaml").returncode == 0
+    assert digests(reports[0]) == digests(reports[1])
+
+
+@pytest.mark.parametrize("fault", ["log-determinant", "no class"])
+def test_a_flow_that_is_wrong_is_refused_before_anything_is_trained(fault, tmp_path):
+    folder = write_study(tmp_path, SHIFTED)
+    text, _ = WRONG[fault]
+    (folder / "shift.py").write_text(text)
+    done = nfstudy(folder, "run", "tiny.yaml", "--workers", "1")
+    assert done.returncode == 2
+    assert "error: plug-in shift.py: flow shift" in done.stderr
+    assert "nothing has been trained" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_changed_file_is_another_flow_and_its_runs_stand_apart(tmp_path):
+    folder = write_study(tmp_path, SHIFTED.replace("repetitions: 2", "repetitions: 1"))
+    (folder / "shift.py").write_text(SHIFT)
+    assert nfstudy(folder, "run", "tiny.yaml", "--workers", "1").returncode == 0
+    (folder / "shift.py").write_text(SHIFT + "# another version\n")
+    status = nfstudy(folder, "status", "tiny.yaml")
+    assert "1 done, 1 missing" in status.stdout
+
+
+def first_run(folder, study, family):
+    frame = frame_of(folder, study)
+    return frame[frame["flow.family"] == family]["run_id"].iloc[0]

@@ -1,0 +1,70 @@
+"""Plug-ins that are right, and plug-ins that are wrong, as files."""
+
+SHIFT = '''\
+"""z ← z + b, b shared by all images."""
+
+from nfstudy import FlowFamily, Record, Positive
+
+
+class ShiftSettings(Record):
+    """Its scale."""
+
+    shift_scale: Positive = 1.0
+
+
+def implementation():
+    import torch
+    from nfstudy.flows.base import Flow
+
+    class Shift(Flow):
+        def __init__(self, latent, length, features, shift_scale):
+            super().__init__(latent, length, features)
+            self.b, self.scale = torch.nn.Parameter(torch.zeros(length, latent)), shift_scale
+
+        def initialise(self, generator):
+            torch.nn.init.zeros_(self.b)
+
+        def parameters_from(self, features):
+            return (self.scale * self.b.sum(0),)
+
+        def forward(self, z, parameters):
+            return z + parameters[0], z.new_zeros(z.shape[:-1])
+
+        def inverse(self, z, parameters):
+            return z - parameters[0]
+
+    return Shift
+
+
+SHIFT = FlowFamily(name="shift", implementation=implementation, settings=ShiftSettings)
+'''
+
+WRONG = {
+    "log-determinant": (
+        SHIFT.replace(
+            "z + parameters[0], z.new_zeros(z.shape[:-1])", "z * 2 + parameters[0], z.new_zeros(z.shape[:-1])"
+        ),
+        r"flow shift with D = 1, K = 1, .*log-determinant: got 0 nats, and the Jacobian's is 0\.693",
+    ),
+    "shape": (
+        SHIFT.replace("z.new_zeros(z.shape[:-1])", "z.new_zeros(z.shape)"),
+        r"log-determinants \(2, 3, 1\); allowed: \(2, 3, 1\) and \(2, 3\)",
+    ),
+    "inverse": (SHIFT.replace("z - parameters[0]", "z"), r"inverse: z_0 is missed by"),
+    "gradient": (SHIFT.replace("self.b.sum(0),)", "self.b.detach().sum(0),)"), r"gradient of b: none"),
+    "not a number": (SHIFT.replace("return z + parameters[0]", "return z / 0"), "numbers that are not finite"),
+    "mixed images": (
+        SHIFT.replace("return z + parameters[0]", "return z + z.flip(-2) / 9"),
+        "sample 0 of image 0 depends on others",
+    ),
+    "unrepeatable": (
+        SHIFT.replace("torch.nn.init.zeros_(self.b)", "torch.nn.init.normal_(self.b)"),
+        "initialise set other weights the second time: b",
+    ),
+    "an exception": (SHIFT.replace("return z + parameters[0]", "return {}['b']"), "KeyError: 'b'"),
+    "no class": (
+        SHIFT.replace("    return Shift\n", "    import not_there\n"),
+        "flow shift: cannot be loaded: No module",
+    ),
+}
+"""What is wrong -> the file, and what is said of it."""
