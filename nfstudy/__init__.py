@@ -10,6 +10,11 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "FlowFamily": "nfstudy.core.declarations",
+    "DataSource": "nfstudy.core.declarations",
+    "Likelihood": "nfstudy.core.declarations",
+    "DataError": "nfstudy.core.errors",
+    "Splits": "nfstudy.data.dataset",
+    "make_dataset": "nfstudy.data.dataset",
     "Record": "nfstudy.core.fields",
     "Count": "nfstudy.core.fields",
     "Positive": "nfstudy.core.fields",

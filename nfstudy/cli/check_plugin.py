@@ -39,7 +39,7 @@ def check_declaration(declaration: Declaration) -> str:
         from nfstudy.flows.contract import check_family
 
         return f"{check_family(declaration)} chains keep the contract of a flow"
-    implementation = getattr(declaration, "implementation", None)
+    implementation = getattr(declaration, "implementation", getattr(declaration, "loader", None))
     if implementation is not None:
         try:
             load(implementation)
