@@ -59,6 +59,7 @@ YOUNGER: dict[str, Any] = {
     "train.precision": "float32",
     "train.averaging": None,
     "train.keep": "last",
+    "model.likelihood": None,
 }
 """Settings younger than `cells.KEY_VERSION`, and the value of each that means what was done before there was a choice.
 At that value they are no part of a cell's identity, so that runs made before keep their place."""
@@ -176,7 +177,7 @@ class Settings(Record):
         """Return (kind, name) -> origin of what of these settings comes from outside."""
         used: list[tuple[Kind, str]] = [("flows", self.flow.family)] if self.flow.length else []
         if self.data:
-            likelihood = registry.likelihood_of(self.data.values)
+            likelihood = registry.likelihood_of(self.data.values, self.model.likelihood)
             used += [("data", self.data.name), ("likelihoods", likelihood.name)]
         found = {(kind, name): registry.origin_of(kind, name) for kind, name in used}
         return {key: origin for key, origin in found.items() if origin != registry.BUILT_IN}
@@ -194,10 +195,12 @@ class Settings(Record):
             if present[switch] not in values and getattr(self, path.partition(".")[0])
         ]
         if self.data:
-            used = registry.likelihood_of(self.data.values).fields
+            used = registry.likelihood_of(self.data.values, self.model.likelihood).fields
             further = (field for record in registry.records_of("likelihoods") for field in record.model_fields)
             idle += [f"data.{field}" for field in self.data.declaration.idle(self.data)]
             idle += [f"model.{field}" for field in further if field not in used]
+            if len(registry.likelihoods_of(self.data.values)) == 1:
+                idle.append("model.likelihood")
         return idle
 
 
@@ -290,6 +293,10 @@ def _impossible_on_the_plane(settings: Settings) -> Iterator[tuple[str, Any, str
 
 def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str, Any, str]]:
     model, flow = settings.model, settings.flow
+    likelihoods = registry.likelihoods_of(data.values)
+    if model.likelihood is not None and model.likelihood not in likelihoods:
+        yield "model.likelihood", model.likelihood, f"{', '.join(likelihoods)} for data of {data.values}"
+        return
     train, _, test = data.examples() or (None, None, None)
     family: FlowFamily = registry.all_of("flows")[flow.family]
     if flow.length > 0 and model.latent < family.least_latent:
