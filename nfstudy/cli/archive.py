@@ -45,6 +45,6 @@ def take_in(archive: Archive, project: Project, uri: str) -> bool:
     with project.study_lock(study):
         done = import_runs(archive, uri)
     print(f"{study}: {done.new} runs taken in, {done.known} were there already")
-    for run in done.others:
+    for run in done.conflicts:
         print(f"left out: {printable(run)}", file=sys.stderr)
-    return not done.others
+    return not done.conflicts

@@ -80,7 +80,7 @@ def file_names(store: Store, run_id: str, folder: str | None = None) -> Iterator
 
 
 class ServedSource:
-    """A store behind MLflow's API; what `nfstudy.runs.archive.transfer.Source` asks for."""
+    """A store behind MLflow's API; implements `nfstudy.runs.archive.transfer.Source`."""
 
     def __init__(self, uri: str, study: str) -> None:
         """Open it; raises StoreError where that cannot be."""

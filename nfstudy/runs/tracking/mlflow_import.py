@@ -26,7 +26,7 @@ ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
 class ApiTarget:
-    """A study in a store that is written through MLflow's API; what `nfstudy.runs.archive.transfer.Target` asks for."""
+    """A study in a store that is written through MLflow's API; implements `nfstudy.runs.archive.transfer.Target`."""
 
     def __init__(self, store: Store, experiment: str, study: str) -> None:
         self._store, self._experiment, self._study = store, experiment, study
@@ -107,7 +107,7 @@ class ApiTarget:
         sent = dict(record) | {"tags": record.tags | {MlflowTag.RUN_NAME: record.name}, "points": {}, "files": {}}
         metrics = run.data.metrics.keys()
         if dict(record_of(run, {})) != sent or metrics != record.points.keys() or files != record.files.keys():
-            raise StoreError(f"tracking store {self._store.uri}: run {record.id} is not read back as it was written")
+            raise StoreError(f"tracking store {self._store.uri}: run {record.id} was not stored as it was sent")
 
     @cached_property
     def _all(self) -> list[Run]:

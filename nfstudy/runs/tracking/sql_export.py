@@ -67,13 +67,13 @@ def known_ids(store: SqlStore, run_ids: Sequence[str]) -> set[str]:
 
 
 def insert_copies(uri: str, experiment: str, study: str, copies: Sequence[RunCopy]) -> None:
-    """Write runs into a SQLite store, all or none; their files are to be there already.
+    """Write runs into a SQLite store, all or none; their files must be in place already.
 
     Arguments:
         uri: the store's address.
         experiment: the id of the study's experiment.
         study: its name, by which artifact addresses begin.
-        copies: runs whose ids the store has not.
+        copies: runs whose ids are not in the store.
 
     Raises:
         StoreError: the database cannot be written.
