@@ -54,21 +54,21 @@ def make_parser() -> argparse.ArgumentParser:
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="who holds the workers: this machine, or the Ray cluster at $RAY_ADDRESS (default: local)",
+        help="where workers run: this machine, or the Ray cluster at $RAY_ADDRESS (default: local)",
     )
     run.add_argument(
         "--gpus",
         type=share,
         default=0.0,
         metavar="SHARE",
-        help="how much of a GPU each worker holds, with --engine ray (default: 0)",
+        help="share of a GPU that each worker holds, with --engine ray (default: 0)",
     )
     run.add_argument(
         "--checkpoint-every",
         type=seconds,
         default=60.0,
         metavar="SECONDS",
-        help="how often a run saves where it is, to go on from there when it is killed (default: 60)",
+        help="how often a run saves a checkpoint, from which it resumes when it is killed (default: 60)",
     )
     run.add_argument(
         "--retries",
@@ -85,7 +85,9 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_argument("--partial", action="store_true", help="build it though cells are missing, and mark them")
     report.add_argument("--output", metavar="FOLDER", help="write it there (default: reports/STUDY)")
 
-    status = commands.add_parser("status", help="say of each cell: done, running, failed, diverged or missing")
+    status = commands.add_parser(
+        "status", help="show the state of each cell: done, running, failed, diverged or missing"
+    )
     _add_study(status)
 
     check = commands.add_parser("check", help="judge the paper's claims on the logged runs of all studies")
@@ -105,12 +107,12 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("file", metavar="FILE", help="the archive, such as mnist.tar.xz; one that is there is replaced")
     export.add_argument("--with-checkpoints", action="store_true", help="the trained weights too, nearly all bytes")
 
-    take = commands.add_parser("import", help="take the runs of such a file into the store")
+    take = commands.add_parser("import", help="import the runs of such a file into the store")
     take.add_argument("file", metavar="FILE", help="an archive that export wrote")
     _add_store(take)
 
     reference = commands.add_parser(
-        "reference", help="take in the runs of mlruns/reference/, and make reports and README's results from them alone"
+        "reference", help="import the runs of mlruns/reference/, and build reports and README's results from them alone"
     )
     reference.add_argument(
         "--check",
@@ -132,7 +134,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_store(rerun)
 
-    plugin = commands.add_parser("check-plugin", help="say what a plug-in declares, and check its flows")
+    plugin = commands.add_parser("check-plugin", help="show what a plug-in declares, and check its flows")
     plugin.add_argument("file", metavar="FILE", help="a Python file, or a module's dotted name")
 
     ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")

@@ -54,10 +54,10 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
     try:
         summary = _run_missing(launch, frame, left, dry_run) if left else None
     except Interrupted as signal:
-        print(f"stopped by {signal}; go on with: {again}")
+        print(f"stopped by {signal}; resume with: {again}")
         return 130
     except StoreError as error:
-        raise StoreError(f"{error}; go on with: {again}") from None
+        raise StoreError(f"{error}; resume with: {again}") from None
     if dry_run:
         return 0
     if not left and (frame["outcome"] == "running").any():

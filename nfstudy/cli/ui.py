@@ -39,7 +39,7 @@ def serve(uri: str, host: str, port: int) -> int:
     address = f"http://{host}:{port}"
     print(f"MLflow UI on {address} (ready in some seconds; stop it with Ctrl-C)")
     if not _is_loopback(host):
-        print(f"it asks for no password: whoever reaches {host} can read, change and delete the runs")
+        print(f"no authentication: anyone who can reach {host} can read, change and delete the runs")
     for study, experiment in store.studies().items():
         print(
             f"  {study}: {address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"

@@ -1,4 +1,4 @@
-"""One launch of a study at work: gives trials to workers, writes what comes back, looks after what is cut off."""
+"""The coordinator: hands tasks to workers, logs what they report, retries failures, saves what is interrupted."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Assignment:
 
 
 class Coordinator:
-    """One launch at work."""
+    """One launch of a study, from its first task to its last."""
 
     def __init__(self, assignment: Assignment, scheduler: Scheduler, pool: Engine, progress: StudyProgress) -> None:
         """Take over a study's work.
@@ -162,7 +162,7 @@ class Coordinator:
         if unavailable:
             self.tasks.clear()
         words = f"what had ended is saved, and {left[True]} of the {under_way - ended} runs under way"
-        return words + (f"; the other {lost} will go on from their last checkpoints" if lost else "")
+        return words + (f"; the other {lost} resume from their last checkpoints" if lost else "")
 
     def _start(self, worker: Worker, task: Task) -> None:
         trial = task.trial
@@ -210,7 +210,7 @@ class Coordinator:
             self.furthest[identity] = update
             self.failed[identity] = 0
         self.places.store.tag_run(task.run_id, {Tag.RESUMED_AT: str(update)})
-        self._note(task, f"goes on after update {update:,}")
+        self._note(task, f"resumes after update {update:,}")
 
     def _died(self, worker: Worker, task: Task, message: Died) -> None:
         if self.stopping:

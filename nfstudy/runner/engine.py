@@ -1,4 +1,4 @@
-"""What gives a study its workers: an engine, such as processes of this machine or actors of a cluster.
+"""The interface of an engine, which provides workers: processes of this machine, or actors of a cluster.
 
 The coordinator knows workers by what is here alone. Engines differ in how a worker is started, reached and ended; what
 a worker does (`nfstudy.runner.worker`), and what becomes of one that dies, is the same on all.

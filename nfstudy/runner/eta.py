@@ -1,4 +1,4 @@
-"""How long a study takes: from what its runs took where there are any, else from measured costs."""
+"""Estimated time of a study: from its logged runs where there are any, else from measured costs."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from nfstudy.core.errors import StoreError
 
 @contextmanager
 def journal_errors(journal: Path) -> Iterator[None]:
-    """Tell of a journal that cannot be written as of a store: it is rebuilt from what the runs say."""
+    """Raise StoreError where the journal cannot be written; it can be rebuilt from the tracking store."""
     try:
         yield
     except OSError as error:

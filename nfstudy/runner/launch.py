@@ -1,7 +1,7 @@
-"""The coordinator of a study: takes its lock's word for being alone, finds out what is missing, and has that run.
+"""Running a study: find what is missing, schedule it on the workers, log the results.
 
-It is the one process that writes to the tracking store and to Optuna's journal, under the study's lock. What is done is
-what the store holds as finished, diverged or pruned: everything else is run, once.
+The coordinator is the one process that writes to the tracking store and to Optuna's journal, under the study's lock.
+What is done is what the store holds as finished, diverged or pruned: everything else is run, once.
 """
 
 from __future__ import annotations

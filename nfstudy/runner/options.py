@@ -1,4 +1,4 @@
-"""What a launch is: the study under its budget, where it keeps things, its workers, and how failures are met."""
+"""The record of a launch: the study under its budget, its store, its workers, and its retry policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is found out before a study starts: its data, and what a run of each of its cells takes on these workers."""
+"""Preparation of a launch: data checks, and the measured cost of a run of each cell on these workers."""
 
 from __future__ import annotations
 

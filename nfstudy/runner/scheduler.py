@@ -1,4 +1,4 @@
-"""The order of work: plans are generators that ask for trials and are sent the outcomes; this drives many at once.
+"""The scheduler: plans are generators that yield tasks and are sent their results; it drives many plans at once.
 
 A plan yields a list of tasks, each a trial to run or another plan, and is resumed with the list of their outcomes
 when all are there. So a plan reads from top to bottom, though its trials run on many workers, beside other plans'.

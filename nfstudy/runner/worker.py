@@ -1,4 +1,4 @@
-"""What every worker does, whichever engine holds it: it answers orders with messages, over a channel.
+"""The loop of a worker, the same for every engine: it answers orders with messages, over a channel.
 
 A worker knows of no store and no search: it is sent trials, and sends back epochs and results. Asked to stop, it writes
 a checkpoint of what it is at and leaves.

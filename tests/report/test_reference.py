@@ -111,7 +111,7 @@ def project(tmp_path, monkeypatch, archive, new_store):
 
 def test_the_runs_are_taken_in_and_all_is_made_from_them(project, capsys):
     assert main(["reference"]) == 0
-    assert "\nmnist: 6 runs taken in, 0 were there already\n" in capsys.readouterr().out
+    assert "\nmnist: 6 runs imported, 0 were there already\n" in capsys.readouterr().out
     readme = (project / "README.md").read_text()
     assert readme.startswith(f"# Title\n\n## Results\n\n{BEGIN}\n")
     assert readme.endswith(f"{END}\n\n## More\n")
@@ -127,7 +127,7 @@ def test_the_runs_are_taken_in_and_all_is_made_from_them(project, capsys):
     first = digests(project / "reports")
     assert "mnist/index.html" in first
     assert main(["reference"]) == 0
-    assert "\nmnist: 0 runs taken in, 6 were there already\n" in capsys.readouterr().out
+    assert "\nmnist: 0 runs imported, 6 were there already\n" in capsys.readouterr().out
     assert digests(project / "reports") == first, "made twice, other bytes"
     assert main(["report", "--all"]) == 0
     assert digests(project / "reports") == first, "`report --all` makes other bytes of the same runs"

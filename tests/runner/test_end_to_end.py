@@ -172,7 +172,7 @@ def test_a_study_is_stopped_and_gone_on_with(finished, launched, tmp_path, numbe
     os.killpg(process.pid, number)
     assert process.wait(10) == 130
     assert f"stopped by {number.name}" in (folder / "out.txt").read_text()
-    assert "go on with: python -m nfstudy run tiny.yaml" in (folder / "out.txt").read_text()
+    assert "resume with: python -m nfstudy run tiny.yaml" in (folder / "out.txt").read_text()
     assert set(frame_of(folder)["outcome"]) <= {"finished", "killed"}
     assert nfstudy(folder, "run", "tiny.yaml").returncode == 0
     assert numbers_of(folder) == numbers_of(finished[0])
@@ -186,7 +186,7 @@ def test_a_study_that_is_stopped_while_its_workers_start_says_so_in_a_word(launc
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(10) == 130
     others = (folder / "out.txt").read_text().splitlines()[2:]
-    assert others == ["stopped by SIGINT; go on with: python -m nfstudy run tiny.yaml"]
+    assert others == ["stopped by SIGINT; resume with: python -m nfstudy run tiny.yaml"]
 
 
 def test_a_diverged_cell_is_a_result_and_the_others_go_on(tmp_path):

@@ -83,7 +83,7 @@ def test_a_lost_worker_a_lost_node_a_restarted_database_and_a_killed_driver_chan
     assert SqlStore(database.uri).is_known()
     assert numbers_in(load_frame(database.uri, "tiny")) == undisturbed, "as the database itself says"
     assert set(frame["outcome"]) == {"finished", "killed"}
-    assert "goes on after update" in (folder / "out.txt").read_text() + done.stderr
+    assert "resumes after update" in (folder / "out.txt").read_text() + done.stderr
     for run_id in frame.loc[frame["outcome"] == "finished", "run_id"]:
         assert runs.history([run_id], ["valid/elbo"])["update"].tolist()[-1] == 2000
         assert runs.artifact(run_id, "samples.png").startswith(b"\x89PNG")
@@ -103,7 +103,7 @@ def test_a_study_on_a_cluster_is_stopped_and_gone_on_with(undisturbed, cluster, 
         driver.wait()
     words = (folder / "out.txt").read_text()
     assert "stopped by SIGTERM; what had ended is saved, and 2 of the 2 runs under way" in words
-    assert "go on with: python -m nfstudy run tiny.yaml --engine ray" in words
+    assert "resume with: python -m nfstudy run tiny.yaml --engine ray" in words
     assert nfstudy(folder, "run", "tiny.yaml", *CLUSTER).returncode == 0
     assert numbers_of(folder) == undisturbed
 

@@ -136,7 +136,7 @@ def test_a_disk_that_fills_up_ends_a_study_with_a_clear_message_and_it_goes_on(s
     assert code == 2
     assert "trying again for 1 s" in err
     assert "mlflow.db: database or disk is full" in err.replace("(sqlite3.OperationalError) ", "")
-    assert "go on with: python -m nfstudy run tiny.yaml" in err
+    assert "resume with: python -m nfstudy run tiny.yaml" in err
     assert "Traceback" not in err
     # And from the start: neither lock nor costs nor report can be written.
     code, _, err = command(disk, "run", "tiny.yaml", "--workers", "2")
@@ -220,13 +220,13 @@ def test_a_second_signal_ends_a_study_at_once_and_it_goes_on(tmp_path, calm):
     finally:
         process.kill()
     out = (folder / "out.txt").read_text()
-    assert "stopped by SIGTERM; go on with: python -m nfstudy run tiny.yaml" in out
+    assert "stopped by SIGTERM; resume with: python -m nfstudy run tiny.yaml" in out
     assert "Traceback" not in out
     assert set(frame_of(folder)["outcome"]) == {"killed"}
     process = launch(folder, "run", "tiny.yaml", "--workers", "2")
     assert process.wait(120) == 0, (folder / "out.txt").read_text()
     assert numbers_of(folder) == calm
-    assert (folder / "out.txt").read_text().count("goes on after update") == 2
+    assert (folder / "out.txt").read_text().count("resumes after update") == 2
 
 
 def test_a_study_whose_server_has_fallen_silent_stops_in_time_and_goes_on(tmp_path, calm):

@@ -500,7 +500,7 @@ def test_a_study_goes_on_elsewhere_and_its_report_is_rebuilt_byte_for_byte(tmp_p
     second = write_study(tmp_path / "second")
     done = nfstudy(second, "import", str(first / "part.tar.xz"))
     assert done.returncode == 0, done.stderr
-    assert "tiny: 2 runs taken in, 0 were there already" in done.stdout
+    assert "tiny: 2 runs imported, 0 were there already" in done.stdout
     again = nfstudy(second, "run", "tiny.yaml")
     assert "4 runs to do" in again.stdout
     assert "0 runs to do" in nfstudy(second, "run", "tiny.yaml").stdout
@@ -535,7 +535,7 @@ def test_a_study_goes_on_elsewhere_and_its_report_is_rebuilt_byte_for_byte(tmp_p
         # Through the server of the store they are in, they are found to be there.
         again = nfstudy(third, "import", "served.tar.xz", "--tracking-uri", address)
         assert again.returncode == 0, again.stderr
-        assert "0 runs taken in, 6 were there already" in again.stdout
+        assert "0 runs imported, 6 were there already" in again.stdout
     assert frame_of(third).equals(frame)
 
 
@@ -573,7 +573,7 @@ def test_a_conflict_and_a_bad_file_have_their_exit_codes(tmp_path):
     assert nfstudy(folder, "import", str(tmp_path / "a")).returncode == 0
     done = nfstudy(folder, "import", str(tmp_path / "b"))
     assert done.returncode == 1
-    assert "0 runs taken in" in done.stdout
+    assert "0 runs imported" in done.stdout
     assert "left out: planar K=2 #1" in done.stderr
     (tmp_path / "c").write_bytes(b"\x80\x04\x95")
     done = nfstudy(folder, "import", str(tmp_path / "c"))

@@ -264,7 +264,7 @@ def test_a_stopped_study_goes_on_from_its_checkpoints_and_past_a_truncated_one(t
         process.kill()
     out = (folder / "out.txt").read_text()
     assert "stopped by SIGTERM; what had ended is saved, and 2 of the 2 runs under way" in out
-    assert "go on with: python -m nfstudy run tiny.yaml" in out
+    assert "resume with: python -m nfstudy run tiny.yaml" in out
     assert set(frame_of(folder)["outcome"]) == {"killed"}
     first, second = sorted((folder / "mlruns" / "checkpoints" / "tiny").glob("*.checkpoint"))
     assert all(json.loads(path.read_bytes().partition(b"\n")[0])["seconds"] > 0 for path in (first, second))
@@ -273,7 +273,7 @@ def test_a_stopped_study_goes_on_from_its_checkpoints_and_past_a_truncated_one(t
     assert again.returncode == 0, again.stderr
     assert "truncated or altered" in again.stderr
     assert again.stderr.count("it starts from its beginning") == 1
-    assert again.stderr.count("goes on after update") == 1
+    assert again.stderr.count("resumes after update") == 1
     assert numbers_of(folder) == numbers_of(calm)
     frame = frame_of(folder)
     assert frame.loc[frame["outcome"] == "finished", "attempt"].tolist() == [2, 2]
