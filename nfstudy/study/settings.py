@@ -320,7 +320,7 @@ def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted path, leaf value) of a nested mapping, depth first."""
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
