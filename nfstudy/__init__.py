@@ -10,6 +10,9 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "FlowFamily": "nfstudy.core.declarations",
+    "ExhibitDeclaration": "nfstudy.core.declarations",
+    "Metric": "nfstudy.core.declarations",
+    "Paper": "nfstudy.core.declarations",
     "DataSource": "nfstudy.core.declarations",
     "Likelihood": "nfstudy.core.declarations",
     "DataError": "nfstudy.core.errors",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nfstudy.core.declarations import Declaration, FlowFamily, load
+from nfstudy.core.declarations import Declaration, ExhibitDeclaration, FlowFamily, Implementation, Metric, load
 from nfstudy.core.errors import SpecError, UserError
 from nfstudy.core.plugins import install, installed, read_plugin
 
@@ -39,8 +39,11 @@ def check_declaration(declaration: Declaration) -> str:
         from nfstudy.flows.contract import check_family
 
         return f"{check_family(declaration)} chains keep the contract of a flow"
-    implementation = getattr(declaration, "implementation", getattr(declaration, "loader", None))
-    if implementation is not None:
+    if isinstance(declaration, Metric) and declaration.compute:
+        from nfstudy.inference.problems.metrics import check_metric
+
+        return f"computed, twice alike, of {check_metric(declaration)} small problems"
+    for implementation in _implementations(declaration):
         try:
             load(implementation)
         except Exception as error:  # Somebody else's code: it may raise anything.
@@ -48,3 +51,11 @@ def check_declaration(declaration: Declaration) -> str:
                 f"{declaration.kind} {declaration.name}: cannot be loaded: {type(error).__name__}: {error}"
             ) from None
     return "declared, and can be loaded"
+
+
+def _implementations(declaration: Declaration) -> list[Implementation]:
+    """Return what can be loaded without making anything of it."""
+    if isinstance(declaration, ExhibitDeclaration):
+        return [place for place in (declaration.make, declaration.readme) if isinstance(place, str)]
+    found = (getattr(declaration, name, None) for name in ("implementation", "loader"))
+    return [implementation for implementation in found if implementation is not None]

@@ -6,6 +6,7 @@ suite stand in the package of their kind; others come from plug-ins (`nfstudy.co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -20,6 +21,12 @@ Kind = Literal["flows", "data", "likelihoods", "exhibits", "metrics", "papers"]
 Implementation = str | Callable[[], Any]
 """`package.module:NAME`, imported when it is needed; or a function without arguments that imports what it needs and
 returns the implementation, as a plug-in of one file has it."""
+
+Function = str | Callable[..., Any]
+"""`package.module:NAME` of a function, imported when it is called; or the function, which imports what it needs."""
+
+Needs = Mapping[str, tuple[Any, ...]]
+"""Dotted path of a setting that must be in use -> the values it may have; none where any will do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +147,113 @@ def load(implementation: Implementation) -> Any:
 
 
 def declarations_of(module: ModuleType) -> list[Declaration]:
-    """Return the declarations among a module's names, in their order, each once."""
-    found = [value for value in vars(module).values() if isinstance(value, Declaration)]
+    """Return the declarations among a module's names, alone or in tuples, in their order, each once."""
+    values = [value if isinstance(value, tuple) else (value,) for value in vars(module).values()]
+    found = [value for group in values for value in group if isinstance(value, Declaration)]
     return list({id(value): value for value in found}.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Declaration):
+    """A number that is logged, and how reports show it.
+
+    Those of the suite are logged by its problems. One from outside is of the test split and has a function `compute`,
+    which is called once at the end of each repetition of a study that shows an exhibit with this metric.
+    """
+
+    kind: Kind = field(init=False, default="metrics")
+    name: str
+    """As it is logged: the split (train, valid, test or time) and a word, such as `test/nll`."""
+    label: str = ""
+    """As in the head of a table, such as `−ln p(x)`."""
+    heading: str = ""
+    """As over a figure, without its unit; the label where it is empty."""
+    meaning: str
+    """In one line, a formula where there is one."""
+    unit: str
+    better: Literal["higher", "lower", "none"] = "none"
+    """Which way the logged number is better."""
+    sign: Literal[1, -1] = 1
+    """−1 where reports show the negative of what is logged: F = −ELBO, as the paper does."""
+    decimals: int = 2
+    """In tables."""
+    needs: Needs = field(default_factory=dict, hash=False)
+    """Settings without which a run does not have it."""
+    compute: Function | None = None
+    """(problem, generator) -> float: of a trained `inference.problems.Problem`, by draws from a `torch.Generator` that
+    is seeded by the study's seed and the metric's name."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"(train|valid|test|time)/[a-z0-9_]+", self.name):
+            raise ValueError(f"metric: name: got '{self.name}'; allowed: such as test/active_units")
+        if self.compute and self.split != "test":
+            raise ValueError(f"metric {self.name}: compute: allowed: with a name that begins with test/")
+
+    @property
+    def split(self) -> str:
+        """`train`, `valid`, `test` or `time`."""
+        return self.name.partition("/")[0]
+
+    @property
+    def title(self) -> str:
+        """The name in tables."""
+        return self.label or self.name.partition("/")[2].replace("_", " ")
+
+    @property
+    def long_title(self) -> str:
+        """The name over a figure, without its unit."""
+        return self.heading or self.title
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExhibitDeclaration(Declaration):
+    """A table or figure that a study may ask for by name; what is made of it is a `report.exhibits.base.Exhibit`."""
+
+    kind: Kind = field(init=False, default="exhibits")
+    make: Function
+    """(results: `report.statistics.estimates.Results`) -> Exhibit; called when a report is made."""
+    needs: Needs = field(default_factory=dict, hash=False)
+    """Settings that a study must have for it."""
+    readme: Function | None = None
+    """(results) -> `report.tables.Table`: what README shows of it; None for nothing."""
+    paper: str = ""
+    """Name of the paper whose table or figure it rebuilds."""
+    metrics: tuple[Metric, ...] = ()
+    """Further metrics that the runs of a study with this exhibit must log: those that it brings along."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper(Declaration):
+    """A published paper that studies rebuild: its citation, its claims, and what it says of settings and numbers."""
+
+    kind: Kind = field(init=False, default="papers")
+    heading: str = ""
+    """Its title; the label is a short form."""
+    citation: str
+    claims: str = ""
+    """`package:file` of the claims ledger; empty without one."""
+    facts: Implementation | None = None
+    """A `report.paper.PaperFacts`; None where the paper's numbers and settings are set beside nothing."""
+
+    @property
+    def long_title(self) -> str:
+        """Its title, the short form where only that is given."""
+        return self.heading or self.title
+
+
+def unmet_need(needs: Needs, flat: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]] | None:
+    """Return the first need that settings do not meet, as (dotted path, values allowed); None where all are met.
+
+    Arguments:
+        needs: what must be there.
+        flat: dotted path -> value of the settings in use.
+    """
+    for path, values in needs.items():
+        if path not in flat or (values and flat[path] not in values):
+            return path, values
+    return None
+
+
+def load_function(function: Function) -> Callable[..., Any]:
+    """Import what is named by its place; raises ImportError or AttributeError as `load` does."""
+    return load(function) if isinstance(function, str) else function

@@ -22,8 +22,12 @@ HOMES: dict[Kind, tuple[str, Literal["folders", "modules"]]] = {
     "flows": ("nfstudy.flows", "folders"),
     "data": ("nfstudy.data", "modules"),
     "likelihoods": ("nfstudy.inference.likelihoods", "folders"),
+    "metrics": ("nfstudy.runs.metrics", "folders"),
+    "exhibits": ("nfstudy.report.exhibits", "folders"),
+    "papers": ("nfstudy.papers", "folders"),
 }
-"""Kind -> the package that declares the suite's own, in itself and in its folders, or in its folders and modules."""
+"""Kind -> the package that declares the suite's own, in itself and in its folders, or in its folders and modules. The
+folder of a paper may declare any kind: its exhibits stand there."""
 
 
 RESERVED: dict[Kind, tuple[str, ...]] = {
@@ -88,6 +92,9 @@ def declare(declaration: Declaration, origin: Origin = BUILT_IN) -> None:
             )
     found[declaration.name] = (declaration, origin)
     _version += 1
+    for metric in getattr(declaration, "metrics", ()):
+        if _all("metrics").get(metric.name) != (metric, origin):
+            declare(metric, origin)
 
 
 def all_of(kind: Kind) -> dict[str, Any]:
@@ -150,19 +157,21 @@ def _records(found: dict[str, tuple[Declaration, Origin]]) -> list[type[Record]]
 def _all(kind: Kind) -> dict[str, tuple[Declaration, Origin]]:
     if kind not in _declared:
         _declared[kind] = {}
-        if kind in HOMES:
-            _look_through(kind, *HOMES[kind])
+        homes = (HOMES[kind], HOMES["papers"]) if kind in HOMES else (HOMES["papers"],)
+        for home in dict.fromkeys(homes):
+            _look_through(kind, *home)
         for point in entry_points(group=f"nfstudy.{kind}"):
             _enter(kind, point)
+        if kind == "metrics":
+            _all("exhibits")  # Which bring metrics along.
     return _declared[kind]
 
 
 def _look_through(kind: Kind, home: str, places: Literal["folders", "modules"]) -> None:
     """Declare what a package declares."""
     package = import_module(home)
-    inside = [
-        info.name for info in pkgutil.iter_modules(package.__path__, f"{home}.") if info.ispkg or places == "modules"
-    ]
+    infos = pkgutil.iter_modules(getattr(package, "__path__", ()), f"{home}.")
+    inside = [info.name for info in infos if info.ispkg or places == "modules"]
     for module in (package, *map(import_module, inside)):
         for declaration in declarations_of(module):
             if declaration.kind == kind and declaration.name not in _declared[kind]:

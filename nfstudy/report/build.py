@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from nfstudy.core import registry
+from nfstudy.core.atomic import swap_in
+from nfstudy.core.declarations import load_function
 from nfstudy.core.errors import ReportError
 from nfstudy.report.claims.inequalities import read_claims
 from nfstudy.report.claims.ledger import evaluate, ledger
 from nfstudy.report.exhibits.base import Exhibit, stamped
-from nfstudy.report.exhibits.general import EXHIBITS
 from nfstudy.report.pages.study_page import Page, render_html, render_markdown
 from nfstudy.report.plots.curves import render
 from nfstudy.report.statistics.estimates import Results, gather_results
@@ -63,11 +64,40 @@ def build_report(plan: StudyPlan, runs: LoggedRuns, folder: Path, partial: bool 
 
 def make_report(results: Results) -> Report:
     """Make a study's exhibits and pages, whether or not all its cells are there."""
-    exhibits = [EXHIBITS[name](results) for name in dict.fromkeys(results.study.exhibits)]
-    claims = ledger(evaluate(read_claims(), results), results)
-    page = Page(results, (*exhibits, *_impossible(results), claims), version("nfstudy"))
+    exhibits = [make_exhibit(name, results) for name in dict.fromkeys(results.study.exhibits)]
+    page = Page(results, (*exhibits, *_impossible(results), *_claims(results)), version("nfstudy"))
     files = _render_files(page)
     return Report(page, {**files, MANIFEST: _manifest(page, files)})
+
+
+def make_exhibit(name: str, results: Results) -> Exhibit:
+    """Make an exhibit.
+
+    Raises:
+        ReportError: one from outside cannot be imported, fails, or is none.
+    """
+    origin = registry.origin_of("exhibits", name)
+    if origin == registry.BUILT_IN:
+        return load_function(registry.find("exhibits", name).make)(results)
+    try:
+        made = load_function(registry.find("exhibits", name).make)(results)
+    except Exception as error:  # Somebody else's code: it may raise anything.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise ReportError(
+            f"{origin}: exhibit {name}: {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "
+            "no run is lost: mend it and build the report again"
+        ) from error
+    if not isinstance(made, Exhibit):
+        raise ReportError(
+            f"{origin}: exhibit {name}: made {type(made).__name__}; allowed: report.exhibits.base.Exhibit"
+        )
+    return made
+
+
+def _claims(results: Results) -> Iterator[Exhibit]:
+    """Yield the ledger of the claims of the study's paper, where that has one."""
+    if claims := read_claims(results.paper):
+        yield ledger(evaluate(claims, results), results)
 
 
 def _impossible(results: Results) -> Iterator[Exhibit]:
@@ -157,17 +187,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     stale = _earlier_files(folder) - set(files)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
-            for name, content in files.items():
-                path = Path(made, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            for name in stale:
-                (folder / name).unlink(missing_ok=True)
-            for name in files:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(Path(made, name), folder / name)
+        swap_in(folder, files, stale)
     except OSError as error:
         raise ReportError(
             f"{folder}: cannot be written: {error.strerror or error}; no run is lost: build the report again"

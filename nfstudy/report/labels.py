@@ -6,18 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nfstudy.core import registry
 from nfstudy.study.cells import Cell
-
-FAMILY_NAMES = {
-    "none": "diagonal Gaussian",
-    "planar": "NF (planar)",
-    "radial": "NF (radial)",
-    "nice-perm": "NICE-perm",
-    "nice-orth": "NICE-orth",
-    "iaf": "IAF",
-    "sylvester": "Sylvester",
-}
-"""Flow family in a study file -> its name in tables and legends."""
 
 SETTING_NAMES = {
     "data.name": "data",
@@ -52,12 +42,12 @@ class Label:
     @property
     def row(self) -> str:
         """The cell's name in a table, such as `NF (planar), K = 40, D = 2`."""
-        return ", ".join((FAMILY_NAMES[self.family], f"K = {self.length}", *self._variant_names()))
+        return ", ".join((family_name(self.family), f"K = {self.length}", *self._variant_names()))
 
     @property
     def curve(self) -> str:
         """The name of the curve it lies on, such as `NF (planar), D = 2`."""
-        return ", ".join((FAMILY_NAMES[self.family], *self._variant_names()))
+        return ", ".join((family_name(self.family), *self._variant_names()))
 
     @property
     def variant_text(self) -> str:
@@ -66,6 +56,12 @@ class Label:
 
     def _variant_names(self) -> tuple[str, ...]:
         return tuple(f"{setting_name(path)} = {setting_text(value)}" for path, value in self.variant)
+
+
+def family_name(family: str) -> str:
+    """Return the name of a flow family in tables and legends; of one that is not declared here, the word itself."""
+    found = registry.all_of("flows").get(family)
+    return found.title if found else family
 
 
 def setting_name(path: str) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from nfstudy.papers.rezende2015.published import Published
-from nfstudy.report.statistics.estimates import Estimate, Quantity
+from nfstudy.core.declarations import Metric
+from nfstudy.report.paper import Published
+from nfstudy.report.statistics.estimates import Estimate
 
 CSV_COLUMNS = (
     "row",
@@ -38,7 +39,7 @@ class Entry:
     """
 
     text: str = ""
-    quantity: Quantity | None = None
+    quantity: Metric | None = None
     estimate: Estimate | None = None
     reference: Published | None = None
     difference: float | None = None
@@ -48,7 +49,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         if self.quantity and self.value is None and not self.note:
-            raise ValueError(f"an entry for {self.quantity.name} has neither value nor note; allowed: at least one")
+            raise ValueError(f"an entry for {self.quantity.title} has neither value nor note; allowed: at least one")
 
     @property
     def value(self) -> float | None:
@@ -187,7 +188,7 @@ def _long_form(table: Table) -> Iterator[tuple[Any, ...]]:
                 row.name,
                 row.flow,
                 "" if row.length is None else row.length,
-                entry.quantity.name,
+                entry.quantity.title,
                 entry.quantity.unit,
                 ours.mean if ours else None,
                 ours.se if ours else None,

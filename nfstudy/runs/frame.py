@@ -12,8 +12,10 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import pandas as pd
 
-from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.original import original_id
+from nfstudy.runs.result import RESULTS, outcome_of
+from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.study.cells import Cell
 from nfstudy.study.plan import StudyPlan
 
@@ -45,8 +47,8 @@ RUN_COLUMNS = {
 `outcome` is one of finished, diverged, pruned, failed, running, killed; `started` is in milliseconds since 1970, by a
 clock that may have been wrong; `attempt` counts the runs of one trial, 1, 2, ..., and is 0 where that was not logged.
 `rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. After
-them stand one column a setting (its dotted path; text, number, truth or None) and one a metric (its name in `METRICS`;
-float, NaN where the run has none).
+them stand one column a setting (its dotted path; text, number, truth or None) and one a metric that is declared (its
+name; float, NaN where the run has none).
 """
 
 LARGEST = sys.float_info.max
@@ -58,14 +60,14 @@ def make_frame(rows: Sequence[Mapping[str, Any]], metrics: Collection[str] | Non
 
     Arguments:
         rows: a value for each of `RUN_COLUMNS`, and `params` and `metrics`, mappings of those that the run has.
-        metrics: names of `METRICS` that alone are wanted, and no settings; None for all of both.
+        metrics: names of metrics that alone are wanted, and no settings; None for all of both.
     """
     settings = sorted({path for row in rows for path in row["params"]}) if metrics is None else ()
     columns = {name: [row[name] for row in rows] for name in RUN_COLUMNS}
     columns |= {path: pd.array([row["params"].get(path) for row in rows], dtype=object) for path in settings}
     columns |= {
         name: _floats(row["metrics"].get(name, float("nan")) for row in rows)
-        for name in METRICS
+        for name in known_metrics()
         if metrics is None or name in metrics
     }
     frame = pd.DataFrame(columns).astype({name: kind for name, kind in RUN_COLUMNS.items() if kind != "bool"})
@@ -83,16 +85,15 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
         data: the run's `tags`, `params` and `metrics`, by name.
     """
     tags = data["tags"]
-    outcomes = {"FINISHED": tags.get("nfstudy.outcome", "killed"), "FAILED": "failed", "KILLED": "killed"}
-    row = {name: tags.get(f"nfstudy.{name}", "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
+    row = {name: tags.get(tag_of(name), "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
     return row | {
         "run_id": original_id(run_id, tags),
-        "run_name": tags.get("mlflow.runName", ""),
-        "index": int(tags.get("nfstudy.index", 0)),
-        "outcome": outcomes.get(status, "running"),
-        "update": float(tags.get("nfstudy.update", "nan")),
-        "dirty": tags.get("nfstudy.dirty") == "true",
-        "attempt": int(tags.get("nfstudy.attempt", 0)),
+        "run_name": tags.get(MlflowTag.RUN_NAME, ""),
+        "index": int(tags.get(Tag.INDEX, 0)),
+        "outcome": outcome_of(status, tags.get(Tag.OUTCOME)),
+        "update": float(tags.get(Tag.UPDATE, "nan")),
+        "dirty": tags.get(Tag.DIRTY) == "true",
+        "attempt": int(tags.get(Tag.ATTEMPT, 0)),
         "started": started,
         "params": {path: param_value(text) for path, text in data["params"].items()},
         "metrics": data["metrics"],
@@ -143,7 +144,7 @@ class LoggedRuns(Protocol):
         """Return one row a run, columns as in `RUN_COLUMNS`, sorted by (cell, stage, index, started, run_id).
 
         Arguments:
-            metrics: names of `METRICS` that alone are wanted, and no settings; None for all of both.
+            metrics: names of metrics that alone are wanted, and no settings; None for all of both.
         """
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
@@ -159,8 +160,6 @@ class LoggedRuns(Protocol):
 RerunVerdict = Literal["identical", "within tolerances", "differs"]
 """What may come of a rerun; see `nfstudy.runner.rerun.compare`."""
 RERUN_VERDICTS: tuple[str, ...] = get_args(RerunVerdict)
-RESULTS = ("finished", "diverged", "pruned")
-"""Outcomes that are results: such a run is not run again."""
 
 State = Literal["done", "running", "failed", "diverged", "missing"]
 

@@ -80,6 +80,8 @@ class Trial:
     """Repetition 1, 2, ...; or the number of the search trial, 0, 1, ..."""
     rerun_of: str = ""
     """Of a rerun, which is a repetition trained again and enters no table: the id of the run that it is held to."""
+    metrics: tuple[str, ...] = ()
+    """Names of the metrics from outside that are computed at its end."""
 
     @cached_property
     def identity(self) -> Identity:

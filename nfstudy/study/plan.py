@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from nfstudy.core.declarations import unmet_need
 from nfstudy.core.errors import SpecError
 from nfstudy.study.cells import Cell, Impossible, Trial
 from nfstudy.study.grid import expand, point_text, replaced
@@ -16,7 +17,7 @@ from nfstudy.study.settings import Settings
 from nfstudy.study.spec import Range, Sampling, Search, StudySpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudyPlan:
     """What a study is under one budget; made by `StudySpec.under`. Its parts are worked out when first asked for."""
 
@@ -101,8 +102,9 @@ class StudyPlan:
 
     def repetitions_of(self, cell: Cell, settings: Settings | None = None) -> list[Trial]:
         """List a cell's repetitions, at the settings that its search has chosen where it has one."""
-        indices = range(1, self.repetitions + 1)
-        return [Trial(self.name, cell, settings or cell.settings, "repetition", index) for index in indices]
+        indices, settings = range(1, self.repetitions + 1), settings or cell.settings
+        metrics = tuple(m.name for m in self.study.metrics if unmet_need(m.needs, settings.flat()) is None)
+        return [Trial(self.name, cell, settings, "repetition", index, metrics=metrics) for index in indices]
 
     def runs_of(self, cells: int) -> int:
         """Return how many runs so many cells have, their searches included; with a sampler, of all it may propose."""

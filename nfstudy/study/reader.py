@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from nfstudy.core import registry
+from nfstudy.core.declarations import unmet_need
 from nfstudy.core.errors import DataError, SpecError
 from nfstudy.core.fields import OpenRecord
 from nfstudy.core.plugins import install, read_plugin
@@ -18,7 +19,7 @@ from nfstudy.data import resolve_settings
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import CHOICES, Settings, setting_defaults
 from nfstudy.study.settings import SECTIONS as USED_SECTIONS
-from nfstudy.study.spec import EXHIBIT_NEEDS, Range, Sampling, StudySpec
+from nfstudy.study.spec import Range, Sampling, StudySpec
 from nfstudy.study.yaml_document import UNKNOWN, Document, Mistake, Place, shown
 
 MAX_BYTES = 256 * 1024
@@ -187,10 +188,11 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
                 yield ("budgets", name, path), "is an axis of the grid or of the search; allowed: any other setting"
     flat = spec.settings.flat()
     for index, exhibit in enumerate(spec.exhibits):
-        path, value = EXHIBIT_NEEDS.get(exhibit, ("seed", ""))
-        if path not in flat or (value and flat[path] != value):
+        if unmet := unmet_need(registry.find("exhibits", exhibit).needs, flat):
+            path, values = unmet
             there = f"{path} {flat[path]}" if path in flat else f"no {path}"
-            yield ("exhibits", index), f"got '{exhibit}' with {there}; allowed: with {path} {value}".rstrip()
+            allowed = " or ".join(map(str, values))
+            yield ("exhibits", index), f"got '{exhibit}' with {there}; allowed: with {path} {allowed}".rstrip()
 
 
 def _fixed_settings() -> set[str]:
@@ -227,7 +229,10 @@ def _field_mistakes(record: type[BaseModel], values: dict[str, Any]) -> Iterator
     try:
         record.model_validate(values)
     except ValidationError as error:
+        places = {tuple(details["loc"][:-1]) for details in error.errors()}
         for details in error.errors():
+            if details["type"] == "too_short" and tuple(details["loc"]) in places:
+                continue  # Since what was there is wrong, which is told of.
             where, message = tuple(details["loc"]), _explain(details, details["input"])
             if details["type"] == "union_tag_invalid":
                 where = (*where, "name")

@@ -187,11 +187,12 @@ class Settings(Record):
         return SECTIONS[self.problem]
 
     def _idle(self) -> list[str]:
-        rules = active_when().items()
+        rules = active_when()
+        present = {switch: _value_at(self, switch) for switch in {switch for switch, _ in rules.values()}}
         idle = [
             path
-            for path, (switch, values) in rules
-            if getattr(self, path.split(".")[0]) and _value_at(self, switch) not in values
+            for path, (switch, values) in rules.items()
+            if present[switch] not in values and getattr(self, path.partition(".")[0])
         ]
         if self.data:
             used = registry.likelihood_of(self.data.values, self.model.likelihood).fields
@@ -215,16 +216,32 @@ def _changed_sections(settings: Settings, values: Mapping[str, Any]) -> dict[str
         ValidationError: a section is impossible in itself; settings may be so together.
     """
     changes: dict[str, dict[str, Any]] = {}
-    found: dict[str, Any] = {}
     for path, value in values.items():
         section, *within = path.split(".")
         present = getattr(settings, section)
         if len(within) != 1 or present is None:  # A section itself, or one that was not there, or a schedule's part.
             return dict(Settings.model_validate(_tree_with(settings, values)))
-        changes.setdefault(section, present.model_dump())[within[0]] = value
-    for section, fields in changes.items():
-        found[section] = type(getattr(settings, section)).model_validate(fields)
-    return found
+        changes.setdefault(section, {})[within[0]] = value
+    return {section: _changed(getattr(settings, section), fields) for section, fields in changes.items()}
+
+
+MAX_SECTIONS = 10_000
+_CHANGED: dict[tuple[Any, ...], tuple[Record, Record]] = {}
+"""(Version of the registry, id of a section, what changes in it) -> that section, kept for its id, and the changed one.
+
+In a grid the same few changes of the same few sections come again and again. Texts of values tell apart what is equal
+and not the same, such as 0.0 and −0.0."""
+
+
+def _changed(section: Record, fields: Mapping[str, Any]) -> Record:
+    """Return a section with other values of some fields, the same object each time; raises ValidationError."""
+    key = (registry.version(), id(section), *((field, repr(value)) for field, value in fields.items()))
+    if key not in _CHANGED:
+        changed = type(section).model_validate({**section.model_dump(), **fields})
+        if len(_CHANGED) >= MAX_SECTIONS:
+            _CHANGED.clear()
+        _CHANGED[key] = section, changed
+    return _CHANGED[key][1]
 
 
 def _tree_with(settings: Settings, values: Mapping[str, Any]) -> dict[str, Any]:

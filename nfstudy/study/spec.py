@@ -6,8 +6,10 @@ import difflib
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from nfstudy.core import registry
+from nfstudy.core.declarations import Metric
 from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Count, Record
 from nfstudy.study.settings import Settings
@@ -129,29 +131,20 @@ class Budget(Record):
     """In place of `sampler.trials` and `search.sampler.trials`."""
 
 
-Exhibit = Literal[
-    "summary",
-    "flow-length",
-    "effects",
-    "energies",
-    "figure-1",
-    "figure-3",
-    "figure-4",
-    "table-2",
-    "table-3",
-    "learning-curves",
-    "samples",
-]
+NO_PAPER = "none"
+"""The `paper` of a study that rebuilds none."""
 
-EXHIBIT_NEEDS: dict[Exhibit, tuple[str, str]] = {
-    "energies": ("energy.name", ""),
-    "figure-1": ("drawn.density", ""),
-    "figure-3": ("energy.name", ""),
-    "figure-4": ("data.name", "mnist"),
-    "table-2": ("data.name", "mnist"),
-    "table-3": ("data.name", "cifar10"),
-}
-"""Exhibit -> the setting that a study must have for it, and its value; empty where any will do."""
+
+def _known_exhibit(name: str) -> str:
+    if name not in registry.all_of("exhibits"):
+        raise ValueError(f"got '{name}'; allowed: {registry.allowed('exhibits', name)}")
+    return name
+
+
+def _known_paper(name: str) -> str:
+    if name != NO_PAPER and name not in registry.all_of("papers"):
+        raise ValueError(f"got '{name}'; allowed: {NO_PAPER}, {registry.allowed('papers', name)}")
+    return name
 
 
 class StudySpec(Record):
@@ -168,9 +161,18 @@ class StudySpec(Record):
     budgets: Annotated[dict[str, Budget], Field(min_length=1)]
     budget: str
     """The budget that runs when none is named."""
-    exhibits: Annotated[tuple[Exhibit, ...], Field(min_length=1)]
+    exhibits: Annotated[tuple[Annotated[str, AfterValidator(_known_exhibit)], ...], Field(min_length=1)]
+    paper: Annotated[str, AfterValidator(_known_paper)] = "rezende2015"
+    """The paper that the study rebuilds, whose numbers and claims its report sets beside the runs; or `none`."""
     plugins: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     """Files beside the study file, or modules, that declare flows, data sources and more; see `core.plugins`."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics from outside that its exhibits bring along, each once: those that its runs log as well."""
+        declared = registry.all_of("exhibits")
+        brought = dict.fromkeys(metric for name in self.exhibits for metric in declared[name].metrics)
+        return tuple(metric for metric in brought if metric.compute)
 
     def under(self, budget: str | None = None) -> StudyPlan:
         """Return the study under one of its budgets, the same object each time; None is its default.

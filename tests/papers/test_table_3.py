@@ -6,7 +6,8 @@ import io
 import pytest
 from support.fake_runs import run_all, study
 
-from nfstudy.papers.rezende2015.published import departures, stated_settings, why_not_comparable
+from nfstudy.papers.rezende2015.facts import FACTS
+from nfstudy.papers.rezende2015.stated import stated_settings, why_not_comparable
 from nfstudy.papers.rezende2015.table_3 import table_3
 from nfstudy.report.plots.curves import render
 from nfstudy.report.statistics.estimates import gather_results
@@ -140,7 +141,7 @@ def test_the_figure_has_both_panels_and_the_same_bytes_twice():
 
 def test_the_papers_settings_are_those_of_its_patches():
     settings = study(STUDY).settings
-    assert departures(settings) == []
+    assert FACTS.departures(settings) == []
     assert why_not_comparable(settings, "cifar10") == ""
     assert stated_settings({"data.name": "mnist"})["model.latent"] == 40
-    assert departures(settings.replace({"model.latent": 40})) == ["D 40 (paper: 30)"]
+    assert FACTS.departures(settings.replace({"model.latent": 40})) == ["D 40 (paper: 30)"]

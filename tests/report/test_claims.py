@@ -9,14 +9,17 @@ import pytest
 from support.fake_runs import FakeRuns, run_all, study
 
 from nfstudy.core.errors import ReportError, SpecError
-from nfstudy.papers.rezende2015.published import FIGURE_3, FIGURE_4, TABLE_3, find_published, why_not_comparable
+from nfstudy.papers.rezende2015 import REZENDE2015
+from nfstudy.papers.rezende2015.facts import FACTS
+from nfstudy.papers.rezende2015.published import FIGURE_3, FIGURE_4, TABLE_3, find_published
+from nfstudy.papers.rezende2015.stated import why_not_comparable
 from nfstudy.report.claims.inequalities import parse_claims, read_claims
 from nfstudy.report.claims.ledger import evaluate, ledger, verdict_lines
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.report.tables import to_csv, to_latex
 from nfstudy.study.settings import setting_defaults
 
-CLAIMS = read_claims()
+CLAIMS = read_claims(REZENDE2015)
 PARTS = [part for claim in CLAIMS for part in claim.parts()]
 
 CLAIM = """
@@ -66,7 +69,7 @@ def planted(spec, values, budget="full"):
 
 def judged(text, results):
     """Return part id without its claim -> verdict on the part, and the verdict on the only claim."""
-    (found,) = evaluate(parse_claims(text, "claims.yaml"), results)
+    (found,) = evaluate(parse_claims(text, "claims.yaml", FACTS), results)
     return {part.part.id.partition("/")[2]: part for part in found.parts}, found
 
 
@@ -135,7 +138,7 @@ def test_the_margin_of_alike_is_below_what_tells_the_families_apart_on_each_ener
     ids=["falls", "falls in one step", "below", "approaches", "alike", "near", "gains"],
 )
 def test_a_form_expands_to_contrasts(inequality, terms):
-    (claim,) = parse_claims(CLAIM.replace(FALLS, inequality), "claims.yaml")
+    (claim,) = parse_claims(CLAIM.replace(FALLS, inequality), "claims.yaml", FACTS)
     shown = {
         part.inequality.name: ", ".join(f"{c:+d} {f} {k}".replace("1 ", "", 1) for c, (f, k) in part.inequality.terms)
         for part in claim.parts()
@@ -145,7 +148,7 @@ def test_a_form_expands_to_contrasts(inequality, terms):
 
 def test_each_makes_the_claim_for_every_value():
     text = CLAIM.replace("on: {data.name: mnist}", "each: {energy.name: [u1, u3]}").replace("[0, 10, 20]", "[2, 8]")
-    (claim,) = parse_claims(text, "claims.yaml")
+    (claim,) = parse_claims(text, "claims.yaml", FACTS)
     assert [(part.id, part.where) for part in claim.parts()] == [
         ("longer/u1/K=2..8", {"energy.name": "u1"}),
         ("longer/u3/K=2..8", {"energy.name": "u3"}),
@@ -169,15 +172,15 @@ def test_each_makes_the_claim_for_every_value():
 )
 def test_mistakes_in_the_file_are_told_with_their_place(old, new, message):
     with pytest.raises(SpecError, match=message):
-        parse_claims(CLAIM.replace(old, new), "claims.yaml")
+        parse_claims(CLAIM.replace(old, new), "claims.yaml", FACTS)
 
 
 def test_an_id_stands_once_and_near_needs_a_number_of_the_paper():
     with pytest.raises(ReportError, match=r"claims.yaml: the id 'longer' stands twice; allowed: once"):
-        parse_claims(CLAIM + CLAIM, "claims.yaml")
+        parse_claims(CLAIM + CLAIM, "claims.yaml", FACTS)
     near = CLAIM.replace(FALLS, "{form: near, cells: {planar: [7]}, tolerance: 1.0}")
     with pytest.raises(ReportError, match=r"longer/planar,K=7: the paper gives no F there"):
-        parse_claims(near, "claims.yaml")[0].parts()
+        parse_claims(near, "claims.yaml", FACTS)[0].parts()
 
 
 def test_the_papers_gains_are_those_of_its_figure():
@@ -328,7 +331,7 @@ def test_the_ledger_is_a_table_of_all_claims_with_their_numbers():
 
 def test_plain_lines_name_each_part_with_its_interval_and_n():
     values = {("none", 0): [97, 98, 99], ("planar", 10): [92, 94, 93]}
-    lines = [*verdict_lines(evaluate(parse_claims(CLAIM, "c"), planted(study(), values)))]
+    lines = [*verdict_lines(evaluate(parse_claims(CLAIM, "c", FACTS), planted(study(), values)))]
     assert lines == [
         "undecided    longer  (1 of 3 parts supported, 2 not run)",
         "  supported    longer/K=0..10  −5.00 [−7.48, −2.52] nats, n = 3",

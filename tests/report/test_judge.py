@@ -10,9 +10,10 @@ from support.fake_runs import study
 from nfstudy.__main__ import main
 from nfstudy.core.errors import ReportError
 from nfstudy.report.claims.baseline import changes, read_baseline, reversals, updated, write_baseline
-from nfstudy.report.claims.inequalities import read_claims
+from nfstudy.report.claims.judge import all_claims
+from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import TrialResult
-from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
+from nfstudy.runs.tracking.store import Attempt, open_store
 
 STUDY = """\
 study: mnist
@@ -64,7 +65,7 @@ def at(folder):
 def test_without_a_store_nothing_is_run_and_nothing_is_made(project, capsys):
     assert main(["check"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    claims = read_claims()
+    claims = all_claims()
     assert lines[: len(claims)] == [
         f"not run      {claim.id}  (evidence: run studies/{claim.study}.yaml)" for claim in claims
     ]
@@ -189,6 +190,6 @@ def test_a_baseline_that_cannot_be_written_is_a_mistake(tmp_path):
 
 
 def test_the_baseline_in_the_repository_is_of_this_ledger():
-    ids = {key for claim in read_claims() for key in (claim.id, *(part.id for part in claim.parts()))}
+    ids = {key for claim in all_claims() for key in (claim.id, *(part.id for part in claim.parts()))}
     path = Path(__file__).parents[2] / BASELINE
     assert read_baseline(path).keys() == ids

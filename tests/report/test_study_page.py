@@ -10,16 +10,19 @@ import re
 import pytest
 from support.fake_runs import FakeRuns, run_all, study
 
+from nfstudy.core import registry
+from nfstudy.core.declarations import load_function
 from nfstudy.core.errors import ReportError, SpecError
-from nfstudy.papers.rezende2015.published import FIGURE_4, TABLE_2, departures, why_not_comparable
-from nfstudy.report.build import build_report
+from nfstudy.papers.rezende2015.facts import FACTS
+from nfstudy.papers.rezende2015.published import FIGURE_4, TABLE_2
+from nfstudy.papers.rezende2015.stated import why_not_comparable
+from nfstudy.report.build import build_report, make_exhibit
 from nfstudy.report.exhibits.base import curve_groups
-from nfstudy.report.exhibits.general import EXHIBITS, learning_curves, samples
+from nfstudy.report.exhibits.general import learning_curves, samples
 from nfstudy.report.pages.study_page import Page
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.report.tables import to_csv
 from nfstudy.study.cells import Trial
-from nfstudy.study.spec import Exhibit as ExhibitName
 
 SMALL = """
 study: small
@@ -42,7 +45,7 @@ def lines_of(exhibit):
 
 
 def exhibit(name, spec, runs, budget="full"):
-    return EXHIBITS[name](gather_results(spec.under(budget), runs))
+    return make_exhibit(name, gather_results(spec.under(budget), runs))
 
 
 def planted(spec, value=86.2, budget="full"):
@@ -53,8 +56,14 @@ def planted(spec, value=86.2, budget="full"):
     return runs
 
 
-def test_exhibits_are_those_of_the_spec():
-    assert set(EXHIBITS) == set(ExhibitName.__args__)
+def test_every_exhibit_can_be_imported():
+    declared = registry.all_of("exhibits")
+    assert {"summary", "flow-length", "effects", "table-2", "table-3", "figure-1", "figure-3", "figure-4"} <= set(
+        declared
+    )
+    for found in declared.values():
+        assert callable(load_function(found.make))
+        assert found.readme is None or callable(load_function(found.readme))
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE_2 if row.family], ids=lambda row: row.name)
@@ -114,13 +123,13 @@ def test_other_data_are_not_comparable():
 
 def test_departures_from_the_paper_are_listed():
     settings = study(SMALL).settings
-    assert departures(settings) == []
-    assert departures(settings.replace({"train.updates": 2000, "train.optimiser": "adam"})) == [
+    assert FACTS.departures(settings) == []
+    assert FACTS.departures(settings.replace({"train.updates": 2000, "train.optimiser": "adam"})) == [
         "updates 2,000 (paper: 500,000)",
         "optimiser adam (paper: rmsprop)",
     ]
     refined = {"train.schedule": {"name": "CosineAnnealingLR"}, "train.optimiser": "adam", "train.weight_decay": 0.05}
-    assert departures(settings.replace(refined))[1:] == [
+    assert FACTS.departures(settings.replace(refined))[1:] == [
         "schedule CosineAnnealingLR (paper: not mentioned)",
         "weight decay 0.05 (paper: not mentioned)",
     ]

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from nfstudy.papers.rezende2015.published import Published
+from nfstudy.report.paper import Published
 from nfstudy.report.statistics.estimates import KL, NLL, estimate
 from nfstudy.report.tables import (
     CSV_COLUMNS,

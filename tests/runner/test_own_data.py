@@ -10,7 +10,6 @@ from support.command_line import frame_of, nfstudy, numbers_in
 
 from nfstudy.core.errors import SpecError
 from nfstudy.runs.tracking.store import open_store
-from nfstudy.study.grid import expand_cells
 from nfstudy.study.reader import parse_study, read_study
 
 STUDY = """\
@@ -85,7 +84,7 @@ def test_a_file_of_matlab_with_examples_in_columns(tmp_path):
     # The same numbers from another kind of file are the same runs.
     np.savez(tmp_path / "letters.npz", **halves(SHADES))
     (tmp_path / "own.yaml").write_text(STUDY % "path: letters.npz")
-    cells = expand_cells(read_study(tmp_path / "own.yaml"), "default")
+    cells = read_study(tmp_path / "own.yaml").under("default").cells
     assert {cell.key for cell in cells} == set(frame_of(tmp_path, "own")["cell"])
 
 
@@ -231,7 +230,7 @@ def test_what_is_read_is_not_varied(tmp_path, monkeypatch):
     with pytest.raises(SpecError, match=r"grid.data.name.1: varies what data are read"):
         parse_study(varied, "own.yaml")
     study = parse_study(text.replace("flow.length: [0, 2]", "data.binarisation: [static, dynamic]"), "own.yaml")
-    assert len({cell.key for cell in expand_cells(study, "default")}) == 2
+    assert len({cell.key for cell in study.under("default").cells}) == 2
 
 
 @pytest.mark.end_to_end

@@ -96,7 +96,11 @@ MISTAKES = {
     ),
     "wrong value in a budget": (changed("train.updates: 10", "train.updates: 0"), "11:26", ["got 0", "or equal to 1"]),
     "budget and grid disagree": (changed("train.updates: 10", "flow.length: 1"), "11:24", ["is an axis of the grid"]),
-    "unknown exhibit": (changed("[summary]", "[table-9]"), "14:12", ["exhibits.0: got 'table-9'", "'table-2'"]),
+    "unknown exhibit": (
+        changed("[summary]", "[table-9]"),
+        "14:12",
+        ["exhibits.0: got 'table-9'", "did you mean"],
+    ),
     "an exhibit that cannot be made": (
         changed("[summary]", "[table-2]"),
         "14:12",

@@ -3,9 +3,9 @@
 import pytest
 from support.studies import STUDIES
 
+from nfstudy.core import registry
 from nfstudy.data import load_dataset
 from nfstudy.inference.training.trial import run_trial
-from nfstudy.report.exhibits.general import EXHIBITS
 from nfstudy.study.cells import Trial
 from nfstudy.study.reader import read_study
 
@@ -37,7 +37,7 @@ def test_a_study_trains_the_smallest_cell_of_each_budget(path, budget, request):
         assert result.update == records[-1].update == 2
     if settings.data and settings.data.values in ("bits", "levels"):
         assert result.metrics["test/nll"] > 0
-    assert set(study.exhibits) <= set(EXHIBITS)
+    assert set(study.exhibits) <= set(registry.all_of("exhibits"))
 
 
 def few_updates(settings):

@@ -8,11 +8,14 @@ from typing import Protocol
 from torch import nn
 
 from nfstudy.inference.models.objective import BoundTerms
+from nfstudy.study.settings import Settings
 
 
 class Problem(Protocol):
     """A bound to be trained and evaluated; its draws depend on its settings, the repetition and the epoch alone."""
 
+    settings: Settings
+    """All of them; `seed` among them."""
     epoch_updates: int
     """Parameter updates in a whole epoch."""
     device: str

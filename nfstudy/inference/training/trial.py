@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
 
 from nfstudy.data import Dataset
 from nfstudy.inference.problems import make_problem
+from nfstudy.inference.problems.base import Problem
+from nfstudy.inference.problems.metrics import compute_metric
 from nfstudy.inference.training.checkpoints import Checkpoints
-from nfstudy.inference.training.loop import TrainingEnd, fit
+from nfstudy.inference.training.loop import fit
 from nfstudy.runs.result import OnEpoch, TrialResult
 from nfstudy.study.cells import Trial
 
@@ -29,25 +34,43 @@ def run_trial(
 
     Returns:
         The outcome with its time/* metrics, which count the attempts that led to a checkpoint as well; for a finished
-        repetition the test/* metrics and the files too.
+        repetition the test/* metrics and the files too, and the metrics from outside that the trial names.
     """
     started = time.perf_counter()
     problem = make_problem(trial.settings, dataset, trial.repetition, device)
-    end = TrainingEnd("finished", 0, "", 0.0)
+    end = TrialResult("finished")
     if problem.parameters():
         end = fit(problem, trial.settings, on_epoch, checkpoints)
     metrics = {"time/updates_per_second": end.update / end.seconds} if end.seconds and end.outcome != "diverged" else {}
-    files = {}
+    files, reason = {}, ""
     if trial.stage != "search" and end.outcome == "finished":
         evaluation_started = time.perf_counter()
         test = problem.test()
         metrics["time/evaluation_seconds"] = time.perf_counter() - evaluation_started
         not_finite = [f"test/{name} is {value}" for name, value in test.items() if not math.isfinite(value)]
         if not_finite:
-            end = TrainingEnd("diverged", end.update, not_finite[0], end.seconds)
+            end = replace(end, outcome="diverged", reason=not_finite[0])
         else:
             metrics |= {f"test/{name}": value for name, value in test.items()}
             files = problem.files()
+            further, reason, tracebacks = _further_metrics(trial.metrics, problem)
+            metrics, files = metrics | further, files | tracebacks
     earlier = checkpoints.earlier if checkpoints else 0.0
     metrics["time/wall_seconds"] = earlier + time.perf_counter() - started
-    return TrialResult(end.outcome, end.update, end.reason, metrics, files)
+    return replace(end, reason=end.reason or reason, metrics=metrics, files=files)
+
+
+def _further_metrics(names: Sequence[str], problem: Problem) -> tuple[dict[str, float], str, dict[str, bytes]]:
+    """Return the metrics from outside, what became of those that failed, and their tracebacks as files.
+
+    A training that has ended well is not lost for one of them: it is then without that number.
+    """
+    found: dict[str, float] = {}
+    reasons, files = [], {}
+    for name in names:
+        try:
+            found[name] = compute_metric(name, problem)
+        except Exception as error:  # Somebody else's code: it may raise anything.
+            reasons.append(f"without {name}: {type(error).__name__}: {error}")
+            files[f"traceback-{name.partition('/')[2]}.txt"] = traceback.format_exc().encode()
+    return found, "; ".join(reasons), files

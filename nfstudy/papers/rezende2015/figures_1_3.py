@@ -11,19 +11,16 @@ from matplotlib.figure import Figure
 
 from nfstudy.papers.rezende2015.published import FIGURE_3
 from nfstudy.report.exhibits.base import Drawing, Exhibit, cell_row, measured, remark, runs_behind, stamped
-from nfstudy.report.labels import FAMILY_NAMES, Label
+from nfstudy.report.labels import Label, family_name
 from nfstudy.report.plots.curves import Curve, Panel, draw_curves
 from nfstudy.report.plots.densities import DensityRow, Heading, draw_densities
-from nfstudy.report.statistics.estimates import KL_ON_PLANE, CellResult, Quantity, Results
+from nfstudy.report.statistics.estimates import KL_ON_PLANE, CellResult, Results
 from nfstudy.report.tables import Entry, Row, Table, format_number
 from nfstudy.runs.frame import LoggedRuns
+from nfstudy.runs.metrics import FREE_ENERGY, LOG_Z, MASS_LEFT, UNCONFINED, WINDOW_MASS
 
-F = Quantity("F", "Free energy F", "test/elbo", sign=-1, unit="nats", decimals=3)
-TABLE_1_F = Quantity("F, unconfined", "F with U as in Table 1", "test/elbo_table_1", sign=-1, unit="nats", decimals=3)
+F = dataclasses.replace(FREE_ENERGY, heading="Free energy F", unit="nats", decimals=3)
 TRUE_KL = dataclasses.replace(KL_ON_PLANE, unit="nats", decimals=3)
-FLOOR = Quantity("−ln Z", "least F possible", "test/log_z", sign=-1, unit="nats", decimals=4)
-MASS_LEFT = Quantity("z1 < 0", "share of q with z1 < 0", "test/mass_left", unit="1", decimals=3)
-WINDOW_MASS = Quantity("mass", "integral of q over the window", "test/window_mass", unit="1", decimals=4)
 
 MAIN_FAMILIES = ("planar", "nice-perm")
 """Those of Figure 3(b) and (c); the paper does not say which mixing its NICE pictures have."""
@@ -52,7 +49,7 @@ def _definitions(results: Results) -> Table:
     for name, cells in _by_energy(results).items():
         energy = cells[0].cell.settings.energy
         confined = "as it is" if name == "u1" else f"L = {energy.half_width:g}, s = {energy.edge:g}"
-        floor = next((entry for cell in cells if (entry := measured(cell, FLOOR)).value is not None), Entry("not run"))
+        floor = next((entry for cell in cells if (entry := measured(cell, LOG_Z)).value is not None), Entry("not run"))
         rows.append(Row(name.upper(), (Entry(FORMULAS[name]), Entry(confined), floor)))
     caption = (
         "The energies U(z) of Table 1, p(z) = exp(−U(z))/Z, and −ln Z of the confined density by quadrature, in nats: "
@@ -65,7 +62,7 @@ def _cells_table(results: Results) -> Table:
     rows = []
     for name, cells in _by_energy(results).items():
         for result in cells:
-            entries = [measured(result, quantity) for quantity in (F, TABLE_1_F, TRUE_KL, MASS_LEFT, WINDOW_MASS)]
+            entries = [measured(result, quantity) for quantity in (F, UNCONFINED, TRUE_KL, MASS_LEFT, WINDOW_MASS)]
             kl = entries[2]
             shown = (Entry(name.upper()), *entries, _range(result), remark([kl]), runs_behind(kl))
             rows.append(cell_row(result, shown, _flow(result).row))
@@ -94,7 +91,7 @@ def _range(result: CellResult) -> Entry:
     finished = result.repetitions[result.repetitions["outcome"] == "finished"]
     if finished.empty:
         return Entry("–")
-    share = finished[MASS_LEFT.column]
+    share = finished[MASS_LEFT.name]
     return Entry(f"{format_number(share.min(), 2)} to {format_number(share.max(), 2)}")
 
 
@@ -152,7 +149,7 @@ def _draw_pictures(
         target = next((picture for picture in targets if picture is not None), None)
         peak = 1.0 if target is None else float(target.max())
         rows.append(DensityRow(name.upper(), [target, *(found.get((f, k)) for f in families for k in lengths)], peak))
-    headings = [Heading("true", 1), *(Heading(FAMILY_NAMES[family], len(lengths)) for family in families)]
+    headings = [Heading("true", 1), *(Heading(family_name(family), len(lengths)) for family in families)]
     columns = ["", *(f"K = {length}" for _ in families for length in lengths)]
     return draw_densities(title, headings, columns, rows, results.stamp)
 
@@ -170,8 +167,8 @@ def _panel(energy: str, cells: Sequence[CellResult]) -> Panel:
         paper = [(k, point) for (at, of, k), point in FIGURE_3.items() if (at, of) == (energy, family)]
         if paper and shift is not None:
             moved = ([k for k, _ in paper], [p.value + shift for _, p in paper], [p.half_bar for _, p in paper])
-            curves.append(Curve(f"{FAMILY_NAMES[family]}, paper (moved)", *moved, family, published=True))
-    floor = next((value for cell in cells if (value := cell.estimate(FLOOR).mean) is not None), None)
+            curves.append(Curve(f"{family_name(family)}, paper (moved)", *moved, family, published=True))
+    floor = next((value for cell in cells if (value := cell.estimate(LOG_Z).mean) is not None), None)
     return Panel(energy.upper(), "F (nats)", curves, floor)
 
 
@@ -234,7 +231,7 @@ def figure_1(results: Results) -> Exhibit:
         peak = 1.0 if start is None else 1.5 * float(start.max())
         name = "unit Gaussian" if density == "normal" else density
         rows.append(DensityRow(name, [start, *(found.get((f, k)) for f in families for k in lengths)], peak))
-    headings = [Heading("q0", 1), *(Heading(FAMILY_NAMES[family], len(lengths)) for family in families)]
+    headings = [Heading("q0", 1), *(Heading(family_name(family), len(lengths)) for family in families)]
     title = "Figure 1: what K steps make of a density"
     figure = draw_densities(
         title, headings, ["", *(f"K = {k}" for _ in families for k in lengths)], rows, results.stamp

@@ -10,39 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
-from nfstudy.report.labels import setting_name, setting_text
-from nfstudy.study.settings import Settings
-
-CITATION = "Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770"
+from nfstudy.papers.rezende2015.stated import why_not_comparable
+from nfstudy.report.paper import Published
 
 TWO_SOURCES = "the proceedings and arXiv v6 agree"
 VECTOR = "read off the figure's vector drawing, reading error below 0.005"
 CLIPPED = f"{VECTOR}; a panel that is drawn outside of what the page shows"
 
-Experiment = Literal["mnist", "cifar10", "energies"]
-"""Which of the paper's experiments a number is of; the images' names are those of `data.name`."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """One published number, in nats (per image or patch, where there are images)."""
-
-    value: float
-    source: str
-    """Table and row, or figure and panel."""
-    confidence: str
-    half_bar: float | None = None
-    """Half the length of the drawn error bar; the paper does not say whether it is a standard error."""
-    printed: str = ""
-    """As a table of the paper prints it, such as `≤ 85.7`; empty for a point of a figure."""
-    experiment: Experiment = "mnist"
-
-    @property
-    def display(self) -> str:
-        """The number as printed, or to two decimals with its half error bar, such as `85.76 ± 0.22`."""
-        return self.printed or f"{self.value:.2f} ± {self.half_bar:.2f}".replace("-", "−")
+MNIST, CIFAR10, ENERGIES = (
+    partial(why_not_comparable, experiment=experiment) for experiment in ("mnist", "cifar10", "energies")
+)
+"""settings -> why the numbers of a cell are of another quantity than those of each experiment."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +39,13 @@ class Table2Row:
 
 
 def _own(name: str, family: str, length: int, value: float) -> Table2Row:
-    return Table2Row(name, Published(value, f"Table 2, {name}", TWO_SOURCES, printed=f"≤ {value}"), family, length)
+    published = Published(value, f"Table 2, {name}", TWO_SOURCES, printed=f"≤ {value}", why_not_comparable=MNIST)
+    return Table2Row(name, published, family, length)
 
 
 def _quoted(name: str, quoted_from: str, value: str) -> Table2Row:
-    return Table2Row(
-        name, Published(float(value), f"Table 2, {name}", TWO_SOURCES, printed=value), quoted_from=quoted_from
-    )
+    published = Published(float(value), f"Table 2, {name}", TWO_SOURCES, printed=value, why_not_comparable=MNIST)
+    return Table2Row(name, published, quoted_from=quoted_from)
 
 
 _HVI, _DARN = "Salimans et al. (2015)", "Gregor et al. (2014)"
@@ -102,7 +83,9 @@ _FIGURE_4 = {
 _PANELS = (("F", "a"), ("KL", "b"), ("−ln p(x)", "c"))
 
 FIGURE_4: dict[tuple[str, int, str], Published] = {
-    (family, length, quantity): Published(value, f"Figure 4({panel}), K = {length}", VECTOR, half_bar)
+    (family, length, quantity): Published(
+        value, f"Figure 4({panel}), K = {length}", VECTOR, half_bar, why_not_comparable=MNIST
+    )
     for (family, length), values in _FIGURE_4.items()
     for (quantity, panel), (value, half_bar) in zip(_PANELS, values, strict=True)
 }
@@ -135,7 +118,7 @@ FIGURE_3: dict[tuple[str, str, int], Published] = {
         f"Figure 3(d), energy {energy[1:]}, K = {length}",
         CLIPPED if energy == "u4" else VECTOR,
         half_bar,
-        experiment="energies",
+        why_not_comparable=ENERGIES,
     )
     for (energy, family), points in _FIGURE_3.items()
     for length, (value, half_bar) in zip(_FIGURE_3_LENGTHS, points, strict=True)
@@ -154,7 +137,7 @@ TABLE_3: dict[tuple[str, int], Published] = {
         f"Table 3, K = {length}",
         TWO_SOURCES if length == 0 else _PRESUMED_PLANAR,
         printed=f"−{-value}",
-        experiment="cifar10",
+        why_not_comparable=CIFAR10,
     )
     for family, length, value in (
         ("none", 0, -293.7),
@@ -180,83 +163,3 @@ def find_published(where: Mapping[str, Any], quantity: str, family: str, length:
     if where.get("data.name") == "cifar10":
         return TABLE_3.get((family, length)) if quantity == "−ln p(x)" else None
     return FIGURE_4.get((family, length, quantity)) if where.get("data.name") == "mnist" else None
-
-
-STATED_SETTINGS = {
-    "model.latent": 40,
-    "model.hidden": 400,
-    "model.maxout": 4,
-    "objective.annealing": "energy",
-    "objective.beta_start": 0.01,
-    "objective.anneal_updates": 10_000,
-    "train.updates": 500_000,
-    "train.batch": 100,
-    "train.optimiser": "rmsprop",
-    "train.learning_rate": 1e-5,
-    "train.momentum": 0.9,
-    "evaluation.samples": 200,
-}
-"""Dotted path -> what Section 6 of the paper states; of all other settings it says nothing."""
-
-UNMENTIONED = {
-    "train.schedule.name": "constant",
-    "train.weight_decay": 0.0,
-    "train.clip_norm": None,
-    "train.averaging": None,
-    "train.keep": "last",
-    "train.precision": "float32",
-}
-"""Dotted path -> what a training without any refinement has, where the paper mentions none."""
-
-STATED_OF_PATCHES = {"model.latent": 30, "data.patch": 8, "data.epsilon": 1e-4}
-"""The same, where it is said of the patches of CIFAR-10 alone."""
-
-STATED_REPETITIONS = 100
-
-
-def stated_settings(flat: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what the paper states of the experiment on images that settings, by dotted path, are most like."""
-    return {**STATED_SETTINGS, **STATED_OF_PATCHES} if "data.patch" in flat else STATED_SETTINGS
-
-
-def why_not_comparable(settings: Settings, experiment: Experiment = "mnist") -> str:
-    """Say why a cell's numbers are of another quantity than the paper's; empty where their levels can be compared.
-
-    Arguments:
-        settings: the cell's.
-        experiment: which of the paper's experiments the number beside it is of (`Published.experiment`).
-    """
-    if experiment == "energies":
-        return "not comparable: the level of Figure 3(d) holds an unexplained constant; differences compare"
-    flat = settings.flat()
-    data, latent, test_images = (flat.get(path) for path in ("data.name", "model.latent", "evaluation.test_images"))
-    stated = stated_settings(flat)
-    if data != experiment:
-        return f"not comparable: data {data}, the paper's is {experiment}"
-    if experiment == "mnist" and flat["data.binarisation"] != "static":
-        return f"not comparable: {flat['data.binarisation']} binarisation, the paper's is static"
-    if experiment == "cifar10" and flat["data.patch"] != stated["data.patch"]:
-        return f"not comparable: patches of {flat['data.patch']} pixels a side, the paper's of {stated['data.patch']}"
-    if latent != stated["model.latent"]:
-        return f"not comparable: D = {latent}, the paper's is {stated['model.latent']}"
-    if test_images is not None:
-        return f"not comparable: {test_images:,} test images, the paper's are all"
-    return ""
-
-
-def departures(settings: Settings) -> list[str]:
-    """List the settings in use that are not as the paper states, such as `updates 20,000 (paper: 500,000)`."""
-    flat = settings.flat()
-    found = [
-        f"{setting_name(path)} {setting_text(flat[path])} (paper: {setting_text(stated)})"
-        for path, stated in stated_settings(flat).items()
-        if path in flat and flat[path] != stated
-    ]
-    found += [
-        f"{setting_name(path)} {setting_text(flat[path])} (paper: not mentioned)"
-        for path, plain in UNMENTIONED.items()
-        if path in flat and flat[path] != plain
-    ]
-    if settings.data and settings.data.train_images is not None:
-        found.append(f"training images {settings.data.train_images:,} (paper: all)")
-    return found

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from nfstudy.papers.rezende2015.published import FIGURE_4, STATED_REPETITIONS, TABLE_2, Published, Table2Row, departures
+from nfstudy.core.declarations import Metric
+from nfstudy.papers.rezende2015.published import FIGURE_4, TABLE_2, Table2Row
 from nfstudy.report.exhibits.base import (
+    NOT_HERE,
     Drawing,
     Exhibit,
     cell_row,
     curves_of,
+    difference_entry,
     drawn_groups,
+    how_run,
     measured,
+    published_entry,
     remark,
     runs_behind,
     stamped,
 )
-from nfstudy.report.labels import FAMILY_NAMES, Label
+from nfstudy.report.labels import Label, family_name
 from nfstudy.report.plots.curves import Curve, Panel, draw_curves
-from nfstudy.report.statistics.estimates import BOUNDS, NLL, CellResult, Quantity, Results
-from nfstudy.report.tables import Entry, Row, Table, format_number
+from nfstudy.report.statistics.estimates import BOUNDS, NLL, Results
+from nfstudy.report.tables import Entry, Row, Table
 
-NOT_HERE = "not in this study"
 QUOTED = "quoted by the paper, not run here"
 
 
@@ -64,7 +68,7 @@ def figure_4(results: Results) -> Exhibit:
     """Draw F, KL and −ln p(x) over the flow length with the paper's points, and list them."""
     groups, more = drawn_groups(results)
     panels = [
-        Panel(f"({letter}) {quantity.title}", f"{quantity.name} ({quantity.unit})", curves)
+        Panel(f"({letter}) {quantity.long_title}", f"{quantity.title} ({quantity.unit})", curves)
         for letter, quantity in zip("abc", BOUNDS, strict=True)
         if (curves := [*curves_of(groups, quantity, ", ours"), *_published_curves(quantity)])
     ]
@@ -90,17 +94,17 @@ def figure_4(results: Results) -> Exhibit:
     )
 
 
-def _published_curves(quantity: Quantity) -> list[Curve]:
+def _published_curves(quantity: Metric) -> list[Curve]:
     curves = []
     for family in ("planar", "nice-perm"):
         points = {
             length: published
             for (name, length, shown), published in FIGURE_4.items()
-            if shown == quantity.name and (name == family or (name == "none" and family == "planar"))
+            if shown == quantity.title and (name == family or (name == "none" and family == "planar"))
         }
         values = [published.value for published in points.values()]
         bars = [published.half_bar for published in points.values()]
-        label = f"{FAMILY_NAMES[family]}, paper"
+        label = f"{family_name(family)}, paper"
         curves.append(Curve(label, list(points), values, bars, family, published=True))
     return curves
 
@@ -110,38 +114,12 @@ def _figure_4_rows(results: Results) -> Iterator[Row]:
     present = {(result.label.family, result.label.length) for result in results.cells}
     for quantity in BOUNDS:
         for result in results.cells:
-            paper = FIGURE_4.get((result.label.family, result.label.length, quantity.name))
+            paper = FIGURE_4.get((result.label.family, result.label.length, quantity.title))
             ours = measured(result, quantity, paper)
             rest = (difference_entry(ours), remark([ours]), runs_behind(ours))
-            yield cell_row(result, (Entry(text=quantity.name), published_entry(paper), ours, *rest))
+            yield cell_row(result, (Entry(text=quantity.title), published_entry(paper), ours, *rest))
         for (family, length, name), paper in FIGURE_4.items():
-            if name == quantity.name and (family, length) not in present:
+            if name == quantity.title and (family, length) not in present:
                 absent = Entry(quantity=quantity, reference=paper, note=NOT_HERE)
                 entries = (Entry(text=name), published_entry(paper), absent, Entry(), Entry(), Entry())
                 yield Row(Label(family, length).row, entries, family, length)
-
-
-def published_entry(paper: Published | None) -> Entry:
-    """Return the entry of the paper's number, or of its absence."""
-    return Entry(text=paper.display, reference=paper, note=paper.source) if paper else Entry(text="–")
-
-
-def difference_entry(ours: Entry) -> Entry:
-    """Return the entry of ours − paper; empty where the two cannot be compared."""
-    text = "" if ours.difference is None else format_number(ours.difference, 2, signed=True)
-    return Entry(text=text, reference=ours.reference, run_ids=ours.run_ids if text else ())
-
-
-def how_run(results: Results) -> str:
-    """Say where the cells depart from what the paper states, so that no difference is read without its reasons."""
-    lists = [departures(result.cell.settings) for result in results.cells]
-    shared = [text for text in lists[0] if all(text in other for other in lists)] if lists else []
-    repetitions = results.plan.repetitions
-    if repetitions != STATED_REPETITIONS:
-        shared.append(f"repetitions {repetitions} (paper: {STATED_REPETITIONS})")
-    rest = "a further difference stands in a row's name" if _departs_by_row(results.cells, shared) else ""
-    return f"Not as the paper states: {'; '.join(filter(None, (*shared, rest)))}." if shared or rest else ""
-
-
-def _departs_by_row(cells: Sequence[CellResult], shared: Sequence[str]) -> bool:
-    return any(set(departures(result.cell.settings)) - set(shared) for result in cells)

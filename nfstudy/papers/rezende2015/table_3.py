@@ -7,22 +7,26 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from nfstudy.data.cifar10 import IMAGES
-from nfstudy.papers.rezende2015.published import TABLE_3, Published
-from nfstudy.papers.rezende2015.table_2_figure_4 import NOT_HERE, difference_entry, how_run, published_entry
+from nfstudy.papers.rezende2015.published import TABLE_3
 from nfstudy.report.exhibits.base import (
+    NOT_HERE,
     CurveGroup,
     Drawing,
     Exhibit,
     cell_row,
     curve_groups,
     curves_of,
+    difference_entry,
     drawn_groups,
+    how_run,
     measured,
+    published_entry,
     remark,
     runs_behind,
     stamped,
 )
-from nfstudy.report.labels import FAMILY_NAMES, Label, setting_text
+from nfstudy.report.labels import Label, family_name, setting_text
+from nfstudy.report.paper import Published
 from nfstudy.report.plots.curves import Curve, Panel, draw_curves
 from nfstudy.report.statistics.contrasts import contrast_of
 from nfstudy.report.statistics.estimates import NLL, CellResult, Estimate, Results
@@ -32,7 +36,7 @@ COLUMNS = ("row", "paper", "ours", "difference", "note", "runs")
 TITLE = "Table 3: −ln p(x) on CIFAR-10 patches"
 
 PATCH_NLL = dataclasses.replace(NLL, unit="nats per patch")
-STEP = dataclasses.replace(PATCH_NLL, name="change of −ln p(x)", title="Change of −ln p(x) from K = 0")
+STEP = dataclasses.replace(PATCH_NLL, label="change of −ln p(x)", heading="Change of −ln p(x) from K = 0")
 
 PUBLISHED = {length: paper for (_, length), paper in TABLE_3.items()}
 """K -> −ln p(x) of the paper."""
@@ -74,7 +78,7 @@ def table_3(results: Results) -> Exhibit:
         Table("table-3-steps", stamped(STEP_CAPTION, results), COLUMNS, steps),
     )
     panels = [
-        Panel(quantity.title, f"{quantity.name} ({quantity.unit})", curves)
+        Panel(quantity.long_title, f"{quantity.title} ({quantity.unit})", curves)
         for quantity, curves in (
             (PATCH_NLL, [*curves_of(groups, PATCH_NLL, ", ours"), _published_curve(0.0)]),
             (STEP, [*_change_curves(planar), _published_curve(PUBLISHED[0].value)]),
@@ -162,7 +166,7 @@ def _change_curves(groups: Sequence[CurveGroup]) -> list[Curve]:
 
 def _published_curve(origin: float) -> Curve:
     values = [paper.value - origin for paper in PUBLISHED.values()]
-    return Curve(f"{FAMILY_NAMES['planar']}, paper", LENGTHS, values, [None] * len(values), "planar", published=True)
+    return Curve(f"{family_name('planar')}, paper", LENGTHS, values, [None] * len(values), "planar", published=True)
 
 
 def _open_choices(results: Results) -> str:

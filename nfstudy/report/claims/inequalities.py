@@ -1,4 +1,4 @@
-"""The paper's claims as records, read from `nfstudy/claims.yaml`, and the inequalities that each comes down to.
+"""A paper's claims as records, read from the ledger beside its declaration, and the inequalities each comes down to.
 
 A claim has one form, such as `falls`; it expands to parts, each of them one linear contrast of a quantity between
 cells, with bounds: lower < Σ_i c_i x(cell_i) < upper. `nfstudy.report.claims.ledger` judges them on logged runs.
@@ -13,28 +13,39 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, TypeAdapter, ValidationError
 
 from nfstudy.core import registry
+from nfstudy.core.declarations import Kind, Metric, Paper
 from nfstudy.core.errors import ReportError
 from nfstudy.core.fields import Positive, Record
-from nfstudy.papers.rezende2015.published import Published, find_published
 from nfstudy.report.labels import Label, setting_name, setting_text
+from nfstudy.report.paper import PaperFacts, Published, facts_of
 from nfstudy.report.statistics.contrasts import combine
-from nfstudy.report.statistics.estimates import BOUNDS, Quantity, unit_of
+from nfstudy.report.statistics.estimates import BOUNDS, unit_of
 from nfstudy.report.tables import format_number
-from nfstudy.study.spec import Exhibit as ExhibitName
 from nfstudy.study.spec import Scalar
 from nfstudy.study.yaml_document import Document, shown
 
-CLAIMS = "claims.yaml"
-
-QUANTITIES = {quantity.name: quantity for quantity in BOUNDS}
+QUANTITIES = {quantity.title: quantity for quantity in BOUNDS}
+"""Name in a ledger -> metric."""
 
 Length = Annotated[int, Field(ge=0, le=100_000)]
 Lengths = Annotated[tuple[Length, ...], Field(min_length=1)]
 
-Family = Literal["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
+
+def _known(kind: Kind) -> AfterValidator:
+    """Return what refuses a name that nothing of its kind has."""
+
+    def check(name: str) -> str:
+        if name not in registry.all_of(kind):
+            raise ValueError(f"allowed: {registry.allowed(kind, name)}")
+        return name
+
+    return AfterValidator(check)
+
+
+Family = Annotated[str, _known("flows")]
 Place = tuple[Family, int]
 """A flow's family and its length K; (none, 0) is the diagonal Gaussian that every family starts from."""
 
@@ -171,7 +182,7 @@ class Claim(Record):
     """The claim in our own words."""
     where: Annotated[str, Field(min_length=1)]
     """Section, table or figure of the paper."""
-    exhibit: ExhibitName
+    exhibit: Annotated[str, _known("exhibits")]
     """The exhibit of our reports that shows the same numbers."""
     study: Annotated[str, Field(min_length=1)]
     """The study whose runs are the evidence."""
@@ -183,6 +194,13 @@ class Claim(Record):
     level: Annotated[float, Field(gt=0, lt=1)]
     """Of the two-sided confidence interval of each part."""
     inequality: Annotated[Falls | Below | Approaches | Alike | Near | Gains, Field(discriminator="form")]
+    _facts: PaperFacts = PrivateAttr(default_factory=PaperFacts)
+    """What the paper says whose claim it is."""
+
+    @property
+    def facts(self) -> PaperFacts:
+        """What the paper says whose claim it is."""
+        return self._facts
 
     def parts(self) -> tuple[Part, ...]:
         """Expand the claim; raises ReportError where it needs a number that the paper does not give."""
@@ -206,7 +224,7 @@ class Part:
     def __post_init__(self) -> None:
         if self.inequality.about_paper and self.published is None:
             quantity = self.claim.quantity
-            raise ReportError(f"{CLAIMS}: {self.id}: the paper gives no {quantity} there; allowed: its own cells")
+            raise ReportError(f"claim {self.id}: the paper gives no {quantity} there; allowed: its own cells")
 
     @property
     def id(self) -> str:
@@ -219,7 +237,7 @@ class Part:
         return {**self.claim.on, **self.at}
 
     @property
-    def quantity(self) -> Quantity:
+    def quantity(self) -> Metric:
         """What is compared, in the unit that it has there."""
         source = registry.all_of("data").get(self.where.get("data.name"))
         values = source.values if source and isinstance(source.values, str) else "bits"
@@ -229,7 +247,9 @@ class Part:
     @property
     def published(self) -> Published | None:
         """The paper's value of the same contrast; None where it lacks one of the numbers."""
-        found = [(c, find_published(self.where, self.quantity.name, *place)) for c, place in self.inequality.terms]
+        found = [
+            (c, self.claim.facts.find(self.where, self.quantity.title, *place)) for c, place in self.inequality.terms
+        ]
         numbers = [(c, number) for c, number in found if number]
         if len(numbers) < len(found):
             return None
@@ -241,7 +261,7 @@ class Part:
             "; ".join(sources),
             "; ".join(confidences),
             printed=format_number(value, self.quantity.decimals),
-            experiment=numbers[0][1].experiment,
+            why_not_comparable=numbers[0][1].why_not_comparable,
         )
 
     @property
@@ -261,30 +281,39 @@ class Part:
         lower, upper = self.bounds
         between = f"between {format_number(lower, decimals)} and {format_number(upper, decimals)} nats"
         at = "".join(f", {setting_name(path)} {setting_text(value)}" for path, value in self.at.items())
-        return f"{self.quantity.name}{at}: {contrast} {'< 0' if lower == -math.inf else between}"
+        return f"{self.quantity.title}{at}: {contrast} {'< 0' if lower == -math.inf else between}"
 
 
-def read_claims() -> tuple[Claim, ...]:
-    """Read the ledger's claims, in its order.
+def read_claims(paper: Paper | None) -> tuple[Claim, ...]:
+    """Read a paper's claims, in the order of its ledger; none where it has no ledger.
 
     Raises:
         SpecError: the file is not a list of claims; all mistakes are told, each with its place.
         ReportError: two claims have the same id.
     """
-    return parse_claims((files("nfstudy.papers.rezende2015") / CLAIMS).read_text(encoding="utf-8"), CLAIMS)
+    if paper is None or not paper.claims:
+        return ()
+    package, _, name = paper.claims.partition(":")
+    return parse_claims((files(package) / name).read_text(encoding="utf-8"), name, facts_of(paper))
 
 
-def parse_claims(text: str, name: str) -> tuple[Claim, ...]:
+def parse_claims(text: str, name: str, facts: PaperFacts) -> tuple[Claim, ...]:
     """Check a text of claims; `name` is what messages call the file. Raises as `read_claims` does."""
     document = Document(text, name)
     tree = document.tree()
     try:
         claims = TypeAdapter(tuple[Claim, ...]).validate_python(tree, strict=True)
     except ValidationError as error:
-        document.fail((e["loc"], f"got {shown(e['input'])}; allowed: {e['msg']}") for e in error.errors())
+        document.fail((e["loc"], f"got {shown(e['input'])}; {_allowed(e)}") for e in error.errors())
         raise
     ids = [claim.id for claim in claims]
     twice = sorted({word for word in ids if ids.count(word) > 1})
     if twice:
         raise ReportError(f"{name}: the id '{twice[0]}' stands twice; allowed: once")
+    for claim in claims:
+        claim._facts = facts
     return claims
+
+
+def _allowed(error: Mapping[str, Any]) -> str:
+    return str(error["ctx"]["error"]) if error["type"] == "value_error" else f"allowed: {error['msg']}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import pandas as pd
 
-from nfstudy.core.errors import SpecError
+from nfstudy.core import registry
+from nfstudy.core.errors import ReportError, SpecError
 from nfstudy.core.project import Project
-from nfstudy.report.claims.inequalities import QUANTITIES, read_claims
+from nfstudy.report.claims.inequalities import QUANTITIES, Claim, read_claims
 from nfstudy.report.claims.ledger import ClaimVerdict, evaluate
 from nfstudy.report.statistics.estimates import Results, gather_results
 from nfstudy.runs.tracking.open import load_frame
@@ -27,8 +29,21 @@ class _Rows:
         return self.rows
 
 
+def all_claims() -> tuple[Claim, ...]:
+    """Read the claims of all papers.
+
+    Raises:
+        ReportError: two of them have one id.
+    """
+    claims = tuple(claim for paper in registry.all_of("papers").values() for claim in read_claims(paper))
+    counts = Counter(claim.id for claim in claims)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ReportError(f"claims: two papers have a claim '{twice[0]}'; allowed: an id that no other paper uses")
+    return claims
+
+
 def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple[ClaimVerdict, ...]:
-    """Judge the ledger's claims; those whose study has no file or no runs are not run.
+    """Judge the claims of all papers; those whose study has no file or no runs are not run.
 
     Arguments:
         project: its `studies/*.yaml` are the studies.
@@ -39,13 +54,13 @@ def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple
         SpecError: there is no folder of studies, one of them is not valid, two have one name, or none has the budget.
         StoreError: the store cannot be read.
     """
-    claims = read_claims()
+    claims = all_claims()
     studies = {study.study: study for study in read_studies(project.root / "studies").values()}
     known = sorted({name for study in studies.values() for name in study.budgets})
     if budget and budget not in known:
         raise SpecError(f"--budget {budget}: no study has it; allowed: {', '.join(known)}")
     wanted = dict.fromkeys(claim.study for claim in claims if claim.study in studies)
-    metrics = {QUANTITIES[claim.quantity].column for claim in claims}
+    metrics = {QUANTITIES[claim.quantity].name for claim in claims}
     results = {name: _gather(studies[name], project, uri, budget, metrics) for name in wanted}
     return tuple(verdict for claim in claims for verdict in evaluate([claim], results.get(claim.study)))
 

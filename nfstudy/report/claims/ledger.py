@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from nfstudy.papers.rezende2015.published import why_not_comparable
+from nfstudy.core.declarations import Metric
 from nfstudy.report.claims.inequalities import Claim, Part, Place
 from nfstudy.report.exhibits.base import Exhibit, measured, runs_behind, stamped
 from nfstudy.report.labels import Label
 from nfstudy.report.statistics.contrasts import MOST_SEEDS, Contrast, contrast_of, decide, seeds_to_decide
-from nfstudy.report.statistics.estimates import CellResult, Estimate, Quantity, Results
+from nfstudy.report.statistics.estimates import CellResult, Estimate, Results
 from nfstudy.report.tables import Entry, Row, Table, format_interval, format_number
 
 Verdict = Literal["supported", "contradicted", "undecided", "not run"]
@@ -116,7 +116,7 @@ def _judge(part: Part, cells: Sequence[CellResult]) -> PartVerdict:
     missing = (_lack(part.quantity, *of_place) for of_place in zip(places, found, values, strict=True))
     lacks = "; ".join(dict.fromkeys(filter(None, missing)))
     if part.inequality.about_paper and part.published and run_ids:
-        lacks = lacks or why_not_comparable(found[0][0].cell.settings, part.published.experiment)
+        lacks = lacks or part.published.why_not_comparable(found[0][0].cell.settings)
     if not lacks and part.inequality.distances and not set.intersection(*(set(cell) for cell in values)):
         lacks = "its cells share no repetition"
     if lacks:
@@ -145,9 +145,7 @@ def _cells_at(place: Place, part: Part, cells: Sequence[CellResult]) -> list[Cel
     ]
 
 
-def _lack(
-    quantity: Quantity, place: Place, found: Sequence[CellResult], values: Mapping[int, tuple[str, float]]
-) -> str:
+def _lack(quantity: Metric, place: Place, found: Sequence[CellResult], values: Mapping[int, tuple[str, float]]) -> str:
     """Say why a place has no values to compare; empty where it has."""
     name = Label(*place).row
     if not found:

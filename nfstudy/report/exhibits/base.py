@@ -7,15 +7,19 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from nfstudy.papers.rezende2015.published import Published, why_not_comparable
+from nfstudy.core.declarations import Metric
 from nfstudy.report.labels import Label, on_curve
+from nfstudy.report.paper import Published
 from nfstudy.report.plots.curves import Curve
-from nfstudy.report.statistics.estimates import CellResult, Quantity, Results
-from nfstudy.report.tables import Entry, Row, Table
+from nfstudy.report.statistics.estimates import CellResult, Results
+from nfstudy.report.tables import Entry, Row, Table, format_number
 
 MAX_CURVES = 24
 """More curves, as a sampled study may have, cannot be told apart in a figure; its tables hold all cells."""
 
+
+NOT_HERE = "not in this study"
+"""In the place of a number beside the paper's, where the study has no such cell."""
 
 SHORT_ID = 8
 """Digits of a run's id that tables show."""
@@ -53,13 +57,13 @@ class CurveGroup:
     """Which of its family's curves it is: 0, 1, ..."""
 
 
-def measured(result: CellResult, quantity: Quantity, reference: Published | None = None) -> Entry:
+def measured(result: CellResult, quantity: Metric, reference: Published | None = None) -> Entry:
     """Return the entry of a cell's quantity, beside the paper's number where there is one.
 
     There is a difference only where the cell's setting makes it the same quantity as the paper's; else a note says why.
     """
     found = result.estimate(quantity)
-    reason = why_not_comparable(result.cell.settings, reference.experiment) if reference else ""
+    reason = reference.why_not_comparable(result.cell.settings) if reference else ""
     left_out = f"{found.left_out} without a finite value" if found.left_out else ""
     return Entry(
         quantity=quantity,
@@ -122,7 +126,7 @@ def drawn_groups(results: Results) -> tuple[list[CurveGroup], str]:
     ], f"The figure shows the first {MAX_CURVES} of {len(groups)} curves; the table, all cells."
 
 
-def curves_of(groups: Sequence[CurveGroup], quantity: Quantity, suffix: str = "") -> list[Curve]:
+def curves_of(groups: Sequence[CurveGroup], quantity: Metric, suffix: str = "") -> list[Curve]:
     """Return a curve for each group that has a number, with standard errors as bars."""
     curves = []
     for group in groups:
@@ -133,3 +137,27 @@ def curves_of(groups: Sequence[CurveGroup], quantity: Quantity, suffix: str = ""
             bars = [found.se for _, found in points]
             curves.append(Curve(group.label.curve + suffix, x, y, bars, group.label.family, group.variant))
     return curves
+
+
+def published_entry(paper: Published | None) -> Entry:
+    """Return the entry of the paper's number, or of its absence."""
+    return Entry(text=paper.display, reference=paper, note=paper.source) if paper else Entry(text="–")
+
+
+def difference_entry(ours: Entry) -> Entry:
+    """Return the entry of ours − paper; empty where the two cannot be compared."""
+    text = "" if ours.difference is None else format_number(ours.difference, 2, signed=True)
+    return Entry(text=text, reference=ours.reference, run_ids=ours.run_ids if text else ())
+
+
+def how_run(results: Results) -> str:
+    """Say where the cells depart from what the paper states, so that no difference is read without its reasons."""
+    facts = results.facts
+    lists = [facts.departures(result.cell.settings) for result in results.cells]
+    shared = [text for text in lists[0] if all(text in other for other in lists)] if lists else []
+    departs_by_row = any(set(own) - set(shared) for own in lists)
+    repetitions = results.plan.repetitions
+    if facts.repetitions and repetitions != facts.repetitions:
+        shared.append(f"repetitions {repetitions} (paper: {facts.repetitions})")
+    rest = "a further difference stands in a row's name" if departs_by_row else ""
+    return f"Not as the paper states: {'; '.join(filter(None, (*shared, rest)))}." if shared or rest else ""

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nfstudy.papers.rezende2015.published import STATED_SETTINGS
+from nfstudy.core.declarations import Metric
 from nfstudy.report.exhibits.base import Drawing, Exhibit, cell_row, measured, remark, runs_behind, stamped
 from nfstudy.report.labels import setting_name, setting_text, varied_settings
 from nfstudy.report.plots.forest import Difference, DifferencePanel, draw_differences
 from nfstudy.report.statistics.contrasts import Contrast, contrast_of
-from nfstudy.report.statistics.estimates import CellResult, Estimate, Quantity, Results
+from nfstudy.report.statistics.estimates import CellResult, Estimate, Results
 from nfstudy.report.tables import Entry, Table, format_interval
 from nfstudy.study.settings import flatten
 
@@ -48,7 +48,7 @@ class Comparison:
         """Whether the cell is the default itself."""
         return self.result is self.default
 
-    def contrast(self, quantity: Quantity) -> Contrast | None:
+    def contrast(self, quantity: Metric) -> Contrast | None:
         """Return cell − default; None for the default itself, and where either has no value."""
         if self.default is None or self.is_default:
             return None
@@ -67,7 +67,7 @@ def effects(results: Results) -> Exhibit:
     comparisons = compare_with_default(results.cells, own)
     tables = (_means(comparisons, results), _differences(comparisons, results))
     panels = [
-        DifferencePanel(quantity.title, f"difference in {quantity.name} ({quantity.unit})", dots)
+        DifferencePanel(quantity.long_title, f"difference in {quantity.title} ({quantity.unit})", dots)
         for quantity in results.bounds
         if (dots := [*_dots(comparisons, quantity)])
     ]
@@ -75,7 +75,7 @@ def effects(results: Results) -> Exhibit:
     if panels:
         figure = draw_differences("Differences to the default, test set", panels, results.stamp)
         drawings = (Drawing("effects", figure, stamped(FIGURE_CAPTION.format(unit=results.unit), results)),)
-    return Exhibit("effects", TITLE, " ".join(_default_text(path, own[path]) for path in varied), tables, drawings)
+    return Exhibit("effects", TITLE, _defaults_text(varied, own, results), tables, drawings)
 
 
 def compare_with_default(cells: Sequence[CellResult], own: Mapping[str, Any]) -> list[Comparison]:
@@ -95,12 +95,20 @@ def compare_with_default(cells: Sequence[CellResult], own: Mapping[str, Any]) ->
     return comparisons
 
 
-def _default_text(path: str, value: Any) -> str:
+def _defaults_text(varied: Sequence[str], own: Mapping[str, Any], results: Results) -> str:
+    """Say which value of each setting is the default, and what the paper states, if there is one."""
+    if results.paper is None:
+        return " ".join(f"The default is {setting_name(path)} = {setting_text(own[path])}." for path in varied)
+    stated = results.facts.stated_settings(own)
+    return " ".join(_default_text(path, own[path], stated) for path in varied)
+
+
+def _default_text(path: str, value: Any, stated_settings: Mapping[str, Any]) -> str:
     """Say which value of a setting is the default, and what the paper states."""
     default = f"The default is {setting_name(path)} = {setting_text(value)}"
-    if path not in STATED_SETTINGS:
+    if path not in stated_settings:
         return f"{default}; the paper states no value."
-    stated = STATED_SETTINGS[path]
+    stated = stated_settings[path]
     return f"{default}, as the paper states." if stated == value else f"{default}; the paper states {stated}."
 
 
@@ -110,13 +118,13 @@ def _means(comparisons: Sequence[Comparison], results: Results) -> Table:
         entries = [measured(found.result, quantity) for quantity in results.bounds]
         mark = Entry(text="default" if found.is_default else "")
         rows.append(cell_row(found.result, [*entries, mark, remark(entries), runs_behind(entries[0])]))
-    columns = ("row", *(quantity.name for quantity in results.bounds), "default", "note", "runs")
+    columns = ("row", *(quantity.title for quantity in results.bounds), "default", "note", "runs")
     return Table("effects", stamped(MEANS_CAPTION.format(unit=results.unit), results), columns, tuple(rows))
 
 
 def _differences(comparisons: Sequence[Comparison], results: Results) -> Table:
     rows = tuple(
-        cell_row(found.result, (Entry(text=quantity.name), *_difference_entries(found, quantity)))
+        cell_row(found.result, (Entry(text=quantity.title), *_difference_entries(found, quantity)))
         for found in comparisons
         if not found.is_default
         for quantity in results.bounds
@@ -125,10 +133,10 @@ def _differences(comparisons: Sequence[Comparison], results: Results) -> Table:
     return Table("effects-differences", stamped(DIFFERENCES_CAPTION.format(unit=results.unit), results), columns, rows)
 
 
-def _difference_entries(found: Comparison, quantity: Quantity) -> tuple[Entry, Entry, Entry, Entry]:
+def _difference_entries(found: Comparison, quantity: Metric) -> tuple[Entry, Entry, Entry, Entry]:
     """Return the difference, its interval, whether 0 lies in that, and what the numbers lack."""
     # One decimal more than levels have: pairs share their seeds, so their difference is known better than either.
-    shown = replace(quantity, name=f"{quantity.name}, difference", decimals=quantity.decimals + 1)
+    shown = replace(quantity, label=f"{quantity.title}, difference", decimals=quantity.decimals + 1)
     contrast = found.contrast(quantity)
     if contrast is None:
         why = "no cell at the default" if found.default is None else "nothing to compare"
@@ -146,13 +154,13 @@ def _difference_entries(found: Comparison, quantity: Quantity) -> tuple[Entry, E
     return entry, Entry(text=text), Entry(text=inside), Entry(text=note)
 
 
-def _runs_of(contrast: Contrast, quantity: Quantity, found: Comparison) -> tuple[str, ...]:
+def _runs_of(contrast: Contrast, quantity: Metric, found: Comparison) -> tuple[str, ...]:
     cells = [cell.by_repetition(quantity) for cell in (found.result, found.default) if cell]
     used = [set(contrast.repetitions) or set(cell) for cell in cells]
     return tuple(cell[r][0] for cell, kept in zip(cells, used, strict=True) for r in sorted(kept))
 
 
-def _dots(comparisons: Sequence[Comparison], quantity: Quantity) -> Iterator[Difference]:
+def _dots(comparisons: Sequence[Comparison], quantity: Metric) -> Iterator[Difference]:
     for found in comparisons:
         if contrast := found.contrast(quantity):
             label = found.result.label

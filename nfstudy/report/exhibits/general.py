@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,6 @@ import pandas as pd
 from PIL import Image
 
 from nfstudy.core.errors import ReportError
-from nfstudy.papers.rezende2015.figures_1_3 import energies, figure_1, figure_3
-from nfstudy.papers.rezende2015.table_2_figure_4 import figure_4, table_2
-from nfstudy.papers.rezende2015.table_3 import table_3
 from nfstudy.report.exhibits.base import (
     CurveGroup,
     Drawing,
@@ -25,12 +23,11 @@ from nfstudy.report.exhibits.base import (
     remark,
     stamped,
 )
-from nfstudy.report.exhibits.effects import effects
 from nfstudy.report.plots.curves import Column, Facet, Panel, draw_curves, draw_histories, draw_tiles
-from nfstudy.report.statistics.estimates import FREE_ENERGY, SECONDS, SPEED, CellResult, Quantity, Results
+from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.report.tables import Entry, Table
 from nfstudy.runs.frame import LoggedRuns
-from nfstudy.study.spec import Exhibit as ExhibitName
+from nfstudy.runs.metrics import FREE_ENERGY, METRICS, SECONDS, SPEED
 
 MAX_LINES = 200
 """Runs whose learning curves are drawn; more hide one another."""
@@ -41,7 +38,7 @@ SPLITS = {"train/elbo": "training", "valid/elbo": "validation"}
 
 def summary(results: Results) -> Exhibit:
     """List every cell with its numbers, its cost and its state."""
-    columns = (*results.bounds, SECONDS, SPEED)
+    columns = (*results.bounds, *results.study.metrics, SECONDS, SPEED)
     rows = [
         cell_row(
             result,
@@ -53,21 +50,28 @@ def summary(results: Results) -> Exhibit:
         )
         for result in results.cells
     ]
+    further = "".join(f" {metric.title.capitalize()}: {metric.meaning}." for metric in results.study.metrics)
     caption = (
         "Every cell of the study on the test set: mean ± standard error (number of runs) over its finished "
         f"repetitions. F, KL and −ln p(x) in {results.unit}, lower is better; seconds of training and evaluation; "
-        "parameter updates a second of training."
+        f"parameter updates a second of training.{further}"
     )
-    headers = ("cell", *(quantity.name for quantity in columns), "runs", "state")
+    headers = ("cell", *(quantity.title for quantity in columns), "runs", "state")
     table = Table("summary", stamped(caption, results), headers, tuple(rows))
     return Exhibit("summary", "Summary", "", (table,))
+
+
+def summary_table(results: Results) -> Table:
+    """Return the table of `summary` alone."""
+    (table,) = summary(results).tables
+    return table
 
 
 def flow_length(results: Results) -> Exhibit:
     """Draw F, KL and −ln p(x) over the flow length, one curve a family."""
     groups, text = drawn_groups(results)
     panels = [
-        Panel(quantity.title, f"{quantity.name} ({quantity.unit})", curves)
+        Panel(quantity.long_title, f"{quantity.title} ({quantity.unit})", curves)
         for quantity in results.bounds
         if (curves := curves_of(groups, quantity))
     ]
@@ -78,7 +82,7 @@ def flow_length(results: Results) -> Exhibit:
     table = Table(
         "flow-length",
         stamped(f"The points of the figure, in {results.unit}: mean ± standard error (number of runs).", results),
-        ("row", *(quantity.name for quantity in results.bounds), "note"),
+        ("row", *(quantity.title for quantity in results.bounds), "note"),
         tuple(
             cell_row(result, [*entries, remark(entries)])
             for result in results.cells
@@ -104,11 +108,11 @@ def learning_curves(results: Results) -> Exhibit:
         for group in groups
         if not (own := points[points["run_id"].isin(_run_ids(group, runs))]).empty
     ]
-    ends = [Quantity(f"F, {split}", "", metric, sign=-1, unit=results.unit) for metric, split in SPLITS.items()]
+    ends = [replace(METRICS[name], label=f"F, {split}", sign=-1, unit=results.unit) for name, split in SPLITS.items()]
     table = Table(
         "learning-curves",
         stamped(f"F at the last logged epoch, in {results.unit}: mean ± standard error (number of runs).", results),
-        ("row", *(quantity.name for quantity in ends), "note"),
+        ("row", *(quantity.title for quantity in ends), "note"),
         tuple(
             cell_row(result, [*entries, remark(entries)])
             for result in results.cells
@@ -206,19 +210,3 @@ def _picture(store: LoggedRuns, run_id: str, name: str) -> np.ndarray | None:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
         raise ReportError(f"run {run_id}, {name}: not a readable picture ({error}); allowed: a PNG file") from None
-
-
-EXHIBITS: dict[ExhibitName, Callable[[Results], Exhibit]] = {
-    "summary": summary,
-    "flow-length": flow_length,
-    "effects": effects,
-    "energies": energies,
-    "figure-1": figure_1,
-    "figure-3": figure_3,
-    "table-2": table_2,
-    "table-3": table_3,
-    "figure-4": figure_4,
-    "learning-curves": learning_curves,
-    "samples": samples,
-}
-"""Name in a study file -> the function that makes it."""

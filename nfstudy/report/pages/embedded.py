@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from nfstudy.core.declarations import Metric
 from nfstudy.report.exhibits.general import free_energies, runs_with_curves, spread
 from nfstudy.report.pages.study_page import absent, run_line, runs_by_cell, web_address
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.runs.frame import RUN_COLUMNS, param_text
-from nfstudy.runs.metrics import METRICS, PER_IMAGE, Metric
+from nfstudy.runs.metrics import PER_IMAGE, known_metrics
 
 MAX_RUNS = 1000
 """Of a study, whose learning curves the page holds; of more runs, it holds those that the study's figure shows."""
@@ -51,7 +52,7 @@ def embed_runs(studies: Sequence[Results]) -> dict[str, Any]:
         id -> study, name, facts, link, own settings (`params`), `metrics`, and `curves`: split -> [update, F] points,
         null where the page does not hold them.
     """
-    shown = {name: metric for name, metric in METRICS.items() if metric.split in _SHOWN_SPLITS}
+    shown = {name: metric for name, metric in known_metrics().items() if metric.split in _SHOWN_SPLITS}
     content: dict[str, Any] = {
         "studies": {},
         "metrics": {name: {"meaning": metric.meaning, "unit": _own_unit(metric)} for name, metric in shown.items()},
@@ -92,7 +93,8 @@ def _own_unit(metric: Metric) -> str:
 def _settings(result: CellResult, run: Mapping[str, Any]) -> dict[str, str]:
     """Return dotted path -> logged text; a frame has None both for null and for a setting that the run does not use."""
     used = result.cell.settings.flat()
-    paths = (path for path in run if path not in RUN_COLUMNS and path not in METRICS and path != "attempts")
+    others = {*RUN_COLUMNS, *known_metrics(), "attempts"}
+    paths = (path for path in run if path not in others)
     return {
         path: param_text(run[path])
         for path in paths

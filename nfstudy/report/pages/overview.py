@@ -9,7 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nfstudy.papers.rezende2015.published import CITATION
+from nfstudy.core import registry
+from nfstudy.core.declarations import Paper
 from nfstudy.report.build import MANIFEST, Report, make_report, manifest, write_files
 from nfstudy.report.claims.inequalities import read_claims
 from nfstudy.report.claims.ledger import CAPTION, VERDICTS, ClaimVerdict, evaluate, ledger
@@ -19,7 +20,7 @@ from nfstudy.report.pages.study_page import Page, data_address, environment, run
 from nfstudy.report.statistics.estimates import Results, gather_results
 from nfstudy.report.tables import Row, Table
 from nfstudy.runs.frame import LoggedRuns
-from nfstudy.study.spec import EXHIBIT_NEEDS, StudySpec
+from nfstudy.study.spec import StudySpec
 
 _SHOWN_OF_A_PART = ("verdict", "ours", "interval", "paper", "note")
 """Columns of the ledger; a number opens its runs, so they need none."""
@@ -44,7 +45,19 @@ class FrontPage:
     idle: Mapping[str, StudySpec]
     """Study file -> study, for those that have none."""
     claims: Sequence[JudgedClaim]
-    """The ledger."""
+    """The ledgers of the papers."""
+    papers: Sequence[Paper]
+    """Those that the studies rebuild."""
+
+    @property
+    def title(self) -> str:
+        """What stands over the page."""
+        return _over([paper.long_title for paper in self.papers])
+
+    @property
+    def short_title(self) -> str:
+        """What a browser's tab shows."""
+        return _over([paper.title for paper in self.papers])
 
     @property
     def verdicts(self) -> list[tuple[str, int]]:
@@ -74,6 +87,13 @@ class FrontPage:
         return sorted(counts.items())
 
 
+def _over(titles: Sequence[str]) -> str:
+    """Return the page's title from those of the papers."""
+    if not titles:
+        return "Studies of normalizing flows"
+    return f"{'; '.join(titles)}: the {'paper' if len(titles) == 1 else 'papers'} and our runs"
+
+
 def build_front(
     studies: Mapping[str, StudySpec],
     runs_of: Callable[[str], LoggedRuns],
@@ -95,16 +115,24 @@ def build_front(
     Raises:
         ReportError: a folder holds a manifest that is not a report's.
     """
-    ordered = sorted(studies.items(), key=lambda item: EXHIBIT_NEEDS.keys().isdisjoint(item[1].exhibits))
+    ordered = sorted(studies.items(), key=lambda item: not _shows_paper(item[1]))
     found = {path: gather_fullest(study, runs_of(study.study), is_active(study.study)) for path, study in ordered}
     reports = {path: make_report(results) for path, results in found.items() if len(results.runs)}
     for report in reports.values():
         write_files(folder / report.page.results.study.study, report.files)
     idle = {path: study for path, study in studies.items() if path not in reports}
-    front = FrontPage(reports, idle, judge({results.study.study: results for results in found.values()}))
+    named = {study.paper for study in studies.values()}
+    papers = [paper for name, paper in registry.all_of("papers").items() if name in named]
+    claims = judge({results.study.study: results for results in found.values()}, papers)
+    front = FrontPage(reports, idle, claims, papers)
     files = {"index.html": _render(front).encode()}
     write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)})
     return folder / "index.html"
+
+
+def _shows_paper(study: StudySpec) -> bool:
+    """Say whether a study shows a table or figure of a paper."""
+    return any(registry.find("exhibits", name).paper for name in study.exhibits)
 
 
 def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) -> Results:
@@ -122,10 +150,10 @@ def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) ->
     return max([own, *others], key=lambda results: (_finished(results), len(results.runs)))
 
 
-def judge(found: Mapping[str, Results]) -> list[JudgedClaim]:
-    """Judge every claim of the ledger on the study that gathers its evidence (name -> results)."""
+def judge(found: Mapping[str, Results], papers: Sequence[Paper]) -> list[JudgedClaim]:
+    """Judge every claim of some papers on the study that gathers its evidence (name -> results)."""
     judged = []
-    for claim in read_claims():
+    for claim in (claim for paper in papers for claim in read_claims(paper)):
         results = found.get(claim.study)
         (verdict,) = evaluate([claim], results)
         judged.append(JudgedClaim(verdict, _parts(verdict, results) if results and verdict.with_runs else None))
@@ -160,7 +188,6 @@ def _render(front: FrontPage) -> str:
     made.policies["json.dumps_kwargs"] = _JSON
     return made.get_template("front.html.jinja").render(
         front=front,
-        citation=CITATION,
         caption=CAPTION,
         version=version("nfstudy"),
         pictures={path: _pictures(report) for path, report in front.reports.items()},

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from nfstudy.papers.rezende2015.figures_1_3 import TRUE_KL
-from nfstudy.papers.rezende2015.published import STATED_SETTINGS, TABLE_2, TABLE_3, Published
-from nfstudy.papers.rezende2015.table_2_figure_4 import difference_entry, how_run, published_entry
+from nfstudy.core import registry
+from nfstudy.core.declarations import ExhibitDeclaration, load_function
 from nfstudy.report.claims.inequalities import read_claims
 from nfstudy.report.claims.ledger import VERDICTS, evaluate
-from nfstudy.report.exhibits.base import cell_row, curve_groups, measured, remark, stamped
-from nfstudy.report.exhibits.general import summary
+from nfstudy.report.exhibits.base import (
+    cell_row,
+    difference_entry,
+    how_run,
+    measured,
+    published_entry,
+    remark,
+    stamped,
+)
 from nfstudy.report.pages.study_page import Page
-from nfstudy.report.statistics.estimates import FREE_ENERGY, NLL, SECONDS, Results
-from nfstudy.report.tables import Entry, Row, Table, format_number, markdown_text, to_markdown
-from nfstudy.study.spec import Exhibit as ExhibitName
+from nfstudy.report.paper import Published
+from nfstudy.report.statistics.estimates import Results
+from nfstudy.report.tables import Entry, Table, format_number, markdown_text, to_markdown
+from nfstudy.runs.metrics import FREE_ENERGY, NLL, SECONDS
 
 ENVIRONMENT = "environment.json"
 """The file of a run that says what machine it ran on (`nfstudy.runs.provenance.environment`)."""
@@ -24,7 +31,6 @@ LEVEL_CAPTION = (
     "−ln p(x) on the test set, in {unit}; lower is better. Ours: mean ± standard error (number of runs). Difference: "
     "ours − paper; the paper's level is reached where that is not above 0. F is the free energy, another number."
 )
-KL_CAPTION = "The true KL(q‖p) = F + ln Z, in nats; lower is better. Mean ± standard error (number of runs)."
 
 
 def results_text(found: Sequence[Results], at_once: Mapping[str, int]) -> str:
@@ -34,13 +40,19 @@ def results_text(found: Sequence[Results], at_once: Mapping[str, int]) -> str:
         found: the studies that have runs, each under the budget that its report in `reports/<study>/` shows.
         at_once: name of a study -> how many of its runs were under way at the same time, at most.
     """
-    ranks = {name: rank for rank, name in enumerate(TABLES)}
-    last = len(ranks)
+    order = list(shown_exhibits())
 
     def rank(results: Results) -> tuple[int, str]:
-        return min((ranks.get(name, last) for name in results.study.exhibits), default=last), results.study.study
+        shown = [order.index(name) for name in results.study.exhibits if name in order]
+        return min(shown, default=len(order)), results.study.study
 
     return "\n".join(_part(results, at_once[results.study.study]) for results in sorted(found, key=rank))
+
+
+def shown_exhibits() -> dict[str, ExhibitDeclaration]:
+    """Return the exhibits that README shows a table of, in its order: those that rebuild a paper's first."""
+    shown = {name: found for name, found in registry.all_of("exhibits").items() if found.readme}
+    return dict(sorted(shown.items(), key=lambda item: not item[1].paper))
 
 
 def _part(results: Results, at_once: int) -> str:
@@ -60,7 +72,11 @@ def _part(results: Results, at_once: int) -> str:
             f"### {markdown_text(study.title)}",
             "",
             *stamp,
-            *(to_markdown(table(results)) for name, table in TABLES.items() if name in study.exhibits),
+            *(
+                to_markdown(load_function(exhibit.readme)(results))
+                for name, exhibit in shown_exhibits().items()
+                if exhibit.readme and name in study.exhibits
+            ),
             *(f"- **{name}:** {markdown_text(text)}" for name, text in facts.items() if text),
             f"- **Report:** [reports/{study.study}](reports/{study.study}/index.md)",
             "",
@@ -68,16 +84,7 @@ def _part(results: Results, at_once: int) -> str:
     )
 
 
-def _table_2(results: Results) -> Table:
-    published = {(line.family, line.length): line.published for line in TABLE_2 if line.family}
-    return _levels("table-2", results, published)
-
-
-def _table_3(results: Results) -> Table:
-    return _levels("table-3", results, TABLE_3)
-
-
-def _levels(name: str, results: Results, published: Mapping[tuple[str, int], Published]) -> Table:
+def levels_beside_paper(name: str, results: Results, published: Mapping[tuple[str, int], Published]) -> Table:
     """Set −ln p(x) of every cell beside the paper's, by (flow family, K), and say by how much its level is missed."""
     rows = []
     for result in results.cells:
@@ -106,25 +113,9 @@ def _level(ours: Entry) -> str:
     return f"missed by {missed}" if float(missed.replace("−", "-")) > 0 else "reached"
 
 
-def _true_kl(results: Results) -> Table:
-    """List the true KL of each energy and family, one column a flow length."""
-    lengths = sorted({result.label.length for result in results.cells})
-    rows = []
-    for group in curve_groups(results):
-        cells = {result.label.length: measured(result, TRUE_KL) for result in group.cells}
-        rows.append(Row(group.label.curve, tuple(cells.get(length, Entry(text="–")) for length in lengths)))
-    columns = ("flow", *(f"K = {length}" for length in lengths))
-    return Table("true-kl", stamped(KL_CAPTION, results), columns, tuple(rows))
-
-
-def _summary(results: Results) -> Table:
-    (table,) = summary(results).tables
-    return table
-
-
 def _claims(results: Results) -> str:
     """Count the verdicts on the claims that the study is the evidence for, and name those that are not supported."""
-    own = [claim for claim in read_claims() if claim.study == results.study.study]
+    own = [claim for claim in read_claims(results.paper) if claim.study == results.study.study]
     judged = evaluate(own, results)
     counts = []
     for word in VERDICTS:
@@ -142,7 +133,7 @@ def cost(results: Results, at_once: int) -> str:
         at_once: how many runs were under way at the same time, at most.
     """
     runs = results.runs
-    hours = runs[SECONDS.column].sum() / 3600
+    hours = runs[SECONDS.name].sum() / 3600
     threads, devices = (" or ".join(sorted(runs[column].unique())) for column in ("threads", "device"))
     machines = {_machine(results.store.artifact(run_id, ENVIRONMENT)) for run_id in runs["run_id"]}
     return (
@@ -154,7 +145,10 @@ def cost(results: Results, at_once: int) -> str:
 
 def _paper_cost(results: Results) -> str:
     """Say how long as many updates as the paper's would take at the pace of the runs; of cells that have any."""
-    updates = STATED_SETTINGS["train.updates"]
+    flat = results.study.settings.flat()
+    updates = results.facts.stated_settings(flat).get("train.updates")
+    if updates is None:
+        return ""
     seconds = [
         estimate.mean * updates / result.cell.settings.train.updates
         for result in results.cells
@@ -174,12 +168,3 @@ def _machine(environment: bytes | None) -> str:
         return f"{said['processor']}, {said['cores']} cores"
     except (ValueError, KeyError, TypeError):
         return "a machine that was not recorded"
-
-
-TABLES: dict[ExhibitName, Callable[[Results], Table]] = {
-    "table-2": _table_2,
-    "table-3": _table_3,
-    "energies": _true_kl,
-    "effects": _summary,
-}
-"""Exhibit that a study shows -> the short table that README has of it; in the order in which README shows them."""

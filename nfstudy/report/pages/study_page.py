@@ -14,7 +14,6 @@ from urllib.parse import quote
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from nfstudy.papers.rezende2015.published import CITATION, stated_settings
 from nfstudy.report.exhibits.base import Exhibit
 from nfstudy.report.labels import setting_name, setting_text
 from nfstudy.report.statistics.estimates import CellResult, Results
@@ -71,7 +70,8 @@ class Page:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """(name, text) of the lines under the title."""
-        return [*self.sources, ("Report", f"nfstudy {self.version}"), ("Paper", CITATION)]
+        paper = [("Paper", self.results.paper.citation)] if self.results.paper else []
+        return [*self.sources, ("Report", f"nfstudy {self.version}"), *paper]
 
     @property
     def sources(self) -> list[tuple[str, str]]:
@@ -113,7 +113,7 @@ class Page:
         axes = {**study.grid, **(study.search.space if study.search else {})}
         rows = []
         flat = self.results.plan.settings.flat()
-        stated_by_path = stated_settings(flat)
+        stated_by_path = self.results.facts.stated_settings(flat)
         for path, value in flat.items():
             axis = axes.get(path)
             if path == "data.path":  # Its folder is of one machine.
@@ -234,7 +234,7 @@ def _tooltip(entry: Entry) -> str:
     if entry.quantity and entry.estimate and entry.estimate.mean is not None:
         se = "" if entry.estimate.se is None else f" ± {entry.estimate.se:.6g} (standard error)"
         unit = entry.quantity.unit
-        lines.append(f"{entry.quantity.name} = {entry.estimate.mean:.8g}{se} {unit}, n = {entry.estimate.n}")
+        lines.append(f"{entry.quantity.title} = {entry.estimate.mean:.8g}{se} {unit}, n = {entry.estimate.n}")
         lines.append(f"runs: {' '.join(entry.run_ids)}")
     if entry.reference:
         lines.append(f"{entry.reference.source}: {entry.reference.display} ({entry.reference.confidence})")

@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from nfstudy.core import registry
+
 DPI = 150
 ROOM_FOR_LABEL = 0.4
 """Least height of a row of pictures, in widths."""
@@ -27,9 +29,8 @@ _LINES = ("-", ":", "-.")
 _STAMP_COLOUR = "#b3261e"
 _LEGEND_HEADINGS = ("curve", "split")
 """Entries that seaborn adds to name its variables."""
-_PALETTE = sns.color_palette("colorblind")
-_FAMILIES = ("planar", "nice-perm", "radial", "sylvester", "nice-orth", "iaf", "none")
-_FAMILY_COLOURS = dict(zip(_FAMILIES, (0, 1, 2, 3, 4, 5, 7), strict=True))
+_PALETTE = (*sns.color_palette("colorblind"), *sns.color_palette("husl", 8))
+"""Colours by their places; the first ten can be told apart by the colour-blind."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,20 @@ def draw_curves(
 
 
 def family_colour(family: str) -> Any:
-    """Return the colour that a flow family has in every figure."""
-    return _PALETTE[_FAMILY_COLOURS[family]]
+    """Return the colour that a flow family has in every figure.
+
+    It is the declared one, else the next that no family has declared, by order of registration; of a family that is
+    not declared here, the one after these.
+    """
+    declared = registry.all_of("flows")
+    found = declared.get(family)
+    if found and found.colour is not None:
+        return _PALETTE[found.colour % len(_PALETTE)]
+    taken = {other.colour for other in declared.values()}
+    free = [place for place in range(len(_PALETTE)) if place not in taken] or [0]
+    others = [name for name, other in declared.items() if other.colour is None]
+    place = others.index(family) if family in others else len(others)
+    return _PALETTE[free[place % len(free)]]
 
 
 def _draw_curve(axes: Axes, curve: Curve) -> None:

@@ -10,37 +10,16 @@ import numpy as np
 import pandas as pd
 
 from nfstudy.core import registry
-from nfstudy.core.declarations import Values
+from nfstudy.core.declarations import Metric, Paper, Values
 from nfstudy.report.labels import Label, label_cells
+from nfstudy.report.paper import PaperFacts, facts_of, paper_of
 from nfstudy.runs.frame import RERUN_VERDICTS, CellState, LoggedRuns, cell_states, latest_per_identity
+from nfstudy.runs.metrics import FREE_ENERGY, KL, NLL
 from nfstudy.study.cells import Cell, Impossible
 from nfstudy.study.plan import StudyPlan
 from nfstudy.study.spec import StudySpec
 
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number that a report shows, and the logged metric it is read from."""
-
-    name: str
-    """As in tables."""
-    title: str
-    """As on the axis of a figure, without its unit."""
-    column: str
-    """Name in `nfstudy.runs.metrics.METRICS`."""
-    sign: int = 1
-    """−1 where the report shows the metric's negative: F = −ELBO, as the paper does."""
-    unit: str = "nats per image"
-    """`Results.bounds` has that of the study."""
-    decimals: int = 2
-
-
-FREE_ENERGY = Quantity("F", "Free energy F = −ELBO", "test/elbo", sign=-1)
-KL = Quantity("KL", "KL(q‖p(z|x)) = F + ln p(x)", "test/kl")
-KL_ON_PLANE = Quantity("KL", "KL(q‖p) = F + ln Z", "test/kl")
-NLL = Quantity("−ln p(x)", "−ln p(x)", "test/nll")
-SECONDS = Quantity("seconds", "Training and evaluation", "time/wall_seconds", unit="seconds", decimals=1)
-SPEED = Quantity("updates/s", "Training speed", "time/updates_per_second", unit="1/second", decimals=1)
+KL_ON_PLANE = replace(KL, heading="KL(q‖p) = F + ln Z")
 
 BOUNDS = (FREE_ENERGY, KL, NLL)
 """The three panels of the paper's Figure 4, in its order."""
@@ -120,21 +99,21 @@ class CellResult:
             return "running" if state.running else "not run"
         return ", ".join(f"{count} of {state.wanted} {what}" for count, what in parts if count)
 
-    def estimate(self, quantity: Quantity) -> Estimate:
-        """Average a quantity over the finished repetitions."""
-        return estimate({run_id: value for _, run_id, value in self._values(quantity)})
+    def estimate(self, metric: Metric) -> Estimate:
+        """Average a metric over the finished repetitions."""
+        return estimate({run_id: value for _, run_id, value in self._values(metric)})
 
-    def by_repetition(self, quantity: Quantity) -> dict[int, tuple[str, float]]:
+    def by_repetition(self, metric: Metric) -> dict[int, tuple[str, float]]:
         """Return repetition -> (run id, value) of the finished repetitions with a finite value."""
         return {
-            repetition: (run_id, value) for repetition, run_id, value in self._values(quantity) if math.isfinite(value)
+            repetition: (run_id, value) for repetition, run_id, value in self._values(metric) if math.isfinite(value)
         }
 
-    def _values(self, quantity: Quantity) -> Iterator[tuple[int, str, float]]:
+    def _values(self, metric: Metric) -> Iterator[tuple[int, str, float]]:
         """Return (repetition, run id, value) of the finished repetitions; NaN where the metric was not logged."""
         finished = self.repetitions[self.repetitions["outcome"] == "finished"]
-        numbers = finished.get(quantity.column, pd.Series(math.nan, finished.index))
-        values = quantity.sign * numbers.astype(float)
+        numbers = finished.get(metric.name, pd.Series(math.nan, finished.index))
+        values = metric.sign * numbers.astype(float)
         # As lists: thousands of runs are then walked through many times as fast as in their columns.
         return zip(finished["index"].tolist(), finished["run_id"].tolist(), values.tolist(), strict=True)
 
@@ -167,16 +146,26 @@ class Results:
         return self.plan.impossible
 
     @property
+    def paper(self) -> Paper | None:
+        """The paper that the study rebuilds; None for one's own study."""
+        return paper_of(self.study.paper)
+
+    @property
+    def facts(self) -> PaperFacts:
+        """What that paper says."""
+        return facts_of(self.paper)
+
+    @property
     def unit(self) -> str:
         """What F, KL and −ln p(x) are in."""
         settings = self.study.settings
         return unit_of(settings.data.values if settings.data else None, settings.model.likelihood)
 
     @property
-    def bounds(self) -> tuple[Quantity, ...]:
+    def bounds(self) -> tuple[Metric, ...]:
         """F, KL and −ln p(x) in the study's unit; a density on the plane has no −ln p(x)."""
         found = BOUNDS if self.study.settings.data else (FREE_ENERGY, KL_ON_PLANE)
-        return tuple(replace(quantity, unit=self.unit) for quantity in found)
+        return tuple(replace(metric, unit=self.unit) for metric in found)
 
     @property
     def unfinished(self) -> tuple[CellResult, ...]:

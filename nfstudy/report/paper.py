@@ -1,0 +1,82 @@
+"""What reports ask of the paper that a study rebuilds: its numbers, what it states of settings, its claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nfstudy.core import registry
+from nfstudy.core.declarations import Paper, load
+from nfstudy.report.labels import setting_name, setting_text
+from nfstudy.study.settings import Settings
+from nfstudy.study.spec import NO_PAPER
+
+
+def _always(_: Settings) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published number, in the unit of the metric beside it."""
+
+    value: float
+    source: str
+    """Table and row, or figure and panel."""
+    confidence: str
+    """How sure the reading is."""
+    half_bar: float | None = None
+    """Half the length of the drawn error bar; a paper may not say whether it is a standard error."""
+    printed: str = ""
+    """As a table of the paper prints it, such as `≤ 85.7`; empty for a point of a figure."""
+    why_not_comparable: Callable[[Settings], str] = _always
+    """Says why the numbers of a cell are of another quantity than this; empty where their levels can be compared."""
+
+    @property
+    def display(self) -> str:
+        """The number as printed, or to two decimals with its half error bar, such as `85.76 ± 0.22`."""
+        if self.printed or self.half_bar is None:
+            return self.printed or f"{self.value:.2f}".replace("-", "−")
+        return f"{self.value:.2f} ± {self.half_bar:.2f}".replace("-", "−")
+
+
+class PaperFacts:
+    """What a paper says; a paper's own class overrides what it knows, and of none nothing is known."""
+
+    repetitions: int | None = None
+    """How many runs of each cell it reports."""
+
+    def find(self, where: Mapping[str, Any], quantity: str, family: str, length: int) -> Published | None:
+        """Return the paper's number for a metric of one cell, None where it gives none.
+
+        Arguments:
+            where: dotted path -> value of settings that say which experiment it is, such as `data.name`.
+            quantity: the metric's name in tables, such as `F`.
+            family: the flow's family, `none` for length 0.
+            length: K.
+        """
+        return None
+
+    def stated_settings(self, flat: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return dotted path -> value that the paper states of the experiment most like settings, by dotted path."""
+        return {}
+
+    def departures(self, settings: Settings) -> list[str]:
+        """List the settings in use that are not as the paper states, such as `updates 20,000 (paper: 500,000)`."""
+        flat = settings.flat()
+        return [
+            f"{setting_name(path)} {setting_text(flat[path])} (paper: {setting_text(stated)})"
+            for path, stated in self.stated_settings(flat).items()
+            if path in flat and flat[path] != stated
+        ]
+
+
+def paper_of(name: str) -> Paper | None:
+    """Return the declaration of a study's paper; None for `none`."""
+    return None if name == NO_PAPER else registry.find("papers", name)
+
+
+def facts_of(paper: Paper | None) -> PaperFacts:
+    """Return what a paper says; of no paper, nothing is known."""
+    return load(paper.facts) if paper and paper.facts else PaperFacts()
