@@ -99,7 +99,7 @@ def resolve(data: Any, folder: Path) -> dict[str, Any]:
     """
     if data.path is None:
         raise DataError("is missing; expected: the path of a file, relative to the study file")
-    path, root = Path(os.path.abspath(folder / Path(data.path).expanduser())), Project.find().root
+    path, root = Path(os.path.abspath(folder / os.path.expanduser(data.path))), Project.find().root
     recorded = {"path": str(path.relative_to(root) if path.is_relative_to(root) else path)}
     if data.kind and data.sha256 and not os.path.lexists(path):
         return recorded
