@@ -66,6 +66,12 @@ BENCHMARKS = {
         one_core=False,
         by_name=True,
     ),
+    "grid": Benchmark(
+        "a dry run and the status of a grid of 3,000 cells; only if named",
+        _module("grid"),
+        one_core=False,
+        by_name=True,
+    ),
     "coordinator": Benchmark(
         "empty trials a second, of 2 to 32 workers of each engine, into SQLite and $MLFLOW_TRACKING_URI; only if named",
         _module("coordinator"),

@@ -17,8 +17,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import TrialResult
-from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
+from nfstudy.runs.tags import Tag
+from nfstudy.runs.tracking.store import Attempt, open_store
 from nfstudy.study.cells import Trial
 from nfstudy.study.reader import parse_study
 from nfstudy.study.spec import StudySpec
@@ -105,7 +107,7 @@ def _copy_runs(connection: sqlite3.Connection, originals: list[str], trials: lis
         )
     connection.execute(
         "UPDATE tags SET value = (SELECT repetition FROM copies WHERE run = run_uuid) "
-        "WHERE key IN ('nfstudy.index', 'nfstudy.repetition')"
+        f"WHERE key IN ('{Tag.INDEX}', '{Tag.REPETITION}')"
     )
     columns = "name, source_type, source_name, entry_point_name, user_id, status, source_version, lifecycle_stage, "
     connection.execute(

@@ -12,10 +12,11 @@ from typing import Any
 from benchmarks.empty_trials import EPOCHS, EmptyActor, answer_at_once
 from benchmarks.result import Result, Row, Verdict
 from nfstudy.core.project import Project
-from nfstudy.runner.coordinator import Care
 from nfstudy.runner.engine import Engine
-from nfstudy.runner.launch import prepare_data, run_study
+from nfstudy.runner.launch import run_study
 from nfstudy.runner.local_engine import Pool, Process
+from nfstudy.runner.options import Launch
+from nfstudy.runner.prepare import prepare_data
 from nfstudy.runner.signals import StopSignal
 from nfstudy.runs.tracking.store import open_store
 from nfstudy.study.reader import parse_study
@@ -77,10 +78,11 @@ def carry(engine: str, kind: Any, store: str, uri: str, workers: int, trials: in
         project = Project(Path(folder))
         uri = uri or project.tracking_uri(f"sqlite:///{folder}/mlruns/mlflow.db")
         open_store(uri, create=True)
-        data = prepare_data(study.under("default"), project)
+        launch = Launch(study.under(), project, uri)
+        data = prepare_data(launch.plan, project)
         with StopSignal() as stop, kind(workers) as held:
             _wait_for_all(held)
-            done = run_study(study.under("default"), project, uri, data, {}, held, stop, Care())
+            done = run_study(launch, data, {}, held, stop)
     return {
         "store": store,
         "engine": engine,

@@ -56,7 +56,7 @@ def _measure_command(what: str, folder: Path, runs: int) -> dict[str, Any]:
     for _ in range(REPEATS):
         # From a new and small process, since a process counts as at least as large as the one that started it.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as starter:
-            measured.append(starter.submit(_run, arguments, folder).result())
+            measured.append(starter.submit(run_command, arguments, folder).result())
     seconds, peak = (min(found) for found in zip(*measured, strict=True))
     print(f"store: {what}: {seconds:.1f} s, {peak:,.0f} MB", file=sys.stderr, flush=True)
     return {
@@ -68,7 +68,7 @@ def _measure_command(what: str, folder: Path, runs: int) -> dict[str, Any]:
     }
 
 
-def _run(arguments: tuple[str, ...], folder: Path) -> tuple[float, float]:
+def run_command(arguments: tuple[str, ...], folder: Path) -> tuple[float, float]:
     """Return seconds of wall clock and peak resident megabytes of one command."""
     environment = {name: value for name, value in plain_environment().items() if name != "MLFLOW_TRACKING_URI"}
     began = time.perf_counter()

@@ -57,5 +57,5 @@ def _implementations(declaration: Declaration) -> list[Implementation]:
     """Return what can be loaded without making anything of it."""
     if isinstance(declaration, ExhibitDeclaration):
         return [place for place in (declaration.make, declaration.readme) if isinstance(place, str)]
-    implementation = getattr(declaration, "implementation", None)
-    return [] if implementation is None else [implementation]
+    found = (getattr(declaration, name, None) for name in ("implementation", "loader"))
+    return [implementation for implementation in found if implementation is not None]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
 import os
 import subprocess
 import sys
 
 from nfstudy.core.errors import UserError
+from nfstudy.core.project import Project
 from nfstudy.runs.tracking.store import open_store
+
+
+def ui(options: argparse.Namespace) -> int:
+    """Start the MLflow UI on the project's store."""
+    return serve(Project.find().tracking_uri(options.tracking_uri), options.host, options.port)
 
 
 def serve(uri: str, host: str, port: int) -> int:

@@ -86,7 +86,8 @@ class FlowFamily(Declaration):
 
 Values = Literal["bits", "levels", "patches", "real"]
 """What the numbers of an example are: bits; grey levels, of which bits are drawn anew at every use; numbers within
-(0, 1), of levels that are dequantised or as they are; any real numbers."""
+(0, 1), of levels that are dequantised or as they are; any real numbers. A plug-in may name others of its own, with a
+likelihood that is declared for them."""
 
 
 @dataclass(frozen=True, kw_only=True)

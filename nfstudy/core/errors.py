@@ -25,7 +25,7 @@ class StoreError(UserError):
     """A tracking store that cannot be opened or used."""
 
 
-class StoreAwayError(StoreError):
+class StoreUnavailableError(StoreError):
     """A store that cannot be used just now, and may be again: locked, full, or out of reach."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import StoreError
 
 
@@ -103,12 +104,8 @@ class Project:
 
         Where that cannot be written, as on a full disk, those from before stand: no result depends on them.
         """
-        path = self._costs_path(study)
-        draft = path.with_suffix(".draft")
         with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps({**self.read_costs(study), **costs}, indent=1))
-            draft.replace(path)
+            write_whole(self._costs_path(study), json.dumps({**self.read_costs(study), **costs}, indent=1).encode())
 
     def _costs_path(self, study: str) -> Path:
         return self.store / "costs" / f"{study}.json"

@@ -124,12 +124,24 @@ def origin_of(kind: Kind, name: str) -> Origin:
     return _all(kind)[name][1]
 
 
-def likelihood_of(values: Values) -> Likelihood:
-    """Return the likelihood of a kind of numbers, the first that is declared; raises SpecError where there is none."""
-    found = next((each for each in all_of("likelihoods").values() if values in each.values), None)
-    if found is None:
-        raise SpecError(f"likelihoods: got {values}; allowed: numbers that a likelihood is declared for")
+def likelihoods_of(values: Values) -> dict[str, Likelihood]:
+    """Return name -> likelihood of those that are of a kind of numbers, the suite's own first.
+
+    Raises:
+        SpecError: there is none.
+    """
+    found = {name: each for name, each in all_of("likelihoods").items() if values in each.values}
+    if not found:
+        raise SpecError(f"likelihoods: got data of {values}; allowed: numbers that a likelihood is declared for")
     return found
+
+
+def likelihood_of(values: Values, name: str | None = None) -> Likelihood:
+    """Return the likelihood of a kind of numbers that a study names, or else the first; raises SpecError."""
+    found = likelihoods_of(values)
+    if name is not None and name not in found:
+        raise SpecError(f"model.likelihood: got '{name}'; allowed: {', '.join(found)} for data of {values}")
+    return found[name] if name else next(iter(found.values()))
 
 
 def records_of(kind: Kind) -> list[type[Record]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nfstudy.core import registry
+from nfstudy.core.atomic import swap_in
 from nfstudy.core.declarations import load_function
 from nfstudy.core.errors import ReportError
 from nfstudy.report.claims.inequalities import read_claims
@@ -188,17 +187,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     stale = _earlier_files(folder) - set(files)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
-            for name, content in files.items():
-                path = Path(made, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            for name in stale:
-                (folder / name).unlink(missing_ok=True)
-            for name in files:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(Path(made, name), folder / name)
+        swap_in(folder, files, stale)
     except OSError as error:
         raise ReportError(
             f"{folder}: cannot be written: {error.strerror or error}; no run is lost: build the report again"

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import accumulate
 from pathlib import Path
 
-from nfstudy.core.atomic import draft_of
+from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import ReportError
 from nfstudy.core.project import Project
 from nfstudy.report.build import MANIFEST
@@ -22,7 +22,8 @@ from nfstudy.report.statistics.estimates import Results
 from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import Archive, read_archive
 from nfstudy.runs.archive.runs import ArchivedRuns
-from nfstudy.runs.frame import RESULTS
+from nfstudy.runs.result import RESULTS
+from nfstudy.runs.tags import Tag
 from nfstudy.study.reader import read_studies
 
 ARCHIVES = "reference/*.tar.xz"
@@ -52,7 +53,7 @@ def read_reference(project: Project) -> dict[str, Archive]:
         study = archive.manifest.study
         if study in found:
             raise ArchiveError(f"{path}: is of study {study}, as {found[study].path.name} is; allowed: one a study")
-        budgets = sorted({run.record.tags.get("nfstudy.budget", "") for run in archive.runs})
+        budgets = sorted({run.record.tags.get(Tag.BUDGET, "") for run in archive.runs})
         if len(budgets) != 1:
             raise ArchiveError(
                 f"{path}: has runs of {len(budgets)} budgets ({', '.join(budgets)}); "
@@ -75,8 +76,7 @@ def write_reference(project: Project, archives: Mapping[str, Archive]) -> tuple[
     head, tail = _around_results(_read(readme))
     results = _make(project, archives, project.reports)
     try:
-        with draft_of(readme) as draft:
-            draft.write_text(head + results + tail, encoding="utf-8")
+        write_whole(readme, (head + results + tail).encode())
     except OSError as error:
         raise ReportError(f"{readme}: cannot be written: {error.strerror or error}") from None
     return project.reports / "index.html", readme

@@ -16,7 +16,7 @@ from nfstudy.runner.worker import Died, Measure, Message, Order, Ready, Run
 from nfstudy.study.cells import Trial
 from nfstudy.study.settings import Settings
 
-STILLBORN = 3
+MAX_FAILED_STARTS = 3
 """How often each worker may die before any is ready: machines take processes away while they start, too."""
 
 
@@ -49,7 +49,7 @@ class Worker(ABC):
         """Give an order, which is lost if the worker has died: `Engine.events` will tell of that."""
 
     @abstractmethod
-    def answer(self, keep_going: bool) -> None:
+    def answer(self, should_continue: bool) -> None:
         """Answer a trial that asked whether to go on."""
 
     @abstractmethod
@@ -73,7 +73,7 @@ class Engine(ABC):
                 than two of one.
         """
         self.threads = threads
-        self._stillborn = 0
+        self._failed_starts = 0
         """How many workers have died before they were ready, since one was."""
         self._stopping = False
         self.workers = [self._start(number) for number in range(1, size + 1)]
@@ -95,10 +95,10 @@ class Engine(ABC):
         for worker in self._wait(timeout):
             message = worker.receive()
             if isinstance(message, Died):
-                self._bury(worker, message)
+                self._replace_worker(worker, message)
             elif isinstance(message, Ready):
                 worker.device, worker.environment = message.device, message.environment
-                self._stillborn = 0
+                self._failed_starts = 0
             yield worker, message
 
     def stop(self) -> None:
@@ -119,11 +119,11 @@ class Engine(ABC):
     def _wait(self, timeout: float | None) -> list[Any]:
         """Return the workers that have a message, after waiting so many seconds at most for the first."""
 
-    def _bury(self, worker: Worker, died: Died) -> None:
+    def _replace_worker(self, worker: Worker, died: Died) -> None:
         if self._stopping:
             self.workers.remove(worker)
             return
-        self._stillborn += worker.device is None
-        if self._stillborn > STILLBORN * len(self.workers):
+        self._failed_starts += worker.device is None
+        if self._failed_starts > MAX_FAILED_STARTS * len(self.workers):
             raise WorkerError(f"workers do not start ({died.reason}); allowed: a working torch, free memory")
         self.workers[self.workers.index(worker)] = self._start(worker.number)

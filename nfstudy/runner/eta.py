@@ -28,7 +28,7 @@ def _epoch_updates(settings: Settings) -> int:
     return (settings.data.train_images or settings.data.examples()[0]) // settings.train.batch
 
 
-def shape(settings: Settings) -> str:
+def cost_signature(settings: Settings) -> str:
     """Return what decides the cost of a run: settings that differ only in numbers the cost does not depend on agree."""
     parts = (
         settings.data,
@@ -86,7 +86,7 @@ class Forecast:
         return max(sum(work) / self._workers, max(work, default=0.0)) * pace
 
 
-def in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration for people, such as `2 h 05 min`; `unknown` for nan."""
     if math.isnan(seconds):
         return "unknown"

@@ -19,8 +19,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from nfstudy.core.plugins import Plugin, install_all, installed
+from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.runner.engine import Engine, Worker
-from nfstudy.runner.signals import Stopped, StopRequest
 from nfstudy.runner.worker import Died, Message, Order, serve, work_variables
 
 PR_SET_PDEATHSIG = 1
@@ -38,9 +38,9 @@ class Process(Worker):
         with suppress(OSError):
             self.connection.send(order)
 
-    def answer(self, keep_going: bool) -> None:
+    def answer(self, should_continue: bool) -> None:
         """Answer a trial that asked whether to go on."""
-        self.send(keep_going)
+        self.send(should_continue)
 
     def receive(self) -> Message:
         """Return the message that is there, `Died` if it is the last."""
@@ -51,7 +51,7 @@ class Process(Worker):
             self.connection.close()
         code = self.process.exitcode
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        return Died(f"its worker process ended with {how}", saved=code == 0)
+        return Died(f"its worker process ended with {how}", clean_exit=code == 0)
 
     def stop(self) -> None:
         """Ask it to save what it is at and leave."""

@@ -9,7 +9,7 @@ from typing import Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from nfstudy.runner.eta import in_words
+from nfstudy.runner.eta import format_duration
 from nfstudy.runs.result import EpochRecord
 from nfstudy.study.cells import Trial
 
@@ -132,4 +132,4 @@ class Lines:
 
 
 def _overall(done: int, total: int, left: float) -> str:
-    return f"{done} of {total} runs" + (f", about {in_words(left)} left" if done < total else "")
+    return f"{done} of {total} runs" + (f", about {format_duration(left)} left" if done < total else "")

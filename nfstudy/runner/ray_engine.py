@@ -25,8 +25,8 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from nfstudy.core.errors import UserError
 from nfstudy.core.plugins import Plugin, install_all, installed
 from nfstudy.data import Dataset
+from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.runner.engine import Engine, Worker
-from nfstudy.runner.signals import Stopped, StopRequest
 from nfstudy.runner.worker import Died, Message, Order, serve, work_variables
 from nfstudy.runs.provenance import environment, usable_cores
 from nfstudy.study.sections import DataSpec
@@ -53,16 +53,16 @@ class RayWorker(Worker):
         """Give an order."""
         self.actor.tell.remote(order)
 
-    def answer(self, keep_going: bool) -> None:
+    def answer(self, should_continue: bool) -> None:
         """Answer a trial that asked whether to go on."""
-        self.actor.hear.remote(keep_going)
+        self.actor.hear.remote(should_continue)
 
     def receive(self) -> Message:
         """Return the message that is there, `Died` if it is the last."""
         try:
             return ray.get(next(self.stream))
         except StopIteration:
-            died = Died("its worker left as it was asked to", saved=True)
+            died = Died("its worker left as it was asked to", clean_exit=True)
         except RayError as error:
             died = Died(_reason(error))
         # It may be cut off and not dead: then it must not go on beside the one that takes its place.
@@ -164,9 +164,9 @@ class _Actor:
         """Give the worker an order."""
         self._mailbox.orders.put(order)
 
-    def hear(self, keep_going: bool) -> None:
+    def hear(self, should_continue: bool) -> None:
         """Answer a trial that asked whether to go on."""
-        self._mailbox.answers.put(keep_going)
+        self._mailbox.answers.put(should_continue)
 
     def leave(self) -> None:
         """Ask the worker to save what it is at and leave: it looks after each update, and between two orders."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,19 +14,21 @@ from nfstudy.core.errors import UserError
 from nfstudy.core.plugins import require_recorded
 from nfstudy.core.project import Project
 from nfstudy.data import load_dataset
-from nfstudy.runner.coordinator import Care, Places, Session
-from nfstudy.runner.launch import data_record
+from nfstudy.runner.coordinator import Assignment, Coordinator, Places
 from nfstudy.runner.local_engine import Pool
+from nfstudy.runner.prepare import data_record
 from nfstudy.runner.progress import make_progress
-from nfstudy.runner.scheduler import Plan, Request, Scheduler
+from nfstudy.runner.scheduler import Plan, Scheduler, Task
 from nfstudy.runner.signals import StopSignal
 from nfstudy.runner.worker import resolve_device
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
-from nfstudy.runs.frame import RESULTS, RerunVerdict, latest_per_identity
+from nfstudy.runs.frame import RerunVerdict, latest_per_identity
 from nfstudy.runs.metrics import known_metrics
-from nfstudy.runs.provenance import code_state, environment
+from nfstudy.runs.provenance import DataRecord, code_state, environment
+from nfstudy.runs.result import RESULTS
+from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.mlflow_export import read_copy
-from nfstudy.runs.tracking.store import DataRecord, Store
+from nfstudy.runs.tracking.store import Store
 from nfstudy.runs.whole_run import RunCopy
 from nfstudy.study.cells import Cell, Trial
 
@@ -94,8 +95,8 @@ def prepare_rerun(
     """
     old = read_copy(store, run_id)
     tags = old.record.tags
-    if tags["nfstudy.stage"] != "repetition" or old.record.outcome not in RESULTS:
-        got = f"{tags['nfstudy.stage']}, {old.record.outcome}"
+    if tags[Tag.STAGE] != "repetition" or old.record.outcome not in RESULTS:
+        got = f"{tags[Tag.STAGE]}, {old.record.outcome}"
         raise UserError(f"run {run_id}: got a run that is {got}; allowed: repetition, {', '.join(RESULTS)}")
     try:
         require_recorded(_plugins(tags), project.root, plugins)
@@ -109,9 +110,9 @@ def prepare_rerun(
     threads = threads or (int(then.threads) if then.threads.isdecimal() else 1) or 1
     fingerprint = dataset.fingerprint if dataset else ""
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
-    cell = Cell(settings.canonical(), tags.get("nfstudy.budget", ""), point=json.loads(tags["nfstudy.point"]))
-    index, metrics = int(tags["nfstudy.index"]), _further_metrics(old)
-    trial = Trial(tags["nfstudy.study"], cell, settings, "rerun", index, old.record.id, metrics)
+    cell = Cell(settings.canonical(), tags.get(Tag.BUDGET, ""), point=json.loads(tags[Tag.POINT]))
+    index, metrics = int(tags[Tag.INDEX]), _further_metrics(old)
+    trial = Trial(tags[Tag.STUDY], cell, settings, "rerun", index, old.record.id, metrics)
     return Rerun(old, trial, data_record(dataset) if dataset else None, device, threads, then, now)
 
 
@@ -133,7 +134,7 @@ def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
     epochs = max((len(history) for history in rerun.old.histories.values()), default=0)
     # A pruned run was stopped after an epoch, by what other trials had come to.
     should_continue = (lambda epoch, _: epoch < epochs) if rerun.old.record.outcome == "pruned" else None
-    scheduler = Scheduler(_plan(Request(trial, should_continue)), {})
+    scheduler = Scheduler(_plan(Task(trial, should_continue)), {})
     data = {spec.source(): rerun.data} if spec and rerun.data else {}
     expected = {trial.cell.key: took[-1][1]} if (took := rerun.old.numbers("time/wall_seconds")) else {}
     before = set(store.runs(trial.study).frame(())["run_id"])
@@ -142,13 +143,12 @@ def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
         StopSignal() as stop,
         Pool(1, rerun.threads, rerun.device, project.data_folders) as pool,
     ):
-        session = Session(trial.study, places, data, scheduler, pool, progress, expected, Care(), Counter(), 0, 1)
-        session.work(stop)
+        Coordinator(Assignment(trial.study, places, data, expected), scheduler, pool, progress).work(stop)
     frame = store.runs(trial.study).frame(())
     attempts = frame[(frame["rerun_of"] == trial.rerun_of) & ~frame["run_id"].isin(before)]
     new = read_copy(store, latest_per_identity(attempts)["run_id"].item())
     verdict, lines = compare(rerun.old, new)
-    store.tag_run(new.record.id, {"rerun": verdict})
+    store.tag_run(new.record.id, {Tag.RERUN: verdict})
     return Comparison(new.record.id, verdict, lines)
 
 
@@ -183,7 +183,7 @@ def _is_close(before: float, after: float) -> bool:
 
 
 def _recorded(store: Store, old: RunCopy) -> Conditions:
-    runs = store.runs(old.record.tags["nfstudy.study"])
+    runs = store.runs(old.record.tags[Tag.STUDY])
     files = (runs.artifact(old.record.id, name) for name in ("environment.json", "git.diff"))
     return recorded_conditions(old.record.tags, *files)
 
@@ -195,15 +195,15 @@ def _further_metrics(old: RunCopy) -> tuple[str, ...]:
 
 def _plugins(tags: Mapping[str, str]) -> list[dict[str, str]]:
     """Return what a run recorded of its plug-ins; raises UserError where that cannot be read."""
-    text = tags.get("nfstudy.plugins", "[]")
+    text = tags.get(Tag.PLUGINS, "[]")
     try:
         found = json.loads(text)
     except ValueError:
         found = None
     if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
-        raise UserError(f"tag nfstudy.plugins: got {text[:200]}; allowed: a JSON list of objects")
+        raise UserError(f"tag {Tag.PLUGINS}: got {text[:200]}; allowed: a JSON list of objects")
     return found
 
 
-def _plan(request: Request) -> Plan:
-    yield [request]
+def _plan(task: Task) -> Plan:
+    yield [task]

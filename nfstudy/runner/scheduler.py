@@ -1,6 +1,6 @@
 """The order of work: plans are generators that ask for trials and are sent the outcomes; this drives many at once.
 
-A plan yields a list of requests, each a trial to run or another plan, and is resumed with the list of their outcomes
+A plan yields a list of tasks, each a trial to run or another plan, and is resumed with the list of their outcomes
 when all are there. So a plan reads from top to bottom, though its trials run on many workers, beside other plans'.
 """
 
@@ -12,30 +12,30 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nfstudy.runs.result import Outcome
+from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.study.cells import Identity, Trial
 
 
-@dataclass(frozen=True)
-class Told:
-    """How a trial ended, as far as a plan needs to know."""
-
-    outcome: Outcome
-    value: float
-    """The validation free energy F at the end, in nats per image; inf where there is none."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A trial that a plan wants run."""
+@dataclass(eq=False)
+class Task:
+    """A trial that a plan wants run, and what is known of it while a worker is at it."""
 
     trial: Trial
     should_continue: Callable[[int, float], bool] | None = None
     """Asked after each epoch with (epoch, validation F); False prunes the trial. None: it is never pruned."""
+    run_id: str = ""
+    """Of the attempt that is under way; empty where none is."""
+    record: EpochRecord | None = None
+    """The last epoch of that attempt."""
+
+    @property
+    def fraction(self) -> float:
+        """How much of its training is done."""
+        return self.record.update / self.record.updates if self.record else 0.0
 
 
 Plan = Generator[list[Any], list[Any], Any]
-"""Yields lists of `Request` and `Plan`; is sent lists of `Told` and of what the plans returned."""
+"""Yields lists of `Task` and `Plan`; is sent lists of `TrialResult` and of what the plans returned."""
 
 
 @dataclass
@@ -50,11 +50,11 @@ class _Job:
 class Scheduler:
     """Runs a plan: hands out each trial once, first repetitions of all cells first, and passes the outcomes back."""
 
-    def __init__(self, plan: Plan, known: Mapping[Identity, Told]) -> None:
+    def __init__(self, plan: Plan, known: Mapping[Identity, TrialResult]) -> None:
         """Start a plan; `known` holds the outcomes of trials that have been run before."""
         self._known = dict(known)
         self._waiters: dict[Identity, list[tuple[_Job, int]]] = {}
-        self._ready: list[tuple[tuple[int, int, int], Request]] = []
+        self._ready: list[tuple[tuple[int, int, int], Task]] = []
         self._order = itertools.count()
         self._advance(_Job(plan), None)
 
@@ -64,26 +64,27 @@ class Scheduler:
         return not self._waiters
 
     @property
-    def waiting(self) -> list[Request]:
-        """The requests that could start now, in the order in which they will."""
-        return [request for _, request in sorted(self._ready, key=lambda entry: entry[0])]
+    def waiting(self) -> list[Task]:
+        """The tasks that could start now, in the order in which they will."""
+        return [task for _, task in sorted(self._ready, key=lambda entry: entry[0])]
 
-    def next(self) -> Request | None:
-        """Hand out the next request, or None when all that are left wait for running ones."""
+    def next(self) -> Task | None:
+        """Hand out the next task, or None when all that are left wait for running ones."""
         return heapq.heappop(self._ready)[1] if self._ready else None
 
-    def tell(self, request: Request, told: Told) -> None:
-        """Pass on how a request that was handed out ended."""
-        identity = request.trial.identity
-        self._known[identity] = told
+    def tell(self, task: Task, result: TrialResult) -> None:
+        """Pass on how a task that was handed out ended, in what `TrialResult.told` returns."""
+        identity = task.trial.identity
+        self._known[identity] = result
         for job, slot in self._waiters.pop(identity):
-            self._answer(job, slot, told)
+            self._answer(job, slot, result)
 
-    def put_back(self, request: Request) -> None:
-        """Take back a request that was handed out and got no outcome, to hand it out again."""
-        trial = request.trial
+    def put_back(self, task: Task) -> None:
+        """Take back a task that was handed out and got no result, to hand it out again."""
+        trial = task.trial
+        task.run_id, task.record = "", None
         priority = (0, 0) if trial.stage == "search" else (1, trial.index)
-        heapq.heappush(self._ready, ((*priority, next(self._order)), request))
+        heapq.heappush(self._ready, ((*priority, next(self._order)), task))
 
     def _advance(self, job: _Job, answers: list[Any] | None) -> None:
         try:
@@ -95,16 +96,16 @@ class Scheduler:
         job.answers, job.waiting = [None] * len(wanted), len(wanted)
         if not wanted:
             self._advance(job, [])
-        for slot, request in enumerate(wanted):
-            if not isinstance(request, Request):
-                self._advance(_Job(request, job, slot), None)
-            elif told := self._known.get(request.trial.identity):
-                self._answer(job, slot, told)
-            elif request.trial.identity in self._waiters:
-                self._waiters[request.trial.identity].append((job, slot))
+        for slot, task in enumerate(wanted):
+            if not isinstance(task, Task):
+                self._advance(_Job(task, job, slot), None)
+            elif known := self._known.get(task.trial.identity):
+                self._answer(job, slot, known)
+            elif task.trial.identity in self._waiters:
+                self._waiters[task.trial.identity].append((job, slot))
             else:
-                self._waiters[request.trial.identity] = [(job, slot)]
-                self.put_back(request)
+                self._waiters[task.trial.identity] = [(job, slot)]
+                self.put_back(task)
 
     def _answer(self, job: _Job, slot: int, answer: Any) -> None:
         job.answers[slot] = answer

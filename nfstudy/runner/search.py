@@ -30,7 +30,9 @@ from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from nfstudy.core.errors import StoreError
 from nfstudy.core.seeds import derive_seed
-from nfstudy.runner.scheduler import Plan, Request, Told
+from nfstudy.runner.journal import drop_torn_line, odd_line
+from nfstudy.runner.scheduler import Plan, Task
+from nfstudy.runs.result import TrialResult
 from nfstudy.study.cells import KEY_VERSION, Cell, Trial
 from nfstudy.study.plan import StudyPlan
 from nfstudy.study.spec import Axis, Pruner, Range, Sampling
@@ -48,6 +50,8 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "nsgaii": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
     "nsgaiii": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed),
 }
+
+KNOWN_OPERATIONS = {operation.value for operation in JournalOperation}
 
 PRUNERS: dict[str, Callable[..., optuna.pruners.BasePruner]] = {
     "median": optuna.pruners.MedianPruner,
@@ -72,7 +76,7 @@ def study_plan(plan: StudyPlan, journal: Path) -> Plan:
     name = prefix + _digest(plan)
     with _as_store_error(journal):
         journal.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(journal)
+        drop_torn_line(journal)
         storage = JournalStorage(JournalFileBackend(str(journal)))
         _abandon_others(storage, prefix, name)
         proposals = Proposals(storage, name, plan.study.grid, plan.sampling, plan.study.settings.seed)
@@ -92,8 +96,8 @@ def _exhaustive_plan(plan: StudyPlan, storage: JournalStorage, proposals: Propos
 
 def _told_plan(proposals: Proposals, trial: BaseTrial, work: Plan) -> Plan:
     """Do the work of one cell and record how it ended at once, not when the whole grid has."""
-    (told,) = yield [work]
-    proposals.tell(trial, told)
+    (result,) = yield [work]
+    proposals.tell(trial, result)
 
 
 def _sampled_plan(plan: StudyPlan, storage: JournalStorage, proposals: Proposals, sampling: Sampling) -> Plan:
@@ -103,9 +107,9 @@ def _sampled_plan(plan: StudyPlan, storage: JournalStorage, proposals: Proposals
         for trial in trials:
             should_continue = proposals.should_continue(trial) if sampling.pruner else None
             plans.append(_cell_plan(plan, plan.cell_at(proposals.suggest(trial)), storage, should_continue))
-        tolds = yield plans
-        for trial, told in zip(trials, tolds, strict=True):
-            proposals.tell(trial, told)
+        results = yield plans
+        for trial, result in zip(trials, results, strict=True):
+            proposals.tell(trial, result)
 
 
 def _cell_plan(
@@ -119,16 +123,16 @@ def _cell_plan(
     if cell.search:
         chosen = yield [_search_plan(plan, cell, storage)]
         settings = settings.replace(chosen[0])
-    repetitions = [Request(trial) for trial in plan.repetitions_of(cell, settings)]
-    tolds: list[Told] = []
+    repetitions = [Task(trial) for trial in plan.repetitions_of(cell, settings)]
+    results: list[TrialResult] = []
     if should_continue:
-        repetitions[0] = Request(repetitions[0].trial, should_continue)
-        tolds = yield repetitions[:1]
-        if tolds[0].outcome == "pruned":
-            return tolds[0]
-    tolds += yield repetitions[len(tolds) :]
-    worst = next((told.outcome for told in tolds if told.outcome != "finished"), "finished")
-    return Told(worst, fmean(told.value for told in tolds))
+        repetitions[0] = Task(repetitions[0].trial, should_continue)
+        results = yield repetitions[:1]
+        if results[0].outcome == "pruned":
+            return results[0]
+    results += yield repetitions[len(results) :]
+    worst = next((result.outcome for result in results if result.outcome != "finished"), "finished")
+    return TrialResult(worst, value=fmean(result.value for result in results))
 
 
 def _search_plan(plan: StudyPlan, cell: Cell, storage: JournalStorage) -> Plan:
@@ -144,17 +148,17 @@ def _search_plan(plan: StudyPlan, cell: Cell, storage: JournalStorage) -> Plan:
     for numbers in _generations(sampling):
         trials = [proposals.trial(number) for number in numbers]
         values = [proposals.suggest(trial) for trial in trials]
-        requests = [
-            Request(
+        tasks = [
+            Task(
                 Trial(plan.name, cell, cell.settings.replace(value), "search", trial.number),
                 proposals.should_continue(trial) if sampling.pruner else None,
             )
             for trial, value in zip(trials, values, strict=True)
         ]
-        tolds = yield requests
-        for trial, value, told in zip(trials, values, tolds, strict=True):
-            proposals.tell(trial, told)
-            tried.append((told.value if told.outcome == "finished" else math.inf, trial.number, value))
+        results = yield tasks
+        for trial, value, result in zip(trials, values, results, strict=True):
+            proposals.tell(trial, result)
+            tried.append((result.value if result.outcome == "finished" else math.inf, trial.number, value))
     return min(tried, key=lambda entry: entry[:2])[2]
 
 
@@ -225,29 +229,19 @@ class Proposals:
 
         return report
 
-    def tell(self, trial: BaseTrial, told: Told) -> None:
+    def tell(self, trial: BaseTrial, result: TrialResult) -> None:
         """Record how a trial ended; one that had ended before is left as it is.
 
         A generation may hold the same cell twice, and with it twice each trial of the search inside that cell.
         """
         if isinstance(trial, FrozenTrial) or self._trials()[trial.number].state.is_finished():
             return
-        if told.outcome == "failed":
+        if result.outcome == "failed":
             self.study.tell(trial, state=TrialState.FAIL)
-        elif told.outcome == "pruned":
+        elif result.outcome == "pruned":
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial, told.value)
-
-
-def _drop_torn_line(journal: Path) -> None:
-    """Cut off a last line that a full disk or a power failure left unfinished: Optuna could not read on from it.
-
-    What it said is lost, and found again: proposals depend on what ended before, and that stands in the tracking store.
-    """
-    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
-        with journal.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
+            self.study.tell(trial, result.value)
 
 
 @contextmanager
@@ -259,22 +253,9 @@ def _as_store_error(journal: Path) -> Iterator[None]:
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise StoreError(
             f"{journal}: is not a journal of Optuna trials as Optuna {optuna.__version__} writes it "
-            f"({_odd_line(journal) or error}); allowed: an intact one, or none (then it is rebuilt from the tracking "
-            "store)"
+            f"({odd_line(journal, KNOWN_OPERATIONS) or error}); "
+            "allowed: an intact one, or none (then it is rebuilt from the tracking store)"
         ) from None
-
-
-def _odd_line(journal: Path) -> str:
-    """Say which line Optuna cannot have written, or only a later Optuna; empty where each by itself is in order."""
-    known = {operation.value for operation in JournalOperation}
-    for number, line in enumerate(journal.read_bytes().splitlines(), start=1):
-        try:
-            operation = json.loads(line)["op_code"]
-        except (ValueError, KeyError, TypeError):
-            return f"line {number} is no record of a trial"
-        if operation not in known:
-            return f"line {number} has operation {operation!r}, where it knows {min(known)} to {max(known)}"
-    return ""
 
 
 def _distribution(axis: Axis) -> BaseDistribution:

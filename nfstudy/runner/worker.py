@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from nfstudy.core.errors import UserError
-from nfstudy.inference.training.checkpoints import CheckpointPlan, Checkpoints, belongs_to
-from nfstudy.runner.signals import StopRequest
+from nfstudy.inference.training.checkpoints import CheckpointPlan, Checkpoints, checkpoint_key
+from nfstudy.inference.training.stop import StopRequest
 from nfstudy.runs.result import Cost, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.study.cells import Trial
 from nfstudy.study.sections import DataSpec
@@ -66,7 +66,7 @@ class Died:
     """A worker has ended, without an answer."""
 
     reason: str
-    saved: bool = False
+    clean_exit: bool = False
     """Whether it left as it was asked to, after saving what it was at."""
 
 
@@ -177,7 +177,7 @@ def _run(channel: Channel, device: str, datasets: _Datasets, stop: StopRequest, 
     update = 0
     try:
         dataset = datasets.of(order.trial.settings)
-        stamp = belongs_to(order.trial, dataset.fingerprint if dataset else "")
+        stamp = checkpoint_key(order.trial, dataset.fingerprint if dataset else "")
         checkpoints = Checkpoints(order.plan, stamp, channel.send, stop) if order.plan else None
         return run_trial(order.trial, dataset, device, on_epoch, checkpoints)
     except (EOFError, BrokenPipeError):

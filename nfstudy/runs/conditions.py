@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from nfstudy.core.errors import UserError
 from nfstudy.runs.frame import param_text, param_value
 from nfstudy.runs.provenance import CodeState
+from nfstudy.runs.tags import Tag
 from nfstudy.study.cells import settings_digest
 from nfstudy.study.settings import YOUNGER, Settings
 
@@ -106,9 +107,9 @@ def recorded_conditions(tags: Mapping[str, str], environment: bytes | None, diff
     except (ValueError, RecursionError):
         found = {}
     words = {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
-    changes = _digest(diff or b"") if tags.get("nfstudy.dirty") == "true" else ""
-    names = ("commit", "settings", "data_fingerprint", "device", "threads")
-    commit, settings, data, device, threads = (tags.get(f"nfstudy.{name}", "unknown") for name in names)
+    changes = _digest(diff or b"") if tags.get(Tag.DIRTY) == "true" else ""
+    names = (Tag.COMMIT, Tag.SETTINGS, Tag.DATA_FINGERPRINT, Tag.DEVICE, Tag.THREADS)
+    commit, settings, data, device, threads = (tags.get(name, "unknown") for name in names)
     return Conditions(commit, changes, settings, data, device, threads, words)
 
 

@@ -14,6 +14,8 @@ import pandas as pd
 
 from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.original import original_id
+from nfstudy.runs.result import RESULTS, outcome_of
+from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.study.cells import Cell
 from nfstudy.study.plan import StudyPlan
 
@@ -83,16 +85,15 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
         data: the run's `tags`, `params` and `metrics`, by name.
     """
     tags = data["tags"]
-    outcomes = {"FINISHED": tags.get("nfstudy.outcome", "killed"), "FAILED": "failed", "KILLED": "killed"}
-    row = {name: tags.get(f"nfstudy.{name}", "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
+    row = {name: tags.get(tag_of(name), "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
     return row | {
         "run_id": original_id(run_id, tags),
-        "run_name": tags.get("mlflow.runName", ""),
-        "index": int(tags.get("nfstudy.index", 0)),
-        "outcome": outcomes.get(status, "running"),
-        "update": float(tags.get("nfstudy.update", "nan")),
-        "dirty": tags.get("nfstudy.dirty") == "true",
-        "attempt": int(tags.get("nfstudy.attempt", 0)),
+        "run_name": tags.get(MlflowTag.RUN_NAME, ""),
+        "index": int(tags.get(Tag.INDEX, 0)),
+        "outcome": outcome_of(status, tags.get(Tag.OUTCOME)),
+        "update": float(tags.get(Tag.UPDATE, "nan")),
+        "dirty": tags.get(Tag.DIRTY) == "true",
+        "attempt": int(tags.get(Tag.ATTEMPT, 0)),
         "started": started,
         "params": {path: param_value(text) for path, text in data["params"].items()},
         "metrics": data["metrics"],
@@ -159,8 +160,6 @@ class LoggedRuns(Protocol):
 RerunVerdict = Literal["identical", "within tolerances", "differs"]
 """What may come of a rerun; see `nfstudy.runner.rerun.compare`."""
 RERUN_VERDICTS: tuple[str, ...] = get_args(RerunVerdict)
-RESULTS = ("finished", "diverged", "pruned")
-"""Outcomes that are results: such a run is not run again."""
 
 State = Literal["done", "running", "failed", "diverged", "missing"]
 

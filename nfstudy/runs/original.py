@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-ORIGINAL_RUN_ID = "nfstudy.original_run_id"
+from nfstudy.runs.tags import Tag
+
+ORIGINAL_RUN_ID = Tag.ORIGINAL_RUN_ID
 """Tag of an imported run: its id in the store where it was logged."""
-IMPORTING = "nfstudy.importing"
+IMPORTING = Tag.IMPORTING
 """Tag of a run whose import has not ended, or was cut off; such a run is ignored, and the next import replaces it."""
 
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 Outcome = Literal["finished", "diverged", "pruned", "failed"]
+RESULTS: tuple[Outcome, ...] = ("finished", "diverged", "pruned")
+"""Outcomes that are results: such a run is not run again."""
+
+
+def outcome_of(status: str, logged: str | None) -> str:
+    """Return how a run ended: an outcome, or `killed` or `running`.
+
+    Arguments:
+        status: MLflow's RUNNING, FINISHED, FAILED or KILLED.
+        logged: the outcome that the run was tagged with, if it was; only in a finished run does it count.
+    """
+    ended = {"FINISHED": logged or "killed", "FAILED": "failed", "KILLED": "killed"}
+    return ended.get(status, "running")
 
 
 @dataclass(frozen=True)
@@ -29,19 +43,31 @@ OnEpoch = Callable[[EpochRecord], bool]
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a trial ended. A diverged or pruned trial is a result, not an error."""
+    """How a trial ended: training, evaluation and the coordinator each add what they know.
+
+    A diverged or pruned trial is a result, not an error.
+    """
 
     outcome: Outcome
-    update: int
-    """The update at which it ended."""
+    update: int = 0
+    """Updates done; of a diverged training, the number of the update (1, 2, ...) that went wrong."""
     reason: str = ""
     """Why it did not finish; of a finished trial, which metrics from outside could not be computed, else empty."""
+    seconds: float = 0.0
+    """Wall-clock seconds of the updates, without the validations; those of earlier attempts that led here included."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Name -> value of the metrics of the splits test and time."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """File name -> content: `checkpoint.pt`, `samples.png`, `reconstructions.png`, a failed trial's `traceback.txt`."""
     retry: bool = True
     """Of a failed trial, whether another attempt may end otherwise; not where the user has something to mend."""
+    value: float = math.inf
+    """What a search minimises: the validation free energy F at the end, in nats an image; inf where there is none."""
+
+    def told(self, elbo: float) -> TrialResult:
+        """Return what a search is told: the outcome, and F where the trial finished and logged a bound."""
+        value = -elbo if self.outcome == "finished" and math.isfinite(elbo) else math.inf
+        return TrialResult(self.outcome, value=value)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from pydantic import Field, model_validator
 from nfstudy.core.fields import Record
 from nfstudy.runs.frame import LARGEST
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
+from nfstudy.runs.result import outcome_of
+from nfstudy.runs.tags import IDENTITY, Tag
 
 MAX_FILE_NAME, MAX_FOLDERS = 250, 8
 
@@ -35,18 +37,18 @@ Time = Annotated[int, Field(ge=0, lt=2**53)]
 """Milliseconds since 1970."""
 Key = r"[0-9a-f]{16}"
 TAGS = {
-    "nfstudy.study": r"[a-z0-9][a-z0-9_-]{0,62}",
-    "nfstudy.cell": Key,
-    "nfstudy.settings": Key,
-    "nfstudy.stage": r"repetition|search|rerun",
-    "nfstudy.index": r"[0-9]{1,9}",
+    Tag.STUDY: r"[a-z0-9][a-z0-9_-]{0,62}",
+    Tag.CELL: Key,
+    Tag.SETTINGS: Key,
+    Tag.STAGE: r"repetition|search|rerun",
+    Tag.INDEX: r"[0-9]{1,9}",
 }
 """Tags that every run has, and the form of each."""
 OPTIONAL_TAGS = {
-    "nfstudy.outcome": r"finished|diverged|pruned|failed",
-    "nfstudy.update": r"[0-9]{1,15}",
-    "nfstudy.rerun_of": r"[0-9a-f]{32}",
-    "nfstudy.attempt": r"[0-9]{1,9}",
+    Tag.OUTCOME: r"finished|diverged|pruned|failed",
+    Tag.UPDATE: r"[0-9]{1,15}",
+    Tag.RERUN_OF: r"[0-9a-f]{32}",
+    Tag.ATTEMPT: r"[0-9]{1,9}",
 }
 """Tags that reports read as numbers or ids, and the form of each. Any other tag is carried as it is."""
 
@@ -85,8 +87,8 @@ class RunRecord(Record):
                 raise ValueError(f"tag {key}: got {self.tags.get(key, '')[:80]!r}; allowed: {form}")
         if own := sorted({ORIGINAL_RUN_ID, IMPORTING} & self.tags.keys()):
             raise ValueError(f"tag {own[0]}: allowed: only in a store, which adds it when it imports a run")
-        if not _is_object(self.tags.get("nfstudy.point", "")):
-            raise ValueError("tag nfstudy.point: allowed: a JSON object, setting -> value")
+        if not _is_object(self.tags.get(Tag.POINT, "")):
+            raise ValueError(f"tag {Tag.POINT}: allowed: a JSON object, setting -> value")
         for name in self.files:
             if not is_inside(name):
                 raise ValueError(f"file {name[:80]!r}: allowed: plain names of files and folders inside the run's own")
@@ -98,13 +100,12 @@ class RunRecord(Record):
     @property
     def identity(self) -> tuple[str, ...]:
         """What is run exactly once: (cell, stage, index, settings), as texts."""
-        return tuple(self.tags[f"nfstudy.{part}"] for part in ("cell", "stage", "index", "settings"))
+        return tuple(self.tags[name] for name in IDENTITY)
 
     @property
     def outcome(self) -> str:
         """Finished, diverged, pruned, failed or killed."""
-        ended = {"FINISHED": self.tags.get("nfstudy.outcome", "killed"), "FAILED": "failed", "KILLED": "killed"}
-        return ended[self.status]
+        return outcome_of(self.status, self.tags.get(Tag.OUTCOME))
 
 
 @dataclass(frozen=True)

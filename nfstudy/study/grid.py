@@ -38,6 +38,7 @@ def expand(
     count = math.prod(map(len, values.values()))
     if count > MAX_CELLS:
         raise SpecError(f"the grid has {count:,} points; allowed: at most {MAX_CELLS:,}")
+    varied = tuple(axes)
     searched = [
         {path: value} for path, axis in (search.space if search else {}).items() for value in range_endpoints(axis)
     ]
@@ -46,7 +47,7 @@ def expand(
     for combination in itertools.product(*values.values()):
         point = dict(zip(values, combination, strict=True))
         try:
-            cell = Cell(base.replace(point).canonical(), budget, search, tuple(axes), point)
+            cell = Cell(base.replace(point).canonical(), budget, search, varied, point)
             if cell.key not in cells:
                 for change in searched:
                     cell.settings.replace(change)

@@ -17,7 +17,7 @@ from nfstudy.study.settings import Settings
 from nfstudy.study.spec import Range, Sampling, Search, StudySpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudyPlan:
     """What a study is under one budget; made by `StudySpec.under`. Its parts are worked out when first asked for."""
 

@@ -229,7 +229,10 @@ def _field_mistakes(record: type[BaseModel], values: dict[str, Any]) -> Iterator
     try:
         record.model_validate(values)
     except ValidationError as error:
+        places = {tuple(details["loc"][:-1]) for details in error.errors()}
         for details in error.errors():
+            if details["type"] == "too_short" and tuple(details["loc"]) in places:
+                continue  # Since what was there is wrong, which is told of.
             where, message = tuple(details["loc"]), _explain(details, details["input"])
             if details["type"] == "union_tag_invalid":
                 where = (*where, "name")

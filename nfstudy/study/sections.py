@@ -121,6 +121,8 @@ class ModelSpec(OpenRecord):
     """Whether `hidden` counts units (after the maximum) or linear pieces (before it); the paper does not say."""
     initialisation: Initialisation = "glorot"
     """Variance of the networks' initial weights: 2/(fan_in + fan_out), or 2/fan_in; the paper gives none."""
+    likelihood: str | None = None
+    """Where several are declared for the kind of numbers that the data are: which. Null is the suite's own."""
 
     @classmethod
     def further_records(cls) -> list[type[Record]]:

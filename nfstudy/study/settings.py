@@ -59,6 +59,7 @@ YOUNGER: dict[str, Any] = {
     "train.precision": "float32",
     "train.averaging": None,
     "train.keep": "last",
+    "model.likelihood": None,
 }
 """Settings younger than `cells.KEY_VERSION`, and the value of each that means what was done before there was a choice.
 At that value they are no part of a cell's identity, so that runs made before keep their place."""
@@ -176,7 +177,7 @@ class Settings(Record):
         """Return (kind, name) -> origin of what of these settings comes from outside."""
         used: list[tuple[Kind, str]] = [("flows", self.flow.family)] if self.flow.length else []
         if self.data:
-            likelihood = registry.likelihood_of(self.data.values)
+            likelihood = registry.likelihood_of(self.data.values, self.model.likelihood)
             used += [("data", self.data.name), ("likelihoods", likelihood.name)]
         found = {(kind, name): registry.origin_of(kind, name) for kind, name in used}
         return {key: origin for key, origin in found.items() if origin != registry.BUILT_IN}
@@ -186,17 +187,20 @@ class Settings(Record):
         return SECTIONS[self.problem]
 
     def _idle(self) -> list[str]:
-        rules = active_when().items()
+        rules = active_when()
+        present = {switch: _value_at(self, switch) for switch in {switch for switch, _ in rules.values()}}
         idle = [
             path
-            for path, (switch, values) in rules
-            if getattr(self, path.split(".")[0]) and _value_at(self, switch) not in values
+            for path, (switch, values) in rules.items()
+            if present[switch] not in values and getattr(self, path.partition(".")[0])
         ]
         if self.data:
-            used = registry.likelihood_of(self.data.values).fields
+            used = registry.likelihood_of(self.data.values, self.model.likelihood).fields
             further = (field for record in registry.records_of("likelihoods") for field in record.model_fields)
             idle += [f"data.{field}" for field in self.data.declaration.idle(self.data)]
             idle += [f"model.{field}" for field in further if field not in used]
+            if len(registry.likelihoods_of(self.data.values)) == 1:
+                idle.append("model.likelihood")
         return idle
 
 
@@ -212,16 +216,32 @@ def _changed_sections(settings: Settings, values: Mapping[str, Any]) -> dict[str
         ValidationError: a section is impossible in itself; settings may be so together.
     """
     changes: dict[str, dict[str, Any]] = {}
-    found: dict[str, Any] = {}
     for path, value in values.items():
         section, *within = path.split(".")
         present = getattr(settings, section)
         if len(within) != 1 or present is None:  # A section itself, or one that was not there, or a schedule's part.
             return dict(Settings.model_validate(_tree_with(settings, values)))
-        changes.setdefault(section, present.model_dump())[within[0]] = value
-    for section, fields in changes.items():
-        found[section] = type(getattr(settings, section)).model_validate(fields)
-    return found
+        changes.setdefault(section, {})[within[0]] = value
+    return {section: _changed(getattr(settings, section), fields) for section, fields in changes.items()}
+
+
+MAX_SECTIONS = 10_000
+_CHANGED: dict[tuple[Any, ...], tuple[Record, Record]] = {}
+"""(Version of the registry, id of a section, what changes in it) -> that section, kept for its id, and the changed one.
+
+In a grid the same few changes of the same few sections come again and again. Texts of values tell apart what is equal
+and not the same, such as 0.0 and −0.0."""
+
+
+def _changed(section: Record, fields: Mapping[str, Any]) -> Record:
+    """Return a section with other values of some fields, the same object each time; raises ValidationError."""
+    key = (registry.version(), id(section), *((field, repr(value)) for field, value in fields.items()))
+    if key not in _CHANGED:
+        changed = type(section).model_validate({**section.model_dump(), **fields})
+        if len(_CHANGED) >= MAX_SECTIONS:
+            _CHANGED.clear()
+        _CHANGED[key] = section, changed
+    return _CHANGED[key][1]
 
 
 def _tree_with(settings: Settings, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,6 +293,10 @@ def _impossible_on_the_plane(settings: Settings) -> Iterator[tuple[str, Any, str
 
 def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str, Any, str]]:
     model, flow = settings.model, settings.flow
+    likelihoods = registry.likelihoods_of(data.values)
+    if model.likelihood is not None and model.likelihood not in likelihoods:
+        yield "model.likelihood", model.likelihood, f"{', '.join(likelihoods)} for data of {data.values}"
+        return
     train, _, test = data.examples() or (None, None, None)
     family: FlowFamily = registry.all_of("flows")[flow.family]
     if flow.length > 0 and model.latent < family.least_latent:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nfstudy.core.atomic import draft_of
+from nfstudy.core.atomic import draft_of, swap_in, write_whole
 
 
 def test_a_file_is_replaced_once_it_is_whole(tmp_path):
@@ -29,3 +29,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         break_off(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_whose_name_is_as_long_as_names_may_be_is_written(tmp_path):
+    path = tmp_path / ("数" * 85)
+    write_whole(path, b"content")
+    assert path.read_bytes() == b"content"
+
+
+def test_files_are_swapped_in_together_and_stale_ones_removed(tmp_path):
+    folder = tmp_path / "report"
+    swap_in(folder, {"index.html": b"1", "figures/a.png": b"2", "tables/b.csv": b"3"})
+    (folder / "notes.txt").write_text("mine")
+    swap_in(folder, {"index.html": b"4", "figures/c.png": b"5"}, stale=["figures/a.png", "tables/b.csv", "gone"])
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"index.html": b"4", "figures/c.png": b"5", "notes.txt": b"mine"}
+    assert list(tmp_path.iterdir()) == [folder]

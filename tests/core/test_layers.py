@@ -175,7 +175,9 @@ def test_reports_load_no_torch_mlflow_or_optuna():
 
 
 def test_tracking_and_data_load_no_torch():
-    top, _ = loaded_by("import nfstudy.runs.tracking.store, nfstudy.data, nfstudy.cli.commands, nfstudy.runner.launch")
+    top, _ = loaded_by(
+        "import nfstudy.runs.tracking.store, nfstudy.data, nfstudy.cli.run, nfstudy.cli.status, nfstudy.runner.launch"
+    )
     assert "torch" not in top
 
 

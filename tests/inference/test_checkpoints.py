@@ -1,6 +1,7 @@
 """Trainings that were stopped are, bit for bit, those that never were; bad checkpoints are told of."""
 
 import dataclasses
+import errno
 import json
 
 import numpy as np
@@ -13,15 +14,15 @@ from nfstudy.inference.training.checkpoints import (
     CheckpointError,
     CheckpointPlan,
     Checkpoints,
-    belongs_to,
+    checkpoint_key,
     checkpoint_path,
+    prune_checkpoints,
     read_checkpoint,
-    sweep,
     write_checkpoint,
 )
 from nfstudy.inference.training.loop import fit
+from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.inference.training.trial import run_trial
-from nfstudy.runner.signals import Stopped, StopRequest
 from nfstudy.runs.result import Notice, Resumed
 from nfstudy.study.cells import Cell, Trial
 from nfstudy.study.settings import Settings
@@ -284,18 +285,23 @@ def test_a_checkpoint_of_another_model_is_refused_before_anything_is_changed(tmp
     assert_equal_bits(whole, problem)
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_and_the_training(tmp_path):
+def no_room(descriptor):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_and_the_training(tmp_path, monkeypatch):
     path = tmp_path / "x.checkpoint"
     write_checkpoint(path, TRIAL, 1.0, b"first")
-    path.with_suffix(".draft").mkdir()  # Root, who runs tests in containers, may write where modes forbid it.
     told = []
     checkpoints = Checkpoints(CheckpointPlan(path, 0.0), TRIAL, told.append, StopRequest())
-    checkpoints.save(b"second")
-    checkpoints.save(b"third")
+    with monkeypatch.context() as full:
+        full.setattr("nfstudy.core.atomic.os.fsync", no_room)
+        checkpoints.save(b"second")
+        checkpoints.save(b"third")
     (notice,) = told
     assert f"{path}: no checkpoint can be written" in notice.words
     assert read_checkpoint(path, TRIAL) == (1.0, b"first")
-    path.with_suffix(".draft").rmdir()
+    assert list(tmp_path.iterdir()) == [path]
     checkpoints.save(b"fourth")
     assert read_checkpoint(path, TRIAL)[1] == b"fourth"
 
@@ -304,10 +310,11 @@ def test_done_trials_and_drafts_are_swept_and_others_left(tmp_path):
     done, open_ = ("k1", "repetition", 1, "s1"), ("k1", "repetition", 2, "s1")
     for identity in (done, open_):
         write_checkpoint(checkpoint_path(tmp_path, identity), TRIAL, 0.0, b"")
-    (tmp_path / "left.draft").write_bytes(b"half")
-    sweep(tmp_path, {done, ("k2", "search", 0, "s2")})
+    (tmp_path / ".k1-abc").mkdir()  # What a kill leaves of `draft_of`.
+    (tmp_path / ".k1-abc" / "draft").write_bytes(b"half")
+    prune_checkpoints(tmp_path, {done, ("k2", "search", 0, "s2")})
     assert [path.name for path in tmp_path.iterdir()] == ["k1-repetition-2-s1.checkpoint"]
-    sweep(tmp_path / "none", {done})
+    prune_checkpoints(tmp_path / "none", {done})
 
 
 def test_what_a_checkpoint_belongs_to_tells_trials_apart():
@@ -318,5 +325,7 @@ def test_what_a_checkpoint_belongs_to_tells_trials_apart():
         dataclasses.replace(trial, settings=IMAGES.replace({"train.learning_rate": 0.02})),
         dataclasses.replace(trial, cell=Cell(IMAGES.canonical(), "other")),
     ]
-    stamps = [json.dumps(belongs_to(each, "")) for each in (trial, *others)] + [json.dumps(belongs_to(trial, "data"))]
+    stamps = [json.dumps(checkpoint_key(each, "")) for each in (trial, *others)] + [
+        json.dumps(checkpoint_key(trial, "data"))
+    ]
     assert len(set(stamps)) == 6

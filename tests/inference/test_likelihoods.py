@@ -9,7 +9,7 @@ import torch
 from scipy import integrate, special, stats
 
 from nfstudy.inference.likelihoods.bernoulli import Bernoulli
-from nfstudy.inference.likelihoods.normal import INITIAL_VARIANCE, LogitNormal
+from nfstudy.inference.likelihoods.normal import INITIAL_VARIANCE, Gaussian, LogitNormal
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_likelihood
 from nfstudy.study.sections import FlowSpec, ModelSpec
@@ -183,3 +183,62 @@ def test_gradient_reaches_every_parameter_of_a_model_of_numbers(variance):
     z, log_q0, log_det = model.sample(model.infer(x), noise)
     (model.log_likelihood(x, z) - z.square().sum(-1) / 2 - log_q0 + log_det).mean().backward()
     assert [name for name, parameter in model.named_parameters() if not parameter.grad.any()] == []
+
+
+# --- real numbers ---------------------------------------------------------------------------------------------------
+
+
+def gaussian(variance="network", pixels=PIXELS):
+    likelihood = Gaussian(pixels, FEATURES, ModelSpec(variance=variance, variance_floor=FLOOR))
+    likelihood.initialise(lambda part: torch.Generator().manual_seed(len(part)))
+    return likelihood.double()
+
+
+@pytest.mark.parametrize("variance", ["network", "shared"])
+def test_the_density_of_real_numbers_is_the_gaussian(variance):
+    likelihood, h = gaussian(variance), features(3, 4)
+    x = 3 * torch.randn(4, PIXELS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    mu, alpha = likelihood.location(h).detach().numpy(), likelihood.variance(h).detach().numpy()
+    assert likelihood(x, h).detach().numpy() == pytest.approx(
+        stats.norm.logpdf(x.numpy(), mu, np.sqrt(alpha)).sum(-1), rel=1e-12
+    )
+    assert torch.equal(likelihood.picture(h), likelihood.location(h))
+    assert torch.equal(likelihood.encoder_input(x), x)
+
+
+def test_numbers_have_the_density_of_their_logits_times_the_slope():
+    # The same parameters, as the logit-normal density is the Gaussian one in other units.
+    x, h = numbers(4, PIXELS), features(4)
+    assert logit_normal()(x, h).detach().numpy() == pytest.approx(
+        (gaussian()(torch.logit(x), h) - (x.log() + torch.log1p(-x)).sum(-1)).detach().numpy(), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("family", ["none", "planar"])
+def test_importance_samples_give_the_exact_ln_p_of_a_linear_gaussian_model(family):
+    # With windows of one piece and one layer all of it is linear: x = W (A z + a) + c + noise, noise ~ N(0, diag α).
+    flow = FlowSpec(family=family, length=0 if family == "none" else 3)
+    spec = ModelSpec(latent=2, hidden=3, layers=1, maxout=1, variance="shared", variance_floor=0.1)
+    model = DLGM(5, spec, flow, Gaussian)
+    model.initialise(1, 1)
+    model.double()
+    with torch.no_grad():
+        for name, parameter in model.decoder.named_parameters():
+            if name.endswith("bias"):
+                parameter.fill_(0.4)
+        model.likelihood.location.bias.copy_(torch.linspace(-2, 2, 5))
+        model.likelihood.excess_bias.copy_(torch.linspace(-1, 1, 5))
+        # A q0 as wide as the prior keeps the weights' variance finite.
+        model.mean.weight.zero_()
+        model.log_variance.weight.zero_()
+        model.log_variance.bias.fill_(0.3)
+        basis = torch.cat([torch.zeros(1, 2), torch.eye(2)]).double()
+        at_zero, *columns = model.likelihood.location(model.decoder(basis))
+        slopes = torch.stack([column - at_zero for column in columns], -1).numpy()
+        alpha = model.likelihood.variance(torch.zeros(1, 3).double()).numpy()
+    exact = stats.multivariate_normal(at_zero.numpy(), slopes @ slopes.T + np.diag(alpha))
+    x = exact.rvs(50, random_state=3)
+    found = evaluate_likelihood(model, x, 5000, seed=1)
+    assert found.nll_mc_se < 0.01
+    assert abs(found.nll + exact.logpdf(x).mean()) < 4 * found.nll_mc_se
+    assert -found.elbo > found.nll

@@ -11,8 +11,9 @@ from nfstudy.__main__ import main
 from nfstudy.core.errors import ReportError
 from nfstudy.report.claims.baseline import changes, read_baseline, reversals, updated, write_baseline
 from nfstudy.report.claims.judge import all_claims
+from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import TrialResult
-from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
+from nfstudy.runs.tracking.store import Attempt, open_store
 
 STUDY = """\
 study: mnist

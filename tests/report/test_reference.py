@@ -23,9 +23,10 @@ from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.runs.archive.reader import read_archive
 from nfstudy.runs.archive.runs import ArchivedRuns
 from nfstudy.runs.archive.transfer import export_runs, import_runs
+from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import TrialResult
 from nfstudy.runs.tracking.open import open_runs
-from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
+from nfstudy.runs.tracking.store import Attempt, open_store
 
 CHECKOUT = Project(Path(__file__).parents[2])
 MOST_BYTES = 20_000_000
@@ -215,7 +216,7 @@ def test_a_study_has_one_archive_with_runs_of_one_budget(project, new_store, cap
     ("spoil", "told"),
     [
         (lambda p: (p / "mlruns/reference/mnist.tar.xz").unlink(), "reference/*.tar.xz: no such archive; allowed:"),
-        (lambda p: (p / "mlruns/reference/a.tar.xz").write_bytes(b"x"), "a.tar.xz: ends too early; allowed:"),
+        (lambda p: (p / "mlruns/reference/a.tar.xz").write_bytes(b"x"), "a.tar.xz: is truncated; allowed:"),
         (lambda p: (p / "studies/mnist.yaml").unlink(), "mnist.tar.xz: no study file has study mnist; allowed: other"),
         (
             lambda p: (p / "studies/mnist.yaml").write_text(STUDY.replace("2000", "3000")),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nfstudy.runner.eta import Forecast, in_words, run_seconds
+from nfstudy.runner.eta import Forecast, format_duration, run_seconds
 from nfstudy.runs.result import Cost
 from nfstudy.study.reader import parse_study
 
@@ -52,4 +52,4 @@ def test_runs_that_took_twice_as_long_double_what_is_left():
     ],
 )
 def test_durations_in_words(seconds, words):
-    assert in_words(seconds) == words
+    assert format_duration(seconds) == words

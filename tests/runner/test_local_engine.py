@@ -94,7 +94,7 @@ def test_a_worker_asked_to_stop_saves_what_it_is_at(open_engine, tmp_path):
         worker.run(LONG_TRIAL, False, plan)
         answers(engine, worker, EpochRecord)
         engine.stop()
-        assert answers(engine, worker, Died)[-1].saved
+        assert answers(engine, worker, Died)[-1].clean_exit
         assert engine.workers == []
     assert plan.path.exists()
 

@@ -121,7 +121,7 @@ def test_workers_share_a_gpu_and_wait_for_room(cluster):
         ready[0].stop()
         left, died = until(engine, Died)
         assert left is ready[0]
-        assert died.saved
+        assert died.clean_exit
         assert until(engine, Ready)[0] is waiting
 
 

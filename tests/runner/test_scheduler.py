@@ -1,6 +1,7 @@
 """Plans: what they ask for is handed out once, in order, and what came of it reaches them."""
 
-from nfstudy.runner.scheduler import Request, Scheduler, Told
+from nfstudy.runner.scheduler import Scheduler, Task
+from nfstudy.runs.result import TrialResult
 from nfstudy.study.reader import parse_study
 
 STUDY = parse_study(
@@ -11,12 +12,8 @@ STUDY = parse_study(
 FIRST, SECOND = (STUDY.under(cell.budget).repetitions_of(cell) for cell in STUDY.under("default").cells)
 
 
-def request(trial):
-    return Request(trial, "{}")
-
-
 def told(value):
-    return Told("finished", value)
+    return TrialResult("finished", value=value)
 
 
 def drain(scheduler, value=lambda request: 0.0):
@@ -29,7 +26,7 @@ def drain(scheduler, value=lambda request: 0.0):
 
 
 def repetitions(trials, heard):
-    heard.append((yield [request(trial) for trial in trials]))
+    heard.append((yield [Task(trial) for trial in trials]))
     return len(heard)
 
 
@@ -81,8 +78,8 @@ def test_what_is_put_back_is_handed_out_again():
 
 def test_a_plan_that_waits_for_running_trials_hands_out_nothing():
     def plan():
-        yield [request(FIRST[0])]
-        yield [request(FIRST[1])]
+        yield [Task(FIRST[0])]
+        yield [Task(FIRST[1])]
 
     scheduler = Scheduler(plan(), {})
     taken = scheduler.next()

@@ -9,8 +9,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from nfstudy.core.errors import StoreError
-from nfstudy.runner.scheduler import Scheduler, Told
+from nfstudy.runner.scheduler import Scheduler
 from nfstudy.runner.search import PRUNERS, SAMPLERS, study_plan
+from nfstudy.runs.result import TrialResult
 from nfstudy.study.reader import parse_study
 
 BASE = """\
@@ -46,21 +47,19 @@ def carry_out(text, journal, known=None, stop=math.inf, backwards=False, epochs=
     ran = 0
     while not scheduler.done:
         ready = []
-        while request := scheduler.next():
-            ready.append(request)
-        for request in reversed(ready) if backwards else ready:
+        while task := scheduler.next():
+            ready.append(task)
+        for task in reversed(ready) if backwards else ready:
             if ran == stop:
                 return outcomes
-            told = Told("finished", value(request.trial))
+            told = TrialResult("finished", value=value(task.trial))
             for epoch in range(1, epochs + 1):
-                if request.should_continue and not request.should_continue(
-                    epoch, value(request.trial) + epochs - epoch
-                ):
-                    told = Told("pruned", math.inf)
+                if task.should_continue and not task.should_continue(epoch, value(task.trial) + epochs - epoch):
+                    told = TrialResult("pruned")
                     break
-            outcomes[request.trial.identity] = told
+            outcomes[task.trial.identity] = told
             ran += 1
-            scheduler.tell(request, told)
+            scheduler.tell(task, told)
     return outcomes
 
 
@@ -174,8 +173,8 @@ def test_a_failed_cell_is_offered_again_by_the_next_launch(tmp_path):
     journal = tmp_path / "s.journal"
     study = parse_study(EXHAUSTIVE, "s.yaml")
     scheduler = Scheduler(study_plan(study.under(), journal), {})
-    while request := scheduler.next():
-        scheduler.tell(request, Told("failed", math.inf))
+    while task := scheduler.next():
+        scheduler.tell(task, TrialResult("failed"))
     outcomes = carry_out(EXHAUSTIVE, journal)
     assert len(outcomes) == 3 * 2
     ((_, trials),) = trials_in(journal).items()

@@ -123,7 +123,7 @@ def test_our_own_studies_have_no_impossible_cells():
 
 def test_a_disk_that_fills_up_ends_a_study_with_a_clear_message_and_it_goes_on(small_disk, command, calm, monkeypatch):
     disk = write_study(small_disk, LONG)
-    monkeypatch.setattr("nfstudy.runner.launch.PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("nfstudy.runner.launch.RETRY_SECONDS", 1)
     logged, fillers = Store.log_epoch, []
 
     def log_and_fill(store, run_id, record: EpochRecord):

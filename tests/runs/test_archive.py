@@ -82,7 +82,7 @@ def test_an_import_writes_what_mlflow_has_written(filled, tmp_path):
     archive = read_archive(tmp_path / "s.tar.xz")
     uri = f"sqlite:///{tmp_path}/to/mlflow.db"
     done = import_runs(archive, uri)
-    assert (done.new, done.known, done.others) == (4, 0, ())
+    assert (done.new, done.known, done.conflicts) == (4, 0, ())
     before, after = tables(filled), tables(uri)
     for name in ("inputs", "input_tags", "tags"):  # Rows of a run's that is left out do not name it, but for its tags.
         assert set(after[name]) <= set(before[name])
@@ -190,7 +190,7 @@ def test_importing_twice_changes_nothing(filled, tmp_path):
     import_runs(archive, uri)
     before, files = tables(uri), digests(tmp_path / "to" / "artifacts")
     again = import_runs(archive, uri)
-    assert (again.new, again.known, again.others) == (0, 4, ())
+    assert (again.new, again.known, again.conflicts) == (0, 4, ())
     assert tables(uri) == before
     assert digests(tmp_path / "to" / "artifacts") == files
     # Into the store that they came from as well.
@@ -217,9 +217,9 @@ def test_a_run_that_is_there_with_other_numbers_is_told_and_left_alone(tmp_path)
     small_archive(tmp_path / "b", copies)
     done = import_runs(read_archive(tmp_path / "b"), uri)
     assert (done.new, done.known) == (1, 1)
-    assert len(done.others) == 2
-    assert f"{2:032x} is there as {2:032x}, with other numbers" in done.others[0]
-    assert f"{4:032x} is there as {1:032x}, with other numbers" in done.others[1]
+    assert len(done.conflicts) == 2
+    assert f"{2:032x} already present as {2:032x}, with different numbers" in done.conflicts[0]
+    assert f"{4:032x} already present as {1:032x}, with different numbers" in done.conflicts[1]
     assert set(before["metrics"]) < set(tables(uri)["metrics"])
 
 
@@ -229,7 +229,7 @@ def test_a_run_that_was_deleted_stays_deleted(filled, tmp_path):
     store.client.delete_run(archive.runs[0].record.id)
     done = import_runs(archive, filled)
     assert (done.new, done.known) == (0, 3)
-    assert "deleted, running, or of another study" in done.others[0]
+    assert "deleted, running, or of another study" in done.conflicts[0]
 
 
 KILLED = """
@@ -286,7 +286,7 @@ def test_a_store_of_another_schema_is_left_alone(tmp_path):
     open_store(uri, create=True)
     with closing(sqlite3.connect(tmp_path / "to" / "mlflow.db")) as connection, connection:
         connection.execute("ALTER TABLE latest_metrics RENAME COLUMN is_nan TO was_nan")
-    with pytest.raises(StoreError, match="schema of another version of MLflow"):
+    with pytest.raises(StoreError, match="unknown database schema"):
         import_runs(archive, uri)
 
 
@@ -296,16 +296,22 @@ def renamed(name):
 
 
 HOSTILE = {
-    "a path": (renamed("../../x"), "is not where its manifest has it"),
-    "an absolute path": (renamed("/etc/passwd"), "is not where its manifest has it"),
-    "a member twice": (lambda members: [*members[:3], members[2], *members[3:]], "is not where its manifest has it"),
-    "a member too many": (lambda members: [*members, ("files/x", b"x")], "holds more than its manifest lists"),
-    "a member too few": (lambda members: members[:-1], "is not where its manifest has it"),
-    "an altered member": (lambda members: [*members[:-1], (members[-1][0], b"X" * len(members[-1][1]))], "altered"),
-    "a longer member": (lambda members: [*members[:-1], (members[-1][0], members[-1][1] + b"X")], "is not where"),
+    "a path": (renamed("../../x"), "is not where the manifest lists it"),
+    "an absolute path": (renamed("/etc/passwd"), "is not where the manifest lists it"),
+    "a member twice": (
+        lambda members: [*members[:3], members[2], *members[3:]],
+        "is not where the manifest lists it",
+    ),
+    "a member too many": (lambda members: [*members, ("files/x", b"x")], "contains more than its manifest lists"),
+    "a member too few": (lambda members: members[:-1], "is not where the manifest lists it"),
+    "an altered member": (lambda members: [*members[:-1], (members[-1][0], b"X" * len(members[-1][1]))], "corrupted"),
+    "a longer member": (
+        lambda members: [*members[:-1], (members[-1][0], members[-1][1] + b"X")],
+        "is not where",
+    ),
     "no manifest": (lambda members: members[1:], "does not begin with manifest.json"),
-    "a manifest that is no JSON": (lambda members: [("manifest.json", b"{"), *members[1:]], "is no JSON"),
-    "a deep manifest": (lambda members: [("manifest.json", b"[" * 100_000), *members[1:]], "is no JSON"),
+    "a manifest that is no JSON": (lambda members: [("manifest.json", b"{"), *members[1:]], "not valid JSON"),
+    "a deep manifest": (lambda members: [("manifest.json", b"[" * 100_000), *members[1:]], "not valid JSON"),
 }
 
 
@@ -317,7 +323,7 @@ def test_an_archive_that_export_would_not_write_is_refused(tmp_path, name):
     with pytest.raises(ArchiveError, match=words) as caught:
         read_archive(rebuilt(tmp_path / "bad", change(members)))
     assert "bad: " in str(caught.value)
-    assert "allowed: an archive that `export` wrote" in str(caught.value)
+    assert "allowed: a complete archive written by `export`" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.XHDTYPE])
@@ -328,7 +334,7 @@ def test_links_folders_and_devices_are_refused(tmp_path, kind):
     tar = b"".join(packed_member(name, manifest)) + info.tobuf(tarfile.USTAR_FORMAT)
     tar += b"".join(part for item in rest for part in packed_member(*item)) + END
     (tmp_path / "bad").write_bytes(lzma.compress(tar))
-    with pytest.raises(ArchiveError, match="is not where its manifest has it"):
+    with pytest.raises(ArchiveError, match="is not where the manifest lists it"):
         read_archive(tmp_path / "bad")
 
 
@@ -342,7 +348,7 @@ BAD_RUNS = {
     "a file out of the run's folder": (changed(files={"../../../x": "ab" * 32}), r"file '\.\./\.\./\.\./x'"),
     "an absolute file": (changed(files={"/etc/passwd": "ab" * 32}), "file '/etc/passwd'"),
     "a file that is a folder": (changed(files={"a": "ab" * 32, "a/b": "ab" * 32}), "file 'a': is a folder too"),
-    "a file that is not there": (changed(files={"a": "ab" * 32}), "names a file abab"),
+    "a file that is not there": (changed(files={"a": "ab" * 32}), "refers to a missing file abab"),
     "an id that is a path": (changed(id="../" * 10 + "xx"), "id: "),
     "a running run": (changed(status="RUNNING"), "status: "),
     "a number as text": (changed(started="1"), "started: "),
@@ -360,11 +366,14 @@ BAD_RUNS = {
     "no cell": (changed(tags={name: text for name, text in TAGS.items() if "cell" not in name}), "tag nfstudy.cell"),
     "a tag of too many words": (changed(tags=TAGS | {"note": "x" * 8001}), "tags.note"),
     "an unknown field": (changed(pickle="gASVIQ=="), "pickle: Extra inputs"),
-    "other points than there are": (changed(points={"test/nll": 2, "train/elbo": 4}), "other runs, points or files"),
+    "other points than there are": (
+        changed(points={"test/nll": 2, "train/elbo": 4}),
+        "points or files do not match",
+    ),
     "no JSON": (b"{", "line 1: "),
     "a key twice": (
         copy(1).record.model_dump_json().encode().replace(b"{", b'{"id":"x",', 1),
-        "as it would be written",
+        "not in the form that `export` writes",
     ),
 }
 
@@ -407,7 +416,7 @@ def test_a_later_format_is_named(tmp_path):
 
 
 def test_what_is_no_archive_is_said(tmp_path):
-    with pytest.raises(ArchiveError, match="no such archive"):
+    with pytest.raises(ArchiveError, match="no such file"):
         read_archive(tmp_path / "gone")
     with pytest.raises(ArchiveError, match="cannot be read"):
         read_archive(tmp_path)
@@ -476,7 +485,7 @@ def test_names_of_files_are_inside_the_run_s_folder():
 def test_a_file_that_changes_while_it_is_exported_is_noticed(tmp_path):
     contents = dict(CONTENTS)
     contents[min(contents)] = b"other"
-    with pytest.raises(ArchiveError, match="was altered meanwhile"):
+    with pytest.raises(ArchiveError, match="changed during the export"):
         write_archive(tmp_path / "x", STUDY, "", [copy(1)], contents.__getitem__)
     assert not [*tmp_path.iterdir()]
 

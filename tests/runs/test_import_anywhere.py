@@ -62,11 +62,11 @@ def assert_same_runs(uri, archive):
 def test_a_server_gives_back_the_archive_it_was_given(packed, server, tmp_path):
     archive = read_archive(packed)
     done = import_runs(archive, server)
-    assert (done.new, done.known, done.others) == (4, 0, ())
+    assert (done.new, done.known, done.conflicts) == (4, 0, ())
     assert exported(server, tmp_path / "back") == packed.read_bytes()
     assert_same_runs(server, archive)
     again = import_runs(archive, server)
-    assert (again.new, again.known, again.others) == (0, 4, ())
+    assert (again.new, again.known, again.conflicts) == (0, 4, ())
     client = MlflowClient(server)
     own = {run.data.tags[ORIGINAL_RUN_ID]: run for run in client.search_runs(["1"])}
     assert own.keys() == {run.record.id for run in archive.runs}
@@ -97,7 +97,7 @@ def test_a_server_gives_back_the_archive_it_was_given(packed, server, tmp_path):
     client.delete_run(own[one].info.run_id)
     done = import_runs(archive, server)
     assert (done.new, done.known) == (0, 3)
-    assert "is there, but deleted" in done.others[0]
+    assert "already present, but deleted" in done.conflicts[0]
 
 
 KILLED = """
@@ -137,7 +137,7 @@ def test_an_import_that_is_killed_is_made_whole_by_the_next(packed, server, tmp_
     # A study that starts meanwhile marks the half-imported run as killed, and that does not make it whole.
     open_store(server).kill_left_over("s")
     done = import_runs(archive, server)
-    assert (done.new, done.known, done.others) == (2, 2, ())
+    assert (done.new, done.known, done.conflicts) == (2, 2, ())
     assert exported(server, tmp_path / "back") == packed.read_bytes()
     assert_same_runs(server, archive)
     assert len(MlflowClient(server).search_runs(["1"])) == 4
@@ -159,7 +159,7 @@ def test_what_a_server_would_keep_otherwise_is_refused(packed, server):
     first = archive.runs[0]
     record = first.record.model_copy(update={"params": first.record.params | {"odd.text": "x" * 7000}})
     changed = type(archive)(archive.path, archive.manifest, (type(first)(record, first.histories), *archive.runs[1:]))
-    with pytest.raises(StoreError, match=f"run {record.id} is not read back as it was written"):
+    with pytest.raises(StoreError, match=f"run {record.id} was not stored as it was sent"):
         import_runs(changed, server)
     assert open_runs(server)("s").frame().empty
     assert import_runs(archive, server).new == 4

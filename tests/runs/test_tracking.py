@@ -13,13 +13,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nfstudy.core.errors import StoreAwayError, StoreError
+from nfstudy.core.errors import StoreError, StoreUnavailableError
 from nfstudy.runs.frame import RUN_COLUMNS, cell_states, runs_left
 from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.open import load_frame
-from nfstudy.runs.tracking.retry import Patience
-from nfstudy.runs.tracking.store import Attempt, DataRecord, Store, open_store, resolve_artifacts
+from nfstudy.runs.tracking.retry import Retry
+from nfstudy.runs.tracking.store import Attempt, Store, open_store, resolve_artifacts
 from nfstudy.study.cells import Trial
 from nfstudy.study.reader import parse_study
 
@@ -147,7 +148,7 @@ def answers_lost(monkeypatch, store, name):
 
 def test_a_run_that_a_server_made_without_our_knowing_is_found_and_closed(store, monkeypatch):
     made = answers_lost(monkeypatch, store, "create_run")
-    store.patience = Patience(60, lambda words: None)
+    store.retry = Retry(60, lambda words: None)
     known = start(store, STUDY.under(CELLS[0].budget).repetitions_of(CELLS[0])[0])
     unknown = made[0].info.run_id
     assert known == made[1].info.run_id
@@ -165,7 +166,7 @@ def test_a_run_that_a_server_made_without_our_knowing_is_found_and_closed(store,
 
 def test_what_is_written_is_there_once_though_its_answer_was_lost(store, monkeypatch):
     run_id = start(store, STUDY.under(CELLS[0].budget).repetitions_of(CELLS[0])[0])
-    store.patience = Patience(60, lambda words: None)
+    store.retry = Retry(60, lambda words: None)
     for name in ("log_batch", "log_artifacts", "set_terminated"):
         answers_lost(monkeypatch, store, name)
     store.log_epoch(run_id, EpochRecord(1, 5, 10, {"valid/elbo": -5.0}))
@@ -180,12 +181,12 @@ def test_a_server_is_asked_but_briefly_by_somebody_who_wants_to_end():
     """One who listens and never answers: by default MLflow would wait 16 minutes for him."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = Store(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        store.patience = patience = Patience(60)
+        store.retry = patience = Retry(60)
         before, asked = dict(os.environ), time.monotonic()
-        with store.hurried(), pytest.raises(StoreAwayError, match="timed out"):
+        with store.hurried(), pytest.raises(StoreUnavailableError, match="timed out"):
             store.kill_run("0" * 32)
         assert time.monotonic() - asked < 5
-        assert (dict(os.environ), store.patience) == (before, patience)
+        assert (dict(os.environ), store.retry) == (before, patience)
 
 
 def test_an_empty_study_has_all_its_columns(store, tmp_path):

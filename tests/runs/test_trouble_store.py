@@ -13,15 +13,15 @@ import pytest
 from support import disks
 from support.command_line import TINY, frame_of, launch, nfstudy, numbers_of, wait_for, write_study
 
-from nfstudy.core.errors import StoreAwayError
+from nfstudy.core.errors import StoreUnavailableError
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.training.checkpoints import CheckpointPlan, Checkpoints, read_checkpoint
 from nfstudy.inference.training.loop import fit
-from nfstudy.runner.signals import StopRequest
+from nfstudy.inference.training.stop import StopRequest
 from nfstudy.runs.frame import cell_states, latest_per_identity
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.open import load_frame
-from nfstudy.runs.tracking.retry import Patience
+from nfstudy.runs.tracking.retry import Retry
 from nfstudy.runs.tracking.store import Attempt, open_store
 from nfstudy.study.reader import parse_study
 from nfstudy.study.settings import Settings
@@ -50,10 +50,10 @@ def epoch(number):
     return EpochRecord(number, 5 * number, 10, {"train/elbo": -1.0 * number, "valid/elbo": -2.0 * number})
 
 
-class Twice(Patience):
+class Twice(Retry):
     """Does all work again that was done, as after an answer that was lost."""
 
-    def outlast(self, work):
+    def retry_while_unavailable(self, work):
         work()
         return work()
 
@@ -75,10 +75,10 @@ def test_a_full_disk_is_told_and_outlasted_and_what_was_logged_stays(empty_store
     run_id = start(store)
     store.log_epoch(run_id, epoch(1))
     filler = disks.fill(disk)
-    with pytest.raises(StoreAwayError, match=r"mlflow\.db.*(full|No space left)"):
+    with pytest.raises(StoreUnavailableError, match=r"mlflow\.db.*(full|No space left)"):
         store.finish_run(run_id, TrialResult("finished", 10, files={"samples.png": bytes(100_000)}))
     assert steps_of(store, run_id) == [5]
-    store.patience = Patience(60, told.append)
+    store.retry = Retry(60, told.append)
     timer = after(1.5, filler.unlink)
     store.finish_run(run_id, TrialResult("finished", 10, files={"samples.png": bytes(100_000)}))
     timer.join()
@@ -119,14 +119,14 @@ def test_a_read_only_store_is_a_clear_error_at_once_and_can_still_be_read(empty_
 def test_a_locked_database_is_waited_for_and_every_point_is_there_once(store, tmp_path):
     run_id, told = start(store), []
     store.log_epoch(run_id, epoch(1))
-    store.patience = Patience(60, told.append)
+    store.retry = Retry(60, told.append)
     lock = sqlite3.connect(tmp_path / "mlruns" / "mlflow.db", check_same_thread=False, isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     timer = after(LOCK_SECONDS, lambda: lock.execute("ROLLBACK"))
     store.log_epoch(run_id, epoch(2))
     timer.join()
     lock.close()
-    store.patience = Twice()
+    store.retry = Twice()
     store.log_epoch(run_id, epoch(3))
     assert [words.split(";")[-1] for words in told] == [
         " trying again for 60 s",
@@ -141,10 +141,10 @@ def test_waiting_for_a_store_ends_with_its_time_or_when_somebody_wants_to_stop(s
     run_id, told = start(store), []
     lock = sqlite3.connect(tmp_path / "mlruns" / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
-    for patience in (Patience(0.1, told.append), Patience(1e9, told.append, lambda: True)):
-        store.patience = patience
+    for patience in (Retry(0.1, told.append), Retry(1e9, told.append, lambda: True)):
+        store.retry = patience
         before = time.monotonic()
-        with pytest.raises(StoreAwayError, match="locked"):
+        with pytest.raises(StoreUnavailableError, match="locked"):
             store.log_epoch(run_id, epoch(1))
         assert time.monotonic() - before < 20
     lock.close()
@@ -159,15 +159,15 @@ def test_an_answer_that_is_long_in_coming_takes_no_time_from_the_trying_again(mo
         """Fail after 100 s of silence."""
         tries.append(clock[0])
         clock[0] += 100
-        raise StoreAwayError("no answer")
+        raise StoreUnavailableError("no answer")
 
-    with pytest.raises(StoreAwayError, match="no answer"):
-        Patience(250, told.append).outlast(silent)
+    with pytest.raises(StoreUnavailableError, match="no answer"):
+        Retry(250, told.append).retry_while_unavailable(silent)
     assert tries == [0, 100, 200, 300], "for 250 s from the first failure, at 100 s"
     assert told == ["no answer; trying again for 250 s"]
     tries.clear()
-    with pytest.raises(StoreAwayError, match="no answer"):
-        Patience().outlast(silent)
+    with pytest.raises(StoreUnavailableError, match="no answer"):
+        Retry().retry_while_unavailable(silent)
     assert len(tries) == 1, "without patience it is tried once"
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from mlflow.entities import Metric
 
+from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import EpochRecord, TrialResult
-from nfstudy.runs.tracking.store import Attempt, DataRecord, open_store
+from nfstudy.runs.tracking.store import Attempt, open_store
 from nfstudy.study.reader import parse_study
 
 SPEC = parse_study(

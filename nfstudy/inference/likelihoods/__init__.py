@@ -42,9 +42,14 @@ GAUSSIAN = Likelihood(
 )
 
 
-def load_likelihood(values: Values) -> type[Any]:
-    """Return the class of the likelihood of a kind of numbers; raises UserError where it cannot be loaded."""
-    likelihood = registry.likelihood_of(values)
+def load_likelihood(values: Values, name: str | None = None) -> type[Any]:
+    """Return the class of the likelihood of a kind of numbers; raises UserError where it cannot be loaded.
+
+    Arguments:
+        values: what the numbers of an example are.
+        name: the one that is asked for; None for the first that is declared.
+    """
+    likelihood = registry.likelihood_of(values, name)
     try:
         return load(likelihood.implementation)
     except (ImportError, AttributeError) as error:

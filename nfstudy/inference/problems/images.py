@@ -43,7 +43,7 @@ class ImageProblem:
         self.repetition = repetition
         self.device = device
         if model is None:
-            likelihood = load_likelihood(settings.data.values)
+            likelihood = load_likelihood(settings.data.values, settings.model.likelihood)
             precision = getattr(torch, settings.train.precision)
             model = DLGM(dataset.train.shape[1], settings.model, settings.flow, likelihood, precision)
             model.initialise(settings.seed, repetition)

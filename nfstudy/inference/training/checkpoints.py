@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nfstudy.runner.signals import StopRequest
+from nfstudy.core.atomic import draft_of
+from nfstudy.inference.training.stop import StopRequest
 from nfstudy.runs.result import Notice, Resumed
 from nfstudy.study.cells import Identity, Trial
 
 FORMAT = 1
 """Raised when files of before cannot be read any more."""
 ENDING = ".checkpoint"
-DRAFT = ".draft"
 LONGEST_HEAD = 10_000
 """Bytes; what has no end of line by then is no checkpoint."""
 
@@ -46,15 +46,17 @@ def checkpoint_path(folder: Path, identity: Identity) -> Path:
     return folder / ("-".join(map(str, identity)) + ENDING)
 
 
-def sweep(folder: Path, done: Collection[Identity]) -> None:
+def prune_checkpoints(folder: Path, done: Collection[Identity]) -> None:
     """Remove the checkpoints of trials that are done, and drafts that a kill has left; nobody may be writing there."""
     names = {checkpoint_path(folder, identity).name for identity in done}
     for path in folder.glob("*") if folder.is_dir() else ():
-        if path.name in names or path.suffix == DRAFT:
+        if path.name.startswith("."):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name in names:
             path.unlink(missing_ok=True)
 
 
-def belongs_to(trial: Trial, fingerprint: str) -> dict[str, str | int]:
+def checkpoint_key(trial: Trial, fingerprint: str) -> dict[str, str | int]:
     """Return what must be equal for a trial to go on from a checkpoint.
 
     Arguments:
@@ -68,20 +70,9 @@ def belongs_to(trial: Trial, fingerprint: str) -> dict[str, str | int]:
 def write_checkpoint(path: Path, trial: Mapping[str, str | int], seconds: float, state: bytes) -> None:
     """Put a checkpoint in the place of the one before, at once and for good; raises OSError and leaves that one."""
     head = {"format": FORMAT, "trial": trial, "seconds": seconds, "sha256": hashlib.sha256(state).hexdigest()}
-    draft = path.with_suffix(DRAFT)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            file.write(json.dumps(head).encode() + b"\n")
-            file.write(state)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        _sync_folder(path.parent)
-    except OSError:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
+    with draft_of(path, durable=True) as draft, draft.open("wb") as file:
+        file.write(json.dumps(head).encode() + b"\n")
+        file.write(state)
 
 
 def read_checkpoint(path: Path, trial: Mapping[str, str | int]) -> tuple[float, bytes] | None:
@@ -129,7 +120,7 @@ class Checkpoints:
 
         Arguments:
             plan: where and how often.
-            trial: from `belongs_to`.
+            trial: from `checkpoint_key`.
             tell: told of what people should know.
             stop: what may ask to stop.
         """
@@ -180,12 +171,3 @@ class Checkpoints:
     def holding(self) -> AbstractContextManager[None]:
         """Let a request to stop wait, within this context, for the next `save`."""
         return self._stop.held()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last over a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,15 +30,15 @@ class Averages:
     def in_place(self) -> Iterator[None]:
         """Put the means in the weights' place for a while."""
         live = [weight.detach().clone() for weight in self.weights]
-        put(self.means, self.weights)
+        copy_into(self.means, self.weights)
         try:
             yield
         finally:
-            put(live, self.weights)
+            copy_into(live, self.weights)
 
 
 @torch.no_grad()
-def put(values: Sequence[Tensor], weights: Sequence[nn.Parameter]) -> None:
+def copy_into(values: Sequence[Tensor], weights: Sequence[nn.Parameter]) -> None:
     """Copy values into the weights."""
     for value, weight in zip(values, weights, strict=True):
         weight.copy_(value)

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from nfstudy.inference.models.objective import BoundTerms, beta_at, free_energy
 from nfstudy.inference.problems.base import Problem
 from nfstudy.inference.training.checkpoints import CheckpointError, Checkpoints
-from nfstudy.inference.training.ema import Averages, put
+from nfstudy.inference.training.ema import Averages, copy_into
 from nfstudy.inference.training.optimisers import make_optimiser
-from nfstudy.runs.result import EpochRecord, OnEpoch, Outcome
+from nfstudy.runs.result import EpochRecord, OnEpoch, TrialResult
 from nfstudy.study.sections import TrainSpec
 from nfstudy.study.settings import Settings
 
@@ -30,25 +29,11 @@ PLAIN_STATE = ("update", "seconds", "count", "sums", "norm")
 """Attributes of the loop that a checkpoint holds as they are."""
 
 
-@dataclass(frozen=True)
-class TrainingEnd:
-    """How a training ended."""
-
-    outcome: Outcome
-    """finished, diverged or pruned."""
-    update: int
-    """Updates done; of a diverged training, the number of the update (1, 2, ...) that went wrong."""
-    reason: str
-    """Why it did not finish; empty when it did."""
-    seconds: float
-    """Wall-clock seconds of the updates, without the validations; those of earlier attempts that led here included."""
-
-
 class DivergenceError(Exception):
     """A loss, gradient or bound that is not finite."""
 
 
-def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Checkpoints | None = None) -> TrainingEnd:
+def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Checkpoints | None = None) -> TrialResult:
     """Train a problem's parameters in place by Alg. 1: one sample of q_K a data point and update, eq. (20).
 
     Epochs are as long as the problem says; the last may be cut so that there are `train.updates` in all.
@@ -74,13 +59,13 @@ def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Ch
         try:
             for record in loop.epochs():
                 if not on_epoch(record):
-                    return TrainingEnd("pruned", record.update, f"pruned after epoch {record.epoch}", loop.seconds)
+                    return TrialResult("pruned", record.update, f"pruned after epoch {record.epoch}", loop.seconds)
         except DivergenceError as error:
-            return TrainingEnd("diverged", loop.update, str(error), loop.seconds)
+            return TrialResult("diverged", loop.update, str(error), loop.seconds)
         if checkpoints:
             checkpoints.save(loop.state())  # The evaluation that follows may take long.
-    loop.settle()
-    return TrainingEnd("finished", loop.update, "", loop.seconds)
+    loop.load_final_weights()
+    return TrialResult("finished", loop.update, "", loop.seconds)
 
 
 class _Loop:
@@ -152,7 +137,7 @@ class _Loop:
                 self.optimiser._opt_called = True  # It was, in an earlier process; torch would warn.
             if self.averages:
                 self.averages.means = content["averages"]
-            put(content["parameters"], self.parameters)
+            copy_into(content["parameters"], self.parameters)
             self.best = content["best"]
             for name in PLAIN_STATE:
                 setattr(self, name, content[name])
@@ -203,12 +188,12 @@ class _Loop:
                 self.best = bound["elbo"], [weight.detach().clone() for weight in self.parameters]
         return {f"valid/{name}": value for name, value in bound.items()}
 
-    def settle(self) -> None:
+    def load_final_weights(self) -> None:
         """Put in place the weights that the training is to end with."""
         if self.best:
-            put(self.best[1], self.parameters)
+            copy_into(self.best[1], self.parameters)
         elif self.averages:
-            put(self.averages.means, self.parameters)
+            copy_into(self.averages.means, self.parameters)
 
     def _descend(self, loss: Tensor) -> Tensor:
         """Take one step and return the gradient's norm before clipping; a step that is not finite is not taken."""

@@ -6,13 +6,14 @@ import math
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nfstudy.data import Dataset
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.base import Problem
 from nfstudy.inference.problems.metrics import compute_metric
 from nfstudy.inference.training.checkpoints import Checkpoints
-from nfstudy.inference.training.loop import TrainingEnd, fit
+from nfstudy.inference.training.loop import fit
 from nfstudy.runs.result import OnEpoch, TrialResult
 from nfstudy.study.cells import Trial
 
@@ -37,7 +38,7 @@ def run_trial(
     """
     started = time.perf_counter()
     problem = make_problem(trial.settings, dataset, trial.repetition, device)
-    end = TrainingEnd("finished", 0, "", 0.0)
+    end = TrialResult("finished")
     if problem.parameters():
         end = fit(problem, trial.settings, on_epoch, checkpoints)
     metrics = {"time/updates_per_second": end.update / end.seconds} if end.seconds and end.outcome != "diverged" else {}
@@ -48,7 +49,7 @@ def run_trial(
         metrics["time/evaluation_seconds"] = time.perf_counter() - evaluation_started
         not_finite = [f"test/{name} is {value}" for name, value in test.items() if not math.isfinite(value)]
         if not_finite:
-            end = TrainingEnd("diverged", end.update, not_finite[0], end.seconds)
+            end = replace(end, outcome="diverged", reason=not_finite[0])
         else:
             metrics |= {f"test/{name}": value for name, value in test.items()}
             files = problem.files()
@@ -56,7 +57,7 @@ def run_trial(
             metrics, files = metrics | further, files | tracebacks
     earlier = checkpoints.earlier if checkpoints else 0.0
     metrics["time/wall_seconds"] = earlier + time.perf_counter() - started
-    return TrialResult(end.outcome, end.update, end.reason or reason, metrics, files)
+    return replace(end, reason=end.reason or reason, metrics=metrics, files=files)
 
 
 def _further_metrics(names: Sequence[str], problem: Problem) -> tuple[dict[str, float], str, dict[str, bytes]]:

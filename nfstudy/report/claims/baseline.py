@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from nfstudy.core.atomic import draft_of
+from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import ReportError
 from nfstudy.report.claims.ledger import VERDICTS, ClaimVerdict, Verdict
 
@@ -56,8 +56,7 @@ def write_baseline(path: Path, verdicts: Baseline) -> None:
     """
     text = json.dumps(dict(sorted(verdicts.items())), indent=1, ensure_ascii=False) + "\n"
     try:
-        with draft_of(path) as draft:
-            draft.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
     except OSError as error:
         raise ReportError(f"{path}: cannot be written: {error.strerror or error}") from None
 

@@ -25,9 +25,9 @@ BOUNDS = (FREE_ENERGY, KL, NLL)
 """The three panels of the paper's Figure 4, in its order."""
 
 
-def unit_of(values: Values | None) -> str:
+def unit_of(values: Values | None, likelihood: str | None = None) -> str:
     """Return what F, KL and −ln p(x) are in: nats per image, patch or example; on the plane, without data, nats."""
-    return f"nats per {registry.likelihood_of(values).per}" if values else "nats"
+    return f"nats per {registry.likelihood_of(values, likelihood).per}" if values else "nats"
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ class Results:
     @property
     def unit(self) -> str:
         """What F, KL and −ln p(x) are in."""
-        data = self.study.settings.data
-        return unit_of(data.values if data else None)
+        settings = self.study.settings
+        return unit_of(settings.data.values if settings.data else None, settings.model.likelihood)
 
     @property
     def bounds(self) -> tuple[Metric, ...]:

@@ -1,1 +1,1 @@
-"""A study's logged runs in one file, which another store takes in: what it holds, how it is packed and unpacked."""
+"""A study's logged runs in one file, which can be imported into another store: its format, writer and reader."""

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from nfstudy.core.errors import UserError
 from nfstudy.core.fields import Record
+from nfstudy.runs.tags import Tag
 from nfstudy.runs.whole_run import POINT, TAGS, Digest
 
 FORMAT = 1
@@ -39,7 +40,7 @@ class Manifest(Record):
     format: Literal[1]
     nfstudy: Annotated[str, Field(max_length=100)]
     """The version that wrote it."""
-    study: Annotated[str, Field(pattern=rf"^{TAGS['nfstudy.study']}$")]
+    study: Annotated[str, Field(pattern=rf"^{TAGS[Tag.STUDY]}$")]
     description: Annotated[str, Field(max_length=10_000)]
     runs: Annotated[int, Field(ge=0)]
     points: Annotated[int, Field(ge=0)]

@@ -1,7 +1,7 @@
-"""One file -> runs, with everything checked before anything is kept: sizes, digests, counts, names, numbers.
+"""Read an archive; sizes, digests, counts, names and numbers are all checked before anything is kept.
 
 No part is unpacked before it is known how large it may be, and none is unpickled. A member's header must be the one
-that `packing` writes, byte for byte: so links, devices, paths, second copies and unknown members cannot even be said.
+that `writer` writes, byte for byte: so links, devices, paths, duplicates and unknown members cannot be expressed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from nfstudy.runs.archive.manifest import FORMAT, ArchiveError, Manifest, Member
 from nfstudy.runs.archive.writer import BLOCK, END, MANIFEST, header
+from nfstudy.runs.tags import Tag
 from nfstudy.runs.whole_run import POINT, RunCopy, RunRecord, is_history
 
 MAX_MANIFEST = 64 * 2**20
@@ -28,7 +29,7 @@ MAX_MEMORY = 128 * 2**20
 """Bytes that unpacking may take for itself."""
 CHUNK = 2**16
 
-_ALLOWED = "allowed: an archive that `export` wrote, whole"
+_ALLOWED = "allowed: a complete archive written by `export`"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Archive:
         with _opened(self.path) as packed:
             manifest, _ = _read_manifest(packed)
             if manifest != self.manifest:
-                raise ArchiveError(f"{self.path}: was changed meanwhile; {_ALLOWED}")
+                raise ArchiveError(f"{self.path}: was modified while it was read; {_ALLOWED}")
             for member in manifest.members:
                 content = packed.member(member)
                 if member.name.startswith("files/"):
@@ -70,7 +71,7 @@ def read_archive(path: Path) -> Archive:
 
 
 class _Packed:
-    """What an .xz file unpacks to, read in order, never more than was asked for."""
+    """The content of an .xz file, read in order, never more than was requested."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
@@ -81,7 +82,7 @@ class _Packed:
         parts, left = [], size
         while left:
             if self._xz.eof or not (part := self._more(left)):
-                raise ArchiveError(f"{self._path}: ends too early; {_ALLOWED}")
+                raise ArchiveError(f"{self._path}: is truncated; {_ALLOWED}")
             parts.append(part)
             left -= len(part)
         return b"".join(parts)
@@ -89,10 +90,10 @@ class _Packed:
     def member(self, member: Member) -> bytes:
         """Return the content of the member that comes next, which must be this one."""
         if self.read(BLOCK) != header(member.name, member.size):
-            raise ArchiveError(f"{self._path}: {member.name} is not where its manifest has it; {_ALLOWED}")
+            raise ArchiveError(f"{self._path}: {member.name} is not where the manifest lists it; {_ALLOWED}")
         content = self.read(member.size)
         if hashlib.sha256(content).hexdigest() != member.sha256 or any(self.read(-member.size % BLOCK)):
-            raise ArchiveError(f"{self._path}: {member.name} is altered (its SHA-256 differs); {_ALLOWED}")
+            raise ArchiveError(f"{self._path}: {member.name} is corrupted (SHA-256 mismatch); {_ALLOWED}")
         return content
 
     def end(self) -> None:
@@ -104,7 +105,7 @@ class _Packed:
             or self._xz.unused_data
             or self._file.read(1)
         ):
-            raise ArchiveError(f"{self._path}: holds more than its manifest lists; {_ALLOWED}")
+            raise ArchiveError(f"{self._path}: contains more than its manifest lists; {_ALLOWED}")
 
     def _more(self, most: int) -> bytes:
         """Return some bytes, none only at the end."""
@@ -123,11 +124,11 @@ def _opened(path: Path) -> Iterator[_Packed]:
         with path.open("rb") as file:
             yield _Packed(file, path)
     except FileNotFoundError:
-        raise ArchiveError(f"{path}: no such archive; allowed: a file that `export` wrote") from None
+        raise ArchiveError(f"{path}: no such file; allowed: an archive written by `export`") from None
     except OSError as error:
         raise ArchiveError(f"{path}: cannot be read: {error.strerror or error}") from None
     except lzma.LZMAError as error:
-        raise ArchiveError(f"{path}: is no intact .xz file ({str(error).lower()}); {_ALLOWED}") from None
+        raise ArchiveError(f"{path}: not a valid .xz file ({str(error).lower()}); {_ALLOWED}") from None
 
 
 def _read_manifest(packed: _Packed) -> tuple[Manifest, str]:
@@ -142,15 +143,15 @@ def _read_manifest(packed: _Packed) -> tuple[Manifest, str]:
         raise ArchiveError(f"{packed._path}: does not begin with {MANIFEST}; {_ALLOWED}")
     content = packed.read(size)
     if any(packed.read(-size % BLOCK)):
-        raise ArchiveError(f"{place}: is altered; {_ALLOWED}")
+        raise ArchiveError(f"{place}: is corrupted; {_ALLOWED}")
     try:
         said = json.loads(content)
         version = said.get("format") if isinstance(said, dict) else None
     except (ValueError, RecursionError):
-        raise ArchiveError(f"{place}: is no JSON; {_ALLOWED}") from None
+        raise ArchiveError(f"{place}: not valid JSON; {_ALLOWED}") from None
     if type(version) is not int or version != FORMAT:
-        got = f"{version}"[:40] if type(version) is int else "no whole number"
-        raise ArchiveError(f"{place}: format: got {got}; allowed: {FORMAT} (another nfstudy wrote it)")
+        got = f"{version}"[:40] if type(version) is int else "no integer"
+        raise ArchiveError(f"{place}: format: got {got}; allowed: {FORMAT} (written by another version of nfstudy)")
     try:
         return Manifest.model_validate_json(content), str(packed._path)
     except ValidationError as error:
@@ -168,18 +169,18 @@ def _read_records(content: bytes, manifest: Manifest, place: str) -> list[RunRec
             raise ArchiveError(f"{where}: {_first(error)}; {_ALLOWED}") from None
         # So that a key is there once, and every reader of JSON reads the same.
         if record.model_dump_json().encode() != line:
-            raise ArchiveError(f"{where}: is not as it would be written; {_ALLOWED}")
+            raise ArchiveError(f"{where}: not in the form that `export` writes; {_ALLOWED}")
         if records and record.id <= records[-1].id:
-            raise ArchiveError(f"{where}: run {record.id} is there twice or out of order; {_ALLOWED}")
-        if record.tags["nfstudy.study"] != manifest.study:
+            raise ArchiveError(f"{where}: run {record.id} is duplicate or out of order; {_ALLOWED}")
+        if record.tags[Tag.STUDY] != manifest.study:
             raise ArchiveError(f"{where}: tag nfstudy.study is not {manifest.study}; {_ALLOWED}")
         if missing := set(record.files.values()) - listed:
-            raise ArchiveError(f"{where}: names a file {min(missing)} that is not there; {_ALLOWED}")
+            raise ArchiveError(f"{where}: refers to a missing file {min(missing)}; {_ALLOWED}")
         records.append(record)
     used = {digest for record in records for digest in record.files.values()}
     counts = (len(records), sum(sum(record.points.values()) for record in records))
     if content.rpartition(b"\n")[2] or counts != (manifest.runs, manifest.points) or used != listed:
-        raise ArchiveError(f"{place}: holds other runs, points or files than its manifest counts; {_ALLOWED}")
+        raise ArchiveError(f"{place}: runs, points or files do not match the counts of its manifest; {_ALLOWED}")
     return records
 
 
@@ -196,7 +197,7 @@ def _with_histories(records: list[RunRecord], points: np.ndarray, place: str) ->
 
 
 def _first(error: ValidationError) -> str:
-    """Return the first of pydantic's complaints with its place."""
+    """Return pydantic's first error with its place."""
     details = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, details["loc"]))[:200]
     return f"{where}: {details['msg']}"[:500] if where else details["msg"][:500]

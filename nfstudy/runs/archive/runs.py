@@ -17,7 +17,7 @@ from nfstudy.runs.whole_run import RunCopy
 
 @dataclass(frozen=True)
 class ArchivedRuns:
-    """The runs of an archive; the same frames, points and files as of a store that has taken them in."""
+    """The runs of an archive; the same frames, points and files as of a store that has imported them."""
 
     archive: Archive | None
     """None has no runs."""

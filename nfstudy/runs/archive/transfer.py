@@ -11,11 +11,13 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
+from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import Archive
 from nfstudy.runs.archive.writer import write_archive
-from nfstudy.runs.frame import RESULTS
+from nfstudy.runs.result import RESULTS
+from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.open import SqlRuns, open_runs
 from nfstudy.runs.tracking.sql_export import artifact_address, description_of, insert_copies, known_ids, read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
@@ -23,7 +25,7 @@ from nfstudy.runs.tracking.uris import artifact_folder, is_sqlite
 from nfstudy.runs.whole_run import RunCopy, RunRecord
 
 CHECKPOINTS = (".pt",)
-"""Endings of the files that are left out unless asked for: nearly all of a study's bytes, and no report reads them."""
+"""Suffixes of the files that are exported only on request: nearly all of a study's bytes, and no report reads them."""
 
 Files = Callable[[], Iterator[tuple[str, bytes]]]
 """Yields (digest, content) of each file of an archive."""
@@ -67,9 +69,9 @@ class Imported:
 
     new: int
     known: int
-    """Runs that were there already, under their own id or another's."""
-    others: tuple[str, ...]
-    """The runs in whose place the store has one with other numbers; they were left out. For people."""
+    """Runs that were already present, under their own id or another's."""
+    conflicts: tuple[str, ...]
+    """A line for each run that was skipped, as the store has it with different numbers. For people."""
 
 
 def export_runs(uri: str, study: str, path: Path, budget: str | None = None, checkpoints: bool = False) -> int:
@@ -90,10 +92,10 @@ def export_runs(uri: str, study: str, path: Path, budget: str | None = None, che
     """
     source = _source(uri, study)
     try:
-        copies = [copy for copy in source.copies() if budget in (None, copy.record.tags.get("nfstudy.budget"))]
+        copies = [copy for copy in source.copies() if budget in (None, copy.record.tags.get(Tag.BUDGET))]
         if not copies:
             raise ArchiveError(
-                f"{study}: no run {f'of budget {budget} ' if budget else ''}has ended; allowed: some runs"
+                f"{study}: no run {f'of budget {budget} ' if budget else ''}has ended; allowed: a study with ended runs"
             )
         places: dict[str, tuple[str, str]] = {}
         whole = []
@@ -129,37 +131,37 @@ def import_runs(archive: Archive, uri: str) -> Imported:
     """
     target = _target(archive, uri)
     try:
-        new, known, others = _compared(archive, target)
+        new, known, conflicts = _compared(archive, target)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise StoreError(f"{uri}: a run of '{archive.manifest.study}' cannot be compared: {reason}") from None
     target.insert(new, archive.files)
-    return Imported(len(new), known, others)
+    return Imported(len(new), known, conflicts)
 
 
 def _compared(archive: Archive, target: Target) -> tuple[list[RunCopy], int, tuple[str, ...]]:
-    """Return the runs that are new, how many are not, and what is to be said of those that are there otherwise."""
+    """Return the new runs, how many are known, and a line for each that conflicts with the store."""
     present = {record.id: record for record in target.records()}
     taken = target.taken([copy.record.id for copy in archive.runs])
-    results = {record.identity: record for record in present.values() if _fills_its_place(record)}
-    new, known, others = [], 0, []
+    results = {record.identity: record for record in present.values() if _is_the_result(record)}
+    new, known, conflicts = [], 0, []
     for copy in archive.runs:
         record = copy.record
-        there = present.get(record.id) or (results.get(record.identity) if _fills_its_place(record) else None)
+        there = present.get(record.id) or (results.get(record.identity) if _is_the_result(record) else None)
         if there and target.copy(there.id).same_numbers(copy):
             known += 1
         elif there:
-            others.append(f"{record.name}: {record.id} is there as {there.id}, with other numbers")
+            conflicts.append(f"{record.name}: {record.id} already present as {there.id}, with different numbers")
         elif record.id in taken:
-            others.append(f"{record.name}: {record.id} is there, but deleted, running, or of another study")
+            conflicts.append(f"{record.name}: {record.id} already present, but deleted, running, or of another study")
         else:
             new.append(copy)
-    return new, known, tuple(others)
+    return new, known, tuple(conflicts)
 
 
-def _fills_its_place(record: RunRecord) -> bool:
+def _is_the_result(record: RunRecord) -> bool:
     """Say whether a run is the one result of its identity; attempts and reruns may be many."""
-    return record.outcome in RESULTS and record.tags["nfstudy.stage"] != "rerun"
+    return record.outcome in RESULTS and record.tags[Tag.STAGE] != "rerun"
 
 
 def _target(archive: Archive, uri: str) -> Target:
@@ -174,7 +176,7 @@ def _target(archive: Archive, uri: str) -> Target:
         return ApiTarget(store, experiment, study)
     database = SqlStore(store.uri)
     if not database.is_known():
-        raise StoreError(f"{uri}: has the schema of another version of MLflow; allowed: that of the pinned one")
+        raise StoreError(f"{uri}: unknown database schema; allowed: that of the MLflow version in constraints.txt")
     return _FileTarget(database, experiment, study, store.tidy)
 
 
@@ -247,10 +249,7 @@ class _FileTarget:
         for digest, content in files() if places else ():
             for place in places.get(digest, ()):
                 try:
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    draft = place.with_name(f".{place.name}.draft")  # No file of an archive has such a name.
-                    draft.write_bytes(content)
-                    draft.replace(place)
+                    write_whole(place, content)
                 except OSError as error:
                     raise StoreError(f"{place}: cannot be written: {error.strerror or error}") from None
         insert_copies(self.store.uri, self.experiment, self.study, copies)

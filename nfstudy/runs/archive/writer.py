@@ -1,4 +1,4 @@
-"""Runs -> one file: an .xz of a tar whose members are the manifest, the runs, their points, and each file once.
+"""Write an archive: an .xz of a tar whose members are the manifest, the runs, their points, and each file once.
 
 The same runs give the same bytes: members are sorted, and their headers say nothing but name and size. Files are named
 by their digests, so that a file that many runs share, such as the list of packages, is there once, and no member's name
@@ -103,7 +103,7 @@ def _member(name: str, data: bytes) -> Member:
 def _checked(digest: str, content: Callable[[str], bytes]) -> bytes:
     data = content(digest)
     if hashlib.sha256(data).hexdigest() != digest:
-        raise ArchiveError(f"a run's file with SHA-256 {digest} was altered meanwhile; allowed: runs that have ended")
+        raise ArchiveError(f"a run's file with SHA-256 {digest} changed during the export; allowed: ended runs")
     return data
 
 

@@ -12,6 +12,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from nfstudy.core.errors import StoreError, UserError
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID, original_id, original_tags
+from nfstudy.runs.tags import MlflowTag
 from nfstudy.runs.tracking.mlflow_runs import StudyRuns
 from nfstudy.runs.tracking.store import Store, open_store
 from nfstudy.runs.whole_run import DatasetRecord, RunCopy, RunRecord, make_points
@@ -79,7 +80,7 @@ def file_names(store: Store, run_id: str, folder: str | None = None) -> Iterator
 
 
 class ServedSource:
-    """A store behind MLflow's API; what `nfstudy.runs.archive.transfer.Source` asks for."""
+    """A store behind MLflow's API; implements `nfstudy.runs.archive.transfer.Source`."""
 
     def __init__(self, uri: str, study: str) -> None:
         """Open it; raises StoreError where that cannot be."""
@@ -90,7 +91,7 @@ class ServedSource:
         """Return the note of the study's experiment."""
         with self._store.asked():
             found = self._store.client.get_experiment_by_name(self._runs.study)
-        return found.tags.get("mlflow.note.content", "") if found else ""
+        return found.tags.get(MlflowTag.NOTE, "") if found else ""
 
     def copies(self) -> list[RunCopy]:
         """Return the runs that have ended, without their files, sorted by id."""

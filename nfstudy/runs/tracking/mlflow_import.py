@@ -16,6 +16,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID, original_id
+from nfstudy.runs.tags import MlflowTag, Tag
 from nfstudy.runs.tracking.mlflow_export import file_names, read_copy, record_of
 from nfstudy.runs.tracking.mlflow_runs import PAGE
 from nfstudy.runs.tracking.store import Store
@@ -25,7 +26,7 @@ ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
 class ApiTarget:
-    """A study in a store that is written through MLflow's API; what `nfstudy.runs.archive.transfer.Target` asks for."""
+    """A study in a store that is written through MLflow's API; implements `nfstudy.runs.archive.transfer.Target`."""
 
     def __init__(self, store: Store, experiment: str, study: str) -> None:
         self._store, self._experiment, self._study = store, experiment, study
@@ -103,10 +104,10 @@ class ApiTarget:
         run = self._store.client.get_run(run_id)
         files = {*file_names(self._store, run_id)}
         # MLflow keeps the run's name as a tag as well.
-        sent = dict(record) | {"tags": record.tags | {"mlflow.runName": record.name}, "points": {}, "files": {}}
+        sent = dict(record) | {"tags": record.tags | {MlflowTag.RUN_NAME: record.name}, "points": {}, "files": {}}
         metrics = run.data.metrics.keys()
         if dict(record_of(run, {})) != sent or metrics != record.points.keys() or files != record.files.keys():
-            raise StoreError(f"tracking store {self._store.uri}: run {record.id} is not read back as it was written")
+            raise StoreError(f"tracking store {self._store.uri}: run {record.id} was not stored as it was sent")
 
     @cached_property
     def _all(self) -> list[Run]:
@@ -121,7 +122,7 @@ class ApiTarget:
             for run in self._all
             if run.info.lifecycle_stage == "active"
             and run.info.status in ENDED
-            and run.data.tags.get("nfstudy.study") == self._study
+            and run.data.tags.get(Tag.STUDY) == self._study
             and IMPORTING not in run.data.tags
         }
 

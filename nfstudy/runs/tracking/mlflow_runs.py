@@ -16,6 +16,7 @@ import pandas as pd
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.frame import make_frame, make_history, make_row
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
+from nfstudy.runs.tags import Tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Metric, Run
@@ -90,7 +91,7 @@ class StudyRuns:
             while token is not None:
                 page = self.client.search_runs(
                     [experiment.experiment_id],
-                    filter_string=f"tags.`nfstudy.study` = '{self.study}'{condition}",
+                    filter_string=f"tags.`{Tag.STUDY}` = '{self.study}'{condition}",
                     max_results=PAGE,
                     page_token=token or None,
                 )

@@ -1,4 +1,4 @@
-"""How long the coordinator waits for a store that is away, and for which troubles: hours of training outlive them."""
+"""Writing to a store again while it is unavailable, so that hours of training outlive a lock or a server restart."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from nfstudy.core.errors import StoreAwayError
+from nfstudy.core.errors import StoreUnavailableError
 
-PATIENCE_SECONDS = 120.0
+RETRY_SECONDS = 120.0
 """Workers train on meanwhile; what they send waits in their pipes."""
 PAUSE_SECONDS = 0.5
 LASTING_CODES = ("SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_PERM", "SQLITE_AUTH")
-"""How SQLite's lasting troubles begin; a lock, a full disk or a failing one may pass."""
+"""How the names of SQLite's lasting errors begin; a lock, a full disk or a failing one may pass."""
 LASTING_ERRORS = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
-SQLITE_WAIT_SECONDS = 2
 
 Found = TypeVar("Found")
 
@@ -29,29 +27,29 @@ def _never() -> bool:
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to wait, whom to tell, and what ends the waiting."""
+class Retry:
+    """For how long an unavailable store is tried again, who is told, and what ends it."""
 
     seconds: float = 0.0
     tell: Callable[[str], None] = print
     is_over: Callable[[], bool] = _never
     """Asked before each wait, as when somebody wants the study to stop."""
 
-    def outlast(self, work: Callable[[], Found]) -> Found:
-        """Do some work, again while the store is away; the work must be one that may be done twice.
+    def retry_while_unavailable(self, work: Callable[[], Found]) -> Found:
+        """Do some work, again while the store is unavailable; it must be work that may be done twice.
 
         The time runs from the first failure: a server that was silent until a request timed out was tried only once.
 
         Raises:
-            StoreAwayError: the store has been away for longer.
+            StoreUnavailableError: the store has been unavailable for longer.
         """
         failed_first: float | None = None
         while True:
             try:
                 found = work()
-            except StoreAwayError as error:
-                away = 0.0 if failed_first is None else time.monotonic() - failed_first
-                if self.is_over() or away >= self.seconds:
+            except StoreUnavailableError as error:
+                passed = 0.0 if failed_first is None else time.monotonic() - failed_first
+                if self.is_over() or passed >= self.seconds:
                     raise
                 if failed_first is None:
                     failed_first = time.monotonic()
@@ -80,23 +78,6 @@ def reason(error: BaseException) -> str:
     """Return what went wrong in a store in one line: the database's own words where it spoke, without the statement."""
     spoken = next((each.orig for each in _chain(error) if isinstance(each, DBAPIError) and each.orig), error)
     return " ".join(str(spoken).split())[:500]
-
-
-def keep_waits_short(engine: type[Engine] = Engine) -> None:
-    """Let SQLite wait for a lock only so long that signals are seen in time: `Patience` tries again.
-
-    MLflow asks for 20 s at every statement's start, and in SQLite Python handles no signal.
-    """
-    if not event.contains(engine, "before_cursor_execute", _shortened):
-        event.listen(engine, "before_cursor_execute", _shortened, retval=True)
-
-
-def _shortened(
-    connection: object, cursor: object, statement: str, parameters: Any, context: object, many: bool
-) -> tuple[str, Any]:
-    if statement.startswith("PRAGMA busy_timeout"):
-        statement = f"PRAGMA busy_timeout = {SQLITE_WAIT_SECONDS * 1000}"
-    return statement, parameters
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

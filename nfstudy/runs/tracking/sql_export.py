@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.frame import LARGEST
 from nfstudy.runs.original import IMPORTING, original_id, original_tags
+from nfstudy.runs.tags import MlflowTag, Tag
 from nfstudy.runs.tracking.sql_runs import IDS_A_QUERY, SqlStore
 from nfstudy.runs.tracking.uris import ARTIFACTS, database_file
 from nfstudy.runs.whole_run import DatasetRecord, RunCopy, RunRecord, make_points
@@ -55,7 +56,7 @@ def description_of(store: SqlStore, study: str) -> str:
     """Return the note of the study's experiment."""
     asked = (
         "SELECT value FROM experiment_tags JOIN experiments USING (experiment_id) "
-        "WHERE name = ? AND workspace = 'default' AND key = 'mlflow.note.content'"
+        f"WHERE name = ? AND workspace = 'default' AND key = '{MlflowTag.NOTE}'"
     )
     return store.read(lambda connection: connection.exec_driver_sql(asked, (study,)).scalar()) or ""
 
@@ -66,13 +67,13 @@ def known_ids(store: SqlStore, run_ids: Sequence[str]) -> set[str]:
 
 
 def insert_copies(uri: str, experiment: str, study: str, copies: Sequence[RunCopy]) -> None:
-    """Write runs into a SQLite store, all or none; their files are to be there already.
+    """Write runs into a SQLite store, all or none; their files must be in place already.
 
     Arguments:
         uri: the store's address.
         experiment: the id of the study's experiment.
         study: its name, by which artifact addresses begin.
-        copies: runs whose ids the store has not.
+        copies: runs whose ids are not in the store.
 
     Raises:
         StoreError: the database cannot be written.
@@ -96,7 +97,7 @@ def _copies(connection: Connection, study: str) -> Iterator[RunCopy]:
     asked = (
         "SELECT run_uuid, runs.name, status, start_time, end_time FROM runs JOIN experiments USING (experiment_id) "
         "JOIN tags USING (run_uuid) WHERE experiments.name = ? AND workspace = 'default' AND status IN (?, ?, ?) "
-        "AND runs.lifecycle_stage = 'active' AND tags.key = 'nfstudy.study' AND tags.value = ? ORDER BY run_uuid"
+        f"AND runs.lifecycle_stage = 'active' AND tags.key = '{Tag.STUDY}' AND tags.value = ? ORDER BY run_uuid"
     )
     rows = connection.exec_driver_sql(asked, (study, *_ENDED, study)).all()
     for first in range(0, len(rows), RUNS_AT_ONCE):

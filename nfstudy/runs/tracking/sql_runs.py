@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.frame import make_frame, make_history, make_row
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
+from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.uris import database_file, is_sqlite
 
 REVISIONS = ("dc11669786a5",)
@@ -167,9 +168,7 @@ def _runs_of(study: str, *columns: Any) -> Select:
         select(*columns)
         .select_from(_RUNS.join(_EXPERIMENTS, _RUNS.c.experiment_id == _EXPERIMENTS.c.experiment_id))
         .where(_EXPERIMENTS.c.name == study, _EXPERIMENTS.c.workspace == "default", _RUNS.c.lifecycle_stage == "active")
-        .where(
-            _RUNS.c.run_uuid.in_(select(_TAGS.c.run_uuid).where(_TAGS.c.key == "nfstudy.study", _TAGS.c.value == study))
-        )
+        .where(_RUNS.c.run_uuid.in_(select(_TAGS.c.run_uuid).where(_TAGS.c.key == Tag.STUDY, _TAGS.c.value == study)))
     )
 
 

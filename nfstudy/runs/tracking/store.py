@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# A server that does not answer is waited for by `Patience`, which tells of it; MLflow's own 7 retries of 120 s do not.
+# A server that does not answer is waited for by `Retry`, which tells of it; MLflow's own 7 retries of 120 s do not.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -39,15 +39,18 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from nfstudy import __version__
-from nfstudy.core.errors import StoreAwayError, StoreError
+from nfstudy.core.atomic import draft_of
+from nfstudy.core.errors import StoreError, StoreUnavailableError
 from nfstudy.core.plugins import installed
 from nfstudy.core.project import Project
 from nfstudy.runs.frame import param_text
 from nfstudy.runs.metrics import known_metrics
-from nfstudy.runs.provenance import code_state, environment
+from nfstudy.runs.provenance import DataRecord, code_state, environment
 from nfstudy.runs.result import EpochRecord, TrialResult
+from nfstudy.runs.tags import MlflowTag, Tag, tag_of
+from nfstudy.runs.tracking.busy_timeout import shorten_busy_timeout
 from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns
-from nfstudy.runs.tracking.retry import Patience, keep_waits_short, may_pass, reason
+from nfstudy.runs.tracking.retry import Retry, may_pass, reason
 from nfstudy.runs.tracking.uris import ARTIFACTS, SQLITE, artifact_folder, database_file, is_sqlite
 from nfstudy.study.cells import Trial, settings_digest
 
@@ -76,16 +79,6 @@ def resolve_artifacts(artifact_uri: str, tracking_uri: str | None, registry_uri:
 
 
 @dataclass(frozen=True)
-class DataRecord:
-    """What a run says of its data set."""
-
-    name: str
-    fingerprint: str
-    source: str
-    shapes: Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
 class Attempt:
     """One attempt at a trial: where it runs, and which attempt it is."""
 
@@ -102,7 +95,7 @@ class Store:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.client = MlflowClient(tracking_uri=uri)
-        self.patience = Patience()
+        self.retry = Retry()
         """With which what runs say is written; everything else is tried once."""
 
     @property
@@ -120,7 +113,7 @@ class Store:
             found = self.client.get_experiment_by_name(study)
             if found is None:
                 location = f"{ARTIFACTS}{study}" if is_sqlite(self.uri) else None
-                tags = {"mlflow.note.content": description} if description else {}
+                tags = {MlflowTag.NOTE: description} if description else {}
                 return self.client.create_experiment(study, artifact_location=location, tags=tags)
             if found.lifecycle_stage != "active":
                 raise StoreError(
@@ -142,28 +135,28 @@ class Store:
         """Create a run with everything that would reproduce it, before training starts; return its id."""
         code, machine = code_state(), attempt.environment or environment()
         tags = {
-            "mlflow.source.name": "nfstudy",
-            "mlflow.source.type": "LOCAL",
-            "mlflow.source.git.commit": code.commit,
-            "nfstudy.study": trial.study,
-            "nfstudy.budget": trial.cell.budget,
-            "nfstudy.cell": trial.cell.key,
-            "nfstudy.settings": settings_digest(trial.settings),
-            "nfstudy.stage": trial.stage,
-            "nfstudy.index": str(trial.index),
-            "nfstudy.repetition": str(trial.repetition),
-            "nfstudy.attempt": str(attempt.number),
-            "nfstudy.point": json.dumps(trial.cell.point, sort_keys=True),
-            **({"nfstudy.rerun_of": trial.rerun_of} if trial.rerun_of else {}),
-            "nfstudy.commit": code.commit,
-            "nfstudy.dirty": str(code.dirty).lower(),
-            "nfstudy.data": data.name if data else "none",
-            "nfstudy.data_fingerprint": data.fingerprint if data else "",
-            "nfstudy.device": attempt.device,
-            "nfstudy.threads": str(attempt.threads),
-            "nfstudy.version": __version__,
-            **{f"nfstudy.{name}": machine[f"package {name}"] for name in ("torch", "numpy", "mlflow", "optuna")},
-            "nfstudy.python": machine["python"],
+            MlflowTag.SOURCE_NAME: "nfstudy",
+            MlflowTag.SOURCE_TYPE: "LOCAL",
+            MlflowTag.COMMIT: code.commit,
+            Tag.STUDY: trial.study,
+            Tag.BUDGET: trial.cell.budget,
+            Tag.CELL: trial.cell.key,
+            Tag.SETTINGS: settings_digest(trial.settings),
+            Tag.STAGE: trial.stage,
+            Tag.INDEX: str(trial.index),
+            Tag.REPETITION: str(trial.repetition),
+            Tag.ATTEMPT: str(attempt.number),
+            Tag.POINT: json.dumps(trial.cell.point, sort_keys=True),
+            **({Tag.RERUN_OF: trial.rerun_of} if trial.rerun_of else {}),
+            Tag.COMMIT: code.commit,
+            Tag.DIRTY: str(code.dirty).lower(),
+            Tag.DATA: data.name if data else "none",
+            Tag.DATA_FINGERPRINT: data.fingerprint if data else "",
+            Tag.DEVICE: attempt.device,
+            Tag.THREADS: str(attempt.threads),
+            Tag.VERSION: __version__,
+            **{tag_of(name): machine[f"package {name}"] for name in ("torch", "numpy", "mlflow", "optuna")},
+            Tag.PYTHON: machine["python"],
             **_plugin_tags(),
         }
         name = f"{trial.label} ({trial.cell.budget})"
@@ -188,14 +181,12 @@ class Store:
         """Log how a run ended; its status is set last, so a run marked finished has all its numbers and files."""
         self._log_metrics(run_id, result.metrics, result.update)
         self._log_files(run_id, result.files)
-        self.tag_run(run_id, {"outcome": result.outcome, "reason": result.reason, "update": str(result.update)})
+        self.tag_run(run_id, {Tag.OUTCOME: result.outcome, Tag.REASON: result.reason, Tag.UPDATE: str(result.update)})
         self._write(self.client.set_terminated, run_id, "FAILED" if result.outcome == "failed" else "FINISHED")
 
     def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Put tags on a run, their names without `nfstudy.`."""
-        self._write(
-            self.client.log_batch, run_id, tags=[RunTag(f"nfstudy.{name}", text[:5000]) for name, text in tags.items()]
-        )
+        """Put tags on a run."""
+        self._write(self.client.log_batch, run_id, tags=[RunTag(name, text[:5000]) for name, text in tags.items()])
 
     def kill_run(self, run_id: str) -> None:
         """Mark a run that was cut off."""
@@ -208,7 +199,7 @@ class Store:
         """
         with _as_store_error(self.uri):
             found = self.client.get_experiment_by_name(study)
-            query = f"tags.`nfstudy.study` = '{study}' and attributes.status = 'RUNNING'"
+            query = f"tags.`{Tag.STUDY}` = '{study}' and attributes.status = 'RUNNING'"
             while runs := self.client.search_runs([found.experiment_id], query, max_results=PAGE) if found else []:
                 for run in runs:
                     self.kill_run(run.info.run_id)
@@ -216,14 +207,14 @@ class Store:
     @contextmanager
     def hurried(self) -> Iterator[None]:
         """Wait for a server's answers only briefly in this context, and try once: somebody wants to end."""
-        before, patience = {name: os.environ.get(name, "") for name in HURRIED}, self.patience
+        before, retry = {name: os.environ.get(name, "") for name in HURRIED}, self.retry
         os.environ.update(HURRIED)
-        self.patience = Patience()
+        self.retry = Retry()
         try:
             yield
         finally:
             os.environ.update(before)
-            self.patience = patience
+            self.retry = retry
 
     def runs(self, study: str) -> StudyRuns:
         """Return the study's runs, which may be none."""
@@ -270,14 +261,14 @@ class Store:
             with _as_store_error(self.uri):
                 return call(*arguments, **named)
 
-        return self.patience.outlast(once)
+        return self.retry.retry_while_unavailable(once)
 
 
 def _plugin_tags() -> dict[str, str]:
     """Return the tag that says which plug-ins a run was made with, if any."""
     root = Project.find().root
     records = [plugin.record(root) for plugin in installed()]
-    return {"nfstudy.plugins": json.dumps(records, sort_keys=True)} if records else {}
+    return {Tag.PLUGINS: json.dumps(records, sort_keys=True)} if records else {}
 
 
 def open_store(uri: str, create: bool = False) -> Store:
@@ -295,7 +286,7 @@ def open_store(uri: str, create: bool = False) -> Store:
             _create_database(path, uri)
     elif "://" not in uri:
         raise StoreError(f"tracking address {uri}: allowed: sqlite:///FILE, http(s)://SERVER, or a database's address")
-    keep_waits_short()
+    shorten_busy_timeout()
     with _as_store_error(uri):
         store = Store(uri)
         store.client.search_experiments(max_results=1)
@@ -306,15 +297,14 @@ def _create_database(path: Path, uri: str) -> None:
     """Make the schema once; half-made databases are what a race or a kill would leave, so it appears by one rename."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        with FileLock(path.with_suffix(".lock")):
             if path.exists():
                 return
-            draft = Path(folder) / "draft.db"
-            with _as_store_error(uri):
-                SqlAlchemyStore(f"{SQLITE}{draft}", ARTIFACTS).engine.dispose()
-            with closing(sqlite3.connect(draft)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-            draft.rename(path)
+            with draft_of(path) as draft:
+                with _as_store_error(uri):
+                    SqlAlchemyStore(f"{SQLITE}{draft}", ARTIFACTS).engine.dispose()
+                with closing(sqlite3.connect(draft)) as connection:
+                    connection.execute("PRAGMA journal_mode=WAL")
     except OSError as error:
         raise StoreError(f"{path.parent}: cannot be written: {error.strerror or error}") from None
 
@@ -333,7 +323,7 @@ def _as_store_error(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        kind = StoreAwayError if may_pass(error) else StoreError
+        kind = StoreUnavailableError if may_pass(error) else StoreError
         raise kind(f"tracking store {uri}: {reason(error)}") from error
 
 
@@ -345,4 +335,4 @@ def _dataset_input(data: DataRecord) -> DatasetInput:
         source=json.dumps({"source": data.source, "sha256": data.fingerprint}),
         profile=json.dumps({split: list(shape) for split, shape in data.shapes.items()}),
     )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "train, valid and test")])
+    return DatasetInput(dataset, [InputTag(MlflowTag.CONTEXT, "train, valid and test")])

@@ -1,0 +1,50 @@
+"""`export` and `import`: a study's logged runs as one file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nfstudy.core.errors import printable
+from nfstudy.core.project import Project
+from nfstudy.study.reader import read_study
+
+if TYPE_CHECKING:
+    from nfstudy.runs.archive.reader import Archive
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a study's logged runs into an archive."""
+    from nfstudy.runs.archive.transfer import export_runs
+
+    study = read_study(options.study)
+    if options.budget:
+        study.under(options.budget)  # Whether there is such a budget.
+    path = Path(options.file)
+    uri = Project.find().tracking_uri(options.tracking_uri)
+    runs = export_runs(uri, study.study, path, options.budget, options.with_checkpoints)
+    print(f"{path}: {runs} runs of {study.study}, {path.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Take the runs of an archive into the store; return 1 if it has some of them with other numbers."""
+    from nfstudy.runs.archive.reader import read_archive
+
+    project = Project.find()
+    return 0 if take_in(read_archive(Path(options.file)), project, project.tracking_uri(options.tracking_uri)) else 1
+
+
+def take_in(archive: Archive, project: Project, uri: str) -> bool:
+    """Take the runs of an archive into a store and say what was done; return whether none is there otherwise."""
+    from nfstudy.runs.archive.transfer import import_runs
+
+    study = archive.manifest.study
+    with project.study_lock(study):
+        done = import_runs(archive, uri)
+    print(f"{study}: {done.new} runs taken in, {done.known} were there already")
+    for run in done.conflicts:
+        print(f"left out: {printable(run)}", file=sys.stderr)
+    return not done.conflicts

@@ -1,0 +1,59 @@
+"""The values that arguments may take, and what several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from pathlib import Path
+
+from nfstudy.core.errors import UserError
+
+
+def count(text: str, least: int = 1) -> int:
+    """Return a whole number from `least`; the type of an argument."""
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"got {text}; allowed: a whole number from {least}")
+    return value
+
+
+def count_from_0(text: str) -> int:
+    """Return a whole number from 0."""
+    return count(text, 0)
+
+
+def share(text: str) -> float:
+    """Return a share of one GPU, from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text}; allowed: a share of one GPU, from 0 to 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds from 0."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text}; allowed: a number of seconds from 0")
+    return value
+
+
+def check_device(device: str) -> None:
+    """Raise UserError for what is no device's name."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UserError(f"--device {device}: allowed: auto, cpu, cuda, cuda:N")
+
+
+def check_engine(engine: str, device: str, gpus: float) -> None:
+    """Raise UserError for a device or a share of one that the engine cannot give."""
+    if engine == "local" and gpus:
+        raise UserError(f"--gpus {gpus:g}: allowed: with --engine ray, which hands GPUs out")
+    if engine == "ray" and device.startswith("cuda") and (not gpus or device != "cuda"):
+        raise UserError(f"--device {device}: allowed with --engine ray: auto, cpu, or cuda with --gpus")
+
+
+def nearby(path: Path) -> str:
+    """Return a path as seen from the current folder, where it is below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)

@@ -1,0 +1,168 @@
+"""The command line's arguments; loads nothing heavy, so that help comes at once."""
+
+from __future__ import annotations
+
+import argparse
+
+from nfstudy import __version__
+from nfstudy.cli.options import count, count_from_0, seconds, share
+
+EXAMPLES = """\
+examples:
+  python -m nfstudy run studies/quickstart.yaml
+  python -m nfstudy run studies/mnist.yaml --budget smoke --workers 2
+  python -m nfstudy status studies/mnist.yaml
+  python -m nfstudy report studies/mnist.yaml --partial
+  python -m nfstudy report --all
+  python -m nfstudy check
+  python -m nfstudy export studies/mnist.yaml mnist.tar.xz
+  python -m nfstudy import mnist.tar.xz
+  python -m nfstudy reference
+  python -m nfstudy rerun 0123456789abcdef0123456789abcdef
+  python -m nfstudy ui
+
+exit codes: 0 done, 1 some runs failed or some cells are impossible (run), a claim that was supported is contradicted
+(check), some runs are there with other numbers (import, reference), something kept is stale (reference --check) or the
+numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same within stated tolerances (rerun), 130
+interrupted
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m nfstudy",
+        description="Tracked, repeatable studies of 'Variational Inference with Normalizing Flows'.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"nfstudy {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run what is missing of a study, then rebuild its report")
+    _add_study(run)
+    run.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one for each core)")
+    run.add_argument(
+        "--threads",
+        type=count,
+        default=1,
+        metavar="N",
+        help="threads of each worker; other numbers than 1 may change the last bits of results (default: 1)",
+    )
+    run.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto)")
+    run.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="who holds the workers: this machine, or the Ray cluster at $RAY_ADDRESS (default: local)",
+    )
+    run.add_argument(
+        "--gpus",
+        type=share,
+        default=0.0,
+        metavar="SHARE",
+        help="how much of a GPU each worker holds, with --engine ray (default: 0)",
+    )
+    run.add_argument(
+        "--checkpoint-every",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often a run saves where it is, to go on from there when it is killed (default: 60)",
+    )
+    run.add_argument(
+        "--retries",
+        type=count_from_0,
+        default=2,
+        metavar="N",
+        help="how often a failed run is tried again (default: 2)",
+    )
+    run.add_argument("--dry-run", action="store_true", help="print the cells and an estimate of the time, run nothing")
+
+    report = commands.add_parser("report", help="rebuild a study's report, or all and a front page, from logged runs")
+    _add_study(report, "?")
+    report.add_argument("--all", action="store_true", help="all of studies/, as they are, and reports/index.html")
+    report.add_argument("--partial", action="store_true", help="build it though cells are missing, and mark them")
+    report.add_argument("--output", metavar="FOLDER", help="write it there (default: reports/STUDY)")
+
+    status = commands.add_parser("status", help="say of each cell: done, running, failed, diverged or missing")
+    _add_study(status)
+
+    check = commands.add_parser("check", help="judge the paper's claims on the logged runs of all studies")
+    check.add_argument("--budget", metavar="NAME", help="of the studies that have it (default: each study's own)")
+    check.add_argument(
+        "--baseline", metavar="FILE", help="the earlier verdicts (default: reports/claims-baseline.json)"
+    )
+    check.add_argument(
+        "--update-baseline",
+        action="store_true",
+        help="take the verdicts as the new baseline, whatever has changed; what is not run keeps its earlier one",
+    )
+    _add_store(check)
+
+    export = commands.add_parser("export", help="put a study's logged runs into one file")
+    _add_study(export)
+    export.add_argument("file", metavar="FILE", help="the archive, such as mnist.tar.xz; one that is there is replaced")
+    export.add_argument("--with-checkpoints", action="store_true", help="the trained weights too, nearly all bytes")
+
+    take = commands.add_parser("import", help="take the runs of such a file into the store")
+    take.add_argument("file", metavar="FILE", help="an archive that export wrote")
+    _add_store(take)
+
+    reference = commands.add_parser(
+        "reference", help="take in the runs of mlruns/reference/, and make reports and README's results from them alone"
+    )
+    reference.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; say which kept report, or README, is not as it would be made",
+    )
+    _add_store(reference)
+
+    rerun = commands.add_parser("rerun", help="train a logged run again, and compare every number")
+    rerun.add_argument("run_id", metavar="RUN_ID", help="the id of a finished, diverged or pruned repetition")
+    rerun.add_argument("--threads", type=count, metavar="N", help="threads of the worker (default: as recorded)")
+    rerun.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as recorded, if here)")
+    rerun.add_argument(
+        "--plugin",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a plug-in's file that has been moved since",
+    )
+    _add_store(rerun)
+
+    plugin = commands.add_parser("check-plugin", help="say what a plug-in declares, and check its flows")
+    plugin.add_argument("file", metavar="FILE", help="a Python file, or a module's dotted name")
+
+    ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")
+    ui.add_argument("--port", type=count, default=5000, metavar="N", help="port to listen on (default: 5000)")
+    ui.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine)"
+    )
+    _add_store(ui)
+    run.set_defaults(work="nfstudy.cli.run:run")
+    report.set_defaults(work="nfstudy.cli.report:report")
+    status.set_defaults(work="nfstudy.cli.status:status")
+    check.set_defaults(work="nfstudy.cli.check:check")
+    export.set_defaults(work="nfstudy.cli.archive:export")
+    take.set_defaults(work="nfstudy.cli.archive:import_")
+    reference.set_defaults(work="nfstudy.cli.reference:reference")
+    rerun.set_defaults(work="nfstudy.cli.rerun:rerun")
+    plugin.set_defaults(work="nfstudy.cli.check_plugin:check_plugin")
+    ui.set_defaults(work="nfstudy.cli.ui:ui")
+    return parser
+
+
+def _add_study(parser: argparse.ArgumentParser, number: str | None = None) -> None:
+    parser.add_argument("study", metavar="STUDY", nargs=number, help="a study file, such as studies/mnist.yaml")
+    parser.add_argument("--budget", metavar="NAME", help="one of the study's budgets (default: the study's own)")
+    _add_store(parser)
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store (default: $MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db)",
+    )

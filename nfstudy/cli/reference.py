@@ -1,0 +1,38 @@
+"""`reference`: reports and README's results from the runs that the repository ships."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from os.path import relpath
+
+from nfstudy.cli.archive import take_in
+from nfstudy.core.errors import UserError, printable
+from nfstudy.core.project import Project
+
+
+def reference(options: argparse.Namespace) -> int:
+    """Make the reports and README's results from the repository's runs alone, and take these in; or check what is kept.
+
+    Return 1 if the store has some of them with other numbers, or if something kept is not as it would be made.
+    """
+    from nfstudy.report.reference import read_reference, stale_parts, write_reference
+
+    project = Project.find()
+    if options.check:
+        if options.tracking_uri:
+            raise UserError(f"--tracking-uri {options.tracking_uri}: allowed: without --check, which reads no store")
+        archives = read_reference(project)
+        stale = stale_parts(project, archives)
+        for part in stale:
+            print(f"stale: {printable(part)}", file=sys.stderr)
+        again = "; make them again with: python -m nfstudy reference" if stale else ""
+        print(f"runs of {', '.join(archives)}: {len(stale) or 'no'} stale parts{again}")
+        return 1 if stale else 0
+    archives = read_reference(project)
+    front, readme = write_reference(project, archives)
+    print(f"front page: {relpath(front)}\nresults: {relpath(readme)}", flush=True)
+    uri = project.tracking_uri(options.tracking_uri)
+    alike = [take_in(archive, project, uri) for archive in archives.values()]
+    print("browse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
+    return 0 if all(alike) else 1

@@ -1,0 +1,44 @@
+"""`report`: rebuild the report of a study, or of all and the overview."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nfstudy.cli.options import nearby
+from nfstudy.core.errors import UserError
+from nfstudy.core.project import Project
+from nfstudy.study.reader import read_studies, read_study
+
+
+def report(options: argparse.Namespace) -> int:
+    """Rebuild a study's report from its logged runs, or those of all studies and the front page over them."""
+    if options.all == bool(options.study):
+        raise UserError(f"report: got {'both STUDY and' if options.all else 'neither STUDY nor'} --all; allowed: one")
+    if options.all:
+        return _report_all(options)
+    from nfstudy.report.build import build_report
+    from nfstudy.runs.tracking.open import open_runs
+
+    plan = read_study(options.study).under(options.budget)
+    project = Project.find()
+    runs = open_runs(project.tracking_uri(options.tracking_uri))(plan.name)
+    folder = Path(options.output) if options.output else project.report(plan.name)
+    active = project.is_running(plan.name)
+    print(f"report: {nearby(build_report(plan, runs, folder, options.partial, active))}")
+    return 0
+
+
+def _report_all(options: argparse.Namespace) -> int:
+    from nfstudy.report.pages.overview import build_front
+    from nfstudy.runs.tracking.open import open_runs
+
+    for name in ("budget", "output"):
+        if getattr(options, name):
+            raise UserError(f"report: --{name} {getattr(options, name)}: allowed: with STUDY, not with --all")
+    project = Project.find()
+    studies = read_studies(project.root / "studies")
+    named = {path.relative_to(project.root).as_posix(): study for path, study in studies.items()}
+    runs_of = open_runs(project.tracking_uri(options.tracking_uri))
+    print(f"front page: {nearby(build_front(named, runs_of, project.reports, project.is_running))}")
+    return 0

@@ -1,0 +1,76 @@
+"""`status`: the state of each cell, and the time that is left."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping
+
+import pandas as pd
+
+from nfstudy.core.errors import printable
+from nfstudy.core.project import Project
+from nfstudy.runner.eta import Forecast, format_duration, logged_seconds
+from nfstudy.runs.frame import cell_states, runs_left
+from nfstudy.runs.provenance import usable_cores
+from nfstudy.study.plan import StudyPlan
+from nfstudy.study.reader import read_study
+
+NEEDED = ("time/wall_seconds",)
+"""Metrics from which the time left is estimated."""
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say of each cell whether it is done, running, failed, diverged or missing, and how long the rest takes."""
+    from nfstudy.runs.tracking.open import load_frame
+
+    plan = read_study(options.study).under(options.budget)
+    project = Project.find()
+    frame = load_frame(project.tracking_uri(options.tracking_uri), plan.name, NEEDED)
+    active = project.is_running(plan.name)
+    print(f"{plan.name}, budget {plan.budget}{', at work now' if active else ''}")
+    expected = project.read_costs(plan.name) | logged_seconds(frame)
+    print_cells(plan, frame, expected, usable_cores(), active)
+    return 0
+
+
+def print_cells(
+    plan: StudyPlan,
+    frame: pd.DataFrame,
+    expected: Mapping[str, float],
+    workers: int,
+    active: bool = False,
+) -> None:
+    """Print a line a cell and the time that is left.
+
+    Arguments:
+        plan: the study under one of its budgets.
+        frame: its logged runs.
+        expected: cell key -> expected seconds of one run.
+        workers: how many share the work.
+        active: whether a coordinator is at work now.
+    """
+    states, impossible = cell_states(plan, frame, active), plan.impossible
+    wanted = plan.repetitions
+    forecast = Forecast(expected, workers)
+    names = [state.cell.label for state in states]
+    width = max((len(name) for name in (*names, *(point.label for point in impossible))), default=0) + 2
+    print(f"  {'cell':<16}  {'':<{width}} {'state':<10} {'runs':>7}  each takes")
+    for state, name in zip(states, names, strict=True):
+        runs = f"{len(state.finished) + len(state.diverged)}/{wanted}"
+        each = format_duration(forecast.expected(state.cell.key))
+        note = f"  {printable(state.note)}" if state.note not in ("", "not run") else ""
+        print(f"  {state.cell.key:<16}  {name:<{width}} {state.state:<10} {runs:>7}  {each}{note}")
+    for point in impossible:
+        print(f"  {'–':<16}  {point.label:<{width}} {'impossible':<10} {'–':>7}  {point.reason}")
+    if plan.sampling:
+        print(f"  (further cells are proposed by {plan.sampling.name} as it goes)")
+    counts = Counter([*(state.state for state in states), *["impossible"] * len(impossible)])
+    print("  " + ", ".join(f"{number} {state}" for state, number in counts.items()))
+    left = runs_left(plan, frame)
+    per_cell = {state.cell.key: wanted - len(state.finished) - len(state.diverged) for state in states}
+    waiting = [key for key, number in per_cell.items() for _ in range(number)]
+    # The trials of a search, and cells that a sampler has yet to propose, are of no cell that is known.
+    waiting += [""] * (left - len(waiting))
+    words = format_duration(forecast.left(waiting, ())) if left else "none"
+    print(f"  time left: {words}{f' on {workers} workers' if left else ''}", flush=True)

@@ -1,0 +1,68 @@
+"""The names of the tags that runs and experiments carry in a store: ours, and those of MLflow that we set."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PREFIX = "nfstudy."
+
+
+class Tag:
+    """Ours; each is a column of the runs frame as well, by the name that follows `PREFIX`, if `RUN_COLUMNS` has it."""
+
+    STUDY: Final = "nfstudy.study"
+    BUDGET: Final = "nfstudy.budget"
+    CELL: Final = "nfstudy.cell"
+    SETTINGS: Final = "nfstudy.settings"
+    """Digest of the resolved settings."""
+    STAGE: Final = "nfstudy.stage"
+    INDEX: Final = "nfstudy.index"
+    REPETITION: Final = "nfstudy.repetition"
+    """The axis of the seeds."""
+    ATTEMPT: Final = "nfstudy.attempt"
+    POINT: Final = "nfstudy.point"
+    """The cell's place in the grid, as JSON."""
+    OUTCOME: Final = "nfstudy.outcome"
+    REASON: Final = "nfstudy.reason"
+    UPDATE: Final = "nfstudy.update"
+    RERUN_OF: Final = "nfstudy.rerun_of"
+    RERUN: Final = "nfstudy.rerun"
+    """What came of a rerun."""
+    NOTICE: Final = "nfstudy.notice"
+    RESUMED_AT: Final = "nfstudy.resumed_at"
+    COMMIT: Final = "nfstudy.commit"
+    DIRTY: Final = "nfstudy.dirty"
+    DATA: Final = "nfstudy.data"
+    DATA_FINGERPRINT: Final = "nfstudy.data_fingerprint"
+    DEVICE: Final = "nfstudy.device"
+    THREADS: Final = "nfstudy.threads"
+    VERSION: Final = "nfstudy.version"
+    PYTHON: Final = "nfstudy.python"
+    PLUGINS: Final = "nfstudy.plugins"
+    """What the run was made with beside nfstudy, as JSON; absent where that is nothing."""
+    ORIGINAL_RUN_ID: Final = "nfstudy.original_run_id"
+    """Of an imported run: its id in the store where it was logged."""
+    IMPORTING: Final = "nfstudy.importing"
+    """Of a run whose import has not ended, or was cut off."""
+
+
+class MlflowTag:
+    """Those of MLflow's own that we set or read."""
+
+    NOTE: Final = "mlflow.note.content"
+    """The description of an experiment."""
+    RUN_NAME: Final = "mlflow.runName"
+    SOURCE_NAME: Final = "mlflow.source.name"
+    SOURCE_TYPE: Final = "mlflow.source.type"
+    COMMIT: Final = "mlflow.source.git.commit"
+    CONTEXT: Final = "mlflow.data.context"
+    """What of a data set a run used it for."""
+
+
+IDENTITY = (Tag.CELL, Tag.STAGE, Tag.INDEX, Tag.SETTINGS)
+"""Together, what is run exactly once: `nfstudy.study.cells.Identity`, as texts."""
+
+
+def tag_of(column: str) -> str:
+    """Return the tag that a column of the runs frame is read from."""
+    return PREFIX + column

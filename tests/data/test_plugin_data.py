@@ -1,0 +1,78 @@
+"""Data sources and likelihoods from outside: declared in one file, and used like the suite's own."""
+
+import pytest
+from support.command_line import frame_of, nfstudy
+from support.plugins_data import COUNTS
+
+from nfstudy.core import registry
+from nfstudy.core.errors import SpecError
+from nfstudy.study.reader import parse_study
+
+STUDY = """\
+study: tiny
+title: Counts
+plugins: [counts.py]
+data: {name: counts, rate: 2.0}
+model: {latent: 2, hidden: 8, layers: 1, maxout: 2}
+objective: {anneal_updates: 20}
+train: {updates: 20, batch: 10, optimiser: adam, learning_rate: 3e-3}
+evaluation: {samples: 8}
+grid: {flow.family: [planar], flow.length: [0, 1]}
+exhibits: [summary, samples]
+"""
+COINS = STUDY.replace("data: {name: counts, rate: 2.0}", "data: {name: digits}")
+
+
+@pytest.fixture(autouse=True)
+def fresh_registry(monkeypatch):
+    """Have each test declare into a copy of what there is."""
+    for kind in ("flows", "data", "likelihoods"):
+        registry.all_of(kind)
+    monkeypatch.setattr(registry, "_declared", {kind: dict(found) for kind, found in registry._declared.items()})
+    monkeypatch.setattr("nfstudy.core.plugins._installed", {})
+    yield
+    registry._version += 1
+
+
+def study_in(folder, text=STUDY):
+    (folder / "counts.py").write_text(COUNTS)
+    return parse_study(text, str(folder / "tiny.yaml"))
+
+
+def test_a_source_of_a_plug_in_is_used_like_the_suites_own(tmp_path):
+    settings = study_in(tmp_path).settings
+    flat, identity = settings.flat(), settings.identity()
+    assert (flat["data.rate"], flat["data.counts"], settings.data.examples()) == (2.0, 90, (50, 20, 20))
+    assert not {"data.binarisation", "data.patch", "data.path", "model.variance", "model.likelihood"} & flat.keys()
+    assert {"origin.data.counts", "origin.likelihoods.poisson"} <= identity.keys()
+    with pytest.raises(SpecError, match=r"data.rate: got -1; allowed: greater than 0"):
+        study_in(tmp_path, STUDY.replace("rate: 2.0", "rate: -1"))
+
+
+def test_a_second_likelihood_of_bits_moves_no_key_until_it_is_named(tmp_path):
+    before = parse_study(COINS.replace("plugins: [counts.py]\n", ""), "tiny.yaml").settings
+    identity = before.identity()
+    other = study_in(tmp_path, COINS).settings
+    assert other.identity() == identity
+    assert "model.coin_scale" not in other.flat()
+    named = study_in(tmp_path, COINS.replace("latent: 2", "latent: 2, likelihood: coins")).settings
+    assert named.flat()["model.likelihood"] == "coins"
+    assert named.flat()["model.coin_scale"] == 1.0
+    assert {"origin.likelihoods.coins", "model.likelihood"} <= named.identity().keys()
+    with pytest.raises(SpecError, match=r"model.likelihood: got gaussian; allowed: bernoulli, coins for data of bits"):
+        study_in(tmp_path, COINS.replace("latent: 2", "latent: 2, likelihood: gaussian"))
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize(
+    "text", [STUDY, COINS.replace("latent: 2", "latent: 2, likelihood: coins")], ids=["counts", "coins"]
+)
+def test_workers_train_on_what_a_plug_in_declares(tmp_path, text):
+    (tmp_path / "counts.py").write_text(COUNTS)
+    (tmp_path / "tiny.yaml").write_text(text)
+    done = nfstudy(tmp_path, "run", "tiny.yaml", "--workers", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    frame = frame_of(tmp_path)
+    assert set(frame["outcome"]) == {"finished"}
+    summary = (tmp_path / "reports/tiny/tables/summary.md").read_text()
+    assert ("nats per count" if text == STUDY else "nats per image") in summary

@@ -1,0 +1,71 @@
+"""The documents name what there is: settings, options, files, links."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nfstudy.study.settings import CHOICES, setting_defaults
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    path for pattern in ("*.md", "docs/*.md", "studies/*.md", "examples/*/*.md") for path in sorted(ROOT.glob(pattern))
+]
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+MODULE = re.compile(r"`((?:nfstudy|tests|studies|examples|docs)/[\w./*{},-]+)`")
+
+
+def slug(heading):
+    """The anchor that code hosts give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(path):
+    return {slug(line.lstrip("#")) for line in path.read_text().splitlines() if line.startswith("#")}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_and_paths_of_a_document_lead_somewhere(path):
+    text = path.read_text()
+    for target in LINK.findall(text):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        found = (path.parent / name).resolve() if name else path
+        assert found.exists(), f"{path.name}: {target}"
+        assert not anchor or anchor in anchors(found), f"{path.name}: {target}"
+    for name in MODULE.findall(text):
+        if not re.search(r"[*{}<>]", name) and not name.startswith("studies/NAME"):
+            assert (ROOT / name).exists(), f"{path.name}: `{name}`"
+
+
+def test_the_reference_has_every_setting():
+    text = (ROOT / "docs" / "reference.md").read_text()
+    paths = {path for path in (*setting_defaults(), *CHOICES) if not path.startswith("train.schedule.")}
+    assert [path for path in sorted(paths) if f"`{path}`" not in text] == []
+
+
+def test_the_reference_has_every_command_and_option():
+    text = (ROOT / "docs" / "reference.md").read_text()
+    for command in commands():
+        assert f"`{command} " in text or f"`{command}`" in text, command
+        for option in options_of(command):
+            assert option in text, f"{command} {option}"
+
+
+def commands():
+    return list(subparsers().choices)
+
+
+def options_of(command):
+    parser = subparsers().choices[command]
+    options = [option for action in parser._actions for option in action.option_strings]
+    return [option for option in options if option not in ("-h", "--help")]
+
+
+def subparsers():
+    try:
+        from nfstudy.cli.parser import make_parser
+    except ImportError:
+        from nfstudy.__main__ import make_parser
+    return next(action for action in make_parser()._actions if hasattr(action, "choices") and action.choices)
