@@ -230,8 +230,8 @@ class Paper(Declaration):
     heading: str = ""
     """Its title; the label is a short form."""
     citation: str
-    claims: str = ""
-    """`package:file` of the claims ledger; empty without one."""
+    claims: str | Callable[[], str] = ""
+    """`package:file` of the claims ledger, or a function that returns its text; empty without one."""
     facts: Implementation | None = None
     """A `report.paper.PaperFacts`; None where the paper's numbers and settings are set beside nothing."""
 

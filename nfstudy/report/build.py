@@ -89,7 +89,7 @@ def make_exhibit(name: str, results: Results) -> Exhibit:
         ) from error
     if not isinstance(made, Exhibit):
         raise ReportError(
-            f"{origin}: exhibit {name}: made {type(made).__name__}; allowed: report.exhibits.base.Exhibit"
+            f"{origin}: exhibit {name}: made {type(made).__name__}; allowed: an Exhibit of nfstudy.report.exhibits.base"
         )
     return made
 

@@ -1,4 +1,8 @@
-"""Layers point one way: who may import whom, held by looking at the code and at what a process has loaded."""
+"""Layers point one way: who may import whom, held by looking at the code and at what a process has loaded.
+
+A room is a package, or modules that belong together. `ROOMS` lists them from the bottom up, each with those that it
+imports; an import that is not in the table fails, and so does one of the table that is not there any more.
+"""
 
 import ast
 import subprocess
@@ -15,6 +19,9 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 def name_of(path):
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path) for path in MODULES}
 
 
 def imports_of(path):
@@ -34,7 +41,9 @@ def imports_of(path):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names.add(node.module)
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            modules = [name for name in inside if name in NAMES]
+            names |= {*modules, *([node.module] if len(modules) < len(inside) else [])}
     return names
 
 
@@ -53,6 +62,114 @@ def importers(package):
 )
 def test_these_modules_alone_import(package, modules):
     assert importers(package) == modules
+
+
+_REPORT_BASE = ("core", "study", "runs")
+
+ROOMS = {
+    "nfstudy": (),
+    "core": (),
+    "flows": ("core",),
+    "data": ("core",),
+    "study": ("core", "data"),
+    "runs": ("core", "study"),
+    "runs.tracking": ("nfstudy", "core", "study", "runs"),
+    "runs.archive": ("nfstudy", "core", "runs", "runs.tracking"),
+    "inference.weights": ("study",),
+    "inference.likelihoods": ("core", "study", "inference.weights"),
+    "inference.models": ("core", "flows", "study", "inference.weights", "inference.likelihoods"),
+    "inference.problems": ("core", "flows", "data", "study", "inference.models", "inference.likelihoods"),
+    "inference.training": ("core", "data", "study", "runs", "inference.models", "inference.problems"),
+    "runner": ("core", "data", "study", "runs", "runs.tracking", "inference.training"),
+    "report.labels": ("core", "study"),
+    "report.paper": ("core", "study", "report.labels"),
+    "report.statistics": (*_REPORT_BASE, "report.labels", "report.paper"),
+    "report.tables": ("core", "report.paper", "report.statistics"),
+    "report.plots": ("core",),
+    "report.exhibits": (
+        *_REPORT_BASE,
+        *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "plots")),
+    ),
+    "report.claims": (
+        *("core", "study", "runs.tracking"),
+        *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "exhibits")),
+    ),
+    "report": (
+        *(*_REPORT_BASE, "runs.archive"),
+        *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "plots", "exhibits", "claims")),
+    ),
+    "papers": (
+        *(*_REPORT_BASE, "data"),
+        *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "plots", "exhibits")),
+        "report",
+    ),
+    "cli": (
+        *(
+            "nfstudy",
+            "core",
+            "flows",
+            "data",
+            "study",
+            "runs",
+            "runs.archive",
+            "runs.tracking",
+            "inference.problems",
+            "runner",
+        ),
+        *("report.claims", "report"),
+    ),
+    "__main__": ("core", "cli"),
+}
+"""Room -> the rooms that it imports. What a name of `ROOMS` begins with belongs to it, unless a longer name has it:
+`report` is what is left of it, the pages and what builds them."""
+
+
+def room_of(module):
+    """Return the room with the longest name that a module's name begins with."""
+    inside = module.removeprefix("nfstudy.")
+    fitting = [room for room in ROOMS if f"{inside}.".startswith(f"{room}.")]
+    return max(fitting, key=len)
+
+
+def arrows():
+    """Return (room, room that it imports) -> the modules that do so."""
+    found = {}
+    for path in MODULES:
+        importer = name_of(path)
+        for name in imports_of(path):
+            if name in NAMES and room_of(name) != room_of(importer):
+                found.setdefault((room_of(importer), room_of(name)), set()).add(importer)
+    return found
+
+
+def test_every_room_imports_only_those_below_it():
+    order = list(ROOMS)
+    for room, below in ROOMS.items():
+        assert all(order.index(name) < order.index(room) for name in below), room
+
+
+def test_every_arrow_is_one_of_the_table_and_every_one_of_the_table_is_there():
+    allowed = {(room, below) for room, names in ROOMS.items() for below in names}
+    found = arrows()
+    assert {arrow: found[arrow] for arrow in found.keys() - allowed} == {}
+    assert allowed - found.keys() == set(), "imported no longer: take it out of the table"
+
+
+def test_no_paper_is_imported_but_through_the_registry():
+    assert importers("nfstudy.papers") == {name_of(path) for path in MODULES if "papers" in path.parts} - {
+        "nfstudy.papers",
+        "nfstudy.papers.rezende2015",
+        "nfstudy.papers.rezende2015.stated",
+    }
+
+
+def test_declarations_load_nothing_heavy():
+    top, _ = loaded_by(
+        "from nfstudy.core import registry\n"
+        "for kind in ('flows', 'data', 'likelihoods', 'exhibits', 'metrics', 'papers'):\n"
+        "    assert registry.all_of(kind), kind"
+    )
+    assert not {"torch", "matplotlib", "seaborn", "pandas", "scipy", "mlflow", "optuna", "sklearn"} & top
 
 
 REPORT_MODULES = [name_of(path) for path in MODULES if "report" in path.parts]

@@ -9,7 +9,8 @@ from torch import nn
 from nfstudy.inference.likelihoods.bernoulli import Bernoulli
 from nfstudy.inference.likelihoods.normal import VARIANCE_GAIN, LogitNormal
 from nfstudy.inference.models.dlgm import DLGM, LOG_VARIANCE_GAIN
-from nfstudy.inference.models.maxout import Maxout, draw_weights
+from nfstudy.inference.models.maxout import Maxout
+from nfstudy.inference.weights import draw_weights
 from nfstudy.study.sections import FlowSpec, ModelSpec
 
 PIXELS, LATENT, UNITS, WINDOW = 600, 50, 300, 4

@@ -108,3 +108,43 @@ def test_a_changed_file_is_another_flow_and_its_runs_stand_apart(tmp_path):
 def first_run(folder, study, family):
     frame = frame_of(folder, study)
     return frame[frame["flow.family"] == family]["run_id"].iloc[0]
+
+
+def test_an_exhibit_from_outside_is_shown_with_a_metric_that_its_runs_log_and_that_travels(tmp_path):
+    folder = tmp_path / "exhibit"
+    shutil.copytree(EXAMPLES / "exhibit", folder)
+    checked = nfstudy(folder, "check-plugin", "active_units.py")
+    assert checked.returncode == 0, checked.stderr
+    assert "metrics test/active_units: computed, twice alike, of 1 small problems" in checked.stdout
+    study = folder / "active-units.yaml"
+    study.write_text(study.read_text().replace("updates: 1000", "updates: 100"))
+    done = nfstudy(folder, "run", "active-units.yaml", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    report = folder / "reports" / "active-units"
+    assert "active units" in (report / "tables" / "active-units.csv").read_text()
+    rerun = nfstudy(folder, "rerun", frame_of(folder, "active-units")["run_id"].iloc[0])
+    assert "identical in every point of every history" in rerun.stdout, rerun.stdout + rerun.stderr
+    assert nfstudy(folder, "export", "active-units.yaml", "all.tar.xz").returncode == 0
+    runs = read_archive(folder / "all.tar.xz").runs
+    units = [count for run in runs for _, count in run.numbers("test/active_units")]
+    assert len(units) == len(runs) >= 4
+    assert all(0 <= count <= 40 and count == int(count) for count in units)
+    there = tmp_path / "there"
+    there.mkdir()
+    for name in ("active_units.py", "active-units.yaml", "all.tar.xz"):
+        shutil.copy(folder / name, there)
+    assert nfstudy(there, "import", "all.tar.xz").returncode == 0
+    for place in (folder, there):
+        assert nfstudy(place, "report", "active-units.yaml").returncode == 0
+    assert digests(report) == digests(there / "reports" / "active-units")
+
+
+def test_a_metric_that_is_wrong_is_refused_before_anything_is_trained(tmp_path):
+    folder = tmp_path / "exhibit"
+    shutil.copytree(EXAMPLES / "exhibit", folder)
+    file = folder / "active_units.py"
+    file.write_text(file.read_text().replace("problem.dataset.test,", "problem.dataset.tests,"))
+    done = nfstudy(folder, "run", "active-units.yaml", "--workers", "1")
+    assert done.returncode == 2
+    assert "error: plug-in active_units.py: metric test/active_units, of images: AttributeError" in done.stderr
+    assert "nothing has been trained" in done.stderr

@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from nfstudy.runs.frame import RUN_COLUMNS
-from nfstudy.runs.metrics import METRICS
+from nfstudy.runs.metrics import known_metrics
 from nfstudy.study.cells import Trial, settings_digest
 from nfstudy.study.reader import parse_study
 from nfstudy.study.settings import setting_defaults
@@ -53,7 +53,7 @@ class FakeRuns:
 
     def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
         settings = ("data.name", *setting_defaults()) if metrics is None else ()
-        numbers = [name for name in METRICS if metrics is None or name in metrics]
+        numbers = [name for name in known_metrics() if metrics is None or name in metrics]
         frame = pd.DataFrame(self.records, columns=[*RUN_COLUMNS, *settings, *numbers])
         frame = frame.astype({**RUN_COLUMNS, **dict.fromkeys(numbers, "float")})
         return frame.sort_values(["cell", "stage", "index", "started", "run_id"], ignore_index=True)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from nfstudy.core.kernels.linear import Linear
 from nfstudy.inference.likelihoods.base import Likelihood
-from nfstudy.inference.models.maxout import draw_weights
+from nfstudy.inference.weights import draw_weights
 from nfstudy.study.sections import ModelSpec
 
 

@@ -13,7 +13,8 @@ from nfstudy.core.seeds import derive_seed
 from nfstudy.flows import make_flow
 from nfstudy.inference.likelihoods.base import Likelihood
 from nfstudy.inference.likelihoods.bernoulli import Bernoulli
-from nfstudy.inference.models.maxout import Maxout, draw_weights
+from nfstudy.inference.models.maxout import Maxout
+from nfstudy.inference.weights import draw_weights
 from nfstudy.study.sections import FlowSpec, ModelSpec
 
 LOG_VARIANCE_GAIN = 0.1
@@ -66,7 +67,7 @@ class DLGM(nn.Module):
     def initialise(self, base_seed: int, repetition: int) -> None:
         """Draw all parameters anew, each part from a stream of its own.
 
-        Linear weights follow `model.initialisation` (`layers.draw_weights`), biases are 0. The networks' initial
+        Linear weights follow `model.initialisation` (see `inference.weights`), biases are 0. The networks' initial
         weights are the same whatever the flow.
 
         Arguments:

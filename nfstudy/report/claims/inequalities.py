@@ -293,6 +293,8 @@ def read_claims(paper: Paper | None) -> tuple[Claim, ...]:
     """
     if paper is None or not paper.claims:
         return ()
+    if callable(paper.claims):
+        return parse_claims(paper.claims(), f"claims of {paper.name}", facts_of(paper))
     package, _, name = paper.claims.partition(":")
     return parse_claims((files(package) / name).read_text(encoding="utf-8"), name, facts_of(paper))
 

@@ -1,0 +1,208 @@
+"""Exhibits, metrics, families and papers from outside: what a report makes of them, and of their mistakes."""
+
+from pathlib import Path
+
+import pytest
+from support.fake_runs import FakeRuns, run_all, study
+
+from nfstudy.core import registry
+from nfstudy.core.declarations import ExhibitDeclaration, FlowFamily, Paper
+from nfstudy.core.errors import ReportError, SpecError
+from nfstudy.core.plugins import install, read_plugin
+from nfstudy.core.registry import Origin
+from nfstudy.report.build import build_report, make_exhibit, make_report
+from nfstudy.report.claims.judge import all_claims
+from nfstudy.report.exhibits.base import Exhibit
+from nfstudy.report.labels import Label, family_name
+from nfstudy.report.pages.readme import results_text, shown_exhibits
+from nfstudy.report.paper import PaperFacts, Published
+from nfstudy.report.plots.curves import family_colour
+from nfstudy.report.statistics.estimates import gather_results
+from nfstudy.study.reader import parse_study
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "exhibit"
+MINE = Origin(file="mine.py", digest="00")
+STUDY = """
+study: mine
+title: Mine
+paper: none
+data: {name: digits}
+grid: {flow.family: [planar, radial], flow.length: [0, 2]}
+repetitions: 2
+exhibits: [active-units, flow-length, summary, effects]
+"""
+MNIST = STUDY.replace("digits", "mnist").replace("active-units, ", "")
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch):
+    """Have each test declare into a copy of what there is."""
+    for kind in ("flows", "metrics", "exhibits", "papers"):
+        registry.all_of(kind)
+    monkeypatch.setattr(registry, "_declared", {kind: dict(found) for kind, found in registry._declared.items()})
+    monkeypatch.setattr("nfstudy.core.plugins._installed", {})
+    registry._version += 1
+    yield
+    registry._version += 1
+
+
+def with_units(spec, *units):
+    """Runs of a study, the first of which have logged active units."""
+    runs = run_all(spec, spec.budget)
+    for record, count in zip(runs.records, units, strict=False):
+        record["test/active_units"] = float(count)
+    return runs
+
+
+def report_of(spec, runs, tmp_path):
+    build_report(spec.under(), runs, tmp_path / "report")
+    return (tmp_path / "report" / "index.md").read_text()
+
+
+def install_example():
+    install(read_plugin("active_units.py", EXAMPLE))
+
+
+def test_an_exhibit_from_outside_shows_its_own_metric(tmp_path):
+    install_example()
+    spec = study(STUDY)
+    text = report_of(spec, with_units(spec, *range(4, 10)), tmp_path)
+    assert "| diagonal Gaussian, K = 0 |  4.5 ± 0.5 (2) |" in text
+    assert "active units" in (tmp_path / "report" / "tables" / "summary.md").read_text()
+    assert (tmp_path / "report" / "figures" / "active-units.svg").exists()
+
+
+def test_runs_from_before_the_metric_have_none_and_the_report_is_made(tmp_path):
+    install_example()
+    spec = study(STUDY)
+    text = report_of(spec, run_all(spec, spec.budget), tmp_path)
+    assert "No run has logged them." in text
+    assert "2 without a finite value" in text
+
+
+def test_a_study_of_no_paper_has_no_claims_and_no_paper(tmp_path):
+    install_example()
+    spec = study(STUDY)
+    text = report_of(spec, with_units(spec, 4, 5, 6, 7, 8, 9), tmp_path)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "Rezende" not in text + page
+    assert "paper" not in (text + page).lower()
+    assert "| setting | value |\n|:--------|:------|\n| data.name | digits |\n" in text
+
+
+def test_a_study_says_nothing_of_a_paper_that_it_is_not_of():
+    spec = study(MNIST)
+    runs = run_all(spec, spec.budget)
+    part = results_text([gather_results(spec.under(), runs)], {"mine": 1})
+    assert "paper" not in part
+
+
+def test_a_second_paper_brings_its_numbers_settings_and_claims(tmp_path):
+    class Facts(PaperFacts):
+        repetitions = 7
+
+        def find(self, where, quantity, family, length):
+            return Published(90.0, "Table 9", "printed") if (quantity, family, length) == ("F", "none", 0) else None
+
+        def stated_settings(self, flat):
+            return {"train.batch": 20}
+
+    ledger = """
+    - id: diagonal-f
+      says: "The diagonal Gaussian has the F of Table 9."
+      where: Table 9
+      exhibit: flow-length
+      study: mine
+      quantity: F
+      level: 0.95
+      inequality: {form: near, cells: {none: [0]}, tolerance: 20.0}
+    """
+    registry.declare(
+        Paper(name="smith2030", citation="Smith (2030)", claims=lambda: ledger, facts=lambda: Facts()), MINE
+    )
+    assert [claim.id for claim in all_claims()][-1] == "diagonal-f"
+    spec = study(MNIST.replace("paper: none", "paper: smith2030"))
+    text = report_of(spec, run_all(spec, spec.budget), tmp_path)
+    assert "- **Paper:** Smith (2030)" in text
+    assert "| train.batch | 100 | 20 |" in text
+    assert "Of 1 claims: 1 supported." in text
+    assert "mnist-planar" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("paper: none", "paper: rezende2014"), r"mine.yaml:4:8: paper: got 'rezende2014'; allowed: none, rezende2015"),
+        (("summary", "sumary"), r"exhibits.2: got 'sumary'; .*did you mean 'summary'"),
+        (
+            ("data: {name: digits}", "energy: {name: u1}"),
+            r"got 'active-units' with no data.name; allowed: with",
+        ),
+    ],
+    ids=["paper", "exhibit", "needs"],
+)
+def test_a_mistake_is_told_when_the_study_is_read(changes, message):
+    install_example()
+    with pytest.raises(SpecError, match=message):
+        parse_study(STUDY.replace(*changes), "mine.yaml")
+
+
+def broken(results):
+    raise KeyError("no such column")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (broken, r"mine.py: exhibit mine: KeyError: 'no such column' \(.*test_declared.py:\d+\); no run is lost"),
+        (lambda results: "a text", r"mine.py: exhibit mine: made str; allowed: an Exhibit of nfstudy.report"),
+        ("not.there:make", r"mine.py: exhibit mine: ModuleNotFoundError"),
+    ],
+    ids=["fails", "makes none", "is not there"],
+)
+def test_an_exhibit_that_fails_is_named_and_no_run_is_lost(make, message):
+    registry.declare(ExhibitDeclaration(name="mine", make=make), MINE)
+    spec = study(STUDY.replace("active-units", "mine"))
+    with pytest.raises(ReportError, match=message):
+        make_report(gather_results(spec.under(), run_all(spec, spec.budget)))
+
+
+def test_readme_shows_the_tables_of_papers_first():
+    def readme(results):
+        raise AssertionError
+
+    registry.declare(ExhibitDeclaration(name="mine", make=lambda results: Exhibit("", "", ""), readme=readme), MINE)
+    assert list(shown_exhibits()) == ["table-2", "table-3", "energies", "effects", "mine"]
+
+
+def test_families_of_ours_keep_names_and_colours():
+    names = ["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
+    assert [family_name(name) for name in names] == [
+        "diagonal Gaussian",
+        "NF (planar)",
+        "NF (radial)",
+        "NICE-perm",
+        "NICE-orth",
+        "IAF",
+        "Sylvester",
+    ]
+    assert [registry.find("flows", name).colour for name in names] == [7, 0, 2, 1, 4, 5, 3]
+
+
+def test_other_families_have_colours_of_their_own_and_nothing_fails_for_want_of_a_name():
+    before = {name: family_colour(name) for name in registry.all_of("flows")}
+    for number in range(30):
+        registry.declare(FlowFamily(name=f"mine-{number}", implementation="not.there:Flow"), MINE)
+    colours = [family_colour(f"mine-{number}") for number in range(8)]
+    assert len({*colours, *before.values()}) == len(colours) + len(before)
+    assert {name: family_colour(name) for name in before} == before
+    assert family_colour("mine-29")
+    assert family_colour("nobody's")
+    assert Label("nobody's", 3, (("flow.unheard_of", 0.5),)).row == "nobody's, K = 3, unheard of = 0.5"
+
+
+def test_an_exhibit_is_made_without_runs():
+    install_example()
+    spec = study(STUDY)
+    made = make_exhibit("active-units", gather_results(spec.under(), FakeRuns()))
+    assert made.drawings == ()
