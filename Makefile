@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart reference test chaos bench lint clean
+.PHONY: help install quickstart reference check test chaos bench lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -25,22 +25,25 @@ install: $(VENV)/.installed  ## make .venv with the pinned dependencies
 quickstart: $(VENV)/.installed  ## run studies/quickstart.yaml, from data to report
 	$(PYTHON) -m nfstudy run studies/quickstart.yaml
 
-reference: $(VENV)/.installed  ## take in the runs of mlruns/reference, and make their reports and README's results again
+reference: $(VENV)/.installed  ## rebuild reports and README's results from the runs in mlruns/reference, and import these
 	$(PYTHON) -m nfstudy reference
 
-test: lint  ## install what the tests need and run them
+check: lint  ## style, and all tests that start no processes of their own on a store
+	$(PYTHON) -m pytest -m 'not end_to_end' -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+
+test: lint  ## style and all tests
 	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-chaos: $(VENV)/.tested  ## kill a study's processes 120 times and hold it against one left alone; read 20,000 odd files; some 20 minutes
+chaos: $(VENV)/.tested  ## kill a study's processes 120 times and compare it with an undisturbed one; 20,000 malformed inputs; some 20 minutes
 	PYTHONPATH=tests $(PYTHON) -m chaos --kills 120
-	NFSTUDY_FUZZ_CASES=10000 $(PYTHON) -m pytest tests/test_fuzz.py
+	NFSTUDY_FUZZ_CASES=10000 $(PYTHON) -m pytest tests/study/test_hostile_input.py
 
 # A peer that will not install must not keep the others from being timed: it is then named as missing.
 $(VENV)/.peers: $(VENV)/.installed
 	@$(INSTALL) -e '.[bench]' || for peer in normflows pyro-ppl pythae flowjax; do $(INSTALL) $$peer || true; done
 	@touch $@
 
-bench: $(VENV)/.peers  ## time it against other libraries; tables and figures go to reports/benchmarks
+bench: $(VENV)/.peers  ## timings against other libraries, written to reports/benchmarks
 	$(PYTHON) -m benchmarks
 
 lint: $(VENV)/.tested  ## check style, names, annotations and docstrings
