@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in BENCHMARKS:
-            parser.error(f"NAME {name}: allowed: {', '.join(BENCHMARKS)}")
+            parser.error(f"NAME {name}: expected: {', '.join(BENCHMARKS)}")
     if options.list:
         for name, benchmark in BENCHMARKS.items():
             print(f"{name:12} {benchmark.about}")

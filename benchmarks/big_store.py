@@ -56,7 +56,7 @@ def study_text(runs: int) -> str:
         ValueError: `runs` is not a multiple of `CELLS`.
     """
     if runs < CELLS or runs % CELLS:
-        raise ValueError(f"{runs} runs; allowed: a multiple of {CELLS}, one run a repetition of each cell")
+        raise ValueError(f"{runs} runs; expected: a multiple of {CELLS}, one run a repetition of each cell")
     return STUDY.format(repetitions=runs // CELLS)
 
 
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=10_000, help=f"a multiple of {CELLS} (default: 10000)")
     options = parser.parse_args(arguments)
     if options.file.exists():
-        parser.error(f"{options.file}: is there already; allowed: a new file")
+        parser.error(f"{options.file}: is there already; expected: a new file")
     try:
         text = study_text(options.runs)
     except ValueError as error:

@@ -121,7 +121,7 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
         ValueError: the two have different numbers of rounds.
     """
     if len(theirs) != len(ours):
-        raise ValueError(f"{len(theirs)} rounds against {len(ours)}; allowed: equally many, timed together")
+        raise ValueError(f"{len(theirs)} rounds against {len(ours)}; expected: equally many, timed together")
     rounds = spread([a / b for a, b in zip(theirs, ours, strict=True)])
     return Spread(float(np.median(theirs) / np.median(ours)), rounds.lower, rounds.upper)
 

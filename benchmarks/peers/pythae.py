@@ -154,5 +154,5 @@ def log_likelihood(model: VAE_LinNF, images: np.ndarray, samples: int) -> float:
     """
     batch = min(samples, BATCH)
     if samples % batch:
-        raise ValueError(f"{samples} samples; allowed: at most {BATCH}, or a multiple")
+        raise ValueError(f"{samples} samples; expected: at most {BATCH}, or a multiple")
     return float(model.get_nll(torch.tensor(images), n_samples=samples, batch_size=batch))

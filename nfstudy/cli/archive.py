@@ -44,7 +44,7 @@ def take_in(archive: Archive, project: Project, uri: str) -> bool:
     study = archive.manifest.study
     with project.study_lock(study):
         done = import_runs(archive, uri)
-    print(f"{study}: {done.new} runs imported, {done.known} were there already")
+    print(f"{study}: {done.new} runs imported, {done.known} already present")
     for run in done.conflicts:
-        print(f"left out: {printable(run)}", file=sys.stderr)
+        print(f"not imported: {printable(run)}", file=sys.stderr)
     return not done.conflicts

@@ -29,7 +29,7 @@ def check(options: argparse.Namespace) -> int:
     print(f"{len(found)} claims: {', '.join(f'{number} {verdict}' for verdict, number in counts.items())}")
     changed = [f"  {key}: {old} -> {new}" for key, (old, new) in baseline.changes(before, now).items()]
     if first and not options.update_baseline:
-        print(f"no baseline at {nearby(path)} yet: check --update-baseline keeps these verdicts")
+        print(f"no baseline at {nearby(path)} yet: check --update-baseline saves these verdicts")
     else:
         print(f"{len(changed) or 'no'} changes against {nearby(path)}", *changed, sep="\n")
     if options.update_baseline:
@@ -38,5 +38,5 @@ def check(options: argparse.Namespace) -> int:
         return 0
     turned = baseline.reversals(before, now)
     for key in turned:
-        print(f"contradicted, and was supported: {key}", file=sys.stderr)
+        print(f"was supported, is now contradicted: {key}", file=sys.stderr)
     return 1 if turned else 0

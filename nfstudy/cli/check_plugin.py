@@ -38,7 +38,7 @@ def check_declaration(declaration: Declaration) -> str:
     if isinstance(declaration, FlowFamily):
         from nfstudy.flows.contract import check_family
 
-        return f"{check_family(declaration)} chains keep the contract of a flow"
+        return f"{check_family(declaration)} chains satisfy the flow contract"
     if isinstance(declaration, Metric) and declaration.compute:
         from nfstudy.inference.problems.metrics import check_metric
 
@@ -50,7 +50,7 @@ def check_declaration(declaration: Declaration) -> str:
             raise UserError(
                 f"{declaration.kind} {declaration.name}: cannot be loaded: {type(error).__name__}: {error}"
             ) from None
-    return "declared, and can be loaded"
+    return "declared; implementation loads"
 
 
 def _implementations(declaration: Declaration) -> list[Implementation]:

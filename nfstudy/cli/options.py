@@ -14,7 +14,7 @@ def count(text: str, least: int = 1) -> int:
     """Return a whole number from `least`; the type of an argument."""
     value = int(text)
     if value < least:
-        raise argparse.ArgumentTypeError(f"got {text}; allowed: a whole number from {least}")
+        raise argparse.ArgumentTypeError(f"got {text}; expected: a whole number from {least}")
     return value
 
 
@@ -27,7 +27,7 @@ def share(text: str) -> float:
     """Return a share of one GPU, from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"got {text}; allowed: a share of one GPU, from 0 to 1")
+        raise argparse.ArgumentTypeError(f"got {text}; expected: a share of one GPU, from 0 to 1")
     return value
 
 
@@ -35,20 +35,20 @@ def seconds(text: str) -> float:
     """Return a number of seconds from 0."""
     value = float(text)
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"got {text}; allowed: a number of seconds from 0")
+        raise argparse.ArgumentTypeError(f"got {text}; expected: a number of seconds from 0")
     return value
 
 
 def check_device(device: str) -> None:
     """Raise UserError for what is no device's name."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise UserError(f"--device {device}: allowed: auto, cpu, cuda, cuda:N")
+        raise UserError(f"--device {device}: expected: auto, cpu, cuda, cuda:N")
 
 
 def check_engine(engine: str, device: str, gpus: float) -> None:
     """Raise UserError for a device or a share of one that the engine cannot give."""
     if engine == "local" and gpus:
-        raise UserError(f"--gpus {gpus:g}: allowed: with --engine ray, which hands GPUs out")
+        raise UserError(f"--gpus {gpus:g}: expected: with --engine ray, which hands GPUs out")
     if engine == "ray" and device.startswith("cuda") and (not gpus or device != "cuda"):
         raise UserError(f"--device {device}: allowed with --engine ray: auto, cpu, or cuda with --gpus")
 

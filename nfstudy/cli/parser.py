@@ -41,13 +41,13 @@ def make_parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run what is missing of a study, then rebuild its report")
     _add_study(run)
-    run.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one for each core)")
+    run.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one per core)")
     run.add_argument(
         "--threads",
         type=count,
         default=1,
         metavar="N",
-        help="threads of each worker; other numbers than 1 may change the last bits of results (default: 1)",
+        help="threads per worker; values other than 1 may change the last bits of results (default: 1)",
     )
     run.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto)")
     run.add_argument(
@@ -75,14 +75,18 @@ def make_parser() -> argparse.ArgumentParser:
         type=count_from_0,
         default=2,
         metavar="N",
-        help="how often a failed run is tried again (default: 2)",
+        help="how often a failed run is retried (default: 2)",
     )
-    run.add_argument("--dry-run", action="store_true", help="print the cells and an estimate of the time, run nothing")
+    run.add_argument("--dry-run", action="store_true", help="print the grid and a time estimate, run nothing")
 
-    report = commands.add_parser("report", help="rebuild a study's report, or all and a front page, from logged runs")
+    report = commands.add_parser(
+        "report", help="rebuild a study's report, or all reports and an overview, from logged runs"
+    )
     _add_study(report, "?")
-    report.add_argument("--all", action="store_true", help="all of studies/, as they are, and reports/index.html")
-    report.add_argument("--partial", action="store_true", help="build it though cells are missing, and mark them")
+    report.add_argument(
+        "--all", action="store_true", help="all studies in studies/, complete or not, and reports/index.html"
+    )
+    report.add_argument("--partial", action="store_true", help="build it even if cells are missing, and mark them")
     report.add_argument("--output", metavar="FOLDER", help="write it there (default: reports/STUDY)")
 
     status = commands.add_parser(
@@ -98,17 +102,19 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--update-baseline",
         action="store_true",
-        help="take the verdicts as the new baseline, whatever has changed; what is not run keeps its earlier one",
+        help="save the verdicts as the new baseline; claims that are not run keep their earlier verdict",
     )
     _add_store(check)
 
-    export = commands.add_parser("export", help="put a study's logged runs into one file")
+    export = commands.add_parser("export", help="write a study's logged runs into one archive")
     _add_study(export)
-    export.add_argument("file", metavar="FILE", help="the archive, such as mnist.tar.xz; one that is there is replaced")
-    export.add_argument("--with-checkpoints", action="store_true", help="the trained weights too, nearly all bytes")
+    export.add_argument("file", metavar="FILE", help="the archive, such as mnist.tar.xz; an existing one is replaced")
+    export.add_argument(
+        "--with-checkpoints", action="store_true", help="include the trained weights, which are most of the bytes"
+    )
 
     take = commands.add_parser("import", help="import the runs of such a file into the store")
-    take.add_argument("file", metavar="FILE", help="an archive that export wrote")
+    take.add_argument("file", metavar="FILE", help="an archive written by export")
     _add_store(take)
 
     reference = commands.add_parser(
@@ -117,7 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
     reference.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; say which kept report, or README, is not as it would be made",
+        help="write nothing; list committed reports, or README results, that are stale",
     )
     _add_store(reference)
 
@@ -130,7 +136,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         action="append",
         default=[],
-        help="a plug-in's file that has been moved since",
+        help="the file of a plug-in that has moved since",
     )
     _add_store(rerun)
 

@@ -21,17 +21,17 @@ def reference(options: argparse.Namespace) -> int:
     project = Project.find()
     if options.check:
         if options.tracking_uri:
-            raise UserError(f"--tracking-uri {options.tracking_uri}: allowed: without --check, which reads no store")
+            raise UserError(f"--tracking-uri {options.tracking_uri}: expected: without --check, which reads no store")
         archives = read_reference(project)
         stale = stale_parts(project, archives)
         for part in stale:
             print(f"stale: {printable(part)}", file=sys.stderr)
-        again = "; make them again with: python -m nfstudy reference" if stale else ""
+        again = "; rebuild with: python -m nfstudy reference" if stale else ""
         print(f"runs of {', '.join(archives)}: {len(stale) or 'no'} stale parts{again}")
         return 1 if stale else 0
     archives = read_reference(project)
     front, readme = write_reference(project, archives)
-    print(f"front page: {relpath(front)}\nresults: {relpath(readme)}", flush=True)
+    print(f"overview: {relpath(front)}\nresults: {relpath(readme)}", flush=True)
     uri = project.tracking_uri(options.tracking_uri)
     alike = [take_in(archive, project, uri) for archive in archives.values()]
     print("browse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")

@@ -14,7 +14,7 @@ from nfstudy.study.reader import read_studies, read_study
 def report(options: argparse.Namespace) -> int:
     """Rebuild a study's report from its logged runs, or those of all studies and the front page over them."""
     if options.all == bool(options.study):
-        raise UserError(f"report: got {'both STUDY and' if options.all else 'neither STUDY nor'} --all; allowed: one")
+        raise UserError(f"report: got {'both STUDY and' if options.all else 'neither STUDY nor'} --all; expected: one")
     if options.all:
         return _report_all(options)
     from nfstudy.report.build import build_report
@@ -35,10 +35,10 @@ def _report_all(options: argparse.Namespace) -> int:
 
     for name in ("budget", "output"):
         if getattr(options, name):
-            raise UserError(f"report: --{name} {getattr(options, name)}: allowed: with STUDY, not with --all")
+            raise UserError(f"report: --{name} {getattr(options, name)}: expected: with STUDY, not with --all")
     project = Project.find()
     studies = read_studies(project.root / "studies")
     named = {path.relative_to(project.root).as_posix(): study for path, study in studies.items()}
     runs_of = open_runs(project.tracking_uri(options.tracking_uri))
-    print(f"front page: {nearby(build_front(named, runs_of, project.reports, project.is_running))}")
+    print(f"overview: {nearby(build_front(named, runs_of, project.reports, project.is_running))}")
     return 0

@@ -22,20 +22,20 @@ def rerun(options: argparse.Namespace) -> int:
     store = open_store(project.tracking_uri(options.tracking_uri))
     again = prepare_rerun(store, options.run_id, project, options.device, options.threads, [*map(Path, options.plugin)])
     print(f"{again.trial.study}: {printable(again.old.record.name)}")
-    print(printable("\n".join(again.changes) or "nothing has changed since"), flush=True)
+    print(printable("\n".join(again.changes) or "nothing has changed since that run"), flush=True)
     with project.study_lock(again.trial.study):
         try:
             found = train_again(again, store, project)
         except Interrupted as signal:
-            print(f"stopped by {signal}; begin again with: python -m nfstudy rerun {options.run_id}")
+            print(f"stopped by {signal}; restart with: python -m nfstudy rerun {options.run_id}")
             return 130
     for line in found.lines:
         print(printable(line))
-    expected = " (the same kind of machine: identical numbers were to be expected)" if again.same_machine else ""
+    expected = " (same machine type: identical numbers were expected)" if again.same_machine else ""
     told = {
         "identical": "identical in every point of every history",
         "within tolerances": f"within {ABSOLUTE} nats or {RELATIVE:.1%} of the test and validation numbers{expected}",
-        "differs": f"differs by more than {ABSOLUTE} nats and {RELATIVE:.1%}, or ended otherwise{expected}",
+        "differs": f"differs by more than {ABSOLUTE} nats and {RELATIVE:.1%}, or a different outcome{expected}",
     }
     print(f"run {found.run_id}: {told[found.verdict]}")
     return {"identical": 0, "within tolerances": 3, "differs": 1}[found.verdict]

@@ -49,7 +49,7 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
     plan, frame = launch.plan, load_frame(launch.uri, launch.plan.name, NEEDED)
     left, impossible = runs_left(plan, frame), plan.impossible
     at_most = "at most " if plan.sampling else ""
-    without = f", and {len(impossible)} impossible cells that are left out" if impossible else ""
+    without = f", {len(impossible)} impossible grid points skipped" if impossible else ""
     print(f"{plan.study.title}\n{plan.name}, budget {plan.budget}: {at_most}{left} runs to do{without}", flush=True)
     try:
         summary = _run_missing(launch, frame, left, dry_run) if left else None
@@ -105,7 +105,7 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) 
         stop.check()
         if not dry_run:
             open_store(launch.uri, create=True)
-        print("measuring what a few updates of each cell take ...", file=sys.stderr, flush=True)
+        print("timing a few updates of each cell ...", file=sys.stderr, flush=True)
         expected = measure_costs(engine, plan.corners, stop) | logged_seconds(frame)
         print_cells(plan, frame, expected, len(engine.workers))
         if dry_run:
@@ -135,7 +135,7 @@ def _open_engine(launch: Launch, left: int) -> Engine:
     try:
         from nfstudy.runner.ray_engine import open_cluster
     except ImportError as error:
-        raise UserError(f"--engine ray: {error}; allowed: after pip install 'nfstudy[cluster]'") from None
+        raise UserError(f"--engine ray: {error}; hint: pip install 'nfstudy[cluster]'") from None
     from nfstudy.data import load_dataset
 
     datasets = {source: load_dataset(source, folders) for source in launch.plan.data_sources}

@@ -28,7 +28,7 @@ def status(options: argparse.Namespace) -> int:
     project = Project.find()
     frame = load_frame(project.tracking_uri(options.tracking_uri), plan.name, NEEDED)
     active = project.is_running(plan.name)
-    print(f"{plan.name}, budget {plan.budget}{', at work now' if active else ''}")
+    print(f"{plan.name}, budget {plan.budget}{', running now' if active else ''}")
     expected = project.read_costs(plan.name) | logged_seconds(frame)
     print_cells(plan, frame, expected, usable_cores(), active)
     return 0
@@ -55,7 +55,7 @@ def print_cells(
     forecast = Forecast(expected, workers)
     names = [state.cell.label for state in states]
     width = max((len(name) for name in (*names, *(point.label for point in impossible))), default=0) + 2
-    print(f"  {'cell':<16}  {'':<{width}} {'state':<10} {'runs':>7}  each takes")
+    print(f"  {'cell':<16}  {'':<{width}} {'state':<10} {'runs':>7}  per run")
     for state, name in zip(states, names, strict=True):
         runs = f"{len(state.finished) + len(state.diverged)}/{wanted}"
         each = format_duration(forecast.expected(state.cell.key))
@@ -64,7 +64,7 @@ def print_cells(
     for point in impossible:
         print(f"  {'–':<16}  {point.label:<{width}} {'impossible':<10} {'–':>7}  {point.reason}")
     if plan.sampling:
-        print(f"  (further cells are proposed by {plan.sampling.name} as it goes)")
+        print(f"  ({plan.sampling.name} proposes further cells as results come in)")
     counts = Counter([*(state.state for state in states), *["impossible"] * len(impossible)])
     print("  " + ", ".join(f"{number} {state}" for state, number in counts.items()))
     left = runs_left(plan, frame)

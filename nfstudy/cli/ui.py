@@ -29,7 +29,7 @@ def serve(uri: str, host: str, port: int) -> int:
         UserError: the store is itself served elsewhere.
     """
     if uri.startswith(("http://", "https://")):
-        raise UserError(f"{uri}: is served already; allowed: open that address in a browser")
+        raise UserError(f"{uri}: is already served; hint: open that address in a browser")
     store = open_store(uri)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--workers", "1"]
     command += ["--host", host, "--port", str(port)]
@@ -37,7 +37,7 @@ def serve(uri: str, host: str, port: int) -> int:
         command += ["--artifacts-destination", str(store.folder / "artifacts")]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     address = f"http://{host}:{port}"
-    print(f"MLflow UI on {address} (ready in some seconds; stop it with Ctrl-C)")
+    print(f"MLflow UI on {address} (ready in a few seconds; stop with Ctrl-C)")
     if not _is_loopback(host):
         print(f"no authentication: anyone who can reach {host} can read, change and delete the runs")
     for study, experiment in store.studies().items():

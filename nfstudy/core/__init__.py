@@ -1,1 +1,1 @@
-"""What everything else stands on and what knows of nothing else here: errors, seeds, files, strict records."""
+"""Foundations: errors, seeds, files, strict records, the registry; imports nothing else of the suite."""

@@ -185,9 +185,9 @@ class Metric(Declaration):
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(train|valid|test|time)/[a-z0-9_]+", self.name):
-            raise ValueError(f"metric: name: got '{self.name}'; allowed: such as test/active_units")
+            raise ValueError(f"metric: name: got '{self.name}'; expected: such as test/active_units")
         if self.compute and self.split != "test":
-            raise ValueError(f"metric {self.name}: compute: allowed: with a name that begins with test/")
+            raise ValueError(f"metric {self.name}: compute: expected: with a name that begins with test/")
 
     @property
     def split(self) -> str:

@@ -79,20 +79,20 @@ def read_plugin(name: str, folder: Path) -> Plugin:
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
         there = f" (in {path.parent}: {', '.join(near)})" if near else ""
-        raise SpecError(f"got '{name}', and there is no such file{there}; allowed: a file beside the study file")
+        raise SpecError(f"got '{name}'; no such file{there}; expected: a file next to the study file")
     raw = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
     if raw is None:
-        raise SpecError(f"got '{name}', which is larger; allowed: a file of at most {MAX_BYTES:,} bytes")
+        raise SpecError(f"got '{name}', which is larger; expected: a file of at most {MAX_BYTES:,} bytes")
     try:
         source = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SpecError(f"got '{name}', whose byte {error.start} is not UTF-8; allowed: Python source") from None
+        raise SpecError(f"got '{name}', but byte {error.start} is not UTF-8; expected: Python source") from None
     return Plugin(name, str(path), source, hashlib.sha256(raw).hexdigest())
 
 
 def _read_module(name: str) -> Plugin:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise SpecError(f"got '{name}'; allowed: a path that ends in .py, or a module's dotted name")
+        raise SpecError(f"got '{name}'; expected: a path that ends in .py, or a module's dotted name")
     owners = packages_distributions().get(name.partition(".")[0], ())
     if owners:
         return Plugin(name, distribution=f"{owners[0]} {version(owners[0])}")
@@ -112,7 +112,7 @@ def install(plugin: Plugin) -> tuple[Declaration, ...]:
     found = tuple(declarations_of(module))
     if not found:
         raise SpecError(
-            f"got '{plugin.name}', which declares nothing; allowed: a FlowFamily, DataSource, Likelihood, "
+            f"got '{plugin.name}', which declares nothing; expected: a FlowFamily, DataSource, Likelihood, "
             "ExhibitDeclaration or Metric among the names of the module"
         )
     for declaration in found:
@@ -137,7 +137,7 @@ def _run(plugin: Plugin) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise SpecError(
-            f"{_place(plugin, error)}: {type(error).__name__}: {error}; allowed: a file that imports"
+            f"{_place(plugin, error)}: {type(error).__name__}: {error}; expected: a file that can be imported"
         ) from None
     return module
 
@@ -179,7 +179,7 @@ def require_recorded(records: Sequence[Mapping[str, Any]], root: Path, given: Se
         if same is None:
             where = ", ".join(str(place) for place in places) or "nowhere in this project"
             raise SpecError(
-                f"plug-in {name}: the run was made with the file of SHA-256 {digest[:16]}…, and it is not there "
-                f"({where}); allowed: that file, named by --plugin (the run keeps a copy: read it before you use it)"
+                f"plug-in {name}: the run used the file with SHA-256 {digest[:16]}…, which is not available "
+                f"({where}); expected: that file; hint: name it with --plugin (the run keeps a copy; read it first)"
             )
         install(same)

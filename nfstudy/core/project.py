@@ -67,7 +67,7 @@ class Project:
             holder = _read(path.with_suffix(".pid"))
             raise StoreError(
                 f"{self.store}: study '{study}' is being run by another process{f' (pid {holder})' if holder else ''}; "
-                "allowed: one launcher a study, so wait for it or stop it"
+                "hint: wait for it or stop it"
             ) from None
         except OSError as error:
             raise StoreError(f"{self.store}: cannot be written: {error.strerror or error}") from None

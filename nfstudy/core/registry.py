@@ -83,12 +83,14 @@ def declare(declaration: Declaration, origin: Origin = BUILT_IN) -> None:
         _, other = found[declaration.name]
         if other == origin and origin != BUILT_IN:
             return
-        raise SpecError(f"{origin}: {declaration.kind}: got '{declaration.name}'; allowed: a name not taken by {other}")
+        raise SpecError(
+            f"{origin}: {declaration.kind}: got '{declaration.name}'; expected: a name not taken by {other}"
+        )
     for own in declaration.records:
         others = {name for record in _records(found) if record is not own for name in record.model_fields}
         for taken in sorted(own.model_fields.keys() & {*others, *RESERVED.get(declaration.kind, ())}):
             raise SpecError(
-                f"{origin}: {declaration.kind} {declaration.name}: settings: got '{taken}'; allowed: a name not taken"
+                f"{origin}: {declaration.kind} {declaration.name}: settings: got '{taken}'; expected: a name not taken"
             )
     found[declaration.name] = (declaration, origin)
     _version += 1
@@ -109,7 +111,7 @@ def find(kind: Kind, name: str) -> Any:
         return found[name][0]
     if reason := _broken.get((kind, name)):
         raise SpecError(f"{kind}: '{name}' is installed and cannot be imported: {reason}")
-    raise SpecError(f"{kind}: got '{name}'; allowed: {allowed(kind, name)}")
+    raise SpecError(f"{kind}: got '{name}'; expected: {allowed(kind, name)}")
 
 
 def allowed(kind: Kind, name: str = "") -> str:
@@ -132,7 +134,7 @@ def likelihoods_of(values: Values) -> dict[str, Likelihood]:
     """
     found = {name: each for name, each in all_of("likelihoods").items() if values in each.values}
     if not found:
-        raise SpecError(f"likelihoods: got data of {values}; allowed: numbers that a likelihood is declared for")
+        raise SpecError(f"likelihoods: got data of {values}; expected: numbers that a likelihood is declared for")
     return found
 
 
@@ -140,7 +142,7 @@ def likelihood_of(values: Values, name: str | None = None) -> Likelihood:
     """Return the likelihood of a kind of numbers that a study names, or else the first; raises SpecError."""
     found = likelihoods_of(values)
     if name is not None and name not in found:
-        raise SpecError(f"model.likelihood: got '{name}'; allowed: {', '.join(found)} for data of {values}")
+        raise SpecError(f"model.likelihood: got '{name}'; expected: {', '.join(found)} for data of {values}")
     return found[name] if name else next(iter(found.values()))
 
 

@@ -1,4 +1,4 @@
-"""Somebody's own data: arrays of a file, read, checked and split as a study says. Free of torch."""
+"""The user's own data: arrays of a file, read, checked and split as a study says. Free of torch."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def read_files(files: Sequence[DataFile], folders: Sequence[Path], download: boo
     contents = {file: _read(*place) for file, place in places.items() if place}
     missing = [file for file in files if file not in contents]
     for file in missing:
-        reasons = _download(file, folders[-1]) if download else ["downloading is switched off"]
+        reasons = _download(file, folders[-1]) if download else ["downloads are disabled"]
         if reasons:
             raise DataError(_missing_message(missing, folders, file, reasons))
         contents[file] = _read(file, folders[-1] / file.folder / file.name)
@@ -109,7 +109,7 @@ def _read(form: DataFile, path: Path) -> bytes:
             f"{path} is {'truncated' if len(content) < form.size else 'altered'}: "
             f"{len(content):,} bytes, SHA-256 {sha256}; "
             f"expected: {form.size:,} bytes, SHA-256 {form.sha256}. "
-            "It was left as it is: put the original in its place, or move it away to have it downloaded."
+            "It was left unchanged: replace it with the original, or remove it to have it downloaded."
         )
     return gzip.decompress(content) if form.name.endswith(".gz") else content
 
@@ -150,7 +150,7 @@ def _reason(error: OSError | ValueError) -> str:
     if response is not None:
         return f"HTTP {response.status_code} {response.reason}"
     if isinstance(error, ValueError):
-        return "another file than expected (its SHA-256 differs); discarded"
+        return "not the expected file (SHA-256 differs); discarded"
     return str(error) if error.strerror else type(error).__name__
 
 
@@ -165,6 +165,6 @@ def _missing_message(
     lines += [f"  {folder / subfolder}" for folder in folders for subfolder in SUBFOLDERS]
     lines.append(f"download of {failed.name} failed:")
     lines += [f"  {reason}" for reason in reasons]
-    lines.append("Put the files into one of these folders, or run offline what needs none of them:")
+    lines.append("Put the files into one of these folders, or run a study that needs none of them:")
     lines.append(f"  {OFFLINE_COMMAND}")
     return "\n".join(lines)

@@ -194,7 +194,7 @@ def over_lanes(
 def require_steps(length: int) -> None:
     """Raise ValueError unless a chain has at least one step."""
     if length < 1:
-        raise ValueError(f"length {length}: allowed: at least 1 (without steps, use NoFlow)")
+        raise ValueError(f"length {length}: expected: at least 1 (without steps, use NoFlow)")
 
 
 def softplus(x: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def _all_mistakes(family: FlowFamily, flow: Flow, settings: Mapping[str, Any]) -
     flow.initialise(_generator)
     changed = [name for name, value in flow.state_dict().items() if not torch.equal(value, start[name])]
     if changed:
-        yield f"initialise set other weights the second time: {changed[0]}; allowed: draws from `generator(part)` alone"
+        yield f"initialise is not reproducible: {changed[0]}; expected: draws from `generator(part)` alone"
     generator = torch.Generator().manual_seed(0)
     features = torch.randn((IMAGES, flow.features) if flow.features else 0, generator=generator, dtype=torch.float64)
     z = torch.randn(SAMPLES, IMAGES, flow.latent, generator=generator, dtype=torch.float64)
@@ -96,7 +96,7 @@ def _all_mistakes(family: FlowFamily, flow: Flow, settings: Mapping[str, Any]) -
     single = flow.float()
     z_K, log_det = single(z.float(), single.parameters_from(features.float()))
     if not (z_K.isfinite().all() and log_det.isfinite().all()):
-        yield "float32: numbers that are not finite; allowed: finite ones at the start"
+        yield "float32: non-finite numbers; expected: finite ones at the start"
 
 
 def _at_weights(flow: Flow, z: Tensor, features: Tensor, has_inverse: bool) -> Iterator[str]:
@@ -105,31 +105,31 @@ def _at_weights(flow: Flow, z: Tensor, features: Tensor, has_inverse: bool) -> I
     if z_K.shape != z.shape or log_det.shape != z.shape[:-1]:
         yield (
             f"of z_0 {tuple(z.shape)} came z_K {tuple(z_K.shape)} and log-determinants {tuple(log_det.shape)}; "
-            f"allowed: {tuple(z.shape)} and {tuple(z.shape[:-1])}"
+            f"expected: {tuple(z.shape)} and {tuple(z.shape[:-1])}"
         )
         return
     if not (z_K.isfinite().all() and log_det.isfinite().all()):
-        yield "numbers that are not finite; allowed: finite ones"
+        yield "non-finite numbers; expected: finite ones"
         return
     jacobian = torch.autograd.functional.jacobian(lambda z: flow(z, flow.parameters_from(features))[0], z)
     for s, image in product(range(SAMPLES), range(IMAGES)):
         own = jacobian[s, image, :, s, image]
         others = jacobian[s, image].abs().sum() - own.abs().sum()
         if others > TOLERANCE * (1 + own.abs().sum()):
-            yield f"sample {s} of image {image} depends on others; allowed: on its own z_0 and features"
+            yield f"sample {s} of image {image} depends on others; expected: on its own z_0 and features"
         true = torch.linalg.slogdet(own).logabsdet
         # What the Jacobian itself says is as uncertain as it is ill-conditioned.
         uncertain = torch.linalg.cond(own) * torch.finfo(own.dtype).eps
         if not abs(log_det[s, image] - true) <= TOLERANCE * (1 + abs(true)) + 10 * flow.latent * uncertain:
             yield (
                 f"log-determinant: got {log_det[s, image]:.9g} nats, and the Jacobian's is {true:.9g}; "
-                "allowed: ln|det ∂z_K/∂z_0|"
+                "expected: ln|det ∂z_K/∂z_0|"
             )
     if has_inverse:
         with torch.no_grad():
             error = (flow.inverse(z_K, parameters) - z).abs().max()
         if not error < TOLERANCE:
-            yield f"inverse: z_0 is missed by {error:.3g}; allowed: the z_0 that z_K came from"
+            yield f"inverse: error in z_0 of {error:.3g}; expected: the z_0 that z_K came from"
 
 
 def _gradients(flow: Flow, z: Tensor, features: Tensor) -> str:
@@ -140,7 +140,7 @@ def _gradients(flow: Flow, z: Tensor, features: Tensor) -> str:
         loss.backward()
     for name, weights in flow.named_parameters():
         if weights.numel() and (weights.grad is None or not weights.grad.isfinite().all()):
-            return f"gradient of {name}: none, or not finite; allowed: a finite one"
+            return f"gradient of {name}: none, or not finite; expected: a finite one"
         if weights.numel() and not weights.grad.any():
-            return f"gradient of {name}: 0 everywhere; allowed: one that reaches every weight"
+            return f"gradient of {name}: 0 everywhere; expected: one that reaches every weight"
     return ""

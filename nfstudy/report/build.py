@@ -85,11 +85,11 @@ def make_exhibit(name: str, results: Results) -> Exhibit:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise ReportError(
             f"{origin}: exhibit {name}: {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "
-            "no run is lost: mend it and build the report again"
+            "no run is lost: fix it and rebuild the report"
         ) from error
     if not isinstance(made, Exhibit):
         raise ReportError(
-            f"{origin}: exhibit {name}: made {type(made).__name__}; allowed: an Exhibit of nfstudy.report.exhibits.base"
+            f"{origin}: exhibit {name}: got {type(made).__name__}; expected: an Exhibit of report.exhibits.base"
         )
     return made
 
@@ -112,14 +112,14 @@ def _impossible(results: Results) -> Iterator[Exhibit]:
 def _refuse_unfinished(results: Results, partial: bool) -> None:
     study, budget = results.study.study, results.budget
     if not results.cells:
-        raise ReportError(f"study {study}, budget {budget}: nothing has run; allowed: a study with runs")
+        raise ReportError(f"study {study}, budget {budget}: no runs yet; hint: run the study first")
     lines = [f"  {r.label.row}: {r.state.state} ({r.state.note})" for r in results.unfinished]
     lines += [f"  {point.label}: impossible ({point.reason})" for point in results.impossible]
     if lines and not partial:
         cells = len(results.cells) + len(results.impossible)
         raise ReportError(
             f"study {study}, budget {budget}: {len(lines)} of {cells} cells are unfinished; "
-            "allowed: all done or diverged, or a partial report\n" + "\n".join(lines)
+            "hint: finish the study, or use --partial\n" + "\n".join(lines)
         )
 
 
@@ -190,7 +190,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         swap_in(folder, files, stale)
     except OSError as error:
         raise ReportError(
-            f"{folder}: cannot be written: {error.strerror or error}; no run is lost: build the report again"
+            f"{folder}: cannot be written: {error.strerror or error}; no run is lost: rebuild the report"
         ) from None
 
 
@@ -202,8 +202,8 @@ def _earlier_files(folder: Path) -> set[str]:
     try:
         names = set(map(PurePosixPath, json.loads(path.read_bytes())["files"]))
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ReportError(f"{path}: not the manifest of a report; allowed: one written here, or none") from None
+        raise ReportError(f"{path}: not the manifest of a report; expected: one written here, or none") from None
     for name in names:
         if name.is_absolute() or ".." in name.parts:
-            raise ReportError(f"{path}: lists '{name}'; allowed: files inside {folder}")
+            raise ReportError(f"{path}: lists '{name}'; expected: files inside {folder}")
     return set(map(str, names))

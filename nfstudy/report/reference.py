@@ -52,16 +52,18 @@ def read_reference(project: Project) -> dict[str, Archive]:
         archive = read_archive(path)
         study = archive.manifest.study
         if study in found:
-            raise ArchiveError(f"{path}: is of study {study}, as {found[study].path.name} is; allowed: one a study")
+            raise ArchiveError(
+                f"{path}: is of study {study}, as {found[study].path.name} is; expected: one archive per study"
+            )
         budgets = sorted({run.record.tags.get(Tag.BUDGET, "") for run in archive.runs})
         if len(budgets) != 1:
             raise ArchiveError(
                 f"{path}: has runs of {len(budgets)} budgets ({', '.join(budgets)}); "
-                "allowed: of one, as `export STUDY FILE --budget NAME` writes them"
+                "expected: of one, as `export STUDY FILE --budget NAME` writes them"
             )
         found[study] = archive
     if not found:
-        raise ArchiveError(f"{project.store / ARCHIVES}: no such archive; allowed: files that `export` wrote")
+        raise ArchiveError(f"{project.store / ARCHIVES}: no such archive; expected: files written by `export`")
     return found
 
 
@@ -95,7 +97,7 @@ def stale_parts(project: Project, archives: Mapping[str, Archive]) -> list[str]:
         made, kept = _kept_files(Path(folder), archives), _kept_files(project.reports, archives)
     differing = sorted(name for name in made.keys() | kept.keys() if made.get(name) != kept.get(name))
     lines = [f"{project.reports.name}/{name}: {_how(name, made, kept)}" for name in differing]
-    return lines + ([] if head + results + tail == readme else [f"{README}: other results between its markers"])
+    return lines + ([] if head + results + tail == readme else [f"{README}: the results between its markers differ"])
 
 
 def most_at_once(spans: Iterable[tuple[int, int]]) -> int:
@@ -112,11 +114,13 @@ def _make(project: Project, archives: Mapping[str, Archive], folder: Path) -> st
     found = []
     for name, archive in archives.items():
         if name not in studies:
-            raise ReportError(f"{archive.path}: no study file has study {name}; allowed: {', '.join(sorted(studies))}")
+            raise ReportError(
+                f"{archive.path}: no study file defines study {name}; expected: {', '.join(sorted(studies))}"
+            )
         results = gather_fullest(studies[name], runs[name])
         if results.runs.empty:
             raise ReportError(
-                f"{archive.path}: its runs are of none of the cells that study {name} has; allowed: runs of the study "
+                f"{archive.path}: its runs belong to no cell of study {name} has; expected: runs of the study "
                 "file as it is, and of this version's keys"
             )
         found.append(results)
@@ -143,7 +147,7 @@ def _kept_files(folder: Path, studies: Collection[str]) -> dict[str, bytes]:
 def _how(name: str, made: Collection[str], kept: Collection[str]) -> str:
     if name not in kept:
         return "is missing"
-    return "has other bytes" if name in made else "is made from no reference run"
+    return "differs" if name in made else "comes from no reference run"
 
 
 def _around_results(readme: str) -> tuple[str, str]:
@@ -151,7 +155,9 @@ def _around_results(readme: str) -> tuple[str, str]:
     head, begin, rest = readme.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end) or BEGIN in rest or END in head + tail:
-        raise ReportError(f"{README}: has no place for the results; allowed: one line {BEGIN} and, below it, one {END}")
+        raise ReportError(
+            f"{README}: has no markers for the results; expected: one line {BEGIN} and, below it, one {END}"
+        )
     return head, tail
 
 
@@ -159,4 +165,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: cannot be read: {error}; allowed: text in UTF-8") from None
+        raise ReportError(f"{path}: cannot be read: {error}; expected: text in UTF-8") from None

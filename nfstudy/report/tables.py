@@ -49,7 +49,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         if self.quantity and self.value is None and not self.note:
-            raise ValueError(f"an entry for {self.quantity.title} has neither value nor note; allowed: at least one")
+            raise ValueError(f"an entry for {self.quantity.title} has neither value nor note; expected: at least one")
 
     @property
     def value(self) -> float | None:
@@ -89,7 +89,7 @@ class Table:
         for row in self.rows:
             if len(row.entries) != len(self.columns) - 1:
                 raise ValueError(
-                    f"table {self.id}, row {row.name}: {len(row.entries)} entries; allowed: {len(self.columns) - 1}"
+                    f"table {self.id}, row {row.name}: {len(row.entries)} entries; expected: {len(self.columns) - 1}"
                 )
 
     def is_numeric(self, column: int) -> bool:
@@ -107,7 +107,7 @@ def format_number(value: float, decimals: int, signed: bool = False) -> str:
 def format_estimate(estimate: Estimate, decimals: int) -> str:
     """Return `mean ± se (n)`, or `mean (n = 1)` where one run has no standard error."""
     if estimate.mean is None:
-        raise ValueError("an estimate of no runs; allowed: at least one run")
+        raise ValueError("an estimate of no runs; expected: at least one run")
     mean = format_number(estimate.mean, decimals)
     if estimate.se is None:
         return f"{mean} (n = 1)"

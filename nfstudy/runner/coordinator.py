@@ -161,7 +161,7 @@ class Coordinator:
         lost = left[False] + len(self.tasks)
         if unavailable:
             self.tasks.clear()
-        words = f"what had ended is saved, and {left[True]} of the {under_way - ended} runs under way"
+        words = f"finished runs are saved, and so are {left[True]} of {under_way - ended} runs under way"
         return words + (f"; the other {lost} resume from their last checkpoints" if lost else "")
 
     def _start(self, worker: Worker, task: Task) -> None:
@@ -256,7 +256,7 @@ class Coordinator:
         self.failed[trial.identity] += 1
         del self.tasks[worker.number]
         self.scheduler.put_back(task)
-        words = f"{why}; it is started again"
+        words = f"{why}; retrying"
         self.progress.ended(worker.number, trial, words, self.done, self.total, self._left())
 
     def _note(self, task: Task, words: str) -> None:

@@ -125,5 +125,7 @@ class Engine(ABC):
             return
         self._failed_starts += worker.device is None
         if self._failed_starts > MAX_FAILED_STARTS * len(self.workers):
-            raise WorkerError(f"workers do not start ({died.reason}); allowed: a working torch, free memory")
+            raise WorkerError(
+                f"workers do not start ({died.reason}); hint: check the installation of torch, and free memory"
+            )
         self.workers[self.workers.index(worker)] = self._start(worker.number)

@@ -51,7 +51,7 @@ class Process(Worker):
             self.connection.close()
         code = self.process.exitcode
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        return Died(f"its worker process ended with {how}", clean_exit=code == 0)
+        return Died(f"its worker process exited with {how}", clean_exit=code == 0)
 
     def stop(self) -> None:
         """Ask it to save what it is at and leave."""

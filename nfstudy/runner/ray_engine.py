@@ -62,7 +62,7 @@ class RayWorker(Worker):
         try:
             return ray.get(next(self.stream))
         except StopIteration:
-            died = Died("its worker left as it was asked to", clean_exit=True)
+            died = Died("its worker stopped on request", clean_exit=True)
         except RayError as error:
             died = Died(_reason(error))
         # It may be cut off and not dead: then it must not go on beside the one that takes its place.
@@ -212,10 +212,10 @@ def open_cluster(
         ray.shutdown()
         raise UserError(
             f"--engine ray: no node of the cluster has {threads} cores{f' and {gpus:g} GPUs' if gpus else ''}; "
-            "allowed: fewer, or --workers N, which waits for nodes"
+            "hint: ask for less, or for --workers N, which waits for nodes"
         )
     if room < size:
-        print(f"the cluster has room for {room} of {size} workers now; the others wait for it", file=sys.stderr)
+        print(f"the cluster has room for {room} of {size} workers now; the others wait for resources", file=sys.stderr)
     return RayEngine(size, threads, device, gpus, datasets)
 
 
@@ -230,7 +230,7 @@ def join_cluster(cores: int) -> None:
     """
     address = os.environ.get(ADDRESS)
     if address and "://" in address:
-        raise UserError(f"{ADDRESS}={address}: allowed: HOST:PORT, or auto on a machine of the cluster")
+        raise UserError(f"{ADDRESS}={address}: expected: HOST:PORT, or auto on a machine of the cluster")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     ours = {
         "num_cpus": max(usable_cores(), cores),
@@ -245,7 +245,7 @@ def join_cluster(cores: int) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         words = f"{ADDRESS}={address}" if address else "Ray cannot be started here"
         raise UserError(
-            f"{words}: {error}; allowed: the HOST:PORT of a cluster of Ray {ray.__version__} on this version of Python"
+            f"{words}: {error}; expected: the HOST:PORT of a cluster of Ray {ray.__version__} on this version of Python"
         ) from None
     finally:
         signal.signal(signal.SIGTERM, handler)  # Ray takes it, and would leave at once.
@@ -276,9 +276,9 @@ def _reach(address: str) -> None:
 def _reason(error: RayError) -> str:
     """Return in a line why an actor is lost."""
     if isinstance(error, RayTaskError):
-        return f"its worker ended with {type(error.cause).__name__}: {error.cause}"[:LONGEST_REASON]
+        return f"its worker exited with {type(error.cause).__name__}: {error.cause}"[:LONGEST_REASON]
     if isinstance(error, ActorUnavailableError):
-        return "its worker or its node cannot be reached"
+        return "its worker or node is unreachable"
     # The last line says why, and then what may have caused it.
     why = str(error).strip().splitlines()[-1].split(" Some common causes")[0]
-    return f"its worker is lost: {why}"[:LONGEST_REASON]
+    return f"lost its worker: {why}"[:LONGEST_REASON]

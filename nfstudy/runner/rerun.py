@@ -97,7 +97,7 @@ def prepare_rerun(
     tags = old.record.tags
     if tags[Tag.STAGE] != "repetition" or old.record.outcome not in RESULTS:
         got = f"{tags[Tag.STAGE]}, {old.record.outcome}"
-        raise UserError(f"run {run_id}: got a run that is {got}; allowed: repetition, {', '.join(RESULTS)}")
+        raise UserError(f"run {run_id}: got {got}; expected: repetition, {', '.join(RESULTS)}")
     try:
         require_recorded(_plugins(tags), project.root, plugins)
         settings = recorded_settings(old.record.params)
@@ -201,7 +201,7 @@ def _plugins(tags: Mapping[str, str]) -> list[dict[str, str]]:
     except ValueError:
         found = None
     if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
-        raise UserError(f"tag {Tag.PLUGINS}: got {text[:200]}; allowed: a JSON list of objects")
+        raise UserError(f"tag {Tag.PLUGINS}: got {text[:200]}; expected: a JSON list of objects")
     return found
 
 

@@ -254,7 +254,7 @@ def _as_store_error(journal: Path) -> Iterator[None]:
         raise StoreError(
             f"{journal}: is not a journal of Optuna trials as Optuna {optuna.__version__} writes it "
             f"({odd_line(journal, KNOWN_OPERATIONS) or error}); "
-            "allowed: an intact one, or none (then it is rebuilt from the tracking store)"
+            "expected: an intact one; hint: remove it, and it is rebuilt from the tracking store"
         ) from None
 
 

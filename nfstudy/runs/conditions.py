@@ -1,4 +1,4 @@
-"""What a logged run says of how it was made: its settings, and what it stood on, held to what is here now."""
+"""The recorded settings and provenance of a run, compared with the present ones."""
 
 from __future__ import annotations
 
@@ -75,22 +75,22 @@ def recorded_settings(params: Mapping[str, str]) -> Settings:
         for parent in parents:
             branch = branch.setdefault(parent, {})
             if not isinstance(branch, dict):
-                raise UserError(f"{path}: got {text}, and a value for {parent} too; allowed: one of the two")
+                raise UserError(f"{path}: got {text}, and a value for {parent} too; expected: one of the two")
         if leaf in branch:
-            raise UserError(f"{path}: got {text}, and values within it too; allowed: one of the two")
+            raise UserError(f"{path}: got {text}, and values within it too; expected: one of the two")
         branch[leaf] = _tuples(param_value(text))
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         details = error.errors(include_url=False)[0]
         path = ".".join(map(str, details["loc"]))
-        raise UserError(f"{path}: {details['msg']}; allowed: the settings of this version of nfstudy") from None
+        raise UserError(f"{path}: {details['msg']}; expected: the settings of this version of nfstudy") from None
     now = {path: param_text(value) for path, value in settings.flat().items()}
     for path in sorted(now.keys() - params.keys() - YOUNGER.keys()):
-        raise UserError(f"{path}: is not recorded; allowed: a run that logged all its settings")
+        raise UserError(f"{path}: is not recorded; expected: a run that logged all its settings")
     for path, text in params.items():
         if now.get(path) != text:
-            raise UserError(f"{path}: got {text}, which means {now.get(path, 'nothing')} here; allowed: the same")
+            raise UserError(f"{path}: got {text}, which means {now.get(path, 'nothing')} here; expected: the same")
     return settings
 
 

@@ -1,4 +1,4 @@
-"""What a run stood on: the code's commit and its uncommitted changes, library versions, machine."""
+"""Provenance of a run: the code's commit and its uncommitted changes, library versions, machine."""
 
 from __future__ import annotations
 

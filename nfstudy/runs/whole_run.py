@@ -84,17 +84,17 @@ class RunRecord(Record):
     def _readable(self) -> RunRecord:
         for key, form in (TAGS | {tag: form for tag, form in OPTIONAL_TAGS.items() if tag in self.tags}).items():
             if not re.fullmatch(form, self.tags.get(key, ""), re.ASCII):
-                raise ValueError(f"tag {key}: got {self.tags.get(key, '')[:80]!r}; allowed: {form}")
+                raise ValueError(f"tag {key}: got {self.tags.get(key, '')[:80]!r}; expected: {form}")
         if own := sorted({ORIGINAL_RUN_ID, IMPORTING} & self.tags.keys()):
-            raise ValueError(f"tag {own[0]}: allowed: only in a store, which adds it when it imports a run")
+            raise ValueError(f"tag {own[0]}: expected: only in a store, which adds it when it imports a run")
         if not _is_object(self.tags.get(Tag.POINT, "")):
-            raise ValueError(f"tag {Tag.POINT}: allowed: a JSON object, setting -> value")
+            raise ValueError(f"tag {Tag.POINT}: expected: a JSON object, setting -> value")
         for name in self.files:
             if not is_inside(name):
-                raise ValueError(f"file {name[:80]!r}: allowed: plain names of files and folders inside the run's own")
+                raise ValueError(f"file {name[:80]!r}: expected: plain names of files and folders inside the run's own")
         folders = {str(folder) for name in self.files for folder in PurePosixPath(name).parents}
         if clash := sorted(folders & self.files.keys()):
-            raise ValueError(f"file {clash[0]!r}: is a folder too; allowed: one of the two")
+            raise ValueError(f"file {clash[0]!r}: is a folder too; expected: one of the two")
         return self
 
     @property

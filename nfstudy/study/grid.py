@@ -37,7 +37,7 @@ def expand(
     values = {path: range_endpoints(axis) for path, axis in axes.items()}
     count = math.prod(map(len, values.values()))
     if count > MAX_CELLS:
-        raise SpecError(f"the grid has {count:,} points; allowed: at most {MAX_CELLS:,}")
+        raise SpecError(f"the grid has {count:,} points; expected: at most {MAX_CELLS:,}")
     varied = tuple(axes)
     searched = [
         {path: value} for path, axis in (search.space if search else {}).items() for value in range_endpoints(axis)

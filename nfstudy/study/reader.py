@@ -26,7 +26,7 @@ MAX_BYTES = 256 * 1024
 
 SECTIONS = tuple(Settings.model_fields)
 KEYS = (*(key for key in StudySpec.model_fields if key != "settings"), *SECTIONS)
-ONCE = "varies what data are read; allowed: under 'data', one source of files a study"
+ONCE = "varies what data are read; expected: under 'data', one source of files a study"
 PLACEHOLDER = {"data": {"name": "digits"}}
 """Settings that stand in for a study's own while its other keys are checked."""
 
@@ -47,15 +47,15 @@ def read_study(path: Path | str) -> StudySpec:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such study file; allowed: the path of a YAML file") from None
+        raise SpecError(f"{path}: no such study file; expected: the path of a YAML file") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(raw) > MAX_BYTES:
-        raise SpecError(f"{path}: is larger; allowed: a study file of at most {MAX_BYTES:,} bytes")
+        raise SpecError(f"{path}: is larger; expected: a study file of at most {MAX_BYTES:,} bytes")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: byte {error.start} is not UTF-8; allowed: text in UTF-8") from None
+        raise SpecError(f"{path}: byte {error.start} is not UTF-8; expected: text in UTF-8") from None
     return parse_study(text, str(path))
 
 
@@ -67,11 +67,11 @@ def read_studies(folder: Path) -> dict[Path, StudySpec]:
     """
     studies = {path: read_study(path) for path in sorted(folder.glob("*.yaml"), key=lambda p: p.stem)}
     if not studies:
-        raise SpecError(f"{folder}: holds no study files; allowed: a folder with STUDY.yaml in it")
+        raise SpecError(f"{folder}: contains no study files; expected: a folder with STUDY.yaml files")
     names = [study.study for study in studies.values()]
     for path, study in studies.items():
         if names.count(study.study) > 1:
-            raise SpecError(f"{path}: study: got '{study.study}' as another file has; allowed: one file a study")
+            raise SpecError(f"{path}: study: got '{study.study}' as in another file; expected: one file per study")
     return studies
 
 
@@ -80,7 +80,7 @@ def parse_study(text: str, name: str) -> StudySpec:
     document = Document(text, name)
     tree = document.tree()
     if not isinstance(tree, dict):
-        document.fail([((), f"got {shown(tree)}; allowed: a mapping with the keys {', '.join(KEYS)}")])
+        document.fail([((), f"got {shown(tree)}; expected: a mapping with the keys {', '.join(KEYS)}")])
     document.fail(_unknown_keys((), tree, KEYS))
     document.fail(_install_plugins(tree.get("plugins", ()), Path(name).parent))
 
@@ -106,7 +106,7 @@ def parse_study(text: str, name: str) -> StudySpec:
 def _install_plugins(names: Any, folder: Path) -> Iterator[Mistake]:
     """Run what the study names as plug-ins, so that it may use what they declare; yield what is wrong with them."""
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        yield ("plugins",), f"got {shown(names)}; allowed: a list of files that end in .py, or of modules"
+        yield ("plugins",), f"got {shown(names)}; expected: a list of files that end in .py, or of modules"
         return
     for index, name in enumerate(names):
         try:
@@ -130,12 +130,12 @@ def _budgets(document: Document, tree: dict[str, Any]) -> dict[str, Any]:
     """Split each budget's flat mapping into its own keys and the settings it changes."""
     budgets = tree.get("budgets", {"default": {}})
     if not isinstance(budgets, dict):
-        document.fail([(("budgets",), f"got {shown(budgets)}; allowed: a mapping of budget names")])
+        document.fail([(("budgets",), f"got {shown(budgets)}; expected: a mapping of budget names")])
     split = {}
     for name, changes in budgets.items():
         where = ("budgets", name)
         if not isinstance(changes, dict):
-            document.fail([(where, f"got {shown(changes)}; allowed: a mapping of settings to values")])
+            document.fail([(where, f"got {shown(changes)}; expected: a mapping of settings to values")])
         own = {key: changes[key] for key in ("repetitions", "trials") if key in changes}
         others = {key: value for key, value in changes.items() if key not in own}
         document.fail(_unknown_keys(where, others, ("repetitions", "trials", "train.schedule", *overridable())))
@@ -151,9 +151,9 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
     """Yield what types cannot say: names that must exist, values each axis may take, exhibits that can be made."""
     used = USED_SECTIONS[spec.settings.problem]
     for section in sorted(spec.settings.model_fields_set - set(used)):
-        yield (section,), f"has no use beside '{used[0]}'; allowed: {', '.join(used)}"
+        yield (section,), f"is not used together with '{used[0]}'; expected: {', '.join(used)}"
     if spec.budget not in spec.budgets:
-        yield ("budget",), f"got '{spec.budget}'; allowed: {', '.join(spec.budgets)}"
+        yield ("budget",), f"got '{spec.budget}'; expected: {', '.join(spec.budgets)}"
     axes = [(("grid", path), path, axis) for path, axis in spec.grid.items()]
     if spec.search:
         axes += [(("search", "space", path), path, axis) for path, axis in spec.search.space.items()]
@@ -163,10 +163,10 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
         if path in fixed:
             yield where, ONCE
         elif path not in allowed:
-            yield where, f"no such setting; allowed: {', '.join(allowed)}{_suggest(path, allowed)}"
+            yield where, f"no such setting; expected: {', '.join(allowed)}{_suggest(path, allowed)}"
         elif isinstance(axis, Range):
             if where[0] == "grid" and not isinstance(spec.sampler, Sampling):
-                yield where, "got a range; allowed: a list of values (a range needs a sampler other than exhaustive)"
+                yield where, "got a range; expected: a list of values (a range needs a sampler other than exhaustive)"
             for end in ("low", "high"):
                 yield from _value_mistakes(spec.settings, (*where, end), path, getattr(axis, end))
         else:
@@ -175,24 +175,24 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
                 if path == "data.name" and _is_unresolved(spec.settings, value):
                     yield (*where, index), ONCE
                 if value in axis[:index]:
-                    yield (*where, index), f"got {shown(value)} a second time; allowed: each value once"
+                    yield (*where, index), f"got {shown(value)} a second time; expected: each value once"
     if spec.search:
         for path in spec.search.space.keys() & spec.grid.keys():
-            yield ("search", "space", path), "is an axis of the grid too; allowed: in one of the two"
+            yield ("search", "space", path), "is an axis of the grid too; expected: in one of the two"
     for name, budget in spec.budgets.items():
         for path, value in budget.settings.items():
             yield from _value_mistakes(spec.settings, ("budgets", name, path), path, value)
             if path in fixed or (path == "data.name" and _is_unresolved(spec.settings, value)):
                 yield ("budgets", name, path), ONCE
             if path in spec.grid or (spec.search and path in spec.search.space):
-                yield ("budgets", name, path), "is an axis of the grid or of the search; allowed: any other setting"
+                yield ("budgets", name, path), "is an axis of the grid or of the search; expected: any other setting"
     flat = spec.settings.flat()
     for index, exhibit in enumerate(spec.exhibits):
         if unmet := unmet_need(registry.find("exhibits", exhibit).needs, flat):
             path, values = unmet
             there = f"{path} {flat[path]}" if path in flat else f"no {path}"
             allowed = " or ".join(map(str, values))
-            yield ("exhibits", index), f"got '{exhibit}' with {there}; allowed: with {path} {allowed}".rstrip()
+            yield ("exhibits", index), f"got '{exhibit}' with {there}; expected: with {path} {allowed}".rstrip()
 
 
 def _fixed_settings() -> set[str]:
@@ -211,7 +211,7 @@ def _value_mistakes(settings: Settings, where: Place, path: str, value: Any) -> 
     section, *rest = path.split(".")
     used = USED_SECTIONS[settings.problem]
     if section not in used:
-        yield where, f"got {shown(value)}, but the study has no use of '{section}'; allowed: {', '.join(used)}"
+        yield where, f"got {shown(value)}, but the study has no use of '{section}'; expected: {', '.join(used)}"
         return
     present = getattr(settings, section)
     record = type(present) if rest else Settings
@@ -247,22 +247,22 @@ def _field_mistakes(record: type[BaseModel], values: dict[str, Any]) -> Iterator
 
 
 def _explain(details: Mapping[str, Any], seen: Any) -> str:
-    """Turn one of pydantic's error records into 'got ...; allowed: ...'."""
+    """Turn one of pydantic's error records into 'got ...; expected: ...'."""
     kind, message, context = details["type"], details["msg"], details.get("ctx", {})
     if kind == "missing":
-        return "is missing; allowed: a value for this key"
+        return "is missing; expected: a value for this key"
     if kind == "extra_forbidden":
         return UNKNOWN
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":
-        return f"got {shown(seen)}; allowed: {context['expected']}"
+        return f"got {shown(seen)}; expected: {context['expected']}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         got = context.get("tag", shown(seen))
-        return f"got {got}; allowed: a name among {context.get('expected_tags', 'the known ones')}"
+        return f"got {got}; expected: a name among {context.get('expected_tags', 'the known ones')}"
     if kind == "string_pattern_mismatch":
-        return f"got {shown(seen)}; allowed: text that matches {context['pattern']}"
-    return f"got {shown(seen)}; allowed: {message.removeprefix('Input should be ').removeprefix('a valid ')}"
+        return f"got {shown(seen)}; expected: text that matches {context['pattern']}"
+    return f"got {shown(seen)}; expected: {message.removeprefix('Input should be ').removeprefix('a valid ')}"
 
 
 def _suggest(word: str, allowed: Iterable[str]) -> str:
@@ -278,7 +278,7 @@ def _unknown_keys(where: Place, mapping: Mapping[str, Any], allowed: tuple[str, 
 
 
 def _unknown(where: Place, allowed: tuple[str, ...]) -> str:
-    return f"{UNKNOWN}; allowed: {', '.join(allowed)}{_suggest(str(where[-1]), allowed)}"
+    return f"{UNKNOWN}; expected: {', '.join(allowed)}{_suggest(str(where[-1]), allowed)}"
 
 
 def _blamed(document: Document, message: str, budget: str) -> Place:

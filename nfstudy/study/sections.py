@@ -20,7 +20,7 @@ Initialisation = Literal["glorot", "he"]
 def _declared(kind: Kind, name: str) -> str:
     """Return a name of something that is declared; raises ValueError for another one."""
     if name not in registry.all_of(kind):
-        raise ValueError(f"got '{name}'; allowed: {registry.allowed(kind, name)}")
+        raise ValueError(f"got '{name}'; expected: {registry.allowed(kind, name)}")
     return name
 
 
@@ -33,7 +33,7 @@ class DataSpec(OpenRecord):
     name: str
     """A source of `nfstudy.data`."""
     training_split: Literal["train", "train+valid"] = "train"
-    """`train+valid` trains on the validation images too, whose bound is then none of held-out images."""
+    """`train+valid` trains on the validation images too, whose bound is then not held out."""
     train_images: Count | None = None
     """Train on the first so many training examples only; null is all of them."""
 

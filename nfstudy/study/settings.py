@@ -125,7 +125,7 @@ class Settings(Record):
     @model_validator(mode="after")
     def _possible(self) -> Settings:
         for path, value, allowed in _impossible(self):
-            raise ValueError(f"{path}: got {value}; allowed: {allowed}")
+            raise ValueError(f"{path}: got {value}; expected: {allowed}")
         return self
 
     def replace(self, values: Mapping[str, Any]) -> Settings:
@@ -272,7 +272,7 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     if cycle and steps < settings.train.updates:
         yield "train.schedule.total_steps", steps, f"at least train.updates, {settings.train.updates}"
     if cycle and cycle.pct_start * steps == 1:
-        allowed = "a rise of other than one update, by which torch would divide by zero"
+        allowed = "a warm-up other than one update, by which torch would divide by zero"
         yield "train.schedule.pct_start", cycle.pct_start, allowed
 
 

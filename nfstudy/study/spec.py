@@ -102,11 +102,11 @@ class Range(Record):
     @model_validator(mode="after")
     def _ordered(self) -> Range:
         if not self.low <= self.high:
-            raise ValueError(f"low {self.low} with high {self.high}: allowed: low at most high")
+            raise ValueError(f"low {self.low} with high {self.high}: expected: low at most high")
         if self.log and self.low <= 0:
-            raise ValueError(f"low {self.low} with log true: allowed: greater than 0")
+            raise ValueError(f"low {self.low} with log true: expected: greater than 0")
         if self.step is not None and (self.log or self.step <= 0):
-            raise ValueError(f"step {self.step}: allowed: greater than 0, and not together with log")
+            raise ValueError(f"step {self.step}: expected: greater than 0, and not together with log")
         return self
 
 
@@ -137,13 +137,13 @@ NO_PAPER = "none"
 
 def _known_exhibit(name: str) -> str:
     if name not in registry.all_of("exhibits"):
-        raise ValueError(f"got '{name}'; allowed: {registry.allowed('exhibits', name)}")
+        raise ValueError(f"got '{name}'; expected: {registry.allowed('exhibits', name)}")
     return name
 
 
 def _known_paper(name: str) -> str:
     if name != NO_PAPER and name not in registry.all_of("papers"):
-        raise ValueError(f"got '{name}'; allowed: {NO_PAPER}, {registry.allowed('papers', name)}")
+        raise ValueError(f"got '{name}'; expected: {NO_PAPER}, {registry.allowed('papers', name)}")
     return name
 
 
@@ -186,7 +186,7 @@ class StudySpec(Record):
         if name not in self.budgets:
             close = difflib.get_close_matches(name, self.budgets, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise SpecError(f"study {self.study}: no budget '{name}'; allowed: {', '.join(self.budgets)}{hint}")
+            raise SpecError(f"study {self.study}: no budget '{name}'; expected: {', '.join(self.budgets)}{hint}")
         plan = self._plans.get(name)
         if plan is None or plan.study is not self:  # `model_copy` copies what is cached, too.
             self._plans[name] = plan = StudyPlan(self, name)

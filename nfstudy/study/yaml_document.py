@@ -58,7 +58,7 @@ class Document:
             raise SpecError(self._located(line, column, f"is not YAML: {error.problem or error.context}")) from None
         except (YAMLError, RecursionError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise SpecError(f"{name}: is not YAML: {reason}; allowed: one YAML document") from None
+            raise SpecError(f"{name}: is not YAML: {reason}; expected: one YAML document") from None
         self._constructor = yaml.constructor
 
     def _check_limits(self, yaml: YAML, text: str) -> None:
@@ -70,20 +70,20 @@ class Document:
             depth -= kind in ("MappingEndEvent", "SequenceEndEvent")
             if depth > MAX_DEPTH:
                 mark = event.start_mark
-                message = f"is nested more than {MAX_DEPTH} deep; allowed: at most {MAX_DEPTH} levels"
+                message = f"is nested more than {MAX_DEPTH} deep; expected: at most {MAX_DEPTH} levels"
                 raise SpecError(self._located(mark.line, mark.column, message))
 
     def tree(self) -> Any:
         """Return the plain values: dict, tuple, str, int, float, bool, None; raises SpecError for any others."""
         if self.root is None:
-            raise SpecError(f"{self.name}: is empty; allowed: a mapping")
+            raise SpecError(f"{self.name}: is empty; expected: a mapping")
         self._unfolded = 0
         return self._plain(self.root, ())
 
     def _plain(self, node: Node, above: tuple[Node, ...]) -> Any:
         self._unfolded += 1
         if self._unfolded > MAX_NODES or any(node is outer for outer in above):
-            message = f"aliases unfold to more than {MAX_NODES:,} values; allowed: at most {MAX_NODES:,}"
+            message = f"aliases unfold to more than {MAX_NODES:,} values; expected: at most {MAX_NODES:,}"
             raise SpecError(self._at(node, message))
         if isinstance(node, SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return tuple(self._plain(child, (*above, node)) for child in node.value)
@@ -92,19 +92,19 @@ class Document:
             for key_node, value_node in node.value:
                 key = self._plain(key_node, (*above, node))
                 if not isinstance(key, str) or key == "<<":
-                    raise SpecError(self._at(key_node, f"got the key {shown(key)}; allowed: plain words as keys"))
+                    raise SpecError(self._at(key_node, f"got the key {shown(key)}; expected: plain words as keys"))
                 if key in mapping:
-                    raise SpecError(self._at(key_node, f"the key '{key}' stands twice; allowed: once"))
+                    raise SpecError(self._at(key_node, f"the key '{key}' is duplicated; expected: once"))
                 mapping[key] = self._plain(value_node, (*above, node))
             return mapping
         tag = str(node.tag).removeprefix("tag:yaml.org,2002:")
         if not isinstance(node, ScalarNode) or tag not in ("str", "int", "float", "bool", "null"):
-            message = f"got a value of YAML type '{tag}'; allowed: text, numbers, true, false, null, lists, mappings"
+            message = f"got a value of YAML type '{tag}'; expected: text, numbers, true, false, null, lists, mappings"
             raise SpecError(self._at(node, message))
         try:
             return self._constructor.construct_object(node)
         except (YAMLError, ValueError):
-            raise SpecError(self._at(node, f"got {shown(node.value)}; allowed: a readable value")) from None
+            raise SpecError(self._at(node, f"got {shown(node.value)}; expected: a readable value")) from None
 
     def fail(self, mistakes: Iterable[Mistake]) -> None:
         """Raise one SpecError that lists all mistakes with their places, if there are any."""

@@ -27,7 +27,7 @@ def test_ratios_are_of_medians_and_quartiles_of_the_rounds_own():
 
 
 def test_rounds_that_were_not_paired_are_refused():
-    with pytest.raises(ValueError, match="3 rounds against 2; allowed: equally many"):
+    with pytest.raises(ValueError, match="3 rounds against 2; expected: equally many"):
         timing.ratio([1, 2, 3], [1, 2])
 
 
@@ -259,7 +259,7 @@ def test_the_command_line_lists_and_refuses(capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main(["flow"])
     assert stopped.value.code == 2
-    assert "NAME flow: allowed: flows, scaling, step, likelihood" in capsys.readouterr().err
+    assert "NAME flow: expected: flows, scaling, step, likelihood" in capsys.readouterr().err
 
 
 def test_a_quick_run_prints_and_writes(tmp_path, monkeypatch, capsys):

@@ -388,7 +388,7 @@ def test_when_all_mirrors_fail_the_error_says_why_and_nothing_is_left(tmp_path, 
         read_files([data_file(mirrors=mirrors)], [tmp_path])
     message = str(caught.value)
     assert "absent/tiny.amat: HTTP 404" in message
-    assert "another/tiny.amat: another file than expected" in message
+    assert "another/tiny.amat: not the expected file" in message
     assert f"{dead_mirror}tiny.amat: ConnectionError" in message
     assert "cut/tiny.amat: " in message
     assert files_under(tmp_path) == []

@@ -45,7 +45,7 @@ def test_a_source_of_a_plug_in_is_used_like_the_suites_own(tmp_path):
     assert (flat["data.rate"], flat["data.counts"], settings.data.examples()) == (2.0, 90, (50, 20, 20))
     assert not {"data.binarisation", "data.patch", "data.path", "model.variance", "model.likelihood"} & flat.keys()
     assert {"origin.data.counts", "origin.likelihoods.poisson"} <= identity.keys()
-    with pytest.raises(SpecError, match=r"data.rate: got -1; allowed: greater than 0"):
+    with pytest.raises(SpecError, match=r"data.rate: got -1; expected: greater than 0"):
         study_in(tmp_path, STUDY.replace("rate: 2.0", "rate: -1"))
 
 
@@ -59,7 +59,7 @@ def test_a_second_likelihood_of_bits_moves_no_key_until_it_is_named(tmp_path):
     assert named.flat()["model.likelihood"] == "coins"
     assert named.flat()["model.coin_scale"] == 1.0
     assert {"origin.likelihoods.coins", "model.likelihood"} <= named.identity().keys()
-    with pytest.raises(SpecError, match=r"model.likelihood: got gaussian; allowed: bernoulli, coins for data of bits"):
+    with pytest.raises(SpecError, match=r"model.likelihood: got gaussian; expected: bernoulli, coins for data of bits"):
         study_in(tmp_path, COINS.replace("latent: 2", "latent: 2, likelihood: gaussian"))
 
 

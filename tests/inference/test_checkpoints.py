@@ -243,7 +243,7 @@ def test_a_checkpoint_of_another_trial_or_a_newer_format_is_refused(written):
         with pytest.raises(CheckpointError, match=f"another trial: it differs in {key}$"):
             read_checkpoint(written, TRIAL | {key: 7})
     written.write_bytes(written.read_bytes().replace(b'"format": 1', b'"format": 2'))
-    with pytest.raises(CheckpointError, match="format 2; allowed: 1"):
+    with pytest.raises(CheckpointError, match="format 2; expected: 1"):
         read_checkpoint(written, TRIAL)
 
 
@@ -268,7 +268,7 @@ def test_a_trial_whose_checkpoint_is_bad_says_so_and_starts_from_its_beginning(d
     (notice,) = told
     assert isinstance(notice, Notice)
     assert str(plan.path) in notice.words
-    assert notice.words.endswith("it starts from its beginning")
+    assert notice.words.endswith("starting over")
     assert_equal_bits(whole, problem)
     assert again == records
 
@@ -299,7 +299,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_and_the_train
         checkpoints.save(b"second")
         checkpoints.save(b"third")
     (notice,) = told
-    assert f"{path}: no checkpoint can be written" in notice.words
+    assert f"{path}: cannot write a checkpoint" in notice.words
     assert read_checkpoint(path, TRIAL) == (1.0, b"first")
     assert list(tmp_path.iterdir()) == [path]
     checkpoints.save(b"fourth")

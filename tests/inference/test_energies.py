@@ -47,7 +47,7 @@ def test_u4_by_hand_has_w3_to_the_power_one():
 
 
 def test_an_unknown_energy_is_refused():
-    with pytest.raises(ValueError, match="energy u5: allowed: u1"):
+    with pytest.raises(ValueError, match="energy u5: expected: u1"):
         energy("u5", torch.zeros(2))
 
 

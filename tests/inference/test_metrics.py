@@ -118,9 +118,9 @@ def test_a_metric_without_what_it_needs_is_not_asked_for():
     ("compute", "message"),
     [
         (lambda problem, generator: problem.nothing, "AttributeError"),
-        (lambda problem, generator: "high", "got str; allowed: a number"),
-        (lambda problem, generator: torch.zeros(2), "got Tensor; allowed: a number"),
-        (lambda problem, generator: torch.rand(()), "of the same problem; allowed: draws from the generator"),
+        (lambda problem, generator: "high", "got str; expected: a number"),
+        (lambda problem, generator: torch.zeros(2), "got Tensor; expected: a number"),
+        (lambda problem, generator: torch.rand(()), "of the same problem; expected: draws from the generator"),
     ],
     ids=["fails", "text", "several", "draws of its own"],
 )
@@ -141,14 +141,14 @@ def test_a_metric_without_a_function_is_not_computed():
 
 @pytest.mark.parametrize("name", ["brightness", "test/Bright ness", "mine/brightness", "test/"])
 def test_a_metric_has_the_name_of_a_split_and_a_word(name):
-    with pytest.raises(ValueError, match="allowed: such as test/active_units"):
+    with pytest.raises(ValueError, match="expected: such as test/active_units"):
         metric(brightness, name)
 
 
 def test_what_is_computed_is_of_the_test_split_and_takes_no_name_of_ours():
     with pytest.raises(ValueError, match="begins with test/"):
         metric(brightness, "train/brightness")
-    with pytest.raises(SpecError, match="'test/nll'; allowed: a name not taken"):
+    with pytest.raises(SpecError, match="'test/nll'; expected: a name not taken"):
         registry.declare(metric(brightness, "test/nll"), MINE)
 
 

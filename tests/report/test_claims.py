@@ -161,13 +161,13 @@ def test_each_makes_the_claim_for_every_value():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("level: 0.95", "level: 1.5", r"claims.yaml:9:10: 0.level: got 1.5; allowed: .*less than 1"),
+        ("level: 0.95", "level: 1.5", r"claims.yaml:9:10: 0.level: got 1.5; expected: .*less than 1"),
         ("form: falls", "form: rises", r"claims.yaml:10:.* 0.inequality.*falls"),
-        ("exhibit: figure-4", "exhibit: figure-9", r"0.exhibit: got 'figure-9'; allowed: .*table-2"),
-        ("quantity: F", "quantity: ELBO", r"0.quantity: got 'ELBO'; allowed: .*KL"),
-        ("family: planar", "family: spline", r"family: got 'spline'; allowed: .*planar"),
-        ("says: Longer is lower.", "say: Longer.", r"0.says: got a mapping; allowed: Field required"),
-        ("[0, 10, 20]", "[0]", "allowed: .*at least 2"),
+        ("exhibit: figure-4", "exhibit: figure-9", r"0.exhibit: got 'figure-9'; expected: .*table-2"),
+        ("quantity: F", "quantity: ELBO", r"0.quantity: got 'ELBO'; expected: .*KL"),
+        ("family: planar", "family: spline", r"family: got 'spline'; expected: .*planar"),
+        ("says: Longer is lower.", "say: Longer.", r"0.says: got a mapping; expected: Field required"),
+        ("[0, 10, 20]", "[0]", "expected: .*at least 2"),
     ],
 )
 def test_mistakes_in_the_file_are_told_with_their_place(old, new, message):
@@ -176,7 +176,7 @@ def test_mistakes_in_the_file_are_told_with_their_place(old, new, message):
 
 
 def test_an_id_stands_once_and_near_needs_a_number_of_the_paper():
-    with pytest.raises(ReportError, match=r"claims.yaml: the id 'longer' stands twice; allowed: once"):
+    with pytest.raises(ReportError, match=r"claims.yaml: the id 'longer' stands twice; expected: once"):
         parse_claims(CLAIM + CLAIM, "claims.yaml", FACTS)
     near = CLAIM.replace(FALLS, "{form: near, cells: {planar: [7]}, tolerance: 1.0}")
     with pytest.raises(ReportError, match=r"longer/planar,K=7: the paper gives no F there"):

@@ -132,11 +132,14 @@ def test_a_second_paper_brings_its_numbers_settings_and_claims(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (("paper: none", "paper: rezende2014"), r"mine.yaml:4:8: paper: got 'rezende2014'; allowed: none, rezende2015"),
+        (
+            ("paper: none", "paper: rezende2014"),
+            r"mine.yaml:4:8: paper: got 'rezende2014'; expected: none, rezende2015",
+        ),
         (("summary", "sumary"), r"exhibits.2: got 'sumary'; .*did you mean 'summary'"),
         (
             ("data: {name: digits}", "energy: {name: u1}"),
-            r"got 'active-units' with no data.name; allowed: with",
+            r"got 'active-units' with no data.name; expected: with",
         ),
     ],
     ids=["paper", "exhibit", "needs"],
@@ -155,7 +158,7 @@ def broken(results):
     ("make", "message"),
     [
         (broken, r"mine.py: exhibit mine: KeyError: 'no such column' \(.*test_declared.py:\d+\); no run is lost"),
-        (lambda results: "a text", r"mine.py: exhibit mine: made str; allowed: an Exhibit of nfstudy.report"),
+        (lambda results: "a text", r"mine.py: exhibit mine: made str; expected: an Exhibit of nfstudy.report"),
         ("not.there:make", r"mine.py: exhibit mine: ModuleNotFoundError"),
     ],
     ids=["fails", "makes none", "is not there"],

@@ -87,7 +87,7 @@ def test_a_budget_is_of_the_studies_that_have_it(project, stores, capsys):
     assert main(["check", at(stores["falling"]), "--budget", "full"]) == 0
     assert f"not run      {CLAIM}  (evidence" in capsys.readouterr().out
     assert main(["check", at(stores["falling"]), "--budget", "huge"]) == 2
-    assert "--budget huge: no study has it; allowed: full, laptop" in capsys.readouterr().err
+    assert "--budget huge: no study has it; expected: full, laptop" in capsys.readouterr().err
 
 
 def test_a_claim_that_turns_from_supported_to_contradicted_fails_the_check(project, stores, capsys):
@@ -100,7 +100,7 @@ def test_a_claim_that_turns_from_supported_to_contradicted_fails_the_check(proje
     capsys.readouterr()
     assert main(["check", at(stores["rising"])]) == 1
     output = capsys.readouterr()
-    assert output.err == f"contradicted, and was supported: {PART}\n"
+    assert output.err == f"was supported, is now contradicted: {PART}\n"
     assert f"  {PART}: supported -> contradicted\n" in output.out
     assert f"  {CLAIM}: undecided -> contradicted\n" in output.out
     assert (project / BASELINE).read_bytes() == kept
@@ -116,14 +116,14 @@ def test_without_a_baseline_nothing_was_said_before(project, stores, capsys):
     (project / BASELINE).unlink()
     assert main(["check", at(stores["rising"])]) == 0
     text = capsys.readouterr().out
-    assert text.endswith(f"no baseline at {BASELINE} yet: check --update-baseline keeps these verdicts\n")
+    assert text.endswith(f"no baseline at {BASELINE} yet: check --update-baseline saves these verdicts\n")
     assert f"  contradicted {PART}" in text
     assert not (project / BASELINE).exists()
 
 
 def test_a_baseline_may_stand_elsewhere_and_is_made_by_an_update_only(project, stores, capsys):
     assert main(["check", "--baseline", "elsewhere.json"]) == 2
-    assert "elsewhere.json: no such baseline; allowed: a file that" in capsys.readouterr().err
+    assert "elsewhere.json: no such baseline; expected: a file that" in capsys.readouterr().err
     assert main(["check", at(stores["falling"]), "--baseline", "elsewhere.json", "--update-baseline"]) == 0
     assert read_baseline(project / "elsewhere.json")[PART] == "supported"
     assert main(["check", "--baseline", "elsewhere.json", "--update-baseline"]) == 0
@@ -134,12 +134,12 @@ def test_a_baseline_may_stand_elsewhere_and_is_made_by_an_update_only(project, s
     ("content", "message"),
     [
         ("{", "claims-baseline.json: cannot be read: "),
-        ("[]", "claims-baseline.json: is no JSON object; allowed: a JSON object, id -> verdict"),
+        ("[]", "claims-baseline.json: is not a JSON object; expected: a JSON object, id -> verdict"),
         (
             '{"a": "maybe"}',
-            "claims-baseline.json: a: got 'maybe'; allowed: supported, contradicted, undecided, not run",
+            "claims-baseline.json: a: got 'maybe'; expected: supported, contradicted, undecided, not run",
         ),
-        ('{"a": ["supported"]}', "claims-baseline.json: a: got ['supported']; allowed: supported, "),
+        ('{"a": ["supported"]}', "claims-baseline.json: a: got ['supported']; expected: supported, "),
     ],
     ids=["no JSON", "a list", "an unknown verdict", "no verdict"],
 )
@@ -154,13 +154,13 @@ def test_a_baseline_that_cannot_be_understood_is_a_mistake(project, capsys, cont
 def test_mistakes_about_the_studies_are_told(project, capsys):
     (project / "studies/twin.yaml").write_text(STUDY)
     assert main(["check"]) == 2
-    assert "yaml: study: got 'mnist' as another file has; allowed: one file a study" in capsys.readouterr().err
+    assert "yaml: study: got 'mnist' as in another file; expected: one file per study" in capsys.readouterr().err
     (project / "studies/twin.yaml").write_text(STUDY.replace("repetitions: 3", "repetitions: 0"))
     assert main(["check"]) == 2
     assert "twin.yaml:5:14: repetitions: got 0" in capsys.readouterr().err
     shutil.rmtree(project / "studies")
     assert main(["check"]) == 2
-    assert "studies: holds no study files; allowed: a folder with STUDY.yaml in it" in capsys.readouterr().err
+    assert "studies: contains no study files; expected: a folder with STUDY.yaml files" in capsys.readouterr().err
 
 
 def test_a_store_that_is_none_is_a_mistake(project, capsys):

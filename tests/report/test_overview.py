@@ -256,9 +256,9 @@ def test_a_browser_runs_the_script_without_a_complaint(tmp_path):
     [
         ([], "got neither STUDY nor --all"),
         (["studies/tiny.yaml", "--all"], "got both STUDY and --all"),
-        (["--all", "--output", "x"], "--output x: allowed: with STUDY"),
-        (["--all", "--budget", "full"], "--budget full: allowed: with STUDY"),
-        (["--all"], "no store there"),
+        (["--all", "--output", "x"], "--output x: expected: with STUDY"),
+        (["--all", "--budget", "full"], "--budget full: expected: with STUDY"),
+        (["--all"], "no store"),
     ],
     ids=["neither", "both", "output", "budget", "no store"],
 )
@@ -277,12 +277,12 @@ def test_all_studies_are_read_by_name_and_a_broken_one_is_named(tmp_path):
         (tmp_path / f"{name}.yaml").write_text(TINY.replace("study: tiny", f"study: {name}"))
     assert [spec.study for spec in read_studies(tmp_path).values()] == ["a", "b"]
     (tmp_path / "c.yaml").write_text(TINY.replace("study: tiny", "study: a"))
-    with pytest.raises(SpecError, match=r"a\.yaml: study: got 'a' as another file has"):
+    with pytest.raises(SpecError, match=r"a\.yaml: study: got 'a' as in another file"):
         read_studies(tmp_path)
     (tmp_path / "c.yaml").write_text("study: [")
     with pytest.raises(SpecError, match=r"c\.yaml"):
         read_studies(tmp_path)
-    with pytest.raises(SpecError, match="holds no study files"):
+    with pytest.raises(SpecError, match="contains no study files"):
         read_studies(tmp_path / "none")
 
 

@@ -111,7 +111,7 @@ def project(tmp_path, monkeypatch, archive, new_store):
 
 def test_the_runs_are_taken_in_and_all_is_made_from_them(project, capsys):
     assert main(["reference"]) == 0
-    assert "\nmnist: 6 runs imported, 0 were there already\n" in capsys.readouterr().out
+    assert "\nmnist: 6 runs imported, 0 already present\n" in capsys.readouterr().out
     readme = (project / "README.md").read_text()
     assert readme.startswith(f"# Title\n\n## Results\n\n{BEGIN}\n")
     assert readme.endswith(f"{END}\n\n## More\n")
@@ -127,7 +127,7 @@ def test_the_runs_are_taken_in_and_all_is_made_from_them(project, capsys):
     first = digests(project / "reports")
     assert "mnist/index.html" in first
     assert main(["reference"]) == 0
-    assert "\nmnist: 0 runs imported, 6 were there already\n" in capsys.readouterr().out
+    assert "\nmnist: 0 runs imported, 6 already present\n" in capsys.readouterr().out
     assert digests(project / "reports") == first, "made twice, other bytes"
     assert main(["report", "--all"]) == 0
     assert digests(project / "reports") == first, "`report --all` makes other bytes of the same runs"
@@ -159,9 +159,9 @@ def test_a_check_names_what_is_stale_and_writes_nothing(project, capsys):
     assert main(["reference", "--check"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "stale: reports/mnist/index.md: is missing",
-        "stale: reports/mnist/tables/table-2.csv: has other bytes",
-        "stale: reports/mnist/tables/table-9.csv: is made from no reference run",
-        "stale: README.md: other results between its markers",
+        "stale: reports/mnist/tables/table-2.csv: differs",
+        "stale: reports/mnist/tables/table-9.csv: comes from no reference run",
+        "stale: README.md: the results between its markers differ",
     ]
     assert digests(project) == before
     assert main(["reference", "--check", "--tracking-uri", "sqlite:///x.db"]) == 2
@@ -174,7 +174,7 @@ def test_other_archives_make_all_of_it_stale(project, part, capsys):
     assert main(["reference", "--check"]) == 1
     stale = capsys.readouterr().err
     for name in ("manifest.json", "mnist/manifest.json", "mnist/index.md", "mnist/tables/table-2.csv"):
-        assert f"stale: reports/{name}: has other bytes\n" in stale
+        assert f"stale: reports/{name}: differs\n" in stale
     assert "README.md" in stale
 
 
@@ -191,7 +191,7 @@ def test_runs_that_the_store_has_with_other_numbers_are_left_out_and_told(projec
     log(project, shift=1.0)
     assert main(["reference"]) == 1
     output = capsys.readouterr()
-    assert output.err.count("left out: ") == 6
+    assert output.err.count("not imported: ") == 6
     assert "90.20 ± 0.06 (3)" in (project / "README.md").read_text()
 
 
@@ -200,12 +200,15 @@ def test_a_study_has_one_archive_with_runs_of_one_budget(project, new_store, cap
     uri = log(folder, budget="full")
     export_runs(uri, "mnist", second)
     assert main(["reference"]) == 2
-    assert "second.tar.xz: is of study mnist, as mnist.tar.xz is; allowed: one a study" in capsys.readouterr().err
+    assert (
+        "second.tar.xz: is of study mnist, as mnist.tar.xz is; expected: one archive per study"
+        in capsys.readouterr().err
+    )
     log(folder)
     export_runs(uri, "mnist", project / "mlruns/reference/mnist.tar.xz")
     second.unlink()
     assert main(["reference"]) == 2
-    assert "mnist.tar.xz: has runs of 2 budgets (full, laptop); allowed: of one, as" in capsys.readouterr().err
+    assert "mnist.tar.xz: has runs of 2 budgets (full, laptop); expected: of one, as" in capsys.readouterr().err
     export_runs(uri, "mnist", project / "mlruns/reference/mnist.tar.xz", "full")
     assert main(["reference"]) == 0
     assert "budget full: 2 of 2 cells" in (project / "README.md").read_text()
@@ -215,16 +218,19 @@ def test_a_study_has_one_archive_with_runs_of_one_budget(project, new_store, cap
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda p: (p / "mlruns/reference/mnist.tar.xz").unlink(), "reference/*.tar.xz: no such archive; allowed:"),
-        (lambda p: (p / "mlruns/reference/a.tar.xz").write_bytes(b"x"), "a.tar.xz: is truncated; allowed:"),
-        (lambda p: (p / "studies/mnist.yaml").unlink(), "mnist.tar.xz: no study file has study mnist; allowed: other"),
+        (lambda p: (p / "mlruns/reference/mnist.tar.xz").unlink(), "reference/*.tar.xz: no such archive; expected:"),
+        (lambda p: (p / "mlruns/reference/a.tar.xz").write_bytes(b"x"), "a.tar.xz: is truncated; expected:"),
+        (
+            lambda p: (p / "studies/mnist.yaml").unlink(),
+            "mnist.tar.xz: no study file defines study mnist; expected: other",
+        ),
         (
             lambda p: (p / "studies/mnist.yaml").write_text(STUDY.replace("2000", "3000")),
-            "mnist.tar.xz: its runs are of none of the cells that study mnist has; allowed:",
+            "mnist.tar.xz: its runs belong to no cell of study mnist; expected:",
         ),
-        (lambda p: (p / "README.md").write_text("# Title\n"), "README.md: has no place for the results; allowed:"),
-        (lambda p: (p / "README.md").write_text(f"{END}\n{BEGIN}\n"), "README.md: has no place for the results"),
-        (lambda p: (p / "README.md").write_text(README + README), "README.md: has no place for the results"),
+        (lambda p: (p / "README.md").write_text("# Title\n"), "README.md: has no markers for the results; expected:"),
+        (lambda p: (p / "README.md").write_text(f"{END}\n{BEGIN}\n"), "README.md: has no markers for the results"),
+        (lambda p: (p / "README.md").write_text(README + README), "README.md: has no markers for the results"),
         (lambda p: (p / "README.md").unlink(), "README.md: cannot be read"),
     ],
 )

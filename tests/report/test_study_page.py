@@ -373,7 +373,7 @@ def test_a_manifest_that_is_not_ours_stops_the_build(tmp_path, manifest, message
 
 
 def test_an_unknown_budget_is_refused(tmp_path):
-    with pytest.raises(SpecError, match="no budget 'huge'; allowed: full, laptop"):
+    with pytest.raises(SpecError, match="no budget 'huge'; expected: full, laptop"):
         build_report(study(SMALL).under("huge"), FakeRuns(), tmp_path)
 
 
@@ -399,5 +399,5 @@ def test_a_sampled_study_shows_what_it_visited_and_draws_only_so_many_curves():
 def test_a_sampled_study_without_runs_is_refused(tmp_path):
     spec = study(SMALL, repetitions="1\nsampler: {name: random, trials: 4}")
     assert spec.under("full").cells == ()
-    with pytest.raises(ReportError, match="nothing has run"):
+    with pytest.raises(ReportError, match="no runs yet"):
         build_report(spec.under("full"), FakeRuns(), tmp_path, partial=True)

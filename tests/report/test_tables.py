@@ -81,7 +81,7 @@ def test_an_entry_without_a_number_says_why():
 
 
 def test_a_row_of_the_wrong_width_is_refused():
-    with pytest.raises(ValueError, match="table t, row a: 2 entries; allowed: 1"):
+    with pytest.raises(ValueError, match="table t, row a: 2 entries; expected: 1"):
         Table("t", "", ("row", "x"), (Row("a", (Entry(), Entry())),))
 
 

@@ -142,7 +142,7 @@ def test_killed_workers_and_a_killed_coordinator_lose_nothing_and_double_nothing
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(workers[0], signal.SIGKILL)
-    wait_for(folder, "ended with signal SIGKILL; it is started again")
+    wait_for(folder, "exited with signal SIGKILL; retrying")
     wait_for(folder, r"[12] of 6 runs")
     process.kill()
     process.wait()
@@ -167,7 +167,7 @@ def test_a_study_is_stopped_and_gone_on_with(finished, launched, tmp_path, numbe
     second = nfstudy(folder, "run", "tiny.yaml")
     assert second.returncode == 2
     assert f"is being run by another process (pid {process.pid})" in second.stderr
-    assert ", at work now" in nfstudy(folder, "status", "tiny.yaml").stdout
+    assert ", running now" in nfstudy(folder, "status", "tiny.yaml").stdout
     os.killpg(process.pid, signal.SIGCONT)
     os.killpg(process.pid, number)
     assert process.wait(10) == 130
@@ -246,11 +246,11 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path):
 BAD = {
     "an impossible value": (["run", "bad.yaml"], TINY.replace("latent: 3", "latent: 0"), "model.latent: got 0"),
     "a missing file": (["run", "gone.yaml"], TINY, "gone.yaml: no such study file"),
-    "an unknown budget": (["run", "bad.yaml", "--budget", "huge"], TINY, "no budget 'huge'; allowed: default"),
+    "an unknown budget": (["run", "bad.yaml", "--budget", "huge"], TINY, "no budget 'huge'; expected: default"),
     "an unknown device": (["run", "bad.yaml", "--device", "tpu"], TINY, "--device tpu"),
     "no workers": (["run", "bad.yaml", "--workers", "0"], TINY, "got 0"),
-    "no store": (["report", "bad.yaml"], TINY, "no store there"),
-    "no store to look at": (["ui"], TINY, "no store there"),
+    "no store": (["report", "bad.yaml"], TINY, "no store"),
+    "no store to look at": (["ui"], TINY, "no store"),
     "no data": (["run", "bad.yaml"], TINY.replace("digits", "mnist"), "studies/quickstart.yaml"),
 }
 

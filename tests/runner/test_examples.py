@@ -22,7 +22,7 @@ def householder(tmp_path_factory):
     shutil.copytree(EXAMPLES / "householder", folder)
     checked = nfstudy(folder, "check-plugin", "householder.py")
     assert checked.returncode == 0, checked.stderr
-    assert "flows householder: 16 chains keep the contract of a flow" in checked.stdout
+    assert "flows householder: 16 chains satisfy the flow contract" in checked.stdout
     done = nfstudy(folder, "run", "householder.yaml", "--workers", "2")
     assert done.returncode == 0, done.stderr
     return folder
@@ -53,7 +53,7 @@ def test_without_the_file_it_is_refused_and_with_another_too(householder, tmp_pa
     try:
         refused = nfstudy(householder, "rerun", run_id)
         assert refused.returncode == 2
-        assert "plug-in householder.py: the run was made with the file of SHA-256" in refused.stderr
+        assert "plug-in householder.py: the run used the file with SHA-256" in refused.stderr
         file.write_text(moved.read_text() + "# edited\n")
         assert nfstudy(householder, "rerun", run_id).returncode == 2
         file.unlink()
@@ -75,7 +75,7 @@ def test_its_runs_travel_with_the_file_and_no_code_is_run_where_they_arrive(hous
     assert done.returncode == 0, done.stderr
     refused = nfstudy(tmp_path, "rerun", first_run(tmp_path, "householder", "householder"))
     assert refused.returncode == 2
-    assert "allowed: that file, named by --plugin" in refused.stderr
+    assert "hint: name it with --plugin" in refused.stderr
     for name in ("householder.py", "householder.yaml"):
         shutil.copy(EXAMPLES / "householder" / name, tmp_path)
     assert nfstudy(tmp_path, "report", "householder.yaml").returncode == 0

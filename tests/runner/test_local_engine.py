@@ -104,7 +104,7 @@ def test_a_worker_process_that_dies_is_replaced():
         (worker,) = pool.workers
         answers(pool, worker, Ready)
         os.kill(worker.process.pid, signal.SIGKILL)
-        assert answers(pool, worker, Died) == [Died("its worker process ended with signal SIGKILL")]
+        assert answers(pool, worker, Died) == [Died("its worker process exited with signal SIGKILL")]
         (other,) = pool.workers
         assert other.process.pid != worker.process.pid
         assert answers(pool, other, Ready) == [Ready("cpu")]

@@ -181,8 +181,8 @@ MISTAKES = {
     "objects": ("path: own.npz", {"train": np.array([[1], None], object), "test": BITS}, ["Python objects"]),
     "a large batch": ("path: own.npz, test_share: 0.95", {"train": BITS[:100]}, ["train.batch: got 20"]),
     "another key": ("path: own.npz, binarization: static", halves(BITS), ["binarization", "did you mean"]),
-    "bad share": ("path: own.npz, test_share: 1.5", halves(BITS), ["data.test_share: got 1.5; allowed:"]),
-    "bad kind": ("path: own.npz, kind: floats", halves(BITS), ["data.kind: got 'floats'; allowed: 'bits', 'levels'"]),
+    "bad share": ("path: own.npz, test_share: 1.5", halves(BITS), ["data.test_share: got 1.5; expected:"]),
+    "bad kind": ("path: own.npz, kind: floats", halves(BITS), ["data.kind: got 'floats'; expected: 'bits', 'levels'"]),
     "trained on valid": (PATCHES_AND_VALID, halves(GREYS), ["data.training_split"]),
 }  # fmt: skip
 
@@ -222,7 +222,7 @@ def test_what_is_read_is_not_varied(tmp_path, monkeypatch):
         ("flow.length: [0, 2]", "data.kind: [bits, levels]", "grid.data.kind"),
         ("exhibits:", "budgets: {small: {data.path: b.npz}}\nexhibits:", "budgets.small.data.path"),
     ):
-        with pytest.raises(SpecError, match=rf"{place}: varies what data are read; allowed: under 'data'"):
+        with pytest.raises(SpecError, match=rf"{place}: varies what data are read; expected: under 'data'"):
             parse_study(text.replace(old, new), "own.yaml")
     varied = text.replace("name: file, path: own.npz", "name: digits").replace(
         "[0, 2]", "[0], data.name: [digits, file]"

@@ -56,17 +56,17 @@ def test_a_lost_worker_a_lost_node_a_restarted_database_and_a_killed_driver_chan
         wait_for(folder, r"\[worker 2\] .*starts")
         wait_until(lambda: list(folder.glob("mlruns/checkpoints/tiny/*.checkpoint")))
         os.kill(wait_until(lambda: actors_of(cluster.head_node))[0], signal.SIGKILL)
-        wait_for(folder, "its worker is lost: .*worker process has died.*; it is started again")
+        wait_for(folder, "lost its worker: .*worker process has died.*; retrying")
         wait_for(folder, "1 of 4 runs")
 
         cluster.remove_node(second, allow_graceful=False)
-        wait_for(folder, "its worker or its node cannot be reached; it is started again")
+        wait_for(folder, "its worker or node is unreachable; retrying")
         cluster.add_node(**NODE)
 
         database.stop()
-        wait_for(folder, "trying again for 120 s")
+        wait_for(folder, "retrying for 120 s")
         database.start()
-        wait_for(folder, "the tracking store can be written again")
+        wait_for(folder, "the tracking store is available again")
         assert driver.poll() is None, "the kill comes before the end"
     finally:
         driver.kill()
@@ -102,7 +102,7 @@ def test_a_study_on_a_cluster_is_stopped_and_gone_on_with(undisturbed, cluster, 
         driver.kill()
         driver.wait()
     words = (folder / "out.txt").read_text()
-    assert "stopped by SIGTERM; what had ended is saved, and 2 of the 2 runs under way" in words
+    assert "stopped by SIGTERM; finished runs are saved, and so are 2 of 2 runs under way" in words
     assert "resume with: python -m nfstudy run tiny.yaml --engine ray" in words
     assert nfstudy(folder, "run", "tiny.yaml", *CLUSTER).returncode == 0
     assert numbers_of(folder) == undisturbed
@@ -134,11 +134,11 @@ def until(engine, kind):
 
 
 WRONG = {
-    "a GPU of this machine's pool": (["--gpus", "0.5"], "", "--gpus 0.5: allowed: with --engine ray"),
+    "a GPU of this machine's pool": (["--gpus", "0.5"], "", "--gpus 0.5: expected: with --engine ray"),
     "a GPU that was not asked for": (["--engine", "ray", "--device", "cuda"], "", "--device cuda: allowed"),
-    "more than a GPU": (["--engine", "ray", "--gpus", "2"], "", "got 2; allowed: a share of one GPU"),
+    "more than a GPU": (["--engine", "ray", "--gpus", "2"], "", "got 2; expected: a share of one GPU"),
     "a cluster that is not there": (["--engine", "ray"], "127.0.0.1:{port}", "RAY_ADDRESS=127.0.0.1:"),
-    "an address of Ray's client": (["--engine", "ray"], "ray://127.0.0.1:{port}", "allowed: HOST:PORT, or auto"),
+    "an address of Ray's client": (["--engine", "ray"], "ray://127.0.0.1:{port}", "expected: HOST:PORT, or auto"),
 }
 
 
@@ -160,4 +160,4 @@ def test_without_ray_the_engine_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     done = nfstudy(write_study(tmp_path), "run", "tiny.yaml", "--engine", "ray")
     assert done.returncode == 2
-    assert "allowed: after pip install 'nfstudy[cluster]'" in done.stderr
+    assert "hint: pip install 'nfstudy[cluster]'" in done.stderr

@@ -69,7 +69,7 @@ def test_settings_that_cannot_be_read_are_named(change, words):
     with pytest.raises(UserError) as caught:
         recorded_settings({path: text for path, text in params.items() if text is not None})
     assert words in str(caught.value)
-    assert "allowed: " in str(caught.value)
+    assert "expected: " in str(caught.value)
 
 
 def test_what_has_changed_is_said():
@@ -188,7 +188,7 @@ def test_a_run_is_trained_again_to_the_same_bits(finished, tmp_path):
 
     refused = nfstudy(folder, "rerun", again["run_id"])
     assert refused.returncode == 2
-    assert "got a run that is rerun, finished; allowed: repetition" in refused.stderr
+    assert "got rerun, finished; expected: repetition" in refused.stderr
     refused = nfstudy(folder, "rerun", "ab" * 16)
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.end_to_end
 
 ONE_EACH = TINY.replace("repetitions: 2", "repetitions: 1")
 MIXED = ONE_EACH.replace("flow.length: [0, 2]", "flow.length: [2], model.latent: [1, 3]")
-REASON = "model.latent: got 1; allowed: at least 2 with flow.family nice-perm, which splits the latent variables in two"
+REASON = (
+    "model.latent: got 1; expected: at least 2 with flow.family nice-perm, which splits the latent variables in two"
+)
 SHORT = ONE_EACH.replace("[planar, nice-perm]", "[planar]")
 LONG = SHORT.replace("updates: 60", "updates: 600").replace("[0, 2]", "[1, 2]")
 STOP_SECONDS = 10
@@ -63,7 +65,7 @@ def test_an_impossible_cell_is_named_and_the_others_go_on(tmp_path, command):
     folder = write_study(tmp_path, MIXED)
     code, out, err = command(folder, "run", "tiny.yaml", "--workers", "1")
     assert code == 1
-    assert "3 runs to do, and 1 impossible cells that are left out" in out
+    assert "3 runs to do, 1 impossible grid points skipped" in out
     assert "3 missing, 1 impossible" in out
     assert f"impossible: flow.family nice-perm, flow.length 2, model.latent 1: {REASON}" in err
     assert len(numbers_of(folder)) == 3
@@ -134,7 +136,7 @@ def test_a_disk_that_fills_up_ends_a_study_with_a_clear_message_and_it_goes_on(s
     monkeypatch.setattr(Store, "log_epoch", log_and_fill)
     code, _, err = command(disk, "run", "tiny.yaml", "--workers", "2")
     assert code == 2
-    assert "trying again for 1 s" in err
+    assert "retrying for 1 s" in err
     assert "mlflow.db: database or disk is full" in err.replace("(sqlite3.OperationalError) ", "")
     assert "resume with: python -m nfstudy run tiny.yaml" in err
     assert "Traceback" not in err
@@ -245,7 +247,7 @@ def test_a_study_whose_server_has_fallen_silent_stops_in_time_and_goes_on(tmp_pa
             process.kill()
             os.killpg(group, signal.SIGCONT)
         out = (folder / "out.txt").read_text()
-        assert "2 of the 2 runs under way" in out
+        assert "2 of 2 runs under way" in out
         assert "Traceback" not in out
         process = launch(folder, *arguments)
         assert process.wait(120) == 0, (folder / "out.txt").read_text()

@@ -323,7 +323,7 @@ def test_an_archive_that_export_would_not_write_is_refused(tmp_path, name):
     with pytest.raises(ArchiveError, match=words) as caught:
         read_archive(rebuilt(tmp_path / "bad", change(members)))
     assert "bad: " in str(caught.value)
-    assert "allowed: a complete archive written by `export`" in str(caught.value)
+    assert "expected: a complete archive written by `export`" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.XHDTYPE])
@@ -356,7 +356,7 @@ BAD_RUNS = {
     "an attempt that is none": (changed(tags=TAGS | {"nfstudy.attempt": "x"}), "tag nfstudy.attempt: got 'x'"),
     "a run of another id": (
         changed(tags=TAGS | {"nfstudy.original_run_id": "ab" * 16}),
-        "tag nfstudy.original_run_id: allowed: only in a store",
+        "tag nfstudy.original_run_id: expected: only in a store",
     ),
     "a half-imported run": (changed(tags=TAGS | {"nfstudy.importing": "true"}), "tag nfstudy.importing"),
     "a metric of odd characters": (changed(points={"test/x\u0000": 1}), "should match pattern"),
@@ -409,7 +409,7 @@ def test_histories_that_no_store_could_have_held_are_refused(tmp_path, rows, rea
 
 
 def test_a_later_format_is_named(tmp_path):
-    with pytest.raises(ArchiveError, match=r"manifest\.json: format: got 2; allowed: 1"):
+    with pytest.raises(ArchiveError, match=r"manifest\.json: format: got 2; expected: 1"):
         read_archive(consistent(tmp_path / "x", [], [], {}, format=2))
     with pytest.raises(ArchiveError, match=r"study: .*pattern"):
         read_archive(consistent(tmp_path / "x", [], [], {}, study="../../etc"))
@@ -500,7 +500,7 @@ def test_a_study_goes_on_elsewhere_and_its_report_is_rebuilt_byte_for_byte(tmp_p
     second = write_study(tmp_path / "second")
     done = nfstudy(second, "import", str(first / "part.tar.xz"))
     assert done.returncode == 0, done.stderr
-    assert "tiny: 2 runs imported, 0 were there already" in done.stdout
+    assert "tiny: 2 runs imported, 0 already present" in done.stdout
     again = nfstudy(second, "run", "tiny.yaml")
     assert "4 runs to do" in again.stdout
     assert "0 runs to do" in nfstudy(second, "run", "tiny.yaml").stdout
@@ -510,7 +510,7 @@ def test_a_study_goes_on_elsewhere_and_its_report_is_rebuilt_byte_for_byte(tmp_p
     assert "6 runs of tiny" in done.stdout
     third = write_study(tmp_path / "third")
     assert nfstudy(third, "import", str(moved / "whole.tar.xz")).returncode == 0
-    assert "2 were there already" in nfstudy(third, "import", str(first / "part.tar.xz")).stdout
+    assert "2 already present" in nfstudy(third, "import", str(first / "part.tar.xz")).stdout
     assert nfstudy(third, "report", "tiny.yaml").returncode == 0
     assert digests(third / "reports") == digests(moved / "reports")
     frame, other = frame_of(third), frame_of(moved)
@@ -535,7 +535,7 @@ def test_a_study_goes_on_elsewhere_and_its_report_is_rebuilt_byte_for_byte(tmp_p
         # Through the server of the store they are in, they are found to be there.
         again = nfstudy(third, "import", "served.tar.xz", "--tracking-uri", address)
         assert again.returncode == 0, again.stderr
-        assert "0 runs imported, 6 were there already" in again.stdout
+        assert "0 runs imported, 6 already present" in again.stdout
     assert frame_of(third).equals(frame)
 
 

@@ -241,7 +241,7 @@ def test_an_address_out_of_the_store_is_refused(tmp_path):
 
 
 def test_stores_that_cannot_be_used_are_clear_errors(tmp_path):
-    with pytest.raises(StoreError, match=r"mlflow\.db: no store there"):
+    with pytest.raises(StoreError, match=r"mlflow\.db: no store"):
         open_store(f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(StoreError, match=r"tracking address \./mlruns"):
         open_store("./mlruns")

@@ -83,8 +83,8 @@ def test_a_full_disk_is_told_and_outlasted_and_what_was_logged_stays(empty_store
     store.finish_run(run_id, TrialResult("finished", 10, files={"samples.png": bytes(100_000)}))
     timer.join()
     assert len(told) == 2
-    assert "trying again for 60 s" in told[0]
-    assert told[1] == "the tracking store can be written again"
+    assert "retrying for 60 s" in told[0]
+    assert told[1] == "the tracking store is available again"
     assert store.runs("s").frame()["outcome"].tolist() == ["finished"]
     assert store.runs("s").artifact(run_id, "samples.png") == bytes(100_000)
 
@@ -99,7 +99,7 @@ def test_a_training_goes_on_where_a_full_disk_takes_no_checkpoint(small_disk):
     end = fit(make_problem(settings, None, 1, "cpu"), settings, lambda _: True, checkpoints)
     assert (end.outcome, end.update) == ("finished", 3)
     (notice,) = told[1:]  # The first: `before` is not the state of a training.
-    assert f"{path}: no checkpoint can be written: No space left on device" in notice.words
+    assert f"{path}: cannot write a checkpoint: No space left on device" in notice.words
     assert read_checkpoint(path, {})[1] == b"before"
 
 
@@ -129,8 +129,8 @@ def test_a_locked_database_is_waited_for_and_every_point_is_there_once(store, tm
     store.retry = Twice()
     store.log_epoch(run_id, epoch(3))
     assert [words.split(";")[-1] for words in told] == [
-        " trying again for 60 s",
-        "the tracking store can be written again",
+        " retrying for 60 s",
+        "the tracking store is available again",
     ]
     assert "locked" in told[0]
     history = store.runs("s").history([run_id], ["valid/elbo"])
@@ -164,7 +164,7 @@ def test_an_answer_that_is_long_in_coming_takes_no_time_from_the_trying_again(mo
     with pytest.raises(StoreUnavailableError, match="no answer"):
         Retry(250, told.append).retry_while_unavailable(silent)
     assert tries == [0, 100, 200, 300], "for 250 s from the first failure, at 100 s"
-    assert told == ["no answer; trying again for 250 s"]
+    assert told == ["no answer; retrying for 250 s"]
     tries.clear()
     with pytest.raises(StoreUnavailableError, match="no answer"):
         Retry().retry_while_unavailable(silent)
@@ -235,7 +235,7 @@ def test_an_impossible_cell_is_tried_again_then_reported_and_the_others_go_on(tm
     assert done.returncode == 1
     assert "1 failed, 1 finished" in done.stdout
     assert "failed: none K=0 D=3, model.hidden 100000 #1: RuntimeError" in done.stderr
-    assert done.stderr.count("it is started again") == 1
+    assert done.stderr.count("; retrying") == 1
     frame = frame_of(folder)
     failed = frame[frame["outcome"] == "failed"]
     assert failed["attempt"].tolist() == [1, 2]
@@ -263,7 +263,7 @@ def test_a_stopped_study_goes_on_from_its_checkpoints_and_past_a_truncated_one(t
     finally:
         process.kill()
     out = (folder / "out.txt").read_text()
-    assert "stopped by SIGTERM; what had ended is saved, and 2 of the 2 runs under way" in out
+    assert "stopped by SIGTERM; finished runs are saved, and so are 2 of 2 runs under way" in out
     assert "resume with: python -m nfstudy run tiny.yaml" in out
     assert set(frame_of(folder)["outcome"]) == {"killed"}
     first, second = sorted((folder / "mlruns" / "checkpoints" / "tiny").glob("*.checkpoint"))
@@ -272,7 +272,7 @@ def test_a_stopped_study_goes_on_from_its_checkpoints_and_past_a_truncated_one(t
     again = nfstudy(folder, "run", "tiny.yaml", "--workers", "2")
     assert again.returncode == 0, again.stderr
     assert "truncated or altered" in again.stderr
-    assert again.stderr.count("it starts from its beginning") == 1
+    assert again.stderr.count("starting over") == 1
     assert again.stderr.count("resumes after update") == 1
     assert numbers_of(folder) == numbers_of(calm)
     frame = frame_of(folder)

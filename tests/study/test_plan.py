@@ -62,9 +62,11 @@ def test_a_study_under_a_budget_is_one_object():
 
 
 def test_an_unknown_budget_is_an_error_with_a_suggestion():
-    with pytest.raises(SpecError, match=r"example: no budget 'lapptop'; allowed: smoke, laptop; did you mean 'laptop'"):
+    with pytest.raises(
+        SpecError, match=r"example: no budget 'lapptop'; expected: smoke, laptop; did you mean 'laptop'"
+    ):
         study().under("lapptop")
-    with pytest.raises(SpecError, match=r"no budget 'huge'; allowed: smoke, laptop$"):
+    with pytest.raises(SpecError, match=r"no budget 'huge'; expected: smoke, laptop$"):
         study().under("huge")
 
 

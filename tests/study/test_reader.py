@@ -68,8 +68,12 @@ def changed(old, new):
 MISTAKES = {
     "unknown section": (GOOD + "modell: {latent: 3}\n", "15:1", ["modell: unknown key", "did you mean 'model'?"]),
     "unknown key": (GOOD + "model: {latnt: 3}\n", "15:9", ["model.latnt: unknown key", "did you mean 'latent'?"]),
-    "wrong type": (changed("updates: 100", "updates: many"), "5:12", ["train.updates: got 'many'", "allowed: integer"]),
-    "number in quotes": (changed("1e-3", "'1e-3'"), "6:18", ["train.learning_rate: got '1e-3'", "allowed: number"]),
+    "wrong type": (
+        changed("updates: 100", "updates: many"),
+        "5:12",
+        ["train.updates: got 'many'", "expected: integer"],
+    ),
+    "number in quotes": (changed("1e-3", "'1e-3'"), "6:18", ["train.learning_rate: got '1e-3'", "expected: number"]),
     "truth for a count": (changed("updates: 100", "updates: true"), "5:12", ["train.updates: got True"]),
     "negative K": (changed("[0, 4]", "[0, -4]"), "9:20", ["grid.flow.length.1: got -4", "greater than or equal to 0"]),
     "latent 0": (GOOD + "model: {latent: 0}\n", "15:17", ["model.latent: got 0", "greater than or equal to 1"]),
@@ -159,9 +163,13 @@ PLANE_MISTAKES = {
     "a section it has not": (
         ("flow.family: [planar]", "data.epsilon: [0.01]"),
         "6:18",
-        ["grid.data.epsilon.0: got 0.01, but the study has no use of 'data'", "allowed: energy, q0, flow"],
+        ["grid.data.epsilon.0: got 0.01, but the study has no use of 'data'", "expected: energy, q0, flow"],
     ),
-    "a section of images": (("grid:", "model: {latent: 3}\ngrid:"), "4:1", ["model: has no use beside 'energy'"]),
+    "a section of images": (
+        ("grid:", "model: {latent: 3}\ngrid:"),
+        "4:1",
+        ["model: is not used together with 'energy'"],
+    ),
     "an exhibit of images": (("figure-3", "table-2"), "7:12", ["got 'table-2' with no data.name", "data.name mnist"]),
     "a flow without an inverse": (
         ("[planar]", "[planar]\n  flow.constraint: [false]"),
@@ -262,5 +270,5 @@ def test_a_missing_file_and_a_folder(tmp_path):
 
 def test_a_grid_that_explodes_is_refused():
     values = ", ".join(str(number) for number in range(1, 1001))
-    with pytest.raises(SpecError, match=r"2,000,000 points; allowed: at most 100,000"):
+    with pytest.raises(SpecError, match=r"2,000,000 points; expected: at most 100,000"):
         parse_study(changed("[planar, radial]", f"[planar]\n  seed: [{values}]\n  model.latent: [{values}]"), "x.yaml")

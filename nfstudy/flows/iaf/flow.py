@@ -146,7 +146,7 @@ def _network(z: Tensor, layers: Layers, w_out: Tensor, b_out: Tensor) -> tuple[T
 def _require_order(latent: int) -> None:
     if latent < 2:
         raise ValueError(
-            f"latent {latent}: in an autoregressive step a variable depends on another, allowed: at least 2"
+            f"latent {latent}: in an autoregressive step a variable depends on another, expected: at least 2"
         )
 
 

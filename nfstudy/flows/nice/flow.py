@@ -133,7 +133,7 @@ def count_passing(latent: int, share: float) -> int:
 
 def _require_halves(latent: int) -> None:
     if latent < 2:
-        raise ValueError(f"latent {latent}: a coupling splits the latent variables in two, allowed: at least 2")
+        raise ValueError(f"latent {latent}: a coupling splits the latent variables in two, expected: at least 2")
 
 
 class NiceFlow(Flow):

@@ -47,7 +47,7 @@ def energy(name: str, z: Tensor) -> Tensor:
     if name == "u4":
         w3 = 3 * torch.sigmoid((z1 - 1) / 0.3)
         return -torch.logaddexp(_bump(z2 - w1, 0.4), _bump(z2 - w1 + w3, 0.35))
-    raise ValueError(f"energy {name}: allowed: u1, u2, u3, u4")
+    raise ValueError(f"energy {name}: expected: u1, u2, u3, u4")
 
 
 def _bump(x: Tensor, width: float) -> Tensor:

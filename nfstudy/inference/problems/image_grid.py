@@ -26,7 +26,7 @@ def image_grid(images: np.ndarray, columns: int) -> bytes:
     """
     count, height, width, *colours = images.shape
     if count == 0 or count % columns:
-        raise ValueError(f"{count} images in {columns} columns: allowed: a multiple of the columns, at least one row")
+        raise ValueError(f"{count} images in {columns} columns: expected: a multiple of the columns, at least one row")
     factor = max(1, IMAGE_PIXELS // max(height, width))
     levels = np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
     enlarged = levels.repeat(factor, axis=1).repeat(factor, axis=2)

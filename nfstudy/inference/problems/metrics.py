@@ -37,13 +37,13 @@ def compute_metric(name: str, problem: Problem) -> float:
     """
     metric: Metric = registry.find("metrics", name)
     if metric.compute is None:
-        raise TypeError(f"metric {name} has no function; allowed: one with compute")
+        raise TypeError(f"metric {name} has no function; expected: one with compute")
     generator = torch.Generator().manual_seed(derive_seed(problem.settings.seed, "metric", name))
     value = load_function(metric.compute)(problem, generator)
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         value = value.item()
     if not isinstance(value, Real):
-        raise TypeError(f"metric {name}: got {type(value).__name__}; allowed: a number")
+        raise TypeError(f"metric {name}: got {type(value).__name__}; expected: a number")
     return float(value)
 
 
@@ -62,7 +62,7 @@ def check_metric(metric: Metric) -> int:
         if first != second and first == first:
             raise UserError(
                 f"metric {metric.name}, of {kind}: got {first:g}, then {second:g} of the same problem; "
-                "allowed: draws from the generator that it is given"
+                "expected: draws from the generator that it is given"
             )
         tried += 1
     return tried

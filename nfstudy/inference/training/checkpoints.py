@@ -94,16 +94,16 @@ def read_checkpoint(path: Path, trial: Mapping[str, str | int]) -> tuple[float, 
         found = head["format"]
         if found != FORMAT:
             raise CheckpointError(
-                f"{path}: a checkpoint of format {found}; allowed: {FORMAT}, which this nfstudy writes"
+                f"{path}: a checkpoint of format {found}; expected: {FORMAT}, which this nfstudy writes"
             )
         if hashlib.sha256(state).hexdigest() != head["sha256"]:
-            raise CheckpointError(f"{path}: is truncated or altered: its SHA-256 is not the one it was written with")
+            raise CheckpointError(f"{path}: is truncated or altered: its SHA-256 does not match")
         if head["trial"] != trial:
             differing = ", ".join(key for key in trial if head["trial"].get(key) != trial[key])
-            raise CheckpointError(f"{path}: is of another trial: it differs in {differing}")
+            raise CheckpointError(f"{path}: belongs to another trial: it differs in {differing}")
         return float(head["seconds"]), state
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{path}: is truncated or no checkpoint at all") from None
+        raise CheckpointError(f"{path}: is truncated, or not a checkpoint") from None
 
 
 class Checkpoints:
@@ -148,7 +148,7 @@ class Checkpoints:
                 self.earlier = seconds
                 self._tell(Resumed(update))
         except CheckpointError as error:
-            self._tell(Notice(f"{error}; it starts from its beginning"))
+            self._tell(Notice(f"{error}; starting over"))
 
     def save(self, state: bytes) -> None:
         """Write a checkpoint; where that fails the one before stands, and the training goes on.
@@ -162,8 +162,8 @@ class Checkpoints:
             self._failing = False
         except OSError as error:
             if not self._failing:  # Once, not at every interval.
-                words = f"{self._plan.path}: no checkpoint can be written: {error.strerror or error}"
-                self._tell(Notice(f"{words}; it goes on without"))
+                words = f"{self._plan.path}: cannot write a checkpoint: {error.strerror or error}"
+                self._tell(Notice(f"{words}; continuing without checkpoints"))
             self._failing = True
         self._last = time.monotonic()
         self._stop.check()

@@ -37,14 +37,14 @@ def read_baseline(path: Path) -> Baseline:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ReportError(f"{path}: no such baseline; allowed: a file that `check --update-baseline` wrote") from None
+        raise ReportError(f"{path}: no such baseline; expected: a file written by `check --update-baseline`") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ReportError(f"{path}: cannot be read: {error}; allowed: a JSON object, id -> verdict") from None
+        raise ReportError(f"{path}: cannot be read: {error}; expected: a JSON object, id -> verdict") from None
     if not isinstance(content, dict):
-        raise ReportError(f"{path}: is no JSON object; allowed: a JSON object, id -> verdict")
+        raise ReportError(f"{path}: is not a JSON object; expected: a JSON object, id -> verdict")
     for key, verdict in content.items():
         if verdict not in VERDICTS:
-            raise ReportError(f"{path}: {key}: got {verdict!r}; allowed: {', '.join(VERDICTS)}")
+            raise ReportError(f"{path}: {key}: got {verdict!r}; expected: {', '.join(VERDICTS)}")
     return content
 
 

@@ -39,7 +39,7 @@ def _known(kind: Kind) -> AfterValidator:
 
     def check(name: str) -> str:
         if name not in registry.all_of(kind):
-            raise ValueError(f"allowed: {registry.allowed(kind, name)}")
+            raise ValueError(f"expected: {registry.allowed(kind, name)}")
         return name
 
     return AfterValidator(check)
@@ -224,7 +224,7 @@ class Part:
     def __post_init__(self) -> None:
         if self.inequality.about_paper and self.published is None:
             quantity = self.claim.quantity
-            raise ReportError(f"claim {self.id}: the paper gives no {quantity} there; allowed: its own cells")
+            raise ReportError(f"claim {self.id}: the paper gives no {quantity} there; expected: its own cells")
 
     @property
     def id(self) -> str:
@@ -311,11 +311,11 @@ def parse_claims(text: str, name: str, facts: PaperFacts) -> tuple[Claim, ...]:
     ids = [claim.id for claim in claims]
     twice = sorted({word for word in ids if ids.count(word) > 1})
     if twice:
-        raise ReportError(f"{name}: the id '{twice[0]}' stands twice; allowed: once")
+        raise ReportError(f"{name}: the id '{twice[0]}' stands twice; expected: once")
     for claim in claims:
         claim._facts = facts
     return claims
 
 
 def _allowed(error: Mapping[str, Any]) -> str:
-    return str(error["ctx"]["error"]) if error["type"] == "value_error" else f"allowed: {error['msg']}"
+    return str(error["ctx"]["error"]) if error["type"] == "value_error" else f"expected: {error['msg']}"

@@ -38,7 +38,7 @@ def all_claims() -> tuple[Claim, ...]:
     claims = tuple(claim for paper in registry.all_of("papers").values() for claim in read_claims(paper))
     counts = Counter(claim.id for claim in claims)
     if twice := [name for name, count in counts.items() if count > 1]:
-        raise ReportError(f"claims: two papers have a claim '{twice[0]}'; allowed: an id that no other paper uses")
+        raise ReportError(f"claims: two papers have a claim '{twice[0]}'; expected: an id that no other paper uses")
     return claims
 
 
@@ -58,7 +58,7 @@ def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple
     studies = {study.study: study for study in read_studies(project.root / "studies").values()}
     known = sorted({name for study in studies.values() for name in study.budgets})
     if budget and budget not in known:
-        raise SpecError(f"--budget {budget}: no study has it; allowed: {', '.join(known)}")
+        raise SpecError(f"--budget {budget}: no study has it; expected: {', '.join(known)}")
     wanted = dict.fromkeys(claim.study for claim in claims if claim.study in studies)
     metrics = {QUANTITIES[claim.quantity].name for claim in claims}
     results = {name: _gather(studies[name], project, uri, budget, metrics) for name in wanted}

@@ -209,4 +209,4 @@ def _picture(store: LoggedRuns, run_id: str, name: str) -> np.ndarray | None:
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
-        raise ReportError(f"run {run_id}, {name}: not a readable picture ({error}); allowed: a PNG file") from None
+        raise ReportError(f"run {run_id}, {name}: not a readable picture ({error}); expected: a PNG file") from None

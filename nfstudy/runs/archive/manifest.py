@@ -51,11 +51,11 @@ class Manifest(Record):
         names = [member.name for member in self.members]
         files = names[2:]
         if names[:2] != ["runs.jsonl", "points.bin"] or files != sorted(set(files)):
-            raise ValueError("members: allowed: runs.jsonl, points.bin, then each file once, sorted")
+            raise ValueError("members: expected: runs.jsonl, points.bin, then each file once, sorted")
         if any(member.name != f"files/{member.sha256}" for member in self.members[2:]):
-            raise ValueError("members: allowed: files named by their SHA-256")
+            raise ValueError("members: expected: files named by their SHA-256")
         if sum(member.size for member in self.members) > MAX_UNPACKED:
-            raise ValueError(f"members: allowed: at most {MAX_UNPACKED:,} bytes together")
+            raise ValueError(f"members: expected: at most {MAX_UNPACKED:,} bytes together")
         if self.members[1].size != self.points * POINT.itemsize:
-            raise ValueError(f"points.bin: allowed: {POINT.itemsize} bytes for each of {self.points:,} points")
+            raise ValueError(f"points.bin: expected: {POINT.itemsize} bytes for each of {self.points:,} points")
         return self

@@ -29,7 +29,7 @@ MAX_MEMORY = 128 * 2**20
 """Bytes that unpacking may take for itself."""
 CHUNK = 2**16
 
-_ALLOWED = "allowed: a complete archive written by `export`"
+_ALLOWED = "expected: a complete archive written by `export`"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _opened(path: Path) -> Iterator[_Packed]:
         with path.open("rb") as file:
             yield _Packed(file, path)
     except FileNotFoundError:
-        raise ArchiveError(f"{path}: no such file; allowed: an archive written by `export`") from None
+        raise ArchiveError(f"{path}: no such file; expected: an archive written by `export`") from None
     except OSError as error:
         raise ArchiveError(f"{path}: cannot be read: {error.strerror or error}") from None
     except lzma.LZMAError as error:
@@ -151,7 +151,7 @@ def _read_manifest(packed: _Packed) -> tuple[Manifest, str]:
         raise ArchiveError(f"{place}: not valid JSON; {_ALLOWED}") from None
     if type(version) is not int or version != FORMAT:
         got = f"{version}"[:40] if type(version) is int else "no integer"
-        raise ArchiveError(f"{place}: format: got {got}; allowed: {FORMAT} (written by another version of nfstudy)")
+        raise ArchiveError(f"{place}: format: got {got}; expected: {FORMAT} (written by another version of nfstudy)")
     try:
         return Manifest.model_validate_json(content), str(packed._path)
     except ValidationError as error:

@@ -95,7 +95,7 @@ def export_runs(uri: str, study: str, path: Path, budget: str | None = None, che
         copies = [copy for copy in source.copies() if budget in (None, copy.record.tags.get(Tag.BUDGET))]
         if not copies:
             raise ArchiveError(
-                f"{study}: no run {f'of budget {budget} ' if budget else ''}has ended; allowed: a study with ended runs"
+                f"{study}: no run {f'of budget {budget} ' if budget else ''}has ended; expected: ended runs"
             )
         places: dict[str, tuple[str, str]] = {}
         whole = []
@@ -176,7 +176,7 @@ def _target(archive: Archive, uri: str) -> Target:
         return ApiTarget(store, experiment, study)
     database = SqlStore(store.uri)
     if not database.is_known():
-        raise StoreError(f"{uri}: unknown database schema; allowed: that of the MLflow version in constraints.txt")
+        raise StoreError(f"{uri}: unknown database schema; expected: that of the MLflow version in constraints.txt")
     return _FileTarget(database, experiment, study, store.tidy)
 
 

@@ -59,11 +59,11 @@ def write_archive(
     members = [_member(RUNS, lines), _member(POINTS, points)]
     for name, size in [(RUNS, len(lines)), (POINTS, len(points)), *sizes]:
         if size > MAX_MEMBER:
-            raise ArchiveError(f"{path}: {name} would have {size:,} bytes; allowed: at most {MAX_MEMBER:,}")
+            raise ArchiveError(f"{path}: {name} would have {size:,} bytes; expected: at most {MAX_MEMBER:,}")
     members += [Member(name=FILES + digest, size=size, sha256=digest) for digest, size in sizes]
     total = sum(member.size for member in members)
     if total > MAX_UNPACKED:
-        raise ArchiveError(f"{path}: would unpack to {total:,} bytes; allowed: at most {MAX_UNPACKED:,}")
+        raise ArchiveError(f"{path}: would unpack to {total:,} bytes; expected: at most {MAX_UNPACKED:,}")
     manifest = Manifest(
         format=FORMAT,
         nfstudy=__version__,
@@ -103,7 +103,7 @@ def _member(name: str, data: bytes) -> Member:
 def _checked(digest: str, content: Callable[[str], bytes]) -> bytes:
     data = content(digest)
     if hashlib.sha256(data).hexdigest() != digest:
-        raise ArchiveError(f"a run's file with SHA-256 {digest} changed during the export; allowed: ended runs")
+        raise ArchiveError(f"a run's file with SHA-256 {digest} changed during the export; expected: ended runs")
     return data
 
 

@@ -37,15 +37,15 @@ def read_copy(store: Store, run_id: str) -> RunCopy:
         }
     except MlflowException as error:
         raise UserError(
-            f"run {run_id}: {' '.join(str(error).split())[:300]}; allowed: the id of a run in {store.uri}"
+            f"run {run_id}: {' '.join(str(error).split())[:300]}; expected: the id of a run in {store.uri}"
         ) from None
     if IMPORTING in run.data.tags:
-        raise UserError(f"run {run_id}: its import was interrupted; allowed: after importing its archive again")
+        raise UserError(f"run {run_id}: its import was interrupted; hint: import its archive again")
     try:
         return RunCopy(record_of(run, points), points)
     except ValueError as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"run {run_id}: {reason}; allowed: a run of nfstudy that has ended") from None
+        raise UserError(f"run {run_id}: {reason}; expected: a run of nfstudy that has ended") from None
 
 
 def record_of(run: Run, points: Mapping[str, np.ndarray]) -> RunRecord:

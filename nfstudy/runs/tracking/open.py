@@ -66,9 +66,7 @@ def open_runs(uri: str) -> Callable[[str], LoggedRuns]:
         StoreError: there is no store, or it cannot be opened or understood.
     """
     if is_sqlite(uri) and not database_file(uri).exists():
-        raise StoreError(
-            f"{database_file(uri)}: no store there; allowed: run a study first, or name another --tracking-uri"
-        )
+        raise StoreError(f"{database_file(uri)}: no store; hint: run a study first, or pass another --tracking-uri")
     if not uri.startswith(("http://", "https://")):
         store = SqlStore(uri)
         if store.is_known():

@@ -53,11 +53,11 @@ class Retry:
                     raise
                 if failed_first is None:
                     failed_first = time.monotonic()
-                    self.tell(f"{error}; trying again for {self.seconds:.0f} s")
+                    self.tell(f"{error}; retrying for {self.seconds:.0f} s")
                 time.sleep(PAUSE_SECONDS)
             else:
                 if failed_first is not None:
-                    self.tell("the tracking store can be written again")
+                    self.tell("the tracking store is available again")
                 return found
 
 

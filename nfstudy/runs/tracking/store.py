@@ -116,13 +116,11 @@ class Store:
                 tags = {MlflowTag.NOTE: description} if description else {}
                 return self.client.create_experiment(study, artifact_location=location, tags=tags)
             if found.lifecycle_stage != "active":
-                raise StoreError(
-                    f"{self.uri}: experiment '{study}' is deleted; allowed: restore it, or rename the study"
-                )
+                raise StoreError(f"{self.uri}: experiment '{study}' is deleted; hint: restore it, or rename the study")
             if is_sqlite(self.uri) and not _resolves_here(found):
                 raise StoreError(
                     f"{self.uri}: experiment '{study}' keeps its artifacts at {found.artifact_location}; "
-                    f"allowed: {ARTIFACTS}{study} (another tool made it: rename the study)"
+                    f"expected: {ARTIFACTS}{study} (another tool made it: rename the study)"
                 )
             return found.experiment_id
 
@@ -235,7 +233,7 @@ class Store:
     def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
         unknown = metrics.keys() - known_metrics().keys()
         if unknown:
-            raise ValueError(f"metric names {sorted(unknown)}; allowed: those that are declared")
+            raise ValueError(f"metric names {sorted(unknown)}; expected: those that are declared")
         now = int(time.time() * 1000)
         points = [Metric(name, float(value), now, step) for name, value in metrics.items()]
         self._write(self.client.log_batch, run_id, metrics=points)
@@ -282,10 +280,10 @@ def open_store(uri: str, create: bool = False) -> Store:
         uri = f"{SQLITE}{path}"
         if not path.exists():
             if not create:
-                raise StoreError(f"{path}: no store there; allowed: run a study first, or name another --tracking-uri")
+                raise StoreError(f"{path}: no store; hint: run a study first, or pass another --tracking-uri")
             _create_database(path, uri)
     elif "://" not in uri:
-        raise StoreError(f"tracking address {uri}: allowed: sqlite:///FILE, http(s)://SERVER, or a database's address")
+        raise StoreError(f"tracking address {uri}: expected: sqlite:///FILE, http(s)://SERVER, or a database's address")
     shorten_busy_timeout()
     with _as_store_error(uri):
         store = Store(uri)
@@ -314,7 +312,7 @@ def _resolves_here(experiment: Experiment) -> bool:
     if not location.startswith(ARTIFACTS):
         return False
     if not isinstance(get_artifact_repository(location, tracking_uri=f"{SQLITE}x.db"), LocalArtifactRepository):
-        raise StoreError("nfstudy is not installed where it runs; allowed: after `pip install -e .` in its folder")
+        raise StoreError("nfstudy is not installed where it runs; hint: run `pip install -e .` in its folder")
     return True
 
 
