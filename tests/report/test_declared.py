@@ -158,7 +158,7 @@ def broken(results):
     ("make", "message"),
     [
         (broken, r"mine.py: exhibit mine: KeyError: 'no such column' \(.*test_declared.py:\d+\); no run is lost"),
-        (lambda results: "a text", r"mine.py: exhibit mine: made str; expected: an Exhibit of nfstudy.report"),
+        (lambda results: "a text", r"mine.py: exhibit mine: got str; expected: an Exhibit of report"),
         ("not.there:make", r"mine.py: exhibit mine: ModuleNotFoundError"),
     ],
     ids=["fails", "makes none", "is not there"],
