@@ -119,7 +119,8 @@ def _ray_engine() -> Any:
             super().__init__(size, 1, "cpu", 0.0, {})
 
         def _start(self, number: int) -> RayWorker:
-            return RayWorker(number, ray.remote(num_cpus=1, max_concurrency=2)(EmptyActor).remote())
+            remote: Any = ray.remote  # Ray's types lack max_concurrency.
+            return RayWorker(number, remote(num_cpus=1, max_concurrency=2)(EmptyActor).remote())
 
     return EmptyCluster
 

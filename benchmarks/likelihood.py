@@ -12,14 +12,16 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.peers import find_peers
 from benchmarks.result import Result, Row, Verdict
 from benchmarks.timing import Plan, ratio, spread, take_turns
+from nfstudy.flows.base import StepHead
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_likelihood
 from nfstudy.study.sections import FlowSpec, ModelSpec
@@ -62,10 +64,10 @@ def make_model(length: int) -> DLGM:
     model = DLGM(PIXELS, ModelSpec(), FlowSpec(family="planar" if length else "none", length=length))
     model.initialise(0, 1)
     with torch.no_grad():
-        for layer in (model.likelihood.logits, model.mean):
+        for layer in (cast(nn.Linear, model.likelihood.logits), model.mean):
             layer.weight.mul_(GAIN)
         if length:
-            head = model.flow.head
+            head = cast(StepHead, model.flow.head)
             head.weight.zero_()
             # Every step begins as the identity; so many steps together then move a z by about its own length.
             head.bias.add_(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from benchmarks.contest import Contest, Contestant, torch_contestant
 from nfstudy.core.seeds import derive_seed
 from nfstudy.flows import make_flow
-from nfstudy.flows.base import Flow
+from nfstudy.flows.base import Flow, StepHead
 
 
 def contestants(contest: Contest) -> Sequence[Contestant]:
@@ -65,11 +66,12 @@ def _numbers_of_steps(contest: Contest, amortised: bool) -> Tensor | None:
 @torch.no_grad()
 def _give(flow: Flow, numbers: Tensor) -> None:
     """Set the head so that it returns numbers of each row's own (B, K, n), for a feature of each row, or (K, n)."""
+    head = cast(StepHead, flow.head)
     if numbers.dim() == 3:
-        flow.head.weight.copy_(numbers.flatten(1).T)
-        flow.head.bias.zero_()
+        head.weight.copy_(numbers.flatten(1).T)
+        head.bias.zero_()
     else:
-        flow.head.bias.copy_(numbers.flatten())
+        head.bias.copy_(numbers.flatten())
 
 
 def _weights_of_chain(flow: Flow, parameters: tuple[Tensor, ...], contest: Contest) -> Sequence[Tensor]:

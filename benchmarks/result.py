@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from rich.table import Table
 from nfstudy.report.plots.curves import render
 from nfstudy.runs.provenance import code_state, environment
 
-Row = Mapping[str, str | float | int | bool]
+Row = Mapping[str, Any]
+"""Column -> a text, a number or a truth value."""
 
 LIBRARIES = ("torch", "numpy", "numba", "normflows", "pyro-ppl", "pythae", "flowjax", "jax")
 

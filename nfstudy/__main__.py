@@ -15,7 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         module, _, name = options.work.partition(":")
-        return getattr(import_module(module), name)(options)
+        code: int = getattr(import_module(module), name)(options)
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

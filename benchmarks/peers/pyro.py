@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from pyro.distributions import transforms
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
-from torch.distributions import Transform
 
 from benchmarks.contest import HIDDEN, Contest, Contestant, Outcome, torch_contestant
 
@@ -19,15 +19,18 @@ CONTEXT = 1
 def contestants(contest: Contest) -> Sequence[Contestant]:
     """Return its planar and radial chains, both kinds; its IAF, which a context moves; its shared Sylvester flow."""
     torch.manual_seed(0)
+    given: Callable[[bool], Sequence]
     if contest.family == "planar":
         order, conditional, shared = (2, 0, 1), transforms.ConditionalPlanar, transforms.Planar
         given = contest.planar
     elif contest.family == "radial":
         order, conditional, shared = (0, 1, 2), transforms.ConditionalRadial, transforms.Radial
 
-        def given(amortised: bool) -> Sequence:
+        def radial(amortised: bool) -> Sequence:
             z0, alpha, beta = contest.radial(amortised)
             return z0, torch.tensor(alpha).expm1().log().numpy(), beta
+
+        given = radial
 
     elif contest.family == "iaf":
         return [_iaf(contest)]
@@ -42,7 +45,7 @@ def contestants(contest: Contest) -> Sequence[Contestant]:
 
 
 def _amortised(
-    contest: Contest, kind: Callable[[Callable], nn.Module], numbers: Sequence, order: Sequence[int]
+    contest: Contest, kind: Callable[[Callable], Any], numbers: Sequence, order: Sequence[int]
 ) -> Contestant:
     """Return a conditional chain whose network gives the numbers as they are: it takes no time.
 
@@ -84,7 +87,7 @@ def _iaf(contest: Contest) -> Contestant:
     """Return the form with the gate σ, of eq. (14) in Kingma et al. (2016), each step with its own random order."""
     context = torch.randn(contest.batch, CONTEXT, requires_grad=True)
     networks = [ConditionalAutoRegressiveNN(contest.latent, CONTEXT, [HIDDEN["iaf"]]) for _ in range(contest.length)]
-    flows = nn.ModuleList(transforms.ConditionalAffineAutoregressive(network, stable=True) for network in networks)
+    flows: Any = nn.ModuleList(transforms.ConditionalAffineAutoregressive(network, stable=True) for network in networks)
     return torch_contestant(
         "pyro",
         True,
@@ -109,7 +112,7 @@ def _sylvester(contest: Contest) -> Contestant:
     )
 
 
-def _through(flows: Sequence[Transform], z: Tensor) -> Outcome:
+def _through(flows: Iterable[Any], z: Tensor) -> Outcome:
     # Transforms remember what they last made of a tensor by its identity: a new one has them compute again.
     z = z.view_as(z)
     log_det = z.new_zeros(z.shape[:-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.contest import HIDDEN, Contest, Contestant, Outcome, torch_contestant
+from nfstudy.flows.base import StepHead
 from nfstudy.flows.planar.flow import constrain_u
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.maxout import Maxout
@@ -88,7 +90,7 @@ class _TorchLayer(nn.Module):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.linear = layer.pieces if isinstance(layer, Maxout) else layer
+        self.linear = layer.pieces if isinstance(layer, Maxout) else cast(nn.Linear, layer)
         self.window = layer.window if isinstance(layer, Maxout) else 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,12 +130,13 @@ def wrap_model(model: DLGM, our_layers: bool = False) -> VAE_LinNF:
         model: whose steps' parameters are the same for all images: the biases of the head, whose weights are 0.
         our_layers: whether the networks are made of our own layers; else of torch's, as pythae's users make them.
     """
-    sizes = {"input_dim": (model.likelihood.logits.out_features,), "latent_dim": model.mean.out_features}
+    logits = cast(nn.Linear, model.likelihood.logits)
+    sizes = {"input_dim": (logits.out_features,), "latent_dim": model.mean.out_features}
     config = VAE_LinNF_Config(**sizes, reconstruction_loss="bce", flows=[])
     layer = _itself if our_layers else _TorchLayer
     peer = VAE_LinNF(config, encoder=_Encoder(model, layer), decoder=_Decoder(model, layer))
     if model.flow.length:
-        numbers = model.flow.head.bias.unflatten(0, (model.flow.length, -1))
+        numbers = cast(StepHead, model.flow.head).bias.unflatten(0, (model.flow.length, -1))
         u, w, b = numbers.split([model.flow.latent, model.flow.latent, 1], dim=-1)
         peer.net = planar_layers(constrain_u(u, w)[0], w, b.squeeze(-1))
     return peer.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
@@ -29,6 +29,10 @@ class OpenRecord(Record):
 
     model_config = ConfigDict(extra="allow")
 
+    if TYPE_CHECKING:  # A type checker cannot know the further fields.
+
+        def __getattr__(self, name: str) -> Any: ...
+
     @classmethod
     def further_records(cls) -> list[type[Record]]:
         """Return the records whose fields this one has too."""
@@ -45,7 +49,9 @@ class OpenRecord(Record):
     def _read_all(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(value, Mapping):
             return handler(value)
-        rest, further, mistakes = dict(value), {}, []
+        rest: dict[str, Any] = dict(value)
+        further: dict[str, Any] = {}
+        mistakes: list[InitErrorDetails] = []
         for record in cls.further_records():
             given = {name: rest.pop(name) for name in record.model_fields if name in rest}
             try:

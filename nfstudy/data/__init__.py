@@ -16,7 +16,8 @@ __all__ = ["Dataset", "load_dataset", "source_of"]
 
 def source_of(data: Any) -> DataSource:
     """Return the declaration of the source that a section `data` names."""
-    return registry.find("data", data.name)
+    source: DataSource = registry.find("data", data.name)
+    return source
 
 
 def load_dataset(data: Any, folders: Sequence[Path], download: bool = True) -> Dataset:
@@ -39,7 +40,8 @@ def load_dataset(data: Any, folders: Sequence[Path], download: bool = True) -> D
         raise DataError(
             f"data {data.name}: {registry.origin_of('data', data.name)}: cannot be loaded: {error}"
         ) from error
-    return found(data, folders, download)
+    dataset: Dataset = found(data, folders, download)
+    return dataset
 
 
 def resolve_settings(data: Any, folder: Path) -> dict[str, Any]:

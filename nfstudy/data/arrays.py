@@ -14,6 +14,7 @@ import stat
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -206,7 +207,7 @@ def _mat(path: Path) -> dict[str, Entry]:
         for name, shape, kind in whosmat(stream):
             trouble = "" if kind in _MATLAB_BYTES else f"a {kind} array of MATLAB"
             nbytes = math.prod(map(int, shape)) * _MATLAB_BYTES.get(kind, 0)
-            entries[name] = Entry(path, name, tuple(map(int, shape)), nbytes, trouble, lambda name=name: load(name))
+            entries[name] = Entry(path, name, tuple(map(int, shape)), nbytes, trouble, partial(load, name))
     return entries
 
 

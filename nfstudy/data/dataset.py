@@ -100,7 +100,7 @@ def fingerprint(name: str, shape: tuple[int, ...], splits: Splits) -> str:
     digest = hashlib.sha256(f"{name} {'x'.join(map(str, shape))}\n".encode())
     for split, images in zip(Splits._fields, splits, strict=True):
         digest.update(f"{split} {images.shape[0]}x{images.shape[1]} {images.dtype}\n".encode())
-        digest.update(images)
+        digest.update(images.data)
     return digest.hexdigest()
 
 

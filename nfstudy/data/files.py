@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from nfstudy.core.errors import DataError
 
@@ -88,7 +89,8 @@ def read_members(archive: DataFile, folders: Sequence[Path], download: bool = Tr
     (content,) = read_files([archive], folders, download)
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         # Its hash has been checked, so that the members are known to be there.
-        return [tar.extractfile(f"{member.folder}/{member.name}").read() for member in archive.members]
+        streams = [tar.extractfile(f"{member.folder}/{member.name}") for member in archive.members]
+        return [cast(IO[bytes], stream).read() for stream in streams]
 
 
 def check_present(files: Sequence[DataFile], folders: Sequence[Path]) -> None:

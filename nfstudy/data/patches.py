@@ -76,7 +76,8 @@ def dequantise(name: str, shape: tuple[int, ...], splits: Splits, spec: Any, sou
     def numbers(split: str) -> np.ndarray:
         levels = getattr(splits, split).astype(np.float32)
         noise = data_generator("dequantisation", name, split)
-        return dequantisation.apply(levels, lambda: noise.random(levels.shape, dtype=np.float32))
+        applied: np.ndarray = dequantisation.apply(levels, lambda: noise.random(levels.shape, dtype=np.float32))
+        return applied
 
     made = Splits(splits.train, numbers("valid"), numbers("test"))
     return make_dataset(f"{name}-{spec.dequantisation}", shape, LEVELS, made, source, dequantisation)

@@ -83,11 +83,13 @@ def _are_bits(array: np.ndarray) -> bool:
 def _misfits(array: np.ndarray, kind: Kind, full: int, floats_to: int) -> np.ndarray:
     """Say of each value whether it is none of a kind's; floats above 1 may be whole numbers to `floats_to`."""
     if kind == "bits":
-        return ~((array == 0) | (array == 1))
+        bits: np.ndarray = (array == 0) | (array == 1)
+        return ~bits
     if array.dtype.kind != "f":
         return (array < 0) | (array > full)
     if floats_to > 1 and array.max() > 1:
-        return (array < 0) | (array > floats_to) | (array != np.floor(array))
+        broken: np.ndarray = array != np.floor(array)
+        return broken | (array < 0) | (array > floats_to)
     return (array < 0) | (array > 1)
 
 

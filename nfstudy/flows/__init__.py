@@ -21,8 +21,13 @@ NONE = FlowFamily(name="none", label="diagonal Gaussian", implementation="nfstud
 class FlowSettings(Protocol):
     """Which flow: what `study.sections.FlowSpec` says, with the family's own settings as further attributes."""
 
-    family: str
-    length: int
+    @property
+    def family(self) -> str:
+        """Its name."""
+
+    @property
+    def length(self) -> int:
+        """K."""
 
 
 def make_flow(spec: FlowSettings, latent: int, features: int) -> Flow:

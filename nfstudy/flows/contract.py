@@ -139,8 +139,10 @@ def _gradients(flow: Flow, z: Tensor, features: Tensor) -> str:
     if loss.requires_grad:
         loss.backward()
     for name, weights in flow.named_parameters():
-        if weights.numel() and (weights.grad is None or not weights.grad.isfinite().all()):
+        if not weights.numel():
+            continue
+        if weights.grad is None or not weights.grad.isfinite().all():
             return f"gradient of {name}: none, or not finite; expected: a finite one"
-        if weights.numel() and not weights.grad.any():
+        if not weights.grad.any():
             return f"gradient of {name}: 0 everywhere; expected: one that reaches every weight"
     return ""

@@ -78,7 +78,8 @@ def make_exhibit(name: str, results: Results) -> Exhibit:
     """
     origin = registry.origin_of("exhibits", name)
     if origin == registry.BUILT_IN:
-        return load_function(registry.find("exhibits", name).make)(results)
+        own: Exhibit = load_function(registry.find("exhibits", name).make)(results)
+        return own
     try:
         made = load_function(registry.find("exhibits", name).make)(results)
     except Exception as error:  # Somebody else's code: it may raise anything.

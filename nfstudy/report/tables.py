@@ -122,7 +122,8 @@ def format_interval(interval: tuple[float, float], decimals: int) -> str:
 
 def to_csv(table: Table) -> str:
     """Return one line for each row and quantity, numbers in full precision, run ids separated by spaces."""
-    return pd.DataFrame(_long_form(table), columns=CSV_COLUMNS).to_csv(index=False, lineterminator="\n")
+    text: str = pd.DataFrame(_long_form(table), columns=CSV_COLUMNS).to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def to_markdown(table: Table) -> str:
@@ -139,9 +140,10 @@ def to_latex(table: Table) -> str:
     style = _display_grid(table).style.format(latex_text).format_index(latex_text, axis="columns").hide(axis="index")
     align = "l" + "".join("r" if table.is_numeric(i) else "l" for i in range(len(table.columns) - 1))
     caption, label = latex_text(table.caption), f"tab:{table.id}"
-    return style.to_latex(
+    text: str = style.to_latex(
         hrules=True, column_format=align, caption=caption, label=label, position="ht", position_float="centering"
     )
+    return text
 
 
 def markdown_text(text: str) -> str:

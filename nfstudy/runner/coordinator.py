@@ -142,14 +142,15 @@ class Coordinator:
         An `unavailable` store is not asked again: what it lacks is found out when the study is resumed.
         """
         self.stopping = True
-        under_way, left = len(self.tasks), Counter()
+        under_way = len(self.tasks)
+        left: Counter[bool] = Counter()
         self.pool.stop()
         deadline = time.monotonic() + GRACE_SECONDS
         while self.tasks and time.monotonic() < deadline:
             for worker, message in self.pool.events(STOP_SECONDS):
-                gone = isinstance(message, Died) and worker.number in self.tasks
+                gone = message if isinstance(message, Died) and worker.number in self.tasks else None
                 if gone:
-                    left[message.clean_exit] += 1
+                    left[gone.clean_exit] += 1
                 try:
                     if not unavailable:
                         self._handle(worker, message)

@@ -25,7 +25,10 @@ def run_seconds(settings: Settings, cost: Cost, stage: str = "repetition") -> fl
 def _epoch_updates(settings: Settings) -> int:
     if settings.data is None:
         return ENERGY_EPOCH
-    return (settings.data.train_images or settings.data.examples()[0]) // settings.train.batch
+    sizes = settings.data.examples()
+    images = settings.data.train_images or (sizes and sizes[0])
+    # Of data from outside whose size is not known: as if all updates were one epoch.
+    return images // settings.train.batch if images else settings.train.updates
 
 
 def cost_signature(settings: Settings) -> str:
@@ -46,7 +49,8 @@ def cost_signature(settings: Settings) -> str:
 def logged_seconds(frame: pd.DataFrame) -> dict[str, float]:
     """Return cell key -> mean wall-clock seconds of its finished repetitions."""
     done = frame[(frame["outcome"] == "finished") & (frame["stage"] == "repetition")]
-    return done.groupby("cell")["time/wall_seconds"].mean().dropna().to_dict()
+    means: dict[str, float] = done.groupby("cell")["time/wall_seconds"].mean().dropna().to_dict()
+    return means
 
 
 class Forecast:

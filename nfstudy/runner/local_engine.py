@@ -45,7 +45,8 @@ class Process(Worker):
     def receive(self) -> Message:
         """Return the message that is there, `Died` if it is the last."""
         try:
-            return self.connection.recv()
+            message: Message = self.connection.recv()
+            return message
         except (EOFError, OSError):
             self.process.join(10)
             self.connection.close()

@@ -60,7 +60,8 @@ class RayWorker(Worker):
     def receive(self) -> Message:
         """Return the message that is there, `Died` if it is the last."""
         try:
-            return ray.get(next(self.stream))
+            message: Message = ray.get(next(self.stream))
+            return message
         except StopIteration:
             died = Died("its worker stopped on request", clean_exit=True)
         except RayError as error:
@@ -95,7 +96,8 @@ class RayEngine(Engine):
         """
         self._data = {source: ray.put(dataset) for source, dataset in datasets.items()}
         self._arguments = (threads, device if gpus else "cpu", tuple(installed()))
-        self._actor = ray.remote(
+        remote: Any = ray.remote  # Ray's types lack max_concurrency.
+        self._actor = remote(
             num_cpus=threads,
             num_gpus=gpus,
             max_restarts=0,
@@ -145,7 +147,7 @@ class _Actor:
     """A worker as Ray sees it: its work is done in a thread of its own, so that it can be told things meanwhile."""
 
     def __init__(
-        self, threads: int, device: str, plugins: Sequence[Plugin], data: Mapping[DataSpec, ray.ObjectRef]
+        self, threads: int, device: str, plugins: Sequence[Plugin], data: Mapping[DataSpec, ray.ObjectRef[Dataset]]
     ) -> None:
         install_all(plugins)
         self._mailbox = _Mailbox()
@@ -231,8 +233,8 @@ def join_cluster(cores: int) -> None:
     address = os.environ.get(ADDRESS)
     if address and "://" in address:
         raise UserError(f"{ADDRESS}={address}: expected: HOST:PORT, or auto on a machine of the cluster")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    ours = {
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    ours: dict[str, Any] = {
         "num_cpus": max(usable_cores(), cores),
         "object_store_memory": OBJECT_STORE_BYTES,
         "include_dashboard": False,

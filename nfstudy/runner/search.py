@@ -32,7 +32,7 @@ from nfstudy.core.errors import StoreError
 from nfstudy.core.seeds import derive_seed
 from nfstudy.runner.journal import drop_torn_line, odd_line
 from nfstudy.runner.scheduler import Plan, Task
-from nfstudy.runs.result import TrialResult
+from nfstudy.runs.result import Outcome, TrialResult
 from nfstudy.study.cells import KEY_VERSION, Cell, Trial
 from nfstudy.study.plan import StudyPlan
 from nfstudy.study.spec import Axis, Pruner, Range, Sampling
@@ -131,7 +131,7 @@ def _cell_plan(
         if results[0].outcome == "pruned":
             return results[0]
     results += yield repetitions[len(results) :]
-    worst = next((result.outcome for result in results if result.outcome != "finished"), "finished")
+    worst: Outcome = next((result.outcome for result in results if result.outcome != "finished"), "finished")
     return TrialResult(worst, value=fmean(result.value for result in results))
 
 
@@ -234,7 +234,7 @@ class Proposals:
 
         A generation may hold the same cell twice, and with it twice each trial of the search inside that cell.
         """
-        if isinstance(trial, FrozenTrial) or self._trials()[trial.number].state.is_finished():
+        if not isinstance(trial, optuna.Trial) or self._trials()[trial.number].state.is_finished():
             return
         if result.outcome == "failed":
             self.study.tell(trial, state=TrialState.FAIL)

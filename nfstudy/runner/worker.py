@@ -168,13 +168,14 @@ def _run(channel: Channel, device: str, datasets: _Datasets, stop: StopRequest, 
     """Run a trial; whatever goes wrong in it becomes a failed result with its traceback."""
     from nfstudy.inference.training.trial import run_trial
 
+    update = 0
+
     def on_epoch(record: EpochRecord) -> bool:
         nonlocal update
         update = record.update
         channel.send(record)
         return channel.answer() if order.asks else True
 
-    update = 0
     try:
         dataset = datasets.of(order.trial.settings)
         stamp = checkpoint_key(order.trial, dataset.fingerprint if dataset else "")

@@ -63,7 +63,7 @@ def make_frame(rows: Sequence[Mapping[str, Any]], metrics: Collection[str] | Non
         metrics: names of metrics that alone are wanted, and no settings; None for all of both.
     """
     settings = sorted({path for row in rows for path in row["params"]}) if metrics is None else ()
-    columns = {name: [row[name] for row in rows] for name in RUN_COLUMNS}
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in RUN_COLUMNS}
     columns |= {path: pd.array([row["params"].get(path) for row in rows], dtype=object) for path in settings}
     columns |= {
         name: _floats(row["metrics"].get(name, float("nan")) for row in rows)
@@ -188,7 +188,8 @@ def latest_per_identity(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if frame.empty:
         return frame
-    rank = frame["outcome"].map({**dict.fromkeys(RESULTS, 2), "running": 1}).fillna(0)
+    ranks: dict[str, int] = {**dict.fromkeys(RESULTS, 2), "running": 1}
+    rank = frame["outcome"].map(ranks).fillna(0)
     ordered = frame.assign(_rank=rank).sort_values(["_rank", "attempt", "started", "run_id"], kind="stable")
     kept = ordered.drop_duplicates(["cell", "stage", "index"], keep="last").drop(columns="_rank")
     return kept.sort_values(["cell", "stage", "index"], kind="stable").reset_index(drop=True)

@@ -5,13 +5,15 @@ Others come from plug-ins, with the exhibits that show them. Logging what is not
 
 from __future__ import annotations
 
+from typing import Literal
+
 from nfstudy.core import registry
 from nfstudy.core.declarations import Metric
 
 PER_IMAGE = "nats per image"
 """The unit of means over images; of patches an image is a patch, and on the plane, where there are none, it is nats."""
 
-_TERMS = {
+_TERMS: dict[str, tuple[str, Literal["higher", "lower", "none"]]] = {
     "elbo": ("E_q[ln p(x, z_K) − ln q_K(z_K|x)] = −F, with β = 1", "higher"),
     "log_likelihood": ("E_q[ln p(x|z_K)]; of an energy E_q[−U(z_K)]", "higher"),
     "log_prior": ("E_q[ln p(z_K)]", "none"),
@@ -20,7 +22,7 @@ _TERMS = {
 }
 
 BOUND_TERMS = tuple(
-    Metric(name=f"{split}/{term}", meaning=meaning, unit=PER_IMAGE, better=better)  # type: ignore[arg-type]
+    Metric(name=f"{split}/{term}", meaning=meaning, unit=PER_IMAGE, better=better)
     for split in ("train", "valid")
     for term, (meaning, better) in _TERMS.items()
 )

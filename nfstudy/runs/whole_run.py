@@ -125,7 +125,7 @@ class RunCopy:
         """Say whether two runs ended alike with the same numbers bit for bit, whenever and however fast they ran."""
         metrics = {metric for run in (self, other) for metric in run.histories if not metric.startswith("time/")}
         return self.record.outcome == other.record.outcome and all(
-            np.array_equal(*(np.array(run.numbers(metric)) for run in (self, other)), equal_nan=True)
+            np.array_equal(np.array(self.numbers(metric)), np.array(other.numbers(metric)), equal_nan=True)
             for metric in metrics
         )
 

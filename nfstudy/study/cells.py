@@ -61,8 +61,10 @@ class Cell:
         name = f"{settings.flow.family} K={settings.flow.length}"
         if settings.data:
             name = f"{name} D={settings.latent}"
-        else:
-            name = f"{settings.energy.name if settings.energy else settings.drawn.density} {name}"
+        elif settings.energy:
+            name = f"{settings.energy.name} {name}"
+        elif settings.drawn:
+            name = f"{settings.drawn.density} {name}"
         others = [path for path in self.varied if path not in IN_LABELS]
         flat = settings.flat() if others else {}
         return ", ".join((name, *(f"{path} {_value_text(flat[path])}" for path in others if path in flat)))

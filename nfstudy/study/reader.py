@@ -154,7 +154,7 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
         yield (section,), f"is not used together with '{used[0]}'; expected: {', '.join(used)}"
     if spec.budget not in spec.budgets:
         yield ("budget",), f"got '{spec.budget}'; expected: {', '.join(spec.budgets)}"
-    axes = [(("grid", path), path, axis) for path, axis in spec.grid.items()]
+    axes: list[tuple[Place, str, Any]] = [(("grid", path), path, axis) for path, axis in spec.grid.items()]
     if spec.search:
         axes += [(("search", "space", path), path, axis) for path, axis in spec.search.space.items()]
     allowed = overridable()
@@ -191,8 +191,8 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
         if unmet := unmet_need(registry.find("exhibits", exhibit).needs, flat):
             path, values = unmet
             there = f"{path} {flat[path]}" if path in flat else f"no {path}"
-            allowed = " or ".join(map(str, values))
-            yield ("exhibits", index), f"got '{exhibit}' with {there}; expected: with {path} {allowed}".rstrip()
+            wanted = " or ".join(map(str, values))
+            yield ("exhibits", index), f"got '{exhibit}' with {there}; expected: with {path} {wanted}".rstrip()
 
 
 def _fixed_settings() -> set[str]:
@@ -298,7 +298,7 @@ def _known_keys(where: Place) -> tuple[str, ...]:
             if all("name" in record.model_fields for record in records)
             else []
         )
-        fields = [found[part] for record in records if part in (found := _fields(record))]
+        fields = [found[str(part)] for record in records if part in (found := _fields(record))]
         records = tagged or [record for field in fields for record in _records_in(field.annotation)] or records
     return tuple(dict.fromkeys(key for record in records for key in _fields(record)))
 

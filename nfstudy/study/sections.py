@@ -57,7 +57,8 @@ class DataSpec(OpenRecord):
     @property
     def declaration(self) -> DataSource:
         """What the source declares."""
-        return registry.find("data", self.name)
+        source: DataSource = registry.find("data", self.name)
+        return source
 
     @property
     def values(self) -> Values:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -79,7 +79,8 @@ def setting_defaults() -> dict[str, Any]:
 def _tables(version: int) -> tuple[dict[str, tuple[str, tuple[Any, ...]]], dict[str, Any]]:
     """Return both, for what is declared at present."""
     active: dict[str, tuple[str, tuple[Any, ...]]] = {}
-    for kind, section, switch in (("data", "data", "data.name"), ("flows", "flow", "flow.family")):
+    switches: tuple[tuple[Kind, str, str], ...] = (("data", "data", "data.name"), ("flows", "flow", "flow.family"))
+    for kind, section, switch in switches:
         for name, declaration in registry.all_of(kind).items():
             for field in declaration.fields:
                 _, names = active.get(f"{section}.{field}", ("", ()))
@@ -105,8 +106,8 @@ class Settings(Record):
     energy: EnergySpec | None = None
     drawn: DrawnSpec | None = None
     q0: Q0Spec = Q0Spec()
-    model: Annotated[ModelSpec, Field(default_factory=ModelSpec)]
-    flow: Annotated[FlowSpec, Field(default_factory=FlowSpec)]
+    model: ModelSpec = Field(default_factory=ModelSpec)
+    flow: FlowSpec = Field(default_factory=FlowSpec)
     objective: ObjectiveSpec = ObjectiveSpec()
     train: TrainSpec = TrainSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -206,7 +207,10 @@ class Settings(Record):
 
 def _value_at(settings: Settings, path: str) -> Any:
     """Return the value at a dotted path, None where the settings have no such section."""
-    return reduce(lambda value, part: getattr(value, part, None), path.split("."), settings)
+    value: Any = settings
+    for part in path.split("."):
+        value = getattr(value, part, None)
+    return value
 
 
 def _changed_sections(settings: Settings, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,13 +271,13 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         yield from unmet
     elif settings.objective.annealing == "kl":
         yield "objective.annealing", "kl", "energy or none on the plane, where there is no likelihood"
-    cycle = settings.train.schedule if isinstance(settings.train.schedule, OneCycleLR) else None
-    steps = cycle and (cycle.total_steps or settings.train.updates)
-    if cycle and steps < settings.train.updates:
-        yield "train.schedule.total_steps", steps, f"at least train.updates, {settings.train.updates}"
-    if cycle and cycle.pct_start * steps == 1:
-        allowed = "a warm-up other than one update, by which torch would divide by zero"
-        yield "train.schedule.pct_start", cycle.pct_start, allowed
+    if isinstance(cycle := settings.train.schedule, OneCycleLR):
+        steps = cycle.total_steps or settings.train.updates
+        if steps < settings.train.updates:
+            yield "train.schedule.total_steps", steps, f"at least train.updates, {settings.train.updates}"
+        if cycle.pct_start * steps == 1:
+            allowed = "a warm-up other than one update, by which torch would divide by zero"
+            yield "train.schedule.pct_start", cycle.pct_start, allowed
 
 
 def _impossible_on_the_plane(settings: Settings) -> Iterator[tuple[str, Any, str]]:

@@ -38,7 +38,7 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
     """
     guarded = function.once_differentiable(backward)
 
-    def chosen(ctx: function.FunctionCtx, *gradients: Tensor) -> Any:
+    def chosen(ctx: Any, *gradients: Tensor) -> Any:
         return (guarded if torch.is_grad_enabled() else backward)(ctx, *gradients)
 
     return chosen

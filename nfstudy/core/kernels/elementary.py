@@ -183,7 +183,7 @@ def tanh_alike(x):
     raise NotImplementedError("Numba compiles `_tanh_alike` in its place; Python itself never calls it")
 
 
-@overload(tanh_alike, jit_options=ORDERED)
+@overload(tanh_alike, jit_options=ORDERED)  # type: ignore[arg-type]  # Of a type that Numba keeps to itself.
 def _tanh_alike(x):
     if x == types.float32:
         return lambda x: tanh_single(x)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 
-def apply_chain(
-    ctx: FunctionCtx, loop: Callable[..., None], z: Tensor, steps: Tensor, option: object
-) -> tuple[Tensor, Tensor]:
+def apply_chain(ctx: Any, loop: Callable[..., None], z: Tensor, steps: Tensor, option: object) -> tuple[Tensor, Tensor]:
     """Run a chain; where a gradient will be asked for, keep its path for `gradients_of_chain`.
 
     Arguments:
@@ -35,7 +33,7 @@ def apply_chain(
 
 
 def gradients_of_chain(
-    ctx: FunctionCtx, loop: Callable[..., None], grad_z: Tensor, grad_log_det: Tensor
+    ctx: Any, loop: Callable[..., None], grad_z: Tensor, grad_log_det: Tensor
 ) -> tuple[Tensor, Tensor, None]:
     """Return the gradients of z_0, of steps and of the option, which has none.
 

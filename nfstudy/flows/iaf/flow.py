@@ -140,7 +140,8 @@ def _network(z: Tensor, layers: Layers, w_out: Tensor, b_out: Tensor) -> tuple[T
     hidden = z
     for w, b in layers:
         hidden = torch.tanh(F.linear(hidden, w) + b)
-    return F.linear(hidden, w_out, b_out).chunk(2, dim=-1)
+    m, scale = F.linear(hidden, w_out, b_out).chunk(2, dim=-1)
+    return m, scale
 
 
 def _require_order(latent: int) -> None:
@@ -223,6 +224,8 @@ class IafFlow(Flow):
         weights = (self.w_in, w_hidden, b_hidden, self.w_out, self.b_out)
         return autoregressive_chain(z, b_in, self.order, seen, *weights, OPEN)
 
-    def _arguments(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor | tuple[Tensor, ...], ...]:
+    def _arguments(
+        self, parameters: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         (b_in,) = parameters
         return self.order, self.w_in, b_in, self.w_out, self.b_out, tuple(self.w_hidden), tuple(self.b_hidden)

@@ -7,10 +7,11 @@ images, which then have to be an axis of columns: hidden units are transposed fo
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from nfstudy.core.kernels import COMPILED, PART, differentiable_once
 from nfstudy.core.kernels.cache import compiled
@@ -58,7 +59,7 @@ class AutoregressiveChain(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         z: Tensor,
         b_in: Tensor,
         order: Tensor,
@@ -87,7 +88,7 @@ class AutoregressiveChain(torch.autograd.Function):
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: FunctionCtx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of z, b_in, and the weights and biases that all images share."""
         _, _, w_in, w_hidden, w_out, *_ = ctx.saved_tensors
         grad_z = grad_z.clone(memory_format=torch.contiguous_format)

@@ -232,7 +232,9 @@ class NiceFlow(Flow):
         z = coupling_chain(z, b_in, self.mixing, self.w_in, w_hidden, b_hidden, self.w_out, self.b_out)
         return z, z.new_zeros(z.shape[:-1])
 
-    def _arguments(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor | tuple[Tensor, ...], ...]:
+    def _arguments(
+        self, parameters: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         (b_in,) = parameters
         w_hidden, b_hidden = tuple(self.w_hidden), tuple(self.b_hidden)
         return self.mixing, self.w_in, b_in, self.w_out, self.b_out, w_hidden, b_hidden

@@ -6,10 +6,11 @@ all images share, are then one batched product each. Steps that use permutations
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from nfstudy.core.kernels import COMPILED, PART, differentiable_once
 from nfstudy.core.kernels.cache import compiled
@@ -41,7 +42,7 @@ class CouplingChain(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         z: Tensor,
         b_in: Tensor,
         mixing: Tensor,
@@ -66,7 +67,7 @@ class CouplingChain(torch.autograd.Function):
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: FunctionCtx, grad_z: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_z: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of all that has one."""
         mixing, w_in, w_hidden, w_out, z_a, hidden = ctx.saved_tensors
         length, rest, _ = w_out.shape

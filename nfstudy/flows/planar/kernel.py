@@ -8,11 +8,11 @@ the latent variables take four at a time, so that a sum is fetched and put back 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from nfstudy.core.kernels import COMPILED, ORDERED, PART, differentiable_once
 from nfstudy.core.kernels.cache import compiled
@@ -36,7 +36,7 @@ class PlanarChain(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, z: Tensor, steps: Tensor, constraint: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, z: Tensor, steps: Tensor, constraint: bool) -> tuple[Tensor, Tensor]:
         """Run the chain; where a gradient will be asked for, keep every z_{k−1} and the scalars of every step."""
         numbers, (*_, images, latent) = _batch_last(steps), z.shape
         start = z.numpy().reshape(-1, images, latent).transpose(0, 2, 1)
@@ -52,7 +52,7 @@ class PlanarChain(torch.autograd.Function):
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: FunctionCtx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of z and steps."""
         path, scalars, constraint = ctx.kept
         numbers, g = _batch_last(*ctx.saved_tensors), lanes(grad_z, own=True)

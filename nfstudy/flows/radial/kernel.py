@@ -11,11 +11,11 @@ of whose two forms the one is taken that adds positive terms. Scalars of a lane 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from nfstudy.core.kernels import COMPILED, differentiable_once
 from nfstudy.core.kernels.cache import compiled
@@ -39,13 +39,13 @@ class RadialChain(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, z: Tensor, steps: Tensor, constraint: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, z: Tensor, steps: Tensor, constraint: bool) -> tuple[Tensor, Tensor]:
         """Run the chain; where a gradient will be asked for, keep every z_k."""
         return apply_chain(ctx, chain, z, steps, constraint)
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: FunctionCtx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of z and steps."""
         return gradients_of_chain(ctx, chain_backward, grad_z, grad_log_det)
 

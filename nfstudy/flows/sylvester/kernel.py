@@ -12,10 +12,11 @@ determinants from underflowing where the plain formula takes their logarithm ter
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from nfstudy.core.kernels import COMPILED, ORDERED, PART, differentiable_once
 from nfstudy.core.kernels.cache import compiled
@@ -40,13 +41,13 @@ class SylvesterChain(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, z: Tensor, steps: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, z: Tensor, steps: Tensor, columns: int) -> tuple[Tensor, Tensor]:
         """Run the chain; where a gradient will be asked for, keep every z_k."""
         return apply_chain(ctx, chain, z, steps, columns)
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: FunctionCtx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of z and steps."""
         return gradients_of_chain(ctx, chain_backward, grad_z, grad_log_det)
 

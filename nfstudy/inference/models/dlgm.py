@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,11 +78,10 @@ class DLGM(nn.Module):
         def generator(part: str) -> torch.Generator:
             return torch.Generator().manual_seed(derive_seed(base_seed, "initialisation", repetition, part))
 
-        for part in ("encoder", "decoder"):
-            for number, layer in enumerate(self.get_submodule(part), start=1):
-                layer.initialise(self.rule, generator(f"{part} {number}"))
-        for part in ("mean", "log_variance"):
-            linear = self.get_submodule(part)
+        for part, layers in (("encoder", self.encoder), ("decoder", self.decoder)):
+            for number, layer in enumerate(layers, start=1):
+                cast(Maxout, layer).initialise(self.rule, generator(f"{part} {number}"))
+        for part, linear in (("mean", self.mean), ("log_variance", self.log_variance)):
             draw_weights(linear, linear.out_features, self.rule, generator(part))
         with torch.no_grad():
             self.log_variance.weight.mul_(LOG_VARIANCE_GAIN)

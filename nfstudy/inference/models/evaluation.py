@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nfstudy.core.seeds import derive_seed
-from nfstudy.inference.models.objective import BoundTerms, bound_terms
+from nfstudy.inference.models.objective import BoundTerms, LatentVariableModel, bound_terms
 
 IMAGES_AT_ONCE = 100
 SAMPLES_AT_ONCE = 16
@@ -32,7 +32,7 @@ class LikelihoodEstimates(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate_bound(model: nn.Module, images: np.ndarray, seed: int) -> dict[str, float]:
+def evaluate_bound(model: LatentVariableModel, images: np.ndarray, seed: int) -> dict[str, float]:
     """Return the bound and its terms at β = 1, one posterior sample an image; eq. (15).
 
     Arguments:
@@ -55,7 +55,7 @@ def evaluate_bound(model: nn.Module, images: np.ndarray, seed: int) -> dict[str,
 
 
 @torch.inference_mode()
-def evaluate_likelihood(model: nn.Module, images: np.ndarray, samples: int, seed: int) -> LikelihoodEstimates:
+def evaluate_likelihood(model: LatentVariableModel, images: np.ndarray, samples: int, seed: int) -> LikelihoodEstimates:
     """Estimate −ln p(x) from S importance samples of q_K an image (Rezende et al. 2014, Appendix E).
 
     w_s = p(x|z_s) p(z_s) / q_K(z_s|x),  z_s ~ q_K(·|x),  −ln p(x) ≈ −ln (1/S) Σ_s w_s
@@ -95,7 +95,7 @@ class _LogWeights(NamedTuple):
     """var(w) / (S mean(w)²)."""
 
 
-def _log_weights(model: nn.Module, x: Tensor, samples: int, streams: list[torch.Generator]) -> _LogWeights:
+def _log_weights(model: LatentVariableModel, x: Tensor, samples: int, streams: list[torch.Generator]) -> _LogWeights:
     """Sum weights over blocks of samples, kept relative to the largest weight yet, so that none overflows."""
     posterior = model.infer(x)
     latent = posterior.mean.shape[-1]
@@ -116,6 +116,6 @@ def _log_weights(model: nn.Module, x: Tensor, samples: int, streams: list[torch.
     return _LogWeights(total / samples, largest + (first / samples).log(), relative_variance)
 
 
-def _as_input(images: np.ndarray, model: nn.Module) -> Tensor:
+def _as_input(images: np.ndarray, model: LatentVariableModel) -> Tensor:
     parameter = next(model.parameters())
     return torch.tensor(images, dtype=parameter.dtype, device=parameter.device)

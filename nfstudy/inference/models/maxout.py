@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from nfstudy.core import kernels
@@ -50,9 +52,7 @@ class _Maxout(torch.autograd.Function):
     """`plain_maxout` with the pieces batch-last in memory, and so its units too."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, window: int, precision: torch.dtype
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, window: int, precision: torch.dtype) -> Tensor:
         pieces = product(weight, x, precision=precision)
         units = pieces.new_empty(len(pieces) // window, len(x))
         winner = torch.empty_like(units, dtype=torch.int32)
@@ -63,7 +63,7 @@ class _Maxout(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, winner = ctx.saved_tensors
         pieces = grad.new_empty(len(weight), len(x))
         scatter(grad.T.contiguous().numpy(), winner.numpy(), pieces.numpy())

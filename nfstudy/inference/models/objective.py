@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nfstudy.study.sections import ObjectiveSpec
 
 
 class LatentVariableModel(Protocol):
     """What the bound needs of a model with prior p(z) = N(0, I); `DLGM` is one."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return its weights, as `nn.Module` does: the images take their dtype and device."""
 
     def infer(self, x: Tensor) -> Any:
         """Return the posterior's parameters for images (B, N)."""

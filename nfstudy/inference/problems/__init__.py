@@ -22,6 +22,7 @@ def make_problem(settings: Settings, dataset: Dataset | None, repetition: int, d
         device: where tensors live, such as `cpu` or `cuda:0`.
     """
     if settings.problem == "images":
+        assert dataset is not None
         return ImageProblem(settings, dataset, repetition, device)
     problem = EnergyProblem if settings.problem == "energy" else DrawnProblem
     return problem(settings, repetition, device)

@@ -39,6 +39,7 @@ class ImageProblem:
     ) -> None:
         """Take the images that the settings name, whole, and a model in place of a newly initialised one."""
         self.settings = settings
+        assert settings.data is not None
         self.dataset = _used_images(dataset, settings.data)
         self.repetition = repetition
         self.device = device
@@ -115,6 +116,7 @@ class ImageProblem:
 
     def _grid(self, images: np.ndarray, columns: int) -> bytes:
         """Return a PNG; real numbers are shown from black, the least in the training images, to white, the greatest."""
+        assert self.settings.data is not None
         if self.settings.data.values == "real":
             least, greatest = self.dataset.train.min(), self.dataset.train.max()
             images = (images - least) / (greatest - least)

@@ -17,7 +17,7 @@ from nfstudy.inference.models.objective import BoundTerms
 from nfstudy.inference.problems.density_grid import CELLS, array_file, window_mass
 from nfstudy.inference.problems.energies import energy, log_density, log_normaliser, window_grid
 from nfstudy.inference.problems.image_grid import image_grid
-from nfstudy.study.sections import ENERGY_EPOCH, EnergySpec, FlowSpec, Q0Spec
+from nfstudy.study.sections import ENERGY_EPOCH, FlowSpec, Q0Spec
 from nfstudy.study.settings import Settings
 
 VALIDATION_SAMPLES = 2000
@@ -73,7 +73,8 @@ class EnergyProblem:
 
     def __init__(self, settings: Settings, repetition: int, device: str) -> None:
         self.settings = settings
-        self.target: EnergySpec = settings.energy
+        assert settings.energy is not None
+        self.target = settings.energy
         self.repetition = repetition
         self.device = device
         self.model = PlaneFlow(settings.flow, settings.q0)
@@ -115,7 +116,7 @@ class EnergyProblem:
             terms, z = self._terms(part)
             elbos.append(terms.elbo.double())
             confinements.append((terms.log_likelihood + energy(self.target.name, z)).double())
-            left += (z[:, 0] < 0).sum().item()
+            left += int((z[:, 0] < 0).sum().item())
         elbo, confinement = torch.cat(elbos), torch.cat(confinements)
         mean, log_z = elbo.mean().item(), log_normaliser(self.target)
         return {
@@ -150,5 +151,5 @@ class EnergyProblem:
         z, log_q0, log_det = self.model.sample(noise.to(self.device))
         return BoundTerms(log_density(self.target, z), torch.zeros_like(log_q0), log_q0, log_det), z
 
-    def _generator(self, purpose: str, *axes: object) -> torch.Generator:
+    def _generator(self, purpose: str, *axes: str | int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.settings.seed, purpose, *axes))

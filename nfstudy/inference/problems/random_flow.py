@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from nfstudy.core.seeds import derive_seed
 from nfstudy.flows import make_flow
+from nfstudy.flows.base import StepHead
 from nfstudy.inference.models.objective import BoundTerms
 from nfstudy.inference.problems.density_grid import CELLS, array_file, window_mass
 from nfstudy.inference.problems.energies import window_grid
@@ -62,7 +64,8 @@ class DrawnProblem:
 
     @torch.no_grad()
     def _draw_steps(self) -> None:
-        head = self.flow.head
+        assert self.settings.drawn is not None
+        head = cast(StepHead, self.flow.head)
         for step in range(1, head.length + 1):
             noise = torch.randn(head.size, generator=self._generator("drawn", f"step {step}"), dtype=torch.float64)
             head.bias[(step - 1) * head.size : step * head.size] += self.settings.drawn.strength * noise
@@ -78,6 +81,7 @@ class DrawnProblem:
         return (self._log_q0(z_0) - log_det).exp()
 
     def _log_q0(self, z: Tensor) -> Tensor:
+        assert self.settings.drawn is not None
         if self.settings.drawn.density == "normal":
             return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
         inside = (z.abs() <= HALF_SIDE).all(-1)

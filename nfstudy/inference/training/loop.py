@@ -134,7 +134,7 @@ class _Loop:
             self.optimiser.load_state_dict(content["optimiser"])
             if self.schedule:
                 self.schedule.load_state_dict(content["schedule"])
-                self.optimiser._opt_called = True  # It was, in an earlier process; torch would warn.
+                self.optimiser._opt_called = True  # type: ignore[attr-defined]  # It was, in an earlier process; torch would warn.
             if self.averages:
                 self.averages.means = content["averages"]
             copy_into(content["parameters"], self.parameters)
@@ -169,9 +169,11 @@ class _Loop:
             if self.checkpoints and self.checkpoints.due:
                 self.checkpoints.save(self.state())
                 then = time.perf_counter()
-        *means, objective = self.sums / self.count
+        assert self.sums is not None
+        assert self.norm is not None
+        *of_epoch, objective = (self.sums / self.count).unbind()
         return {
-            **{f"train/{name}": value for name, value in BoundTerms(*means).numbers().items()},
+            **{f"train/{name}": value for name, value in BoundTerms(*of_epoch).numbers().items()},
             "train/objective": objective.item(),
             "train/beta": beta_at(self.update, spec),
             "train/learning_rate": self.optimiser.param_groups[0]["lr"],
@@ -199,7 +201,7 @@ class _Loop:
         """Take one step and return the gradient's norm before clipping; a step that is not finite is not taken."""
         self.optimiser.zero_grad()
         loss.backward()
-        gradients = [parameter.grad for parameter in self.parameters]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         # One transfer an update: a loss that is not finite shows in the sum as well.
         if not math.isfinite((norm + loss.detach()).item()):

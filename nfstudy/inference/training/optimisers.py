@@ -23,7 +23,9 @@ class FusedRMSprop(torch.optim.RMSprop):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(  # type: ignore[override]  # torch has an overload for each kind of closure.
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Update all weights that have a gradient."""
         pairs = [
             (group, weight) for group in self.param_groups for weight in group["params"] if weight.grad is not None
@@ -45,7 +47,8 @@ class FusedRMSprop(torch.optim.RMSprop):
 
 def _fits(group: dict[str, Any], weight: nn.Parameter) -> bool:
     plain = group["momentum"] and not (group["centered"] or group["weight_decay"] or group["maximize"])
-    return bool(plain) and kernels.runs_here(weight, weight.grad) and weight.is_contiguous()
+    fits = plain and weight.grad is not None and kernels.runs_here(weight, weight.grad) and weight.is_contiguous()
+    return bool(fits)
 
 
 def make_optimiser(parameters: list[nn.Parameter], train: TrainSpec) -> Optimizer:

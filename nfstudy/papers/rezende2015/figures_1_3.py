@@ -18,6 +18,7 @@ from nfstudy.report.statistics.estimates import KL_ON_PLANE, CellResult, Results
 from nfstudy.report.tables import Entry, Row, Table, format_number
 from nfstudy.runs.frame import LoggedRuns
 from nfstudy.runs.metrics import FREE_ENERGY, LOG_Z, MASS_LEFT, UNCONFINED, WINDOW_MASS
+from nfstudy.study.sections import EnergySpec
 
 F = dataclasses.replace(FREE_ENERGY, heading="Free energy F", unit="nats", decimals=3)
 TRUE_KL = dataclasses.replace(KL_ON_PLANE, unit="nats", decimals=3)
@@ -47,7 +48,7 @@ def energies(results: Results) -> Exhibit:
 def _definitions(results: Results) -> Table:
     rows = []
     for name, cells in _by_energy(results).items():
-        energy = cells[0].cell.settings.energy
+        energy = _energy(cells[0])
         confined = "as it is" if name == "u1" else f"L = {energy.half_width:g}, s = {energy.edge:g}"
         floor = next((entry for cell in cells if (entry := measured(cell, LOG_Z)).value is not None), Entry("not run"))
         rows.append(Row(name.upper(), (Entry(FORMULAS[name]), Entry(confined), floor)))
@@ -160,9 +161,10 @@ def _panel(energy: str, cells: Sequence[CellResult]) -> Panel:
     for name in dict.fromkeys(_flow(cell).curve for cell in cells):
         own = sorted((cell for cell in cells if _flow(cell).curve == name), key=lambda cell: cell.label.length)
         family = own[0].label.family
-        points = [(cell.label.length, found) for cell in own if (found := cell.estimate(F)).mean is not None]
+        estimates = [(cell.label.length, cell.estimate(F)) for cell in own]
+        points = [(k, found.mean, found.se) for k, found in estimates if found.mean is not None]
         if points:
-            ours = ([k for k, _ in points], [found.mean for _, found in points], [found.se for _, found in points])
+            ours = ([k for k, _, _ in points], [mean for _, mean, _ in points], [se for _, _, se in points])
             curves.append(Curve(f"{name}, ours", *ours, family))
         paper = [(k, point) for (at, of, k), point in FIGURE_3.items() if (at, of) == (energy, family)]
         if paper and shift is not None:
@@ -175,7 +177,8 @@ def _panel(energy: str, cells: Sequence[CellResult]) -> Panel:
 def _shift(energy: str, cells: Sequence[CellResult]) -> float | None:
     """Return what to add to the paper's F for its longest planar chain to lie on ours; None without that cell."""
     anchor = _anchor(energy, cells)
-    return None if anchor is None else anchor.estimate(F).mean - FIGURE_3[energy, "planar", anchor.label.length].value
+    level = anchor.estimate(F).mean if anchor else None
+    return None if anchor is None or level is None else level - FIGURE_3[energy, "planar", anchor.label.length].value
 
 
 def _anchor(energy: str, cells: Sequence[CellResult]) -> CellResult | None:
@@ -202,6 +205,7 @@ def _differences(results: Results) -> Table:
 
 def _difference_rows(energy: str, cells: Sequence[CellResult]) -> Iterator[Row]:
     anchor = _anchor(energy, cells)
+    level = anchor.estimate(F).mean if anchor else None
     for result in cells:
         paper = FIGURE_3.get((energy, result.label.family, result.label.length))
         ours = measured(result, F)
@@ -209,8 +213,8 @@ def _difference_rows(energy: str, cells: Sequence[CellResult]) -> Iterator[Row]:
         if anchor is not None and paper:
             of_paper = paper.value - FIGURE_3[energy, "planar", anchor.label.length].value
             above[0] = Entry(format_number(of_paper, 2, signed=True), reference=paper)
-        if anchor is not None and ours.value is not None:
-            of_ours = ours.value - anchor.estimate(F).mean
+        if level is not None and ours.value is not None:
+            of_ours = ours.value - level
             above[1] = Entry(format_number(of_ours, 2, signed=True), reference=paper, run_ids=ours.run_ids)
         shown = Entry(paper.display, reference=paper, note=paper.source) if paper else Entry("–")
         entries = (Entry(energy.upper()), shown, ours, *above, remark([ours]), runs_behind(ours))
@@ -221,7 +225,8 @@ def figure_1(results: Results) -> Exhibit:
     """Draw what planar and radial steps make of a Gaussian and of a uniform density."""
     by_density: dict[str, list[CellResult]] = {}
     for cell in results.cells:
-        by_density.setdefault(cell.cell.settings.drawn.density, []).append(cell)
+        if drawn := cell.cell.settings.drawn:
+            by_density.setdefault(drawn.density, []).append(cell)
     families = [f for f in dict.fromkeys(cell.label.family for cell in results.cells) if f != "none"]
     lengths = sorted({cell.label.length for cell in results.cells if cell.label.length})
     rows = []
@@ -262,8 +267,15 @@ def _by_energy(results: Results) -> dict[str, list[CellResult]]:
     """Return the cells by energy, both in the study's order."""
     found: dict[str, list[CellResult]] = {}
     for result in results.cells:
-        found.setdefault(result.cell.settings.energy.name, []).append(result)
+        found.setdefault(_energy(result).name, []).append(result)
     return found
+
+
+def _energy(result: CellResult) -> EnergySpec:
+    """Return what a cell approximates: every exhibit here but Figure 1 needs an energy."""
+    energy = result.cell.settings.energy
+    assert energy is not None
+    return energy
 
 
 def _flow(result: CellResult) -> Label:

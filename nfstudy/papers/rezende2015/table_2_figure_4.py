@@ -23,8 +23,9 @@ from nfstudy.report.exhibits.base import (
 )
 from nfstudy.report.labels import Label, family_name
 from nfstudy.report.plots.curves import Curve, Panel, draw_curves
-from nfstudy.report.statistics.estimates import BOUNDS, NLL, Results
+from nfstudy.report.statistics.estimates import BOUNDS, Results
 from nfstudy.report.tables import Entry, Row, Table
+from nfstudy.runs.metrics import NLL
 
 QUOTED = "quoted by the paper, not run here"
 

@@ -29,8 +29,9 @@ from nfstudy.report.labels import Label, family_name, setting_text
 from nfstudy.report.paper import Published
 from nfstudy.report.plots.curves import Curve, Panel, draw_curves
 from nfstudy.report.statistics.contrasts import contrast_of
-from nfstudy.report.statistics.estimates import NLL, CellResult, Estimate, Results
+from nfstudy.report.statistics.estimates import CellResult, Estimate, Results
 from nfstudy.report.tables import Entry, Row, Table, format_number
+from nfstudy.runs.metrics import NLL
 
 COLUMNS = ("row", "paper", "ours", "difference", "note", "runs")
 TITLE = "Table 3: −ln p(x) on CIFAR-10 patches"
@@ -130,12 +131,12 @@ def _step(group: CurveGroup, shorter: int, longer: int, paper: Published) -> Ent
     levels = [measured(result, PATCH_NLL, PUBLISHED[result.label.length]) for result in ends]
     found = _change(*ends)
     notes = dict.fromkeys(level.note for level in levels if level.note)
-    comparable = found is not None and all(level.difference is not None for level in levels)
+    mean = found.mean if found and all(level.difference is not None for level in levels) else None
     return Entry(
         quantity=STEP,
         estimate=found,
         reference=paper,
-        difference=found.mean - paper.value if comparable else None,
+        difference=None if mean is None else mean - paper.value,
         note="; ".join(notes) or ("" if found else "no repetition in common"),
         run_ids=found.run_ids if found else (),
     )
@@ -156,10 +157,11 @@ def _change_curves(groups: Sequence[CurveGroup]) -> list[Curve]:
     curves = []
     for group in groups:
         first, *longer = group.cells
-        points = [(cell.label.length, found) for cell in longer if (found := _change(cell, first))]
+        changes = [(cell.label.length, found) for cell in longer if (found := _change(cell, first))]
+        points = [(length, found.mean, found.se) for length, found in changes if found.mean is not None]
         if first.label.length == 0 and points:
-            x, y = [0, *(length for length, _ in points)], [0.0, *(found.mean for _, found in points)]
-            bars = [None, *(found.se for _, found in points)]
+            x, y = [0, *(length for length, _, _ in points)], [0.0, *(mean for _, mean, _ in points)]
+            bars = [None, *(se for _, _, se in points)]
             curves.append(Curve(f"{group.label.curve}, ours", x, y, bars, group.label.family, group.variant))
     return curves
 

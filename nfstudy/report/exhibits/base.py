@@ -130,11 +130,11 @@ def curves_of(groups: Sequence[CurveGroup], quantity: Metric, suffix: str = "") 
     """Return a curve for each group that has a number, with standard errors as bars."""
     curves = []
     for group in groups:
-        points = [(cell.label.length, cell.estimate(quantity)) for cell in group.cells]
-        points = [(length, found) for length, found in points if found.mean is not None]
+        estimates = [(cell.label.length, cell.estimate(quantity)) for cell in group.cells]
+        points = [(length, found.mean, found.se) for length, found in estimates if found.mean is not None]
         if points:
-            x, y = [length for length, _ in points], [found.mean for _, found in points]
-            bars = [found.se for _, found in points]
+            x, y = [length for length, _, _ in points], [mean for _, mean, _ in points]
+            bars = [se for _, _, se in points]
             curves.append(Curve(group.label.curve + suffix, x, y, bars, group.label.family, group.variant))
     return curves
 

@@ -71,7 +71,7 @@ def effects(results: Results) -> Exhibit:
         for quantity in results.bounds
         if (dots := [*_dots(comparisons, quantity)])
     ]
-    drawings = ()
+    drawings: tuple[Drawing, ...] = ()
     if panels:
         figure = draw_differences("Differences to the default, test set", panels, results.stamp)
         drawings = (Drawing("effects", figure, stamped(FIGURE_CAPTION.format(unit=results.unit), results)),)

@@ -90,7 +90,7 @@ def flow_length(results: Results) -> Exhibit:
         ),
     )
     title = "Effect of the flow length"
-    drawings = ()
+    drawings: tuple[Drawing, ...] = ()
     if panels:
         figure = draw_curves(f"{title}, test set", "flow length K", panels, results.stamp)
         drawings = (Drawing("flow-length", figure, stamped(caption, results)),)
@@ -128,7 +128,7 @@ def learning_curves(results: Results) -> Exhibit:
     data = [result.cell.settings.data for result in results.cells]
     if any(spec and spec.training_split == "train+valid" for spec in data):
         caption += " These runs train on the validation images too, so that their F is none of held-out images."
-    drawings = ()
+    drawings: tuple[Drawing, ...] = ()
     if facets:
         figure = draw_histories("Learning curves", f"F ({results.unit})", facets, results.stamp)
         drawings = (Drawing("learning-curves", figure, stamped(caption, results)),)

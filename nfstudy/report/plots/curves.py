@@ -85,7 +85,8 @@ def figure_style() -> Iterator[None]:
     settings: dict[str, Any] = {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook", font_scale=0.9)}
     # A font that matplotlib ships and ids hashed from a fixed salt: the same bytes on every machine.
     own = {"font.family": "DejaVu Sans", "svg.hashsalt": "nfstudy", "svg.fonttype": "path", "axes.titlesize": 11}
-    with matplotlib.rc_context({**settings, **own}):
+    style: Any = {**settings, **own}  # Matplotlib lists the keys as literals; seaborn has them as strings.
+    with matplotlib.rc_context(style):
         yield
 
 
@@ -250,10 +251,10 @@ def draw_tiles(title: str, kinds: Sequence[str], columns: Sequence[Column], stam
 def _tallest(pictures: Iterable[np.ndarray | None]) -> float:
     """Return the largest height, in widths, among pictures of one kind, or what its label needs."""
     shares = [len(pixels) / pixels.shape[1] for pixels in pictures if pixels is not None]
-    return max([ROOM_FOR_LABEL, *shares])
+    return float(max([ROOM_FOR_LABEL, *shares]))
 
 
-def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
+def _legend(figure: Figure, all_axes: Iterable[Axes]) -> None:
     handles: dict[str, Any] = {}
     for axes in all_axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -269,7 +270,8 @@ def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
 
 def finish(figure: Figure, title: str, stamp: str) -> None:
     """Set a figure's title and, when not empty, its stamp; to be called inside `figure_style`, at the end."""
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
+    layout: Any = figure.get_layout_engine()  # Of a constrained layout, as all figures here have.
+    layout.set(w_pad=0.1, h_pad=0.06)
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     for axes in figure.axes:
         sns.despine(ax=axes)

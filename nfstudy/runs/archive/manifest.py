@@ -5,7 +5,7 @@ An archive may come from anywhere, so what `export` would not write is refused.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,7 @@ from nfstudy.core.fields import Record
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.whole_run import POINT, TAGS, Digest
 
-FORMAT = 1
+FORMAT: Final = 1
 """Of the archives written here; raised when the format changes."""
 MAX_MEMBER = 2**30
 """Bytes of one member: 44 million points of histories, or one file."""

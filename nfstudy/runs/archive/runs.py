@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,11 +58,12 @@ class ArchivedRuns:
 def _row(copy: RunCopy) -> dict[str, object]:
     record = copy.record
     latest = {metric: _latest(history) for metric, history in copy.histories.items()}
-    data = {"tags": record.tags, "params": record.params, "metrics": latest}
+    data: dict[str, Mapping[str, Any]] = {"tags": record.tags, "params": record.params, "metrics": latest}
     return make_row(record.id, record.status, record.started, data)
 
 
 def _latest(history: np.ndarray) -> float:
     """Return the value that MLflow takes for a metric's latest: of its last update and time the largest, nan as 0."""
     last = history[(history["update"] == history["update"][-1]) & (history["time"] == history["time"][-1])]
-    return max(last["value"].tolist(), key=lambda value: 0.0 if math.isnan(value) else value)
+    values: list[float] = last["value"].tolist()
+    return max(values, key=lambda value: 0.0 if math.isnan(value) else value)

@@ -50,6 +50,7 @@ def read_copy(store: Store, run_id: str) -> RunCopy:
 
 def record_of(run: Run, points: Mapping[str, np.ndarray]) -> RunRecord:
     """Return the record of a run under its original id, without the names of its files; raises ValueError."""
+    datasets = run.inputs.dataset_inputs if run.inputs else ()
     return RunRecord(
         id=original_id(run.info.run_id, run.data.tags),
         name=run.info.run_name,
@@ -58,7 +59,7 @@ def record_of(run: Run, points: Mapping[str, np.ndarray]) -> RunRecord:
         ended=run.info.end_time,
         tags=original_tags(run.data.tags),
         params=dict(sorted(run.data.params.items())),
-        datasets=tuple(sorted(map(_dataset, run.inputs.dataset_inputs), key=lambda data: (data.name, data.digest))),
+        datasets=tuple(sorted(map(_dataset, datasets), key=lambda data: (data.name, data.digest))),
         points={metric: len(history) for metric, history in points.items()},
         files={},
     )

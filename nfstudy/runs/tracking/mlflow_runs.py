@@ -86,8 +86,9 @@ class StudyRuns:
 
     def _search(self, condition: str = "") -> Iterator[Run]:
         with self.asked():
-            experiment = self._experiment()
-            token = "" if experiment else None
+            if not (experiment := self._experiment()):
+                return
+            token: str | None = ""
             while token is not None:
                 page = self.client.search_runs(
                     [experiment.experiment_id],

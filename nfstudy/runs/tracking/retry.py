@@ -6,7 +6,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -70,7 +70,8 @@ def may_pass(error: BaseException) -> bool:
             return each.errno not in LASTING_ERRORS
         # What a tracking server answers; MLflow's errors of other origin have no such answer.
         if getattr(each, "json", None) is not None:
-            return each.get_http_status_code() >= 500  # type: ignore[attr-defined]
+            answered: Any = each
+            return bool(answered.get_http_status_code() >= 500)
     return False
 
 

@@ -30,12 +30,32 @@ BUSY_SECONDS = 20.0
 RUNS_AT_ONCE = 50
 """Points of so many are in memory as rows, which take ten times what arrays take."""
 
-_RUNS = ("run_uuid", "name", "status", "start_time", "end_time", "lifecycle_stage", "experiment_id", "artifact_uri")
-_RUNS += ("source_type", "source_name", "entry_point_name", "user_id", "source_version")
+_RUNS = (
+    "run_uuid",
+    "name",
+    "status",
+    "start_time",
+    "end_time",
+    "lifecycle_stage",
+    "experiment_id",
+    "artifact_uri",
+    "source_type",
+    "source_name",
+    "entry_point_name",
+    "user_id",
+    "source_version",
+)
 _METRICS = ("run_uuid", "key", "step", "timestamp", "value", "is_nan")
 _PAIRS = ("run_uuid", "key", "value")
-_DATASETS = ("dataset_uuid", "experiment_id", "name", "digest", "dataset_source_type", "dataset_source")
-_DATASETS += ("dataset_profile",)
+_DATASETS = (
+    "dataset_uuid",
+    "experiment_id",
+    "name",
+    "digest",
+    "dataset_source_type",
+    "dataset_source",
+    "dataset_profile",
+)
 _INPUTS = ("input_uuid", "source_type", "source_id", "destination_type", "destination_id")
 _INPUT_TAGS = ("input_uuid", "name", "value")
 _ENDED = ("FINISHED", "FAILED", "KILLED")

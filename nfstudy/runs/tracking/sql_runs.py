@@ -154,7 +154,7 @@ def _frame(connection: Connection, study: str, metrics: Collection[str] | None) 
     return make_frame(rows, metrics)
 
 
-def _by_run(connection: Connection, asked: Select) -> dict[str, dict[str, Any]]:
+def _by_run(connection: Connection, asked: Select[*tuple[Any, ...]]) -> dict[str, dict[str, Any]]:
     """Return run id -> key -> value, from columns in the order run_uuid, key, value and, of numbers, is_nan."""
     found: dict[str, dict[str, Any]] = {}
     for run_id, key, value, *is_nan in connection.execute(asked):
@@ -162,7 +162,7 @@ def _by_run(connection: Connection, asked: Select) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _runs_of(study: str, *columns: Any) -> Select:
+def _runs_of(study: str, *columns: Any) -> Select[*tuple[Any, ...]]:
     """Ask for a study's active runs: those of its experiment that nfstudy has logged."""
     return (
         select(*columns)

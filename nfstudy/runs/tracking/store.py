@@ -30,7 +30,7 @@ import mlflow
 from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repo import ArtifactRepository as ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
@@ -158,7 +158,7 @@ class Store:
             **_plugin_tags(),
         }
         name = f"{trial.label} ({trial.cell.budget})"
-        run_id = self._write(self.client.create_run, experiment, tags=tags, run_name=name).info.run_id
+        run_id: str = self._write(self.client.create_run, experiment, tags=tags, run_name=name).info.run_id
         params = [Param(path, param_text(value)) for path, value in trial.settings.flat().items()]
         self._write(self.client.log_batch, run_id, params=params)
         if data:
