@@ -42,7 +42,7 @@ def check_declaration(declaration: Declaration) -> str:
     if isinstance(declaration, Metric) and declaration.compute:
         from nfstudy.inference.problems.metrics import check_metric
 
-        return f"computed, twice alike, of {check_metric(declaration)} small problems"
+        return f"computed reproducibly on {check_metric(declaration)} small problems"
     for implementation in _implementations(declaration):
         try:
             load(implementation)

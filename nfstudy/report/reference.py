@@ -120,7 +120,7 @@ def _make(project: Project, archives: Mapping[str, Archive], folder: Path) -> st
         results = gather_fullest(studies[name], runs[name])
         if results.runs.empty:
             raise ReportError(
-                f"{archive.path}: its runs belong to no cell of study {name} has; expected: runs of the study "
+                f"{archive.path}: its runs belong to no cell of study {name}; expected: runs of the study "
                 "file as it is, and of this version's keys"
             )
         found.append(results)

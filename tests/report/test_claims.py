@@ -176,7 +176,7 @@ def test_mistakes_in_the_file_are_told_with_their_place(old, new, message):
 
 
 def test_an_id_stands_once_and_near_needs_a_number_of_the_paper():
-    with pytest.raises(ReportError, match=r"claims.yaml: the id 'longer' stands twice; expected: once"):
+    with pytest.raises(ReportError, match=r"claims.yaml: the id 'longer' is duplicated; expected: once"):
         parse_claims(CLAIM + CLAIM, "claims.yaml", FACTS)
     near = CLAIM.replace(FALLS, "{form: near, cells: {planar: [7]}, tolerance: 1.0}")
     with pytest.raises(ReportError, match=r"longer/planar,K=7: the paper gives no F there"):

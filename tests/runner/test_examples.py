@@ -115,7 +115,7 @@ def test_an_exhibit_from_outside_is_shown_with_a_metric_that_its_runs_log_and_th
     shutil.copytree(EXAMPLES / "exhibit", folder)
     checked = nfstudy(folder, "check-plugin", "active_units.py")
     assert checked.returncode == 0, checked.stderr
-    assert "metrics test/active_units: computed, twice alike, of 1 small problems" in checked.stdout
+    assert "metrics test/active_units: computed reproducibly on 1 small problems" in checked.stdout
     study = folder / "active-units.yaml"
     study.write_text(study.read_text().replace("updates: 1000", "updates: 100"))
     done = nfstudy(folder, "run", "active-units.yaml", "--workers", "2")

@@ -138,7 +138,7 @@ MISTAKES = {
         "15:51",
         ["is an axis of the grid too"],
     ),
-    "a key twice": (GOOD + "title: Again\n", "15:1", ["the key 'title' stands twice"]),
+    "a key twice": (GOOD + "title: Again\n", "15:1", ["the key 'title' is duplicated"]),
     "a number as a key": (GOOD + "3: 4\n", "15:1", ["got the key 3"]),
     "not YAML": (changed("{name: digits}", "{name: digits"), "4:6", ["is not YAML"]),
     "a tag": (changed("An example", "!!python/object/apply:os.system [ls]"), "2:8", ["YAML type", "apply:os.system"]),

@@ -311,7 +311,7 @@ def parse_claims(text: str, name: str, facts: PaperFacts) -> tuple[Claim, ...]:
     ids = [claim.id for claim in claims]
     twice = sorted({word for word in ids if ids.count(word) > 1})
     if twice:
-        raise ReportError(f"{name}: the id '{twice[0]}' stands twice; expected: once")
+        raise ReportError(f"{name}: the id '{twice[0]}' is duplicated; expected: once")
     for claim in claims:
         claim._facts = facts
     return claims
