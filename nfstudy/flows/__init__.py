@@ -60,4 +60,4 @@ def load_flow(family: FlowFamily) -> type[Flow]:
         return load(family.implementation)
     except (ImportError, AttributeError) as error:
         origin = registry.origin_of("flows", family.name)
-        raise UserError(f"{origin}: flow {family.name}: cannot be loaded: {error}") from error
+        raise UserError(f"flow {family.name}: cannot be loaded: {error} (declared by {origin})") from error
