@@ -2,9 +2,10 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PARALLEL := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart reference check test chaos bench lint clean
+.PHONY: help install quickstart reference check test chaos bench lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -28,11 +29,11 @@ quickstart: $(VENV)/.installed  ## run studies/quickstart.yaml, from data to rep
 reference: $(VENV)/.installed  ## rebuild reports and README's results from the runs in mlruns/reference, and import these
 	$(PYTHON) -m nfstudy reference
 
-check: lint  ## style, and all tests that start no processes of their own on a store
-	$(PYTHON) -m pytest -m 'not end_to_end' -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+check: lint types  ## style, types, and the fast tests: no processes of their own, no real data sets
+	$(PYTHON) -m pytest -q -m 'not end_to_end and not slow and not real_data' $(PARALLEL)
 
-test: lint  ## style and all tests
-	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+test: lint types  ## style, types and all tests
+	$(PYTHON) -m pytest $(PARALLEL)
 
 chaos: $(VENV)/.tested  ## kill a study's processes 120 times and compare it with an undisturbed one; 20,000 malformed inputs; some 20 minutes
 	PYTHONPATH=tests $(PYTHON) -m chaos --kills 120
@@ -50,6 +51,9 @@ lint: $(VENV)/.tested  ## check style, names, annotations and docstrings
 	@$(VENV)/bin/ruff check . || { echo "mend most of it with: $(VENV)/bin/ruff check --fix ."; exit 1; }
 	@$(VENV)/bin/ruff format --check . || { echo "mend it with: $(VENV)/bin/ruff format ."; exit 1; }
 
+types: $(VENV)/.tested  ## check types
+	@$(VENV)/bin/mypy
+
 clean:  ## remove .venv and caches; runs and reports stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,6 +17,8 @@ from nfstudy.flows.planar.flow import free_planar_flow, planar_flow
 from nfstudy.flows.radial.flow import radial_flow
 from nfstudy.study.reader import read_study
 
+pytestmark = pytest.mark.slow
+
 ENTRIES, MISSING = peers.find_peers()
 
 

@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import nfstudy
+
+pytestmark = pytest.mark.slow
 
 ONE_STEP = """
 import torch

@@ -13,6 +13,8 @@ import nfstudy
 from nfstudy.flows.base import fits_lanes
 from nfstudy.flows.planar.kernel import PlanarChain
 
+pytestmark = pytest.mark.slow
+
 LOOPS = [
     info.name
     for info in pkgutil.walk_packages(nfstudy.__path__, "nfstudy.")

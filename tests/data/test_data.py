@@ -426,7 +426,7 @@ def test_without_files_and_network_the_error_names_files_folders_and_the_offline
     for folder in folders:
         for subfolder in ("", "mnist", "binarized_mnist", "MNIST/raw", "cifar-10-batches-bin"):
             assert f"  {folder / subfolder}\n" in message
-    assert ("ConnectionError" if download else "switched off") in message
+    assert ("ConnectionError" if download else "disabled") in message
     assert message.endswith("python -m nfstudy run studies/quickstart.yaml")
     assert files_under(tmp_path) == []
 

@@ -18,6 +18,8 @@ from nfstudy.report.pages.overview import build_front, gather_fullest
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.study.reader import read_studies
 
+pytestmark = pytest.mark.slow
+
 SMALL = """
 study: small
 title: Small

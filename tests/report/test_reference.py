@@ -28,6 +28,8 @@ from nfstudy.runs.result import TrialResult
 from nfstudy.runs.tracking.open import open_runs
 from nfstudy.runs.tracking.store import Attempt, open_store
 
+pytestmark = pytest.mark.slow
+
 CHECKOUT = Project(Path(__file__).parents[2])
 MOST_BYTES = 20_000_000
 """Of all archives together."""

@@ -14,6 +14,8 @@ from nfstudy.runner.search import PRUNERS, SAMPLERS, study_plan
 from nfstudy.runs.result import TrialResult
 from nfstudy.study.reader import parse_study
 
+pytestmark = pytest.mark.slow
+
 BASE = """\
 study: s
 title: T

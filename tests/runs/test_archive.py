@@ -35,6 +35,8 @@ from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.store import open_store
 from nfstudy.runs.whole_run import is_inside
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def filled_once(tmp_path_factory):

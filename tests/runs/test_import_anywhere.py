@@ -21,6 +21,8 @@ from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.open import open_runs
 from nfstudy.runs.tracking.store import open_store
 
+pytestmark = pytest.mark.slow
+
 ONE_CELL = TINY.replace("[planar, nice-perm]", "[planar]").replace("[0, 2]", "[2]").replace("repetitions: 2", "")
 
 

@@ -11,7 +11,7 @@ from nfstudy.runs.provenance import CodeState, code_state, environment, usable_c
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     """A work tree with one commit, taken for the one that this package stands in."""
-    (tmp_path / "nfstudy").mkdir()
+    (tmp_path / "nfstudy" / "runs").mkdir(parents=True)
     (tmp_path / "nfstudy" / "runs" / "provenance.py").write_text("one\n")
     (tmp_path / "pyproject.toml").write_text("")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@invalid"]
@@ -53,7 +53,7 @@ def test_a_long_change_is_cut_and_says_so(tree, monkeypatch):
 
 
 def test_a_package_that_stands_in_no_work_tree_has_an_unknown_commit(tmp_path, monkeypatch):
-    (tmp_path / "nfstudy").mkdir()
+    (tmp_path / "nfstudy" / "runs").mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "nfstudy" / "runs" / "provenance.py"))
     code_state.cache_clear()
     assert code_state() == CodeState("unknown", False, "")

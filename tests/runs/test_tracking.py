@@ -24,6 +24,8 @@ from nfstudy.runs.tracking.store import Attempt, Store, open_store, resolve_arti
 from nfstudy.study.cells import Trial
 from nfstudy.study.reader import parse_study
 
+pytestmark = pytest.mark.slow
+
 STUDY = parse_study(
     "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 10, learning_rate: 1e-3}\n"
     "grid: {flow.family: [planar, nice-perm], flow.length: [0, 2]}\nrepetitions: 2\nexhibits: [summary]\n",

@@ -26,6 +26,8 @@ from nfstudy.runs.tracking.store import Attempt, open_store
 from nfstudy.study.reader import parse_study
 from nfstudy.study.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 STUDY = parse_study(
     "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 10}\ngrid: {flow.length: [0]}\n"
     "repetitions: 1\nexhibits: [summary]\n",

@@ -207,7 +207,7 @@ def test_a_mistake_is_named_with_file_line_key_value_and_what_was_allowed(mistak
     assert f"some/study.yaml:{place}: " in message
     for word in words:
         assert word in message
-    assert "allowed" in message or "not YAML" in message
+    assert "expected" in message or "not YAML" in message
 
 
 def test_all_mistakes_are_told_at_once():

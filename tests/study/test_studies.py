@@ -9,6 +9,8 @@ from nfstudy.inference.training.trial import run_trial
 from nfstudy.study.cells import Trial
 from nfstudy.study.reader import read_study
 
+pytestmark = pytest.mark.slow
+
 BUDGETS = [(path, budget) for path in STUDIES for budget in read_study(path).budgets]
 
 
