@@ -7,6 +7,7 @@ import pytest
 from nfstudy.runner.eta import Forecast, format_duration, run_seconds
 from nfstudy.runs.result import Cost
 from nfstudy.study.reader import parse_study
+from nfstudy.study.sections import DataSpec
 
 STUDY = parse_study(
     "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 100, batch: 50}\nexhibits: [summary]\n", "s.yaml"
@@ -53,3 +54,9 @@ def test_runs_that_took_twice_as_long_double_what_is_left():
 )
 def test_durations_in_words(seconds, words):
     assert format_duration(seconds) == words
+
+
+def test_data_whose_size_is_not_known_count_as_one_epoch(monkeypatch):
+    monkeypatch.setattr(DataSpec, "examples", lambda data: None)
+    cost = Cost(update=0.5, validation=2.0, test=7.0)
+    assert run_seconds(CELL.settings, cost) == 100 * 0.5 + 2 + 7
