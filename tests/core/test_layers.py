@@ -91,7 +91,7 @@ ROOMS = {
         *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "plots")),
     ),
     "report.claims": (
-        *("core", "study", "runs", "runs.tracking"),
+        *("core", "study", "runs.tracking"),
         *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "exhibits")),
     ),
     "report": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +15,6 @@ from nfstudy.core.project import Project
 from nfstudy.report.claims.inequalities import QUANTITIES, Claim, read_claims
 from nfstudy.report.claims.ledger import ClaimVerdict, evaluate
 from nfstudy.report.statistics.estimates import Results, gather_results
-from nfstudy.runs.frame import LoggedRuns
 from nfstudy.runs.tracking.open import load_frame
 from nfstudy.study.reader import read_studies
 from nfstudy.study.spec import StudySpec
@@ -69,5 +68,5 @@ def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple
 
 def _gather(study: StudySpec, project: Project, uri: str, budget: str | None, metrics: Collection[str]) -> Results:
     chosen = budget if budget in study.budgets else study.budget
-    rows = cast(LoggedRuns, _Rows(load_frame(uri, study.study, metrics)))
+    rows: Any = _Rows(load_frame(uri, study.study, metrics))  # A part of `LoggedRuns`: judging needs no more.
     return gather_results(study.under(chosen), rows, project.is_running(study.study))
