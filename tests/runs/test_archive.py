@@ -576,7 +576,7 @@ def test_a_conflict_and_a_bad_file_have_their_exit_codes(tmp_path):
     done = nfstudy(folder, "import", str(tmp_path / "b"))
     assert done.returncode == 1
     assert "0 runs imported" in done.stdout
-    assert "left out: planar K=2 #1" in done.stderr
+    assert "not imported: planar K=2 #1" in done.stderr
     (tmp_path / "c").write_bytes(b"\x80\x04\x95")
     done = nfstudy(folder, "import", str(tmp_path / "c"))
     assert done.returncode == 2
