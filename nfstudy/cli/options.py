@@ -50,7 +50,7 @@ def check_engine(engine: str, device: str, gpus: float) -> None:
     if engine == "local" and gpus:
         raise UserError(f"--gpus {gpus:g}: expected: with --engine ray, which hands GPUs out")
     if engine == "ray" and device.startswith("cuda") and (not gpus or device != "cuda"):
-        raise UserError(f"--device {device}: allowed with --engine ray: auto, cpu, or cuda with --gpus")
+        raise UserError(f"--device {device}: expected with --engine ray: auto, cpu, or cuda with --gpus")
 
 
 def nearby(path: Path) -> str:

@@ -135,7 +135,7 @@ def until(engine, kind):
 
 WRONG = {
     "a GPU of this machine's pool": (["--gpus", "0.5"], "", "--gpus 0.5: expected: with --engine ray"),
-    "a GPU that was not asked for": (["--engine", "ray", "--device", "cuda"], "", "--device cuda: allowed"),
+    "a GPU that was not asked for": (["--engine", "ray", "--device", "cuda"], "", "--device cuda: expected"),
     "more than a GPU": (["--engine", "ray", "--gpus", "2"], "", "got 2; expected: a share of one GPU"),
     "a cluster that is not there": (["--engine", "ray"], "127.0.0.1:{port}", "RAY_ADDRESS=127.0.0.1:"),
     "an address of Ray's client": (["--engine", "ray"], "ray://127.0.0.1:{port}", "expected: HOST:PORT, or auto"),

@@ -107,7 +107,7 @@ def test_a_study_without_a_possible_cell_or_whose_sampler_may_come_to_an_impossi
         MIXED + "sampler: {name: random, trials: 3}\n",
         MIXED + "budgets: {huge: {train.batch: 5000}, default: {}}\n",
     ):
-        with pytest.raises(SpecError, match=r"s\.yaml:.*(model\.latent: got 1|train\.batch: got 5000); allowed"):
+        with pytest.raises(SpecError, match=r"s\.yaml:.*(model\.latent: got 1|train\.batch: got 5000); expected"):
             parse_study(text, "s.yaml")
 
 

@@ -78,7 +78,7 @@ def contrast_of(
     """
     shared = sorted(set.intersection(*(set(cell) for cell in values)))
     if distances and not shared:
-        raise ValueError("no repetition that all cells share; allowed, for distances: at least one")
+        raise ValueError("no repetition that all cells share; expected, for distances: at least one")
     if shared:
         samples = [np.array([combine(coefficients, [cell[r] for cell in values], distances) for r in shared])]
         weights: Sequence[float] = (1.0,)
