@@ -72,7 +72,7 @@ def test_the_ui_serves_the_store_and_a_study_runs_against_a_server(served, tmp_p
 
     refused = nfstudy(client, "ui", "--tracking-uri", address)
     assert refused.returncode == 2
-    assert "is served already" in refused.stderr
+    assert "is already served" in refused.stderr
 
 
 def test_a_server_that_is_not_there_is_a_clear_error(tmp_path):
