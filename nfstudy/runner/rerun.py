@@ -110,7 +110,7 @@ def prepare_rerun(
     threads = threads or (int(then.threads) if then.threads.isdecimal() else 1) or 1
     fingerprint = dataset.fingerprint if dataset else ""
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
-    cell = Cell(settings.canonical(), tags.get(Tag.BUDGET, ""), point=json.loads(tags[Tag.POINT]))
+    cell = Cell(settings.normalized(), tags.get(Tag.BUDGET, ""), point=json.loads(tags[Tag.POINT]))
     index, metrics = int(tags[Tag.INDEX]), _further_metrics(old)
     trial = Trial(tags[Tag.STUDY], cell, settings, "rerun", index, old.record.id, metrics)
     return Rerun(old, trial, data_record(dataset) if dataset else None, device, threads, then, now)

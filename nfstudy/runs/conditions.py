@@ -15,7 +15,7 @@ from nfstudy.runs.frame import param_text, param_value
 from nfstudy.runs.provenance import CodeState
 from nfstudy.runs.tags import Tag
 from nfstudy.study.cells import settings_digest
-from nfstudy.study.settings import YOUNGER, Settings
+from nfstudy.study.settings import ADDED_SINCE_KEY_VERSION, Settings
 
 MACHINE = ("machine", "processor")
 """Entries of `provenance.environment` that, with device and threads, make a kind of machine: there bits are equal."""
@@ -68,7 +68,7 @@ def recorded_settings(params: Mapping[str, str]) -> Settings:
     """
     tree: dict[str, Any] = {}
     used = {path.split(".")[0] for path in params}
-    younger = {path: param_text(value) for path, value in YOUNGER.items() if path.split(".")[0] in used}
+    younger = {path: param_text(value) for path, value in ADDED_SINCE_KEY_VERSION.items() if path.split(".")[0] in used}
     for path, text in {**younger, **params}.items():
         *parents, leaf = path.split(".")
         branch = tree
@@ -86,7 +86,7 @@ def recorded_settings(params: Mapping[str, str]) -> Settings:
         path = ".".join(map(str, details["loc"]))
         raise UserError(f"{path}: {details['msg']}; expected: the settings of this version of nfstudy") from None
     now = {path: param_text(value) for path, value in settings.flat().items()}
-    for path in sorted(now.keys() - params.keys() - YOUNGER.keys()):
+    for path in sorted(now.keys() - params.keys() - ADDED_SINCE_KEY_VERSION.keys()):
         raise UserError(f"{path}: is not recorded; expected: a run that logged all its settings")
     for path, text in params.items():
         if now.get(path) != text:

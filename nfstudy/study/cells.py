@@ -28,7 +28,7 @@ Stage = Literal["repetition", "search", "rerun"]
 class Cell:
     """One point of the grid: a row of a table, a point of a curve.
 
-    `settings` are canonical. Where the study searches for some of them, the cell's identity holds the search itself in
+    `settings` are normalized. Where the study searches for some of them, the cell's identity holds the search itself in
     their place, so a cell's key is known before its search has ended, and changes with the search.
     """
 
@@ -113,7 +113,7 @@ class Impossible:
 
 def settings_digest(settings: Settings) -> str:
     """Return the first 16 hex digits of the SHA-256 of fully resolved settings."""
-    return _digest(settings.canonical().identity())
+    return _digest(settings.normalized().identity())
 
 
 def _value_text(value: Any) -> str:

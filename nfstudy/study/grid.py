@@ -47,7 +47,7 @@ def expand(
     for combination in itertools.product(*values.values()):
         point = dict(zip(values, combination, strict=True))
         try:
-            cell = Cell(base.replace(point).canonical(), budget, search, varied, point)
+            cell = Cell(base.replace(point).normalized(), budget, search, varied, point)
             if cell.key not in cells:
                 for change in searched:
                     cell.settings.replace(change)

@@ -98,7 +98,7 @@ class StudyPlan:
     def cell_at(self, point: Mapping[str, Any]) -> Cell:
         """Return the cell at one point (dotted path -> value) of the grid; raises SpecError where it is impossible."""
         settings = replaced(self.settings, point, point_text(point))
-        return Cell(settings.canonical(), self.budget, self.search, tuple(self.study.grid), point)
+        return Cell(settings.normalized(), self.budget, self.search, tuple(self.study.grid), point)
 
     def repetitions_of(self, cell: Cell, settings: Settings | None = None) -> list[Trial]:
         """List a cell's repetitions, at the settings that its search has chosen where it has one."""

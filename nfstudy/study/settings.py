@@ -54,7 +54,7 @@ _ACTIVE_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "evaluation.test_images": ("problem", ("images",)),
 }
 
-YOUNGER: dict[str, Any] = {
+ADDED_SINCE_KEY_VERSION: dict[str, Any] = {
     "train.weight_decay": 0.0,
     "train.precision": "float32",
     "train.averaging": None,
@@ -140,7 +140,7 @@ class Settings(Record):
         # The whole record is validated only where that is needed: for its error, which names the setting's whole path.
         return Settings.model_validate(_tree_with(self, values))
 
-    def canonical(self) -> Settings:
+    def normalized(self) -> Settings:
         """Return the one form of all settings that mean the same training.
 
         No flow and a flow of length 0 become family `none` with length 0, and idle settings go back to their defaults.
@@ -156,22 +156,22 @@ class Settings(Record):
             if name not in self._sections
         }
         settings = settings.model_copy(update=unused)
-        return settings.replace({path: defaults[path] for path in settings._idle()})
+        return settings.replace({path: defaults[path] for path in settings._inactive()})
 
     def flat(self) -> dict[str, Any]:
         """Return dotted path -> value for every setting in use, in the order of the records."""
-        idle = set(self._idle())
+        idle = set(self._inactive())
         used = flatten(self.model_dump(include=set(self._sections)))
         return {path: value for path, value in used if path not in idle}
 
     def identity(self) -> dict[str, Any]:
         """Return what of `flat` tells these settings from others, and the plug-ins' versions.
 
-        See `YOUNGER` and `DataSource.not_identity`.
+        See `ADDED_SINCE_KEY_VERSION` and `DataSource.not_identity`.
         """
         others = {f"data.{field}" for field in self.data.declaration.not_identity} if self.data else set()
         flat = {path: value for path, value in self.flat().items() if path not in others}
-        flat = {path: value for path, value in flat.items() if (path, value) not in YOUNGER.items()}
+        flat = {path: value for path, value in flat.items() if (path, value) not in ADDED_SINCE_KEY_VERSION.items()}
         return flat | {f"origin.{kind}.{name}": origin.identity for (kind, name), origin in self.origins().items()}
 
     def origins(self) -> dict[tuple[Kind, str], registry.Origin]:
@@ -187,7 +187,7 @@ class Settings(Record):
     def _sections(self) -> tuple[str, ...]:
         return SECTIONS[self.problem]
 
-    def _idle(self) -> list[str]:
+    def _inactive(self) -> list[str]:
         rules = active_when()
         present = {switch: _value_at(self, switch) for switch in {switch for switch, _ in rules.values()}}
         idle = [

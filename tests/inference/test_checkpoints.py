@@ -174,7 +174,7 @@ def test_a_training_is_pruned_at_a_replayed_epoch_too(tmp_path):
 def test_an_evaluation_that_is_cut_off_does_not_train_again(tmp_path):
     """Test metrics and files too are those of a trial that never stopped; its times are those of all attempts."""
     dataset, plan, told = tiny_dataset(), CheckpointPlan(tmp_path / "a", 1e9), []
-    trial = Trial("tiny", Cell(IMAGES.canonical(), "full"), IMAGES, "repetition", 1)
+    trial = Trial("tiny", Cell(IMAGES.normalized(), "full"), IMAGES, "repetition", 1)
     whole = run_trial(trial, dataset, "cpu", keep_on)
     run_trial(trial, dataset, "cpu", keep_on, Checkpoints(plan, {}, told.append, StopRequest()))
     head, _, state = plan.path.read_bytes().partition(b"\n")
@@ -318,12 +318,12 @@ def test_done_trials_and_drafts_are_swept_and_others_left(tmp_path):
 
 
 def test_what_a_checkpoint_belongs_to_tells_trials_apart():
-    trial = Trial("tiny", Cell(IMAGES.canonical(), "full"), IMAGES, "repetition", 1)
+    trial = Trial("tiny", Cell(IMAGES.normalized(), "full"), IMAGES, "repetition", 1)
     others = [
         dataclasses.replace(trial, index=2),
         dataclasses.replace(trial, stage="search"),
         dataclasses.replace(trial, settings=IMAGES.replace({"train.learning_rate": 0.02})),
-        dataclasses.replace(trial, cell=Cell(IMAGES.canonical(), "other")),
+        dataclasses.replace(trial, cell=Cell(IMAGES.normalized(), "other")),
     ]
     stamps = [json.dumps(checkpoint_key(each, "")) for each in (trial, *others)] + [
         json.dumps(checkpoint_key(trial, "data"))

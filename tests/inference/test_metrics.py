@@ -70,7 +70,7 @@ def declared(compute, **further):
 def run(*names):
     rng = np.random.default_rng(0)
     splits = Splits(*(rng.integers(2, size=(30, 64), dtype=np.uint8) for _ in range(3)))
-    trial = Trial("tiny", Cell(SETTINGS.canonical(), "full"), SETTINGS, "repetition", 1, metrics=names)
+    trial = Trial("tiny", Cell(SETTINGS.normalized(), "full"), SETTINGS, "repetition", 1, metrics=names)
     return run_trial(trial, make_dataset("tiny-static", (8, 8), 1, splits, "here"), "cpu", lambda record: True)
 
 

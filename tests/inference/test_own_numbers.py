@@ -33,7 +33,7 @@ def made(folder, train, test, **settings):
 
 
 def trained(settings, dataset):
-    trial = Trial("own", Cell(settings.canonical(), "default"), settings, "repetition", 1)
+    trial = Trial("own", Cell(settings.normalized(), "default"), settings, "repetition", 1)
     return run_trial(trial, dataset, "cpu", lambda record: True)
 
 

@@ -189,7 +189,7 @@ SETTINGS = Settings.model_validate(
 def run(dataset, **changes):
     settings = SETTINGS.replace({key.replace("__", "."): value for key, value in changes.items()})
     records = []
-    trial = Trial("tiny", Cell(settings.canonical(), "full"), settings, "repetition", 1)
+    trial = Trial("tiny", Cell(settings.normalized(), "full"), settings, "repetition", 1)
     return run_trial(trial, dataset, "cpu", lambda record: records.append(record) or True), records
 
 

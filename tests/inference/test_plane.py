@@ -32,7 +32,7 @@ FAMILIES = ["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylves
 
 def run(settings, stage="repetition", index=1):
     records = []
-    trial = Trial("plane", Cell(settings.canonical(), "full"), settings, stage, index)
+    trial = Trial("plane", Cell(settings.normalized(), "full"), settings, stage, index)
     result = run_trial(trial, None, "cpu", lambda record: not records.append(record))
     return result, records
 

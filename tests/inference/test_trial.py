@@ -41,7 +41,7 @@ def dataset():
 
 def run(dataset, values=(), stage="repetition", index=1, on_epoch=lambda record: True):
     settings = SETTINGS.replace(dict(values))
-    trial = Trial("tiny", Cell(settings.canonical(), "full"), settings, stage, index)
+    trial = Trial("tiny", Cell(settings.normalized(), "full"), settings, stage, index)
     return run_trial(trial, dataset, "cpu", on_epoch)
 
 
@@ -128,7 +128,7 @@ def test_a_problem_without_parameters_is_evaluated_and_not_trained():
     settings = Settings.model_validate({"drawn": {"density": "uniform"}, "flow": {"family": "radial", "length": 2}})
     told = []
     result = run_trial(
-        Trial("tiny", Cell(settings.canonical(), "full"), settings, "repetition", 1), None, "cpu", told.append
+        Trial("tiny", Cell(settings.normalized(), "full"), settings, "repetition", 1), None, "cpu", told.append
     )
     assert (result.outcome, result.update, result.reason, told) == ("finished", 0, "", [])
     assert set(result.metrics) == {"test/window_mass", "time/wall_seconds", "time/evaluation_seconds"}

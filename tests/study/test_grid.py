@@ -6,7 +6,7 @@ from nfstudy.core.seeds import derive_seed
 from nfstudy.study.cells import Trial, settings_digest
 from nfstudy.study.reader import parse_study
 from nfstudy.study.sections import DataSpec
-from nfstudy.study.settings import YOUNGER, Settings, setting_defaults
+from nfstudy.study.settings import ADDED_SINCE_KEY_VERSION, Settings, setting_defaults
 
 STUDY = """\
 study: example
@@ -176,11 +176,11 @@ def test_seeds_are_pinned_and_their_parts_do_not_run_together():
 
 def test_settings_younger_than_the_keys_move_none_at_the_value_they_had_before():
     plain = Settings(data=DataSpec(name="digits"))
-    assert all(setting_defaults()[path] == value for path, value in YOUNGER.items())
-    assert settings_digest(plain) == settings_digest(plain.replace(YOUNGER))
+    assert all(setting_defaults()[path] == value for path, value in ADDED_SINCE_KEY_VERSION.items())
+    assert settings_digest(plain) == settings_digest(plain.replace(ADDED_SINCE_KEY_VERSION))
     plain = plain.replace({"train.optimiser": "adam"})
     others = {"train.weight_decay": 0.1, "train.precision": "bfloat16", "train.averaging": 0.99, "train.keep": "best"}
     # A likelihood other than the suite's own takes a plug-in: tests/data/test_plugin_data.py.
-    assert {*others, "model.likelihood"} == set(YOUNGER)
+    assert {*others, "model.likelihood"} == set(ADDED_SINCE_KEY_VERSION)
     digests = {settings_digest(plain.replace({path: value})) for path, value in others.items()}
     assert len(digests | {settings_digest(plain)}) == 1 + len(others)
