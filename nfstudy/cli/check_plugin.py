@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
+from nfstudy.core import registry
 from nfstudy.core.declarations import Declaration, ExhibitDeclaration, FlowFamily, Implementation, Metric, load
 from nfstudy.core.errors import SpecError, UserError
 from nfstudy.core.plugins import install, installed, read_plugin
+from nfstudy.study.cells import Cell
 
 
 def check_plugin(options: argparse.Namespace) -> int:
@@ -23,14 +26,17 @@ def check_plugin(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_installed() -> None:
-    """Check what the plug-ins of this process declare, before anything is trained; raises UserError."""
-    for plugin, declarations in installed().items():
-        for declaration in declarations:
-            try:
-                check_declaration(declaration)
-            except UserError as error:
-                raise UserError(f"plug-in {plugin.name}: {error}; nothing has been trained") from None
+def check_outside(cells: Iterable[Cell]) -> None:
+    """Check what a study's plug-ins declare, and what its cells use of installed distributions; raises UserError."""
+    found = [(plugin.name, declaration) for plugin, all_of in installed().items() for declaration in all_of]
+    named = {(declaration.kind, declaration.name) for _, declaration in found}
+    used = {key: origin for cell in cells for key, origin in cell.settings.origins().items() if key not in named}
+    found += [(str(origin), registry.find(*key)) for key, origin in used.items()]
+    for name, declaration in found:
+        try:
+            check_declaration(declaration)
+        except UserError as error:
+            raise UserError(f"plug-in {name}: {error}; nothing has been trained") from None
 
 
 def check_declaration(declaration: Declaration) -> str:

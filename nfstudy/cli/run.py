@@ -94,13 +94,13 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) 
     with StopSignal() as stop, _open_engine(launch, left) as engine:
         # The workers take seconds to start; in that time the rest is loaded, the data checked and the store made.
         with stop.held():
-            from nfstudy.cli.check_plugin import check_installed
+            from nfstudy.cli.check_plugin import check_outside
             from nfstudy.runner.prepare import measure_costs, prepare_data
 
             if not dry_run:
                 from nfstudy.runner.launch import run_study
                 from nfstudy.runs.tracking.store import open_store
-        check_installed()
+        check_outside(plan.corners)
         data = prepare_data(plan, launch.project)
         stop.check()
         if not dry_run:

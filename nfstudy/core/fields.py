@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -34,9 +35,9 @@ class OpenRecord(Record):
         def __getattr__(self, name: str) -> Any: ...
 
     @classmethod
+    @abstractmethod
     def further_records(cls) -> list[type[Record]]:
         """Return the records whose fields this one has too."""
-        raise NotImplementedError
 
     @classmethod
     def fields(cls) -> dict[str, Any]:

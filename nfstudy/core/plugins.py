@@ -24,7 +24,6 @@ from nfstudy.core.registry import Origin
 
 MAX_BYTES = 1_000_000
 """Of a plug-in's file."""
-MAX_PLUGINS = 100
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def install(plugin: Plugin) -> tuple[Declaration, ...]:
     """
     if plugin in _installed:
         return _installed[plugin]
-    module = _run(plugin) if plugin.source else _import(plugin.name)
+    module = _run(plugin) if plugin.path else _import(plugin.name)
     found = tuple(declarations_of(module))
     if not found:
         raise SpecError(

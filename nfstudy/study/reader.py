@@ -109,6 +109,10 @@ def _install_plugins(names: Any, folder: Path) -> Iterator[Mistake]:
         yield ("plugins",), f"got {shown(names)}; expected: a list of files that end in .py, or of modules"
         return
     for index, name in enumerate(names):
+        # A run keeps its plug-ins' files by their names alone.
+        if Path(name).name in [Path(other).name for other in names[:index]]:
+            yield ("plugins", index), f"got '{name}', a file name that is there already; expected: each file name once"
+            continue
         try:
             install(read_plugin(name, folder))
         except SpecError as error:

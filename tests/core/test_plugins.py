@@ -95,6 +95,12 @@ MISTAKES = {
         r"mine.yaml:3:10: plugins: got 'shift.py'; expected: a list",
     ),
     "no declaration": ("x = 1\n", STUDY, r"plugins.0: got 'shift.py', which declares nothing; expected: a FlowFamily"),
+    "an empty file": ("", STUDY, r"plugins.0: got 'shift.py', which declares nothing; expected: a FlowFamily"),
+    "two files of one name": (
+        SHIFT,
+        STUDY.replace("[shift.py]", "[shift.py, more/shift.py]"),
+        r"plugins.1: got 'more/shift.py', a file name that is there already",
+    ),
     "a syntax error": ("x = 1\ny = (\n", STUDY, r"plugins.0: shift.py:2: SyntaxError: '\(' was never closed"),
     "an import that fails": (
         "x = 1\nimport no_such\n",
@@ -208,6 +214,19 @@ def in_a_process(folder, code):
 def test_an_installed_distribution_adds_a_flow_by_its_entry_point(tmp_path):
     distribution(tmp_path, "my-shift", "1.2", "shift = shift_flows:SHIFT")
     assert in_a_process(tmp_path, ORIGIN).stdout == "my-shift 1.2\n"
+
+
+def test_a_flow_of_a_distribution_is_checked_before_a_study_trains_it(tmp_path):
+    distribution(tmp_path, "my-shift", "1.2", "shift = shift_flows:SHIFT", WRONG["log-determinant"][0])
+    study = STUDY.replace("plugins: [shift.py]\n", "") + "train: {updates: 10}\n"
+    code = (
+        "from nfstudy.cli.check_plugin import check_outside; from nfstudy.study.reader import parse_study; "
+        f"check_outside(parse_study({study!r}, 's.yaml').under().corners)"
+    )
+    done = in_a_process(tmp_path, code)
+    assert "UserError: plug-in my-shift 1.2: flow shift with D = 1" in done.stderr
+    assert "log-determinant: got 0 nats" in done.stderr
+    assert "nothing has been trained" in done.stderr
 
 
 def test_a_broken_distribution_is_named_only_where_it_is_wanted(tmp_path):
