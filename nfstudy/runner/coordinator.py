@@ -20,10 +20,10 @@ from nfstudy.runner.progress import StudyProgress
 from nfstudy.runner.scheduler import Scheduler, Task
 from nfstudy.runner.signals import STOP_SECONDS, Interrupted, StopSignal
 from nfstudy.runner.worker import Died
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import RESULTS, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.store import Attempt, Store
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Identity
 from nfstudy.study.sections import DataSpec
 

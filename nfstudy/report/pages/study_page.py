@@ -7,7 +7,6 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -112,12 +111,10 @@ class Page:
         study = self.results.study
         axes = {**study.grid, **(study.search.space if study.search else {})}
         rows = []
-        flat = self.results.plan.settings.flat()
+        flat = self.results.plan.settings.recorded().flat()
         stated_by_path = self.results.facts.stated_settings(flat)
         for path, value in flat.items():
             axis = axes.get(path)
-            if path == "data.path":  # Its folder is of one machine.
-                value = Path(value).name
             if axis is None:
                 shown = setting_text(value)
             elif isinstance(axis, tuple):
