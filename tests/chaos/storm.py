@@ -11,14 +11,14 @@ import subprocess
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import optuna
 import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from support.command_line import frame_of, launch, wait_for
+from support.command_line import frame_of, launch_spawned, wait_for
+from support.processes import workers_of
 
 from nfstudy.runs.metrics import METRICS
 from nfstudy.runs.tracking.store import open_store
@@ -62,7 +62,7 @@ def prepare(folder, updates, rates=RATES):
     return folder
 
 
-def leave_alone(folder, workers=WORKERS):
+def leave_alone(folder, workers=WORKERS, launch=launch_spawned):
     """Run the study once, undisturbed; return the seconds that its trials took, from the first's start."""
     process = launch(folder, *ARGUMENTS, str(workers))
     wait_for(folder, "starts", LAUNCH_SECONDS)
@@ -73,7 +73,7 @@ def leave_alone(folder, workers=WORKERS):
     return took
 
 
-def rage(folder, kills, seed, interval, workers=WORKERS):
+def rage(folder, kills, seed, interval, workers=WORKERS, launch=launch_spawned):
     """Run the study while SIGKILLs strike its processes, and launch it again whenever it is gone; return what was done.
 
     Arguments:
@@ -83,6 +83,7 @@ def rage(folder, kills, seed, interval, workers=WORKERS):
         interval: mean seconds between two kills, of a launch's preparations as well as of its work; a share of what
             `leave_alone` returned, so that a fast machine is struck as often. The first strikes when all are at work.
         workers: how many.
+        launch: what starts the study: as users do, or forked.
     """
     random_ = random.Random(seed)
     all_begun = "(?s)" + ".*".join(["starts"] * workers)
@@ -127,17 +128,6 @@ def strike(process, random_):
         process.kill()
     process.wait()
     return victim
-
-
-def workers_of(pid):
-    """Return the process ids of a coordinator's workers."""
-    found = []
-    with contextlib.suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            with contextlib.suppress(OSError):
-                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append(int(child))
-    return found
 
 
 def assert_whole(folder, cells):

@@ -1,6 +1,7 @@
 """A slice of `make chaos` that every `make test` takes."""
 
 import pytest
+from support.command_line import launch
 
 from chaos import storm
 
@@ -11,9 +12,9 @@ UPDATES, RATES, KILLS, WORKERS = 400, (1e-3,), 4, 2
 
 def test_a_study_whose_processes_are_killed_is_the_one_that_was_left_alone(tmp_path):
     calm = storm.prepare(tmp_path / "calm", UPDATES, RATES)
-    seconds = storm.leave_alone(calm, WORKERS)
+    seconds = storm.leave_alone(calm, WORKERS, launch)
     disturbed = storm.prepare(tmp_path / "storm", UPDATES, RATES)
-    done = storm.rage(disturbed, KILLS, seed=1, interval=seconds / KILLS, workers=WORKERS)
+    done = storm.rage(disturbed, KILLS, seed=1, interval=seconds / KILLS, workers=WORKERS, launch=launch)
     assert done.kills.total() > 0
     storm.assert_whole(disturbed, storm.CELLS_A_RATE)
     assert storm.differences(calm, disturbed) == []
