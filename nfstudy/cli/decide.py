@@ -1,4 +1,4 @@
-"""`decide`: run further repetitions of the cells that undecided claims depend on, look by look, until they are decided."""
+"""`decide`: further repetitions of the cells that undecided claims depend on, look by look, until they are decided."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 import difflib
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 from nfstudy.core.errors import StoreError, UserError
@@ -97,14 +98,14 @@ class _Work:
         from nfstudy.report.claims.judge import all_claims, bodies_in_store, judge_bodies
         from nfstudy.runs.tracking.open import load_frame
 
-        claims = all_claims()
+        studies = read_studies(self.project.root / "studies").values()
+        claims = all_claims()  # Of plug-ins too, which the studies name.
         known = [claim.id for claim in claims]
         for name in self.claims:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; hint: did you mean '{close[0]}'?" if close else ""
                 raise UserError(f"decide: no claim '{name}'; expected: {', '.join(known)}{hint}")
-        studies = read_studies(self.project.root / "studies").values()
         if self.budget and not any(self.budget in study.budgets for study in studies):
             names = sorted({name for study in studies for name in study.budgets})
             raise UserError(f"--budget {self.budget}: no study has it; expected: {', '.join(names)}")
@@ -151,23 +152,24 @@ class _Work:
 
     def print_forecast(self) -> None:
         """Say what is going to be run, in which order, and what it promises."""
-        from nfstudy.report.statistics.looks import SCHEDULE
+        from nfstudy.report.claims.deciding import LOOKS
 
         steps = self.steps()
-        print(f"looks, declared beforehand: {SCHEDULE}; at most {self.most} repetitions of a cell")
+        print(f"looks, declared beforehand: {LOOKS}; at most {self.most} repetitions of a cell")
         for step in steps:
             labels = step.cells.values()
             print(
                 f"{step.claim} on {step.results.name}: look {step.look} at {step.repetitions} repetitions, "
-                f"{len(step.parts)} undecided parts\n"
-                f"  {len(step.runs)} runs of {len(labels)} cells, {format_duration(step.seconds)} on {self.workers} "
-                f"workers; decides with a probability of {step.chance:.0%} at these means and spreads; {_enough(step)}\n"
+                f"undecided parts: {len(step.parts)}\n"
+                f"  runs: {len(step.runs)}, {format_duration(step.seconds)} with {self.workers} at once; decides with "
+                f"a probability of {step.chance:.0%} at these means and spreads; {_enough(step)}\n"
                 f"  cells: {'; '.join(labels)}"
             )
         for (claim, body), why in self.stuck.items():
             print(f"{claim} on {body}: stays undecided: {why}")
-        shared = {(step.results.name, key): step.runs.count(key) for step in steps for key in step.cells}
-        print(f"first looks of all together: at most {sum(shared.values())} runs", flush=True)
+        counts = [Counter((step.results.name, key) for key in step.runs) for step in steps]
+        together = sum(reduce(Counter.__or__, counts, Counter()).values())
+        print(f"these looks together: at most {together} runs, since claims share cells", flush=True)
 
     def take(self, step: Step, deadline: float) -> None:
         """Run the repetitions of a step, and judge again; a step that brings no look is not tried again."""

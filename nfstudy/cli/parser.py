@@ -24,9 +24,9 @@ examples:
   python -m nfstudy ui
 
 exit codes: 0 done, 1 some runs failed or some cells are impossible (run), a claim that was supported is contradicted
-(check), some claims stay undecided (decide), some runs are there with other numbers (import, reference), something kept is stale (reference --check) or the
-numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same within stated tolerances (rerun), 130
-interrupted
+(check), some claims stay undecided (decide), some runs are there with other numbers (import, reference), something kept
+is stale (reference --check) or the numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same
+within stated tolerances (rerun), 130 interrupted
 """
 
 

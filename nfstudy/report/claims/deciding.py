@@ -1,4 +1,4 @@
-"""What to run next so that undecided claims are decided: for each its next look, what it takes, and what it promises."""
+"""What to run next so that claims are decided: for each its next look, what it takes, and what it promises."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from nfstudy.report.claims.verdicts import ClaimVerdict, PartVerdict, one_sided
 from nfstudy.report.statistics.estimates import Results
 from nfstudy.report.statistics.looks import SCHEDULE, look_share, look_size
 from nfstudy.report.statistics.power import POWER, chance
+
+LOOKS = SCHEDULE
+"""When looks are taken, for people."""
 
 Cost = Callable[[Sequence[str]], float]
 """Cell keys, one a run, -> expected seconds of them all."""
@@ -104,7 +107,7 @@ def _missing(parts: Sequence[PartVerdict], size: int) -> tuple[str, ...]:
 
 
 def _chance(parts: Sequence[PartVerdict], verdict: ClaimVerdict, look: int, size: int) -> float:
-    """Return the probability that one of the parts is contradicted at a look, or that all undecided ones are supported."""
+    """Return the probability that a look contradicts one of the parts, or supports all that are undecided."""
     share = look_share(look) * one_sided(verdict.claim)
     within, outside = 1.0, 1.0
     for part in parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -15,10 +15,12 @@ from nfstudy.core.project import Project
 from nfstudy.report.claims.inequalities import QUANTITIES, Claim, read_claims
 from nfstudy.report.claims.ledger import JudgedClaim, judge_on
 from nfstudy.report.statistics.estimates import ERRORS_OF, Results, gather_results
-from nfstudy.runs.frame import LoggedRuns
 from nfstudy.runs.tracking.open import load_frame
 from nfstudy.study.reader import read_studies
 from nfstudy.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    from nfstudy.runs.frame import LoggedRuns
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple
         SpecError: there is no folder of studies, one of them is not valid, two have one name, or none has the budget.
         StoreError: the store cannot be read.
     """
-    claims = all_claims()
     studies = read_studies(project.root / "studies").values()
+    claims = all_claims()  # Of plug-ins too, which the studies name.
     known = sorted({name for study in studies for name in study.budgets})
     if budget and budget not in known:
         raise SpecError(f"--budget {budget}: no study has it; expected: {', '.join(known)}")

@@ -20,8 +20,8 @@ CAPTION = (
     "interval where these are too few. Supported: the whole confidence interval satisfies the inequality; "
     "contradicted: none of it does, also with Holm's correction for the number of parts; undecided: else, with the "
     "number of seeds that a new study would need for a power of 80 % at this mean and spread, and in brackets what "
-    "that is at both ends of the spread's 90 % interval. A claim is supported when all of its parts are, which takes no "
-    "correction, and contradicted when one is. Intervals are wider than 95 %, since repetitions may be added by "
+    "that is at both ends of the spread's 90 % interval. A claim is supported when all of its parts are, which takes "
+    "no correction, and contradicted when one is. Intervals are wider than 95 %, since repetitions may be added by "
     f"`decide`, with looks at {SCHEDULE}. Place: in the paper."
 )
 BODIES_CAPTION = (

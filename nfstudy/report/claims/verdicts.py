@@ -104,7 +104,7 @@ class PartVerdict:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Both ends of the contrast's confidence interval; None where nothing is known of the spread."""
-        return self.contrast.interval(self.level) if self.contrast else None
+        return self.contrast.interval(self.level, safe=True) if self.contrast else None
 
     @property
     def interval_text(self) -> str:

@@ -2,8 +2,8 @@
 
 A contrast is C = Σ_i c_i x_i of one quantity x in cells i. Repetition r of every cell has the same seeds, so
 repetitions that all cells share are pairs: C_r = Σ_i c_i x_ir is one sample, whose mean has a t interval. Where there
-are fewer than `LEAST_PAIRS` of them and a cell has more, each cell is a sample of its own and the interval is Welch's;
-what seeds have in common makes that one wider than need be.
+are fewer than `LEAST_PAIRS` of them and every cell has more values, each cell is a sample of its own and the interval
+is Welch's; what seeds have in common makes that one wider than need be.
 
 Both are one formula. With samples j of n_j values, v_j the variance that one value adds to C (paired: the variance of
 C_r; else c_j² s_j²), and m the Monte-Carlo error of the mean,
@@ -13,10 +13,15 @@ C_r; else c_j² s_j²), and m the Monte-Carlo error of the mean,
 
 (Welch 1947, Biometrika 34; Satterthwaite 1946, Biometrics Bulletin 2). One sample gives ν = n − 1, Student's interval.
 
+Verdicts are made far out in the tails, and there Welch's ν is not safe: of 2 values against 5 it rejects at 0.002 up to
+ten times too often. So p-values, and intervals that go with them, have ν = min_j n_j − 1, which never rejects too often
+(Mickey & Brown 1966, Ann. Math. Statist. 37): with se² = Σ_j w_j χ²_j / ν_j times its mean, and Σ_j w_j = 1,
+P(Z > t √(se² / mean)) is convex in se², and so at most what the χ²_j with the fewest degrees of freedom would give.
+
 Evaluations may share their noise, over repetitions and over cells, and then more repetitions do not make its part
 smaller. So m = Σ_i |c_i| m_i, with m_i the root mean square of the errors that the runs of cell i have logged: an upper
-bound whatever their correlations (triangle inequality). It is known and not estimated, so keeping the ν of the spread
-is conservative: P(|Z| > t √x) is convex in x, and x = se² over its mean varies the less the larger m is (Jensen).
+bound whatever their correlations (triangle inequality). It is known and not estimated, which by the same convexity
+makes the ν of the spread conservative.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ import numpy as np
 from scipy import stats
 
 LEAST_PAIRS = 3
-"""With fewer, a contrast is of the cells' own means wherever a cell has more values than there are pairs."""
+"""With fewer, a contrast is of the cells' own means if each has more values than there are pairs."""
 
 ROUNDING = 1e-9
 """A spread below this share of the values is one of rounding: the values are equal."""
@@ -66,8 +71,13 @@ class Contrast:
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom ν; nan where nothing is known of the spread."""
+        """Welch's degrees of freedom ν; nan where nothing is known of the spread."""
         return math.nan if self.variances is None else _freedom(_shares(self.variances, self.counts), self.counts)
+
+    @property
+    def least_freedom(self) -> int:
+        """The degrees of freedom with which a test never rejects too often."""
+        return min(self.counts) - 1
 
     @property
     def lack(self) -> str:
@@ -76,22 +86,24 @@ class Contrast:
             return ""
         return "an interval takes at least 2 seeds" if self.n < 2 else "equal values: no spread to judge by"
 
-    def interval(self, level: float) -> tuple[float, float] | None:
+    def interval(self, level: float, safe: bool = False) -> tuple[float, float] | None:
         """Return the two-sided confidence interval of the mean; None where nothing is known of the spread.
 
         Arguments:
             level: such as 0.95.
+            safe: whether with the fewest degrees of freedom, as p-values have them, in place of Welch's.
         """
         if self.se is None:
             return None
-        half = float(stats.t.isf((1 - level) / 2, self.freedom)) * self.se
+        freedom = self.least_freedom if safe else self.freedom
+        half = float(stats.t.isf((1 - level) / 2, freedom)) * self.se
         return self.mean - half, self.mean + half
 
     def p_within(self, lower: float, upper: float) -> float:
         """Return the p-value of "C lies outside (lower, upper)": a small one speaks for C within.
 
         It is the larger of two one-sided t tests' (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15), and at most
-        (1 − level) / 2 where the interval of that level lies within. 1 where nothing is known of the spread.
+        (1 − level) / 2 where the safe interval of that level lies within. 1 where nothing is known of the spread.
         """
         return max(self._tail(upper - self.mean), self._tail(self.mean - lower))
 
@@ -107,7 +119,7 @@ class Contrast:
 
     def _tail(self, distance: float) -> float:
         """Return P(t_ν ≥ distance / se)."""
-        return 1.0 if self.se is None else float(stats.t.sf(distance / self.se, self.freedom))
+        return 1.0 if self.se is None else float(stats.t.sf(distance / self.se, self.least_freedom))
 
 
 def contrast_of(
@@ -151,7 +163,7 @@ def contrast_of(
 
 def paired(counts: Sequence[int], shared: int) -> bool:
     """Say whether so many shared repetitions are compared in pairs, by how many values each cell has."""
-    return shared >= LEAST_PAIRS or 0 < shared == max(counts)
+    return shared > 0 and shared >= min(LEAST_PAIRS, *counts)
 
 
 def decide(interval: tuple[float, float] | None, lower: float, upper: float) -> Decision:

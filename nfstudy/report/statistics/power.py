@@ -77,7 +77,7 @@ def seeds_text(contrast: Contrast, bounds: tuple[float, float], error: float, ou
 def _rejects(contrast: Contrast, distance: float, error: float) -> float:
     """Return the probability that a one-sided t test rejects, the truth lying `distance` beyond its bound."""
     assert contrast.se is not None
-    freedom, shift = contrast.freedom, distance / contrast.se
+    freedom, shift = contrast.least_freedom, distance / contrast.se
     critical = float(stats.t.isf(error, freedom))
     found = float(stats.nct.sf(critical, freedom, shift))
     # Where that is not to be had, the estimate is so far from the bound that the spread alone decides.
