@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nfstudy.core.errors import StoreError, UserError
@@ -167,9 +167,10 @@ class _Work:
             )
         for (claim, body), why in self.stuck.items():
             print(f"{claim} on {body}: stays undecided: {why}")
-        counts = [Counter((step.results.name, key) for key in step.runs) for step in steps]
-        together = sum(reduce(Counter.__or__, counts, Counter()).values())
-        print(f"these looks together: at most {together} runs, since claims share cells", flush=True)
+        together: Counter[tuple[str, str]] = Counter()
+        for step in steps:
+            together |= Counter((step.results.name, key) for key in step.runs)
+        print(f"these looks together: at most {together.total()} runs, since claims share cells", flush=True)
 
     def take(self, step: Step, deadline: float) -> None:
         """Run the repetitions of a step, and judge again; a step that brings no look is not tried again."""

@@ -40,7 +40,7 @@ LEVEL_CAPTION = (
 )
 
 
-def results_text(found: Sequence[Results], at_once: Mapping[str, int], judged: Sequence[JudgedClaim]) -> str:
+def results_text(found: Sequence[Results], at_once: Mapping[str, int], judged: Sequence[JudgedClaim] = ()) -> str:
     """Return the section as Markdown: a part for each study, and the claims on all of them.
 
     Arguments:
