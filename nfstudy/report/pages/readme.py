@@ -137,7 +137,7 @@ def claims_text(judged: Sequence[JudgedClaim]) -> str:
     if not shown:
         return ""
     rest = len(judged) - len(shown)
-    without = f" {rest} more have no runs." if rest else ""
+    without = f"\n{rest} more claims have no runs.\n" if rest else ""
     return f"### Claims of the paper\n\n{to_markdown(side_by_side(shown))}{without}"
 
 
