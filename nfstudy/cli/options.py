@@ -39,6 +39,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def hours(text: str) -> float:
+    """Return a number of hours above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text}; expected: a number of hours above 0")
+    return value
+
+
 def check_device(device: str) -> None:
     """Raise UserError for what is no device's name."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from nfstudy import __version__
-from nfstudy.cli.options import count, count_from_0, seconds, share
+from nfstudy.cli.options import count, count_from_0, hours, seconds, share
 
 EXAMPLES = """\
 examples:
@@ -15,6 +16,7 @@ examples:
   python -m nfstudy report studies/mnist.yaml --partial
   python -m nfstudy report --all
   python -m nfstudy check
+  python -m nfstudy decide --dry-run
   python -m nfstudy export studies/mnist.yaml mnist.tar.xz
   python -m nfstudy import mnist.tar.xz
   python -m nfstudy reference
@@ -22,9 +24,9 @@ examples:
   python -m nfstudy ui
 
 exit codes: 0 done, 1 some runs failed or some cells are impossible (run), a claim that was supported is contradicted
-(check), some runs are there with other numbers (import, reference), something kept is stale (reference --check) or the
-numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same within stated tolerances (rerun), 130
-interrupted
+(check), some claims stay undecided (decide), some runs are there with other numbers (import, reference), something kept
+is stale (reference --check) or the numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same
+within stated tolerances (rerun), 130 interrupted
 """
 
 
@@ -95,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_study(status)
 
     check = commands.add_parser("check", help="judge the paper's claims on the logged runs of all studies")
-    check.add_argument("--budget", metavar="NAME", help="of the studies that have it (default: each study's own)")
+    check.add_argument("--budget", metavar="NAME", help="the only one whose runs count (default: all that have runs)")
     check.add_argument(
         "--baseline", metavar="FILE", help="the earlier verdicts (default: reports/claims-baseline.json)"
     )
@@ -105,6 +107,25 @@ def make_parser() -> argparse.ArgumentParser:
         help="save the verdicts as the new baseline; claims that are not run keep their earlier verdict",
     )
     _add_store(check)
+
+    decide = commands.add_parser(
+        "decide", help="run further repetitions of the cells that undecided claims depend on, until they are decided"
+    )
+    decide.add_argument("claims", metavar="CLAIM", nargs="*", help="ids of claims (default: all that are undecided)")
+    decide.add_argument(
+        "--hours", type=hours, default=math.inf, metavar="H", help="stop after so many hours (default: no limit)"
+    )
+    decide.add_argument(
+        "--max-seeds",
+        type=count,
+        default=24,
+        metavar="N",
+        help="how many repetitions a cell may have in all (default: 24)",
+    )
+    decide.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one per core)")
+    decide.add_argument("--budget", metavar="NAME", help="of the studies that have it (default: each study's own)")
+    decide.add_argument("--dry-run", action="store_true", help="print the forecast, run nothing")
+    _add_store(decide)
 
     export = commands.add_parser("export", help="write a study's logged runs into one archive")
     _add_study(export)
@@ -153,6 +174,7 @@ def make_parser() -> argparse.ArgumentParser:
     report.set_defaults(work="nfstudy.cli.report:report")
     status.set_defaults(work="nfstudy.cli.status:status")
     check.set_defaults(work="nfstudy.cli.check:check")
+    decide.set_defaults(work="nfstudy.cli.decide:decide")
     export.set_defaults(work="nfstudy.cli.archive:export")
     take.set_defaults(work="nfstudy.cli.archive:import_")
     reference.set_defaults(work="nfstudy.cli.reference:reference")

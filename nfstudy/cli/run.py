@@ -67,7 +67,7 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
         print(f"{counts or 'nothing was missing'} in {format_duration(summary.seconds)}")
-    _rebuild(launch)
+    rebuild(launch)
     failures = summary.failures if summary else ()
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
@@ -91,7 +91,7 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) 
         DataError: data that the study needs cannot be had.
     """
     plan = launch.plan
-    with StopSignal() as stop, _open_engine(launch, left) as engine:
+    with StopSignal() as stop, open_engine(launch, left) as engine:
         # The workers take seconds to start; in that time the rest is loaded, the data checked and the store made.
         with stop.held():
             from nfstudy.cli.check_plugin import check_outside
@@ -114,7 +114,7 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) 
         return run_study(launch, data, expected, engine, stop)
 
 
-def _rebuild(launch: Launch) -> None:
+def rebuild(launch: Launch) -> None:
     """Make the report of what there is, and say where it and the runs are."""
     from nfstudy.report.build import build_report
     from nfstudy.runs.tracking.open import open_runs
@@ -124,7 +124,7 @@ def _rebuild(launch: Launch) -> None:
     print(f"report: {nearby(index)}\nbrowse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
 
 
-def _open_engine(launch: Launch, left: int) -> Engine:
+def open_engine(launch: Launch, left: int) -> Engine:
     """Start as many workers as were asked for, as there are cores for, or as there is work for."""
     asked, folders = launch.workers, launch.project.data_folders
     if asked.engine == "local":

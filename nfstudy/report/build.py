@@ -16,7 +16,8 @@ from nfstudy.core.atomic import swap_in
 from nfstudy.core.declarations import load_function
 from nfstudy.core.errors import ReportError
 from nfstudy.report.claims.inequalities import read_claims
-from nfstudy.report.claims.ledger import evaluate, ledger
+from nfstudy.report.claims.judge import bodies_of
+from nfstudy.report.claims.ledger import ledger
 from nfstudy.report.exhibits.base import Exhibit, stamped
 from nfstudy.report.pages.study_page import Page, render_html, render_markdown
 from nfstudy.report.plots.curves import render
@@ -96,9 +97,10 @@ def make_exhibit(name: str, results: Results) -> Exhibit:
 
 
 def _claims(results: Results) -> Iterator[Exhibit]:
-    """Yield the ledger of the claims of the study's paper, where that has one."""
+    """Yield the ledger of the claims of the study's paper, where that has one, under each budget that has runs."""
     if claims := read_claims(results.paper):
-        yield ledger(evaluate(claims, results), results)
+        others = [body for body in bodies_of(results.study, results.store) if body.budget != results.budget]
+        yield ledger(claims, [results, *others])
 
 
 def _impossible(results: Results) -> Iterator[Exhibit]:

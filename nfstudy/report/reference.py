@@ -16,6 +16,7 @@ from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import ReportError
 from nfstudy.core.project import Project
 from nfstudy.report.build import MANIFEST
+from nfstudy.report.claims.judge import all_claims, bodies_of, judge_bodies
 from nfstudy.report.pages.overview import build_front, gather_fullest
 from nfstudy.report.pages.readme import results_text
 from nfstudy.report.statistics.estimates import Results
@@ -127,7 +128,10 @@ def _make(project: Project, archives: Mapping[str, Archive], folder: Path) -> st
     named = {path.relative_to(project.root).as_posix(): study for path, study in files.items()}
     build_front(named, runs.__getitem__, folder)
     at_once = {results.study.study: _at_once(results, archives[results.study.study]) for results in found}
-    return f"{BEGIN}\n{NOTICE}\n\n{results_text(found, at_once)}\n{END}"
+    judged = judge_bodies(
+        all_claims(), [body for name, study in studies.items() for body in bodies_of(study, runs[name])]
+    )
+    return f"{BEGIN}\n{NOTICE}\n\n{results_text(found, at_once, judged)}\n{END}"
 
 
 def _at_once(results: Results, archive: Archive) -> int:

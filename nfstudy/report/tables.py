@@ -105,12 +105,12 @@ def format_number(value: float, decimals: int, signed: bool = False) -> str:
 
 
 def format_estimate(estimate: Estimate, decimals: int) -> str:
-    """Return `mean ± se (n)`, or `mean (n = 1)` where one run has no standard error."""
+    """Return `mean ± se (n)`, or `mean (n = 1)` where there is no standard error, as of one run or of equal values."""
     if estimate.mean is None:
         raise ValueError("an estimate of no runs; expected: at least one run")
     mean = format_number(estimate.mean, decimals)
     if estimate.se is None:
-        return f"{mean} (n = 1)"
+        return f"{mean} (n = {estimate.n})"
     return f"{mean} ± {format_number(estimate.se, decimals)} ({estimate.n})"
 
 

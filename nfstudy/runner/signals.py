@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ PRESS_SECONDS = 1.5
 hold it for minutes."""
 
 
+DEADLINE = "the end of the time given"
+
+
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """The study was stopped from outside; what had ended is saved."""
 
@@ -31,15 +35,19 @@ class StopSignal:
     that goes on when a second signal comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: float = math.inf) -> None:
+        """Take a time of `time.monotonic` from which on it is as if a signal had come."""
         self.name = ""
-        """The signal that has come; empty until one has."""
+        """The signal that has come, or `DEADLINE`; empty until one has."""
+        self._deadline = deadline
         self._noted = 0.0
         self._held = False
         self._timer = (0.0, 0.0)
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
+        """Raise Interrupted if a signal has come, or the time is over."""
+        if not self.name and time.monotonic() >= self._deadline:
+            self.name = DEADLINE
         if self.name:
             self.obey()
             raise Interrupted(self.name)

@@ -29,7 +29,7 @@ from nfstudy.report.labels import Label, family_name, setting_text
 from nfstudy.report.paper import Published
 from nfstudy.report.plots.curves import Curve, Panel, draw_curves
 from nfstudy.report.statistics.contrasts import contrast_of
-from nfstudy.report.statistics.estimates import CellResult, Estimate, Results
+from nfstudy.report.statistics.estimates import CellResult, Estimate, Results, runs_of
 from nfstudy.report.tables import Entry, Row, Table, format_number
 from nfstudy.runs.metrics import NLL
 
@@ -137,19 +137,20 @@ def _step(group: CurveGroup, shorter: int, longer: int, paper: Published) -> Ent
         estimate=found,
         reference=paper,
         difference=None if mean is None else mean - paper.value,
-        note="; ".join(notes) or ("" if found else "no repetition in common"),
+        note="; ".join(notes) or ("" if found else "nothing to compare"),
         run_ids=found.run_ids if found else (),
     )
 
 
 def _change(longer: CellResult, shorter: CellResult) -> Estimate | None:
-    """Average longer − shorter over the repetitions that both have finished; None where there are none."""
-    own, other = (cell.by_repetition(PATCH_NLL) for cell in (longer, shorter))
-    pairs = [repetition for repetition in own if repetition in other]
-    if not pairs:
+    """Return longer − shorter, in pairs or by means as `contrast_of` has it; None where one has finished nothing."""
+    cells = (longer, shorter)
+    values = [cell.by_repetition(PATCH_NLL) for cell in cells]
+    if not all(values):
         return None
-    contrast = contrast_of((1, -1), [{r: cell[r][1] for r in pairs} for cell in (own, other)])
-    return Estimate(contrast.n, contrast.mean, contrast.se, tuple(cell[r][0] for cell in (own, other) for r in pairs))
+    numbers = [{r: value for r, (_, value) in cell.items()} for cell in values]
+    contrast = contrast_of((1, -1), numbers, noise=[cell.noise(PATCH_NLL) for cell in cells])
+    return Estimate(contrast.n, contrast.mean, contrast.se, runs_of(contrast, values))
 
 
 def _change_curves(groups: Sequence[CurveGroup]) -> list[Curve]:

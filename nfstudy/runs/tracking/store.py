@@ -147,6 +147,7 @@ class Store:
             Tag.ATTEMPT: str(attempt.number),
             Tag.POINT: json.dumps(trial.cell.point, sort_keys=True),
             **({Tag.RERUN_OF: trial.rerun_of} if trial.rerun_of else {}),
+            **({Tag.LOOK: trial.look} if trial.look else {}),
             Tag.COMMIT: code.commit,
             Tag.DIRTY: str(code.dirty).lower(),
             Tag.DATA: data.name if data else "none",
