@@ -24,7 +24,7 @@ examples:
 exit codes: 0 done, 1 some runs failed or some cells are impossible (run), a claim that was supported is contradicted
 (check), some runs are there with other numbers (import, reference), something kept is stale (reference --check) or the
 numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same within stated tolerances (rerun), 130
-interrupted
+interrupted (by Ctrl-C, SIGTERM, or SIGHUP, which a closed terminal sends)
 """
 
 
