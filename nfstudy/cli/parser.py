@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nfstudy import __version__
-from nfstudy.cli.options import count, count_from_0, seconds, share
+from nfstudy.cli.options import count, count_from_0, positive_seconds, seconds, share
 
 EXAMPLES = """\
 examples:
@@ -76,6 +76,13 @@ def make_parser() -> argparse.ArgumentParser:
         default=2,
         metavar="N",
         help="how often a failed run is retried (default: 2)",
+    )
+    run.add_argument(
+        "--worker-timeout",
+        type=positive_seconds,
+        metavar="SECONDS",
+        help="kill a worker that has said nothing for so long, longer than an epoch and the evaluation of a run take, "
+        "and retry its run (default: say so after 10 minutes or 20 epochs, and wait)",
     )
     run.add_argument("--dry-run", action="store_true", help="print the grid and a time estimate, run nothing")
 

@@ -11,7 +11,7 @@ _USER_INFORMATION = re.compile(
         @""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""What stands before the host of a URI. A password may hold `/`, `:` and `@`, as SQLAlchemy reads it; a port may not."""
+"""What stands before the host of a URI. A password may hold `/`, `:` and `@`, as SQLAlchemy reads it."""
 
 _SECRET_PARAMETER = re.compile(
     r"(?P<name>[?&;][\w.-]*(?:password|passwd|pwd|passphrase|secret|token|credential|api_?key)[\w.-]*=)[^&;#\s'\"<>]+",

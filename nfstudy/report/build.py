@@ -13,9 +13,9 @@ from typing import Any
 
 from nfstudy.core import registry
 from nfstudy.core.atomic import swap_files_in, swap_in
-from nfstudy.core.reading import TEXT_BYTES, read_regular
 from nfstudy.core.declarations import load_function
 from nfstudy.core.errors import ReportError
+from nfstudy.core.reading import TEXT_BYTES, read_regular
 from nfstudy.report.claims.inequalities import read_claims
 from nfstudy.report.claims.ledger import evaluate, ledger
 from nfstudy.report.exhibits.base import Exhibit, stamped

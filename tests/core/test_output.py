@@ -10,7 +10,6 @@ import pytest
 from nfstudy.core.output import LastingStream
 
 
-
 def lose_the_reader(kind):
     """Return a text stream whose reader has gone, as a closed pipe or terminal leaves it."""
     reader, writer = os.pipe() if kind == "pipe" else os.openpty()

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-
 OF_THE_GROUP = frozenset({signal.SIGINT, signal.SIGHUP})
 """Signals that a terminal sends to all processes that were started from it: Ctrl-C, and that it was closed."""
 
