@@ -19,12 +19,12 @@ from benchmarks.big_store import CELLS, make_big_store, study_text
 from nfstudy.core.errors import StoreError
 from nfstudy.report.build import build_report
 from nfstudy.report.exhibits import general as exhibits
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking import sql_runs as store_sql
 from nfstudy.runs.tracking.open import SqlRuns, load_frame, open_runs
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.store import Attempt, open_store
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.reader import parse_study
 
 pytestmark = pytest.mark.slow

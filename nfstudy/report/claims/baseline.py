@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import ReportError
+from nfstudy.core.reading import TEXT_BYTES, read_regular
 from nfstudy.report.claims.ledger import VERDICTS, ClaimVerdict, Verdict
 
 BASELINE = "claims-baseline.json"
@@ -35,17 +36,21 @@ def read_baseline(path: Path) -> Baseline:
         ReportError: the file is missing, or holds anything but verdicts.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path, TEXT_BYTES))
     except FileNotFoundError:
         raise ReportError(f"{path}: no such baseline; expected: a file written by `check --update-baseline`") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ReportError(f"{path}: cannot be read: {error}; expected: a JSON object, id -> verdict") from None
+        raise ReportError(f"{path}: cannot be read: {_reason(error)}; expected: a JSON object, id -> verdict") from None
     if not isinstance(content, dict):
         raise ReportError(f"{path}: is not a JSON object; expected: a JSON object, id -> verdict")
     for key, verdict in content.items():
         if verdict not in VERDICTS:
             raise ReportError(f"{path}: {key}: got {verdict!r}; expected: {', '.join(VERDICTS)}")
     return content
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def write_baseline(path: Path, verdicts: Baseline) -> None:
