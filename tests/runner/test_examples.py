@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.command_line import TINY, digests, frame_of, nfstudy, numbers_of, write_study
+from support.command_line import TINY, digests, frame_of, nfstudy, numbers_of, spawned, write_study
 from support.plugins import SHIFT, WRONG
 
 from nfstudy.runs.archive.reader import read_archive
@@ -20,10 +20,12 @@ def householder(tmp_path_factory):
     """A folder in which the example has been run."""
     folder = tmp_path_factory.mktemp("empty") / "householder"
     shutil.copytree(EXAMPLES / "householder", folder)
+    study = folder / "householder.yaml"
+    study.write_text(study.read_text().replace("updates: 600", "updates: 100"))
     checked = nfstudy(folder, "check-plugin", "householder.py")
     assert checked.returncode == 0, checked.stderr
     assert "flows householder: 16 chains satisfy the flow contract" in checked.stdout
-    done = nfstudy(folder, "run", "householder.yaml", "--workers", "2")
+    done = spawned(folder, "run", "householder.yaml", "--workers", "2")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -77,7 +79,7 @@ def test_its_runs_travel_with_the_file_and_no_code_is_run_where_they_arrive(hous
     assert refused.returncode == 2
     assert "hint: name it with --plugin" in refused.stderr
     for name in ("householder.py", "householder.yaml"):
-        shutil.copy(EXAMPLES / "householder" / name, tmp_path)
+        shutil.copy(householder / name, tmp_path)
     assert nfstudy(tmp_path, "report", "householder.yaml").returncode == 0
     reports = [folder / "reports" / "householder" for folder in (householder, tmp_path)]
     assert nfstudy(householder, "report", "householder.yaml").returncode == 0

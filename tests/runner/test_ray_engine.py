@@ -5,8 +5,9 @@ import signal
 
 import pytest
 from support.cluster import NODE, actors_of, mlflow_server, ray_cluster, wait_until
-from support.command_line import TINY, frame_of, launch, nfstudy, numbers_in, numbers_of, wait_for, write_study
-from support.postgres import free_port, running_postgres
+from support.command_line import TINY, frame_of, launch, nfstudy, numbers_in, numbers_of, python, wait_for, write_study
+from support.postgres import running_postgres
+from support.processes import free_port
 
 from nfstudy.runner.worker import Died, Ready
 from nfstudy.runs.tracking.open import load_frame
@@ -155,9 +156,8 @@ def test_a_users_mistake_about_engines_is_told(name, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.rglob("*.db")) == []
 
 
-def test_without_ray_the_engine_says_how_to_get_it(tmp_path, monkeypatch):
-    (tmp_path / "ray.py").write_text("raise ImportError('No module named ray')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = nfstudy(write_study(tmp_path), "run", "tiny.yaml", "--engine", "ray")
+def test_without_ray_the_engine_says_how_to_get_it(tmp_path):
+    code = "import sys; sys.modules['ray'] = None; from nfstudy.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = python(write_study(tmp_path), code, "run", "tiny.yaml", "--engine", "ray")
     assert done.returncode == 2
     assert "hint: pip install 'nfstudy[cluster]'" in done.stderr

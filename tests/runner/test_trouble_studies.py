@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from support import disks, small_mnist
-from support.cluster import children_of, mlflow_server
+from support.cluster import mlflow_server
 from support.command_line import TINY, frame_of, launch, numbers_in, numbers_of, wait_for, write_study
+from support.processes import children_of, workers_of
 
 from nfstudy.__main__ import main
 from nfstudy.core.errors import SpecError
@@ -216,7 +217,7 @@ def test_a_second_signal_ends_a_study_at_once_and_it_goes_on(tmp_path, calm):
     process = launch(folder, "run", "tiny.yaml", "--workers", "2", "--checkpoint-every", "0.05")
     try:
         wait_for_checkpoints(process, folder)
-        for worker in children_with(process.pid, "spawn_main"):
+        for worker in workers_of(process.pid):
             os.kill(worker, signal.SIGSTOP)  # Else they would be gone before the second signal.
         assert stop_at_work(process, folder, again=1.5) == 130
     finally:

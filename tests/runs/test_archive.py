@@ -18,7 +18,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from support.archives import members_of
-from support.command_line import TINY, digests, frame_of, nfstudy, numbers_of, write_study
+from support.command_line import TINY, digests, frame_of, nfstudy, numbers_of, python, write_study
 from support.fake_copies import CONTENTS, STUDY, consistent, copy, points, rebuilt, small_archive
 from support.filled_store import fill
 from support.processes import free_port
@@ -259,7 +259,7 @@ def test_an_import_that_is_killed_is_completed_by_the_next(filled, tmp_path, whe
     archive = read_archive(tmp_path / "x")
     uri, whole = f"sqlite:///{tmp_path}/to/mlflow.db", f"sqlite:///{tmp_path}/whole/mlflow.db"
     open_store(uri, create=True)
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "x", uri, *when], check=False)
+    done = python(tmp_path, KILLED, tmp_path / "x", uri, *when)
     assert done.returncode == -signal.SIGKILL
     assert read_copies(SqlStore(uri), "s") == []
     assert import_runs(archive, uri).new == 4

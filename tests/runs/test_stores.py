@@ -35,7 +35,7 @@ STUDY = parse_study(
     "s.yaml",
 )
 TRIALS = [trial for cell in STUDY.under("default").cells for trial in STUDY.under(cell.budget).repetitions_of(cell)]
-DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
+DATA = DataRecord.of("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
 ODD = 'µ\'s "quoted" `tick` %s :name ; -- 数'
 
 

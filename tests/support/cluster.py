@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.postgres import free_port
+from support.processes import children_of, free_port
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
@@ -68,10 +68,6 @@ def actors_of(node):
         except OSError:
             pass  # It has gone.
     return found
-
-
-def children_of(pid):
-    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
 def wait_until(condition, seconds=60):
