@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import secrets
 import signal
 import socket
 import sys
@@ -18,6 +19,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if not any(name in os.environ for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+    # A Ray that we start listens on all of the machine's addresses: nobody is let in without this process's token. Ray
+    # itself would write one into the home folder, where others may read it. It looks when it is imported.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
