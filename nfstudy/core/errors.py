@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _USER_INFORMATION = re.compile(
-    r"""(?P<scheme>\b[a-z][a-z0-9+.-]*://)
+    r"""(?P<scheme>(?:\b[a-z][a-z0-9+.-]*)?://)
         (?: [^\s/?\#'"<>@:]* (?: : (?!\d{1,5}(?:[/?\#]|\s|$)) [^\s'"<>]* )?   # user:password, whatever is in the latter
           | [^\s/?\#'"<>]* )
         @""",
