@@ -2,7 +2,7 @@
 
 Each is still a process: its folder, environment, output, exit code and plug-ins are its own, it can be killed, and it
 leaves nothing behind in the test's process. Its workers are forked from it, likewise. What this does not show is what
-starting an interpreter does: how workers are spawned, what is imported when, that no result depends on hash seeds.
+starting an interpreter does: how workers are spawned, what is imported when, that no result hangs on the hash seed.
 `command_line.spawned` is for that.
 """
 
