@@ -31,10 +31,14 @@ def export(options: argparse.Namespace) -> int:
 
 def import_(options: argparse.Namespace) -> int:
     """Take the runs of an archive into the store; return 1 if it has some of them with other numbers."""
-    from nfstudy.runs.archive.reader import read_archive
+    from nfstudy.runs.archive.reader import read_archive, read_manifest
 
-    project = Project.find()
-    return 0 if take_in(read_archive(Path(options.file)), project, project.tracking_uri(options.tracking_uri)) else 1
+    project, path = Project.find(), Path(options.file)
+    said = read_manifest(path)
+    size = sum(member.size for member in said.members)
+    # First, for a large one takes its time.
+    print(f"{path}: {said.runs:,} runs with {said.points:,} points, {size / 1e6:,.2f} MB unpacked", flush=True)
+    return 0 if take_in(read_archive(path), project, project.tracking_uri(options.tracking_uri)) else 1
 
 
 def take_in(archive: Archive, project: Project, uri: str) -> bool:

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import StoreError
+from nfstudy.core.reading import TEXT_BYTES, read_regular
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,8 @@ class Project:
     def read_costs(self, study: str) -> dict[str, float]:
         """Return what `write_costs` kept, nothing if that cannot be read."""
         try:
-            return {
-                str(key): float(seconds) for key, seconds in json.loads(self._costs_path(study).read_text()).items()
-            }
+            found = json.loads(read_regular(self._costs_path(study), TEXT_BYTES))
+            return {str(key): float(seconds) for key, seconds in found.items()}
         except (OSError, ValueError, AttributeError):
             return {}
 
@@ -116,6 +116,6 @@ class Project:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
-    except OSError:
+        return read_regular(path, 100).decode().strip()
+    except (OSError, ValueError):
         return ""

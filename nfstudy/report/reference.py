@@ -15,6 +15,7 @@ from pathlib import Path
 from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import ReportError
 from nfstudy.core.project import Project
+from nfstudy.core.reading import TEXT_BYTES, read_regular
 from nfstudy.report.build import MANIFEST
 from nfstudy.report.claims.judge import all_claims, bodies_of, judge_bodies
 from nfstudy.report.pages.overview import build_front, gather_fullest
@@ -167,6 +168,6 @@ def _around_results(readme: str) -> tuple[str, str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path, TEXT_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ReportError(f"{path}: cannot be read: {error}; expected: text in UTF-8") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
@@ -21,11 +21,19 @@ from nfstudy.runs.frame import LARGEST
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 from nfstudy.runs.result import outcome_of
 from nfstudy.runs.tags import IDENTITY, MlflowTag, Tag
+from nfstudy.study.sections import ENERGY_EPOCH
 
 MAX_FILE_NAME, MAX_FOLDERS = 250, 8
 
 POINT = np.dtype([("update", "<i8"), ("time", "<i8"), ("value", "<f8")])
 """One point of a history: at which update, when (milliseconds since 1970), and the number, which may be nan or ±inf."""
+
+MAX_METRICS = 1000
+"""Of a run."""
+MAX_HISTORY = 1_000_000
+"""Points of one metric of a run, whatever its settings say: 24 MB."""
+UNSAID_HISTORY = 1000
+"""Points of one metric of a run whose parameters do not say how long it was trained."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in hex digits."""
@@ -117,6 +125,12 @@ class RunRecord(Record):
         for name in self.files:
             if not is_inside(name):
                 raise ValueError(f"file {name[:80]!r}: expected: plain names of files and folders inside the run's own")
+        most = most_points(self.params, self.datasets)
+        if len(self.points) > MAX_METRICS:
+            raise ValueError(f"points: {len(self.points):,} metrics; expected: at most {MAX_METRICS:,}")
+        for metric, count in self.points.items():
+            if count > most:
+                raise ValueError(f"points: {metric}: {count:,} points; expected: at most {most:,}, by its settings")
         folders = {str(folder) for name in self.files for folder in PurePosixPath(name).parents}
         if clash := sorted(folders & self.files.keys()):
             raise ValueError(f"file {clash[0]!r}: is a folder too; expected: one of the two")
@@ -153,6 +167,35 @@ class RunCopy:
             np.array_equal(np.array(self.numbers(metric)), np.array(other.numbers(metric)), equal_nan=True)
             for metric in metrics
         )
+
+
+def most_points(params: Mapping[str, str], datasets: Sequence[DataRecord]) -> int:
+    """Return how many points the history of a metric can have: one an epoch, and one at the end.
+
+    Arguments:
+        params: the run's.
+        datasets: what it says of its data, whose training images make the epochs.
+    """
+    updates = _whole(params.get("train.updates", ""))
+    if not updates:
+        return UNSAID_HISTORY
+    images = _whole(params.get("data.train_images", "")) or min(map(_training_images, datasets), default=0)
+    batch = _whole(params.get("train.batch", "")) or 1
+    epoch = max(images // batch, 1) if datasets else ENERGY_EPOCH
+    return min(-(-updates // epoch) + 1, MAX_HISTORY)
+
+
+def _training_images(data: DataRecord) -> int:
+    """Return how many training images a data set has, as a run says; 0 where that cannot be read."""
+    try:
+        return int(json.loads(data.profile)["train"][0])
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return 0
+
+
+def _whole(text: str) -> int:
+    """Return a whole number from 1 that a parameter says, else 0."""
+    return int(text) if re.fullmatch("[1-9][0-9]{0,15}", text, re.ASCII) else 0
 
 
 def is_inside(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from nfstudy.core.declarations import unmet_need
 from nfstudy.core.errors import DataError, SpecError
 from nfstudy.core.fields import OpenRecord
 from nfstudy.core.plugins import install, read_plugin
+from nfstudy.core.reading import read_regular
 from nfstudy.data import resolve_settings
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import CHOICES, Settings, setting_defaults
@@ -44,14 +46,13 @@ def read_study(path: Path | str) -> StudySpec:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_regular(path, MAX_BYTES)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such study file; expected: the path of a YAML file") from None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise SpecError(f"{path}: is larger; expected: a study file of at most {MAX_BYTES:,} bytes") from None
         raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(raw) > MAX_BYTES:
-        raise SpecError(f"{path}: is larger; expected: a study file of at most {MAX_BYTES:,} bytes")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

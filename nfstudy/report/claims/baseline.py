@@ -12,6 +12,7 @@ from typing import Any
 
 from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import ReportError
+from nfstudy.core.reading import TEXT_BYTES, read_regular
 from nfstudy.report.claims.verdicts import VERDICTS
 
 BASELINE = "claims-baseline.json"
@@ -30,11 +31,11 @@ def read_baseline(path: Path) -> Baseline:
         ReportError: the file is missing, or holds anything but verdicts.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path, TEXT_BYTES))
     except FileNotFoundError:
         raise ReportError(f"{path}: no such baseline; expected: a file written by `check --update-baseline`") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ReportError(f"{path}: cannot be read: {error}; {EXPECTED}") from None
+        raise ReportError(f"{path}: cannot be read: {_reason(error)}; {EXPECTED}") from None
     if not isinstance(content, dict):
         raise ReportError(f"{path}: is not a JSON object; {EXPECTED}")
     for body, verdicts in content.items():
@@ -53,6 +54,10 @@ def _check(path: Path, body: str, verdicts: Any) -> None:
     for key, verdict in verdicts.items():
         if verdict not in VERDICTS:
             raise ReportError(f"{path}: {body}: {key}: got {verdict!r}; expected: {', '.join(VERDICTS)}")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def write_baseline(path: Path, verdicts: Baseline) -> None:

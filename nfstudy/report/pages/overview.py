@@ -134,7 +134,7 @@ def build_front(
     claims = judge_bodies([claim for paper in papers for claim in read_claims(paper)], bodies)
     front = FrontPage(reports, idle, claims, _parts_of(claims, bodies), papers)
     files = {"index.html": _render(front).encode()}
-    write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)})
+    write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)}, shared=True)
     return folder / "index.html"
 
 

@@ -9,9 +9,13 @@ from functools import cached_property
 import pandas as pd
 
 from nfstudy.core.errors import StoreError
+from nfstudy.core.reading import read_regular
 from nfstudy.runs.frame import LoggedRuns, make_frame
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_sqlite
+
+ARTIFACT_BYTES = 2**28
+"""Of one file of a run."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class SqlRuns:
         if not is_sqlite(self.store.uri) or not address.startswith(ARTIFACTS):
             return self._by_api.artifact(run_id, name)
         try:
-            return (artifact_folder(address, self.store.uri) / name).read_bytes()
+            return read_regular(artifact_folder(address, self.store.uri) / name, ARTIFACT_BYTES)
         except OSError:
             return None
 

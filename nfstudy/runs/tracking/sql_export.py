@@ -30,6 +30,9 @@ BUSY_SECONDS = 20.0
 RUNS_AT_ONCE = 50
 """Points of so many are in memory as rows, which take ten times what arrays take."""
 
+POINTS_AT_ONCE = 10_000
+"""Of a history that is written."""
+
 _RUNS = (
     "run_uuid",
     "name",
@@ -207,9 +210,13 @@ def _insert(connection: sqlite3.Connection, experiment: int, study: str, copy: R
     _rows(connection, "tags", _PAIRS, [(record.id, *pair) for pair in record.tags.items()])
     _rows(connection, "params", _PAIRS, [(record.id, *pair) for pair in record.params.items()])
     for metric, history in copy.histories.items():
-        points = [(record.id, metric, *_kept(*point)) for point in history.tolist()]
-        _rows(connection, "metrics", _METRICS, points)
-        _rows(connection, "latest_metrics", _METRICS, [max(points, key=lambda point: point[2:5])])
+        latest: list[tuple[Any, ...]] = []
+        for first in range(0, len(history), POINTS_AT_ONCE):
+            some = history[first : first + POINTS_AT_ONCE].tolist()
+            points = [(record.id, metric, *_kept(*point)) for point in some]
+            _rows(connection, "metrics", _METRICS, points)
+            latest = [max(latest + points, key=lambda point: point[2:5])]
+        _rows(connection, "latest_metrics", _METRICS, latest)
     for dataset in record.datasets:
         _insert_dataset(connection, experiment, record.id, dataset)
 
