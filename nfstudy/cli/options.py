@@ -39,6 +39,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def positive_seconds(text: str) -> float:
+    """Return a number of seconds above 0."""
+    if not (value := seconds(text)):
+        raise argparse.ArgumentTypeError(f"got {text}; expected: a number of seconds above 0")
+    return value
+
+
 def check_device(device: str) -> None:
     """Raise UserError for what is no device's name."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):

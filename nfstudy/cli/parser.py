@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nfstudy import __version__
-from nfstudy.cli.options import count, count_from_0, seconds, share
+from nfstudy.cli.options import count, count_from_0, positive_seconds, seconds, share
 
 EXAMPLES = """\
 examples:
@@ -24,7 +24,7 @@ examples:
 exit codes: 0 done, 1 some runs failed or some cells are impossible (run), a claim that was supported is contradicted
 (check), some runs are there with other numbers (import, reference), something kept is stale (reference --check) or the
 numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same within stated tolerances (rerun), 130
-interrupted
+interrupted (by Ctrl-C, SIGTERM, or SIGHUP, which a closed terminal sends)
 """
 
 
@@ -76,6 +76,13 @@ def make_parser() -> argparse.ArgumentParser:
         default=2,
         metavar="N",
         help="how often a failed run is retried (default: 2)",
+    )
+    run.add_argument(
+        "--worker-timeout",
+        type=positive_seconds,
+        metavar="SECONDS",
+        help="kill a worker that has said nothing for so long, longer than an epoch and the evaluation of a run take, "
+        "and retry its run (default: say so after 10 minutes or 20 epochs, and wait)",
     )
     run.add_argument("--dry-run", action="store_true", help="print the grid and a time estimate, run nothing")
 

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         project,
         project.tracking_uri(options.tracking_uri),
         WorkerOptions(options.engine, options.workers, options.threads, options.device, options.gpus),
-        RetryPolicy(options.checkpoint_every, options.retries),
+        RetryPolicy(options.checkpoint_every, options.retries, options.worker_timeout),
     )
     with nullcontext() if options.dry_run else project.study_lock(plan.name):
         return _run(launch, options.dry_run, _again(options))
@@ -106,7 +106,7 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) 
         if not dry_run:
             open_store(launch.uri, create=True)
         print("timing a few updates of each cell ...", file=sys.stderr, flush=True)
-        expected = measure_costs(engine, plan.corners, stop) | logged_seconds(frame)
+        expected = measure_costs(engine, plan.corners, stop, launch.retry.worker_timeout) | logged_seconds(frame)
         print_cells(plan, frame, expected, len(engine.workers))
         if dry_run:
             return None
@@ -147,5 +147,6 @@ def _again(options: argparse.Namespace) -> str:
     words += [f"--budget {options.budget}"] if options.budget else []
     words += [f"--tracking-uri {options.tracking_uri}"] if options.tracking_uri else []
     words += [f"--engine {options.engine}"] if options.engine != "local" else []
+    words += [f"--worker-timeout {options.worker_timeout:g}"] if options.worker_timeout else []
     words += [f"--gpus {options.gpus:g}"] if options.gpus else []
     return " ".join(words)

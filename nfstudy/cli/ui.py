@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
-import subprocess
 import sys
 
 from nfstudy.core.errors import UserError
+from nfstudy.core.guard import start_guarded
 from nfstudy.core.project import Project
 from nfstudy.runs.tracking.store import open_store
 
@@ -22,7 +22,7 @@ def serve(uri: str, host: str, port: int) -> int:
     """Run MLflow's server until it is stopped, and return its exit code.
 
     MLflow's own `ui` would start fifteen processes, and ignore the tracking address: one web worker and no job runner
-    are enough to browse.
+    are enough to browse. They end with this process, also when that is killed.
 
     Raises:
         StoreError: there is no store yet.
@@ -31,11 +31,12 @@ def serve(uri: str, host: str, port: int) -> int:
     if uri.startswith(("http://", "https://")):
         raise UserError(f"{uri}: is already served; hint: open that address in a browser")
     store = open_store(uri)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--workers", "1"]
-    command += ["--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     if store.folder:
         command += ["--artifacts-destination", str(store.folder / "artifacts")]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # Not on the command line, which every user of the machine can read: it may hold a password.
+    quiet |= {"MLFLOW_BACKEND_STORE_URI": store.uri}
     address = f"http://{host}:{port}"
     print(f"MLflow UI on {address} (ready in a few seconds; stop with Ctrl-C)")
     if not _is_loopback(host):
@@ -45,11 +46,14 @@ def serve(uri: str, host: str, port: int) -> int:
             f"  {study}: {address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
         )
     sys.stdout.flush()
-    with subprocess.Popen(command, env=os.environ | quiet) as server:
-        try:
-            return server.wait()
-        except KeyboardInterrupt:
-            return server.wait()
+    server = start_guarded(command, os.environ | quiet)
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        assert server.stdin
+        server.stdin.close()
+        server.wait()
+        return 0
 
 
 def _is_loopback(host: str) -> bool:

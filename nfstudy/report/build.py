@@ -12,9 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nfstudy.core import registry
-from nfstudy.core.atomic import swap_in
+from nfstudy.core.atomic import swap_files_in, swap_in
 from nfstudy.core.declarations import load_function
 from nfstudy.core.errors import ReportError
+from nfstudy.core.reading import TEXT_BYTES, read_regular
 from nfstudy.report.claims.inequalities import read_claims
 from nfstudy.report.claims.ledger import evaluate, ledger
 from nfstudy.report.exhibits.base import Exhibit, stamped
@@ -176,19 +177,21 @@ def _sources(results: Results, exhibit: Exhibit) -> dict[str, Any]:
     }
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Swap a report's files into its folder, after all of them have been made, and remove those of an earlier one.
+def write_files(folder: Path, files: Mapping[str, bytes], shared: bool = False) -> None:
+    """Have a report's folder hold these files in place of those of an earlier one, at once.
 
     Arguments:
         folder: where to write.
         files: name relative to the folder -> content, its manifest last.
+        shared: whether the folder is one that others write into meanwhile, as the one of all reports is; then files are
+            swapped in one by one.
 
     Raises:
         ReportError: the folder holds a manifest that is not a report's, or cannot be written.
     """
     stale = _earlier_files(folder) - set(files)
     try:
-        swap_in(folder, files, stale)
+        (swap_files_in if shared else swap_in)(folder, files, stale)
     except OSError as error:
         raise ReportError(
             f"{folder}: cannot be written: {error.strerror or error}; no run is lost: rebuild the report"
@@ -201,7 +204,9 @@ def _earlier_files(folder: Path) -> set[str]:
     if not path.exists():
         return set()
     try:
-        names = set(map(PurePosixPath, json.loads(path.read_bytes())["files"]))
+        names = set(map(PurePosixPath, json.loads(read_regular(path, TEXT_BYTES))["files"]))
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ReportError(f"{path}: not the manifest of a report; expected: one written here, or none") from None
     for name in names:

@@ -22,6 +22,11 @@ def run_seconds(settings: Settings, cost: Cost, stage: str = "repetition") -> fl
     return settings.train.updates * cost.update + epochs * cost.validation + test
 
 
+def epoch_share(settings: Settings) -> float:
+    """Return which part of a run's updates an epoch is, at most 1."""
+    return 1.0 if settings.problem == "drawn" else min(_epoch_updates(settings) / settings.train.updates, 1.0)
+
+
 def _epoch_updates(settings: Settings) -> int:
     if settings.data is None:
         return ENERGY_EPOCH

@@ -27,7 +27,8 @@ from nfstudy.core.plugins import Plugin, install_all, installed
 from nfstudy.data import Dataset
 from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.runner.engine import Engine, Worker
-from nfstudy.runner.worker import Died, Message, Order, serve, work_variables
+from nfstudy.runner.watch import LIFE_SECONDS
+from nfstudy.runner.worker import Alive, Died, Message, Order, serve, work_variables
 from nfstudy.runs.provenance import environment, usable_cores
 from nfstudy.study.sections import DataSpec
 
@@ -75,13 +76,19 @@ class RayWorker(Worker):
         if self.device:
             self.actor.leave.remote()
         else:
-            ray.kill(self.actor)
+            self.kill()
+
+    def kill(self) -> None:
+        """End it at once; where its node does not answer, as soon as that does, or is known to be lost."""
+        ray.kill(self.actor)
 
 
 class RayEngine(Engine):
     """Workers on the nodes of a Ray cluster."""
 
     workers: list[RayWorker]
+    shows_life = True
+    starts_wait = True
 
     def __init__(self, size: int, threads: int, device: str, gpus: float, datasets: Mapping[DataSpec, Dataset]) -> None:
         """Ask the cluster that `join_cluster` joined for actors, which start as it has room for them.
@@ -157,10 +164,16 @@ class _Actor:
     def messages(self) -> Iterator[Message]:
         """Begin to work, and yield what the worker says until it leaves."""
         threading.Thread(target=self._work, daemon=True).start()
-        while (message := self._mailbox.said.get()) is not END:
+        while (message := self._next()) is not END:
             if isinstance(message, BaseException):
                 raise message
             yield message
+
+    def _next(self) -> Message | BaseException | None:
+        try:
+            return self._mailbox.said.get(timeout=LIFE_SECONDS)
+        except queue.Empty:
+            return Alive()
 
     def tell(self, order: Order) -> None:
         """Give the worker an order."""

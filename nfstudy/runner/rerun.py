@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from nfstudy.core.errors import UserError
+from nfstudy.core.errors import StoreError, UserError
 from nfstudy.core.plugins import require_recorded
 from nfstudy.core.project import Project
 from nfstudy.data import load_dataset
@@ -146,6 +146,8 @@ def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
         Coordinator(Assignment(trial.study, places, data, expected), scheduler, pool, progress).work(stop)
     frame = store.runs(trial.study).frame(())
     attempts = frame[(frame["rerun_of"] == trial.rerun_of) & ~frame["run_id"].isin(before)]
+    if attempts.empty:
+        raise StoreError(f"{store.uri}: the new run of {trial.label} has been deleted; expected: to find it there")
     new = read_copy(store, latest_per_identity(attempts)["run_id"].item())
     verdict, lines = compare(rerun.old, new)
     store.tag_run(new.record.id, {Tag.RERUN: verdict})

@@ -126,7 +126,7 @@ def build_front(
     claims = judge({results.study.study: results for results in found.values()}, papers)
     front = FrontPage(reports, idle, claims, papers)
     files = {"index.html": _render(front).encode()}
-    write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)})
+    write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)}, shared=True)
     return folder / "index.html"
 
 

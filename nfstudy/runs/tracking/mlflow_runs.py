@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.core.errors import StoreError
+from nfstudy.core.errors import StoreError, without_secrets
 from nfstudy.runs.frame import make_frame, make_history, make_row
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 from nfstudy.runs.tags import Tag
@@ -63,13 +63,13 @@ class StudyRuns:
         return None
 
     def link(self, run_id: str) -> str | None:
-        """Return the address of the run's page where a tracking server is set, else None."""
+        """Return the address of the run's page, without user information, where a tracking server is set, else None."""
         if not self.uri.startswith(("http://", "https://")):
             return None
         with self.asked():
             experiment = self._experiment()
         return (
-            f"{self.uri.rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{self.own_id(run_id)}"
+            f"{without_secrets(self.uri).rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{self.own_id(run_id)}"
             if experiment
             else None
         )
