@@ -11,10 +11,10 @@ from nfstudy.core.output import lost_output, outlive_readers
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    outlive_readers()
-    options = make_parser().parse_args(arguments)
+    """Run one command and return its exit code; whatever happens, nothing is raised but what ends a process."""
     try:
+        outlive_readers()
+        options = make_parser().parse_args(arguments)
         module, _, name = options.work.partition(":")
         code: int = getattr(import_module(module), name)(options)
         if lost := lost_output():
@@ -27,6 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        from nfstudy.core.crash import tell
+
+        words, code = tell(error)
+        print(f"error: {words}", file=sys.stderr)
+        return code
 
 
 if __name__ == "__main__":

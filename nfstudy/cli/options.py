@@ -46,6 +46,22 @@ def positive_seconds(text: str) -> float:
     return value
 
 
+def port(text: str) -> int:
+    """Return the number of a port that can be listened on."""
+    value = int(text)
+    if not 1 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"got {text}; expected: a port, from 1 to 65535")
+    return value
+
+
+def hosts(text: str) -> tuple[str, ...]:
+    """Return the names of hosts, separated by commas."""
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found or any(re.search(r"[\s/@]", name) for name in found):
+        raise argparse.ArgumentTypeError(f"got '{text}'; expected: host names, separated by commas, such as a.org,b:*")
+    return found
+
+
 def check_device(device: str) -> None:
     """Raise UserError for what is no device's name."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):

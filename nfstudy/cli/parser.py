@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from nfstudy import __version__
-from nfstudy.cli.options import count, count_from_0, positive_seconds, seconds, share
+from nfstudy.cli.arguments import Parser
+from nfstudy.cli.options import count, count_from_0, hosts, port, positive_seconds, seconds, share
 
 EXAMPLES = """\
 examples:
@@ -24,13 +25,13 @@ examples:
 exit codes: 0 done, 1 some runs failed or some cells are impossible (run), a claim that was supported is contradicted
 (check), some runs are there with other numbers (import, reference), something kept is stale (reference --check) or the
 numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same within stated tolerances (rerun), 130
-interrupted (by Ctrl-C, SIGTERM, or SIGHUP, which a closed terminal sends)
+interrupted (by Ctrl-C, SIGTERM, or SIGHUP, which a closed terminal sends), 70 a mistake in nfstudy itself
 """
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m nfstudy",
         description="Tracked, repeatable studies of 'Variational Inference with Normalizing Flows'.",
         epilog=EXAMPLES,
@@ -151,9 +152,17 @@ def make_parser() -> argparse.ArgumentParser:
     plugin.add_argument("file", metavar="FILE", help="a Python file, or a module's dotted name")
 
     ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")
-    ui.add_argument("--port", type=count, default=5000, metavar="N", help="port to listen on (default: 5000)")
+    ui.add_argument("--port", type=port, default=5000, metavar="N", help="port to listen on (default: 5000)")
     ui.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine)"
+    )
+    ui.add_argument(
+        "--allowed-hosts",
+        type=hosts,
+        default=(),
+        metavar="NAMES",
+        help="further names under which browsers may open it, separated by commas, such as lab.example.org "
+        "(default: this machine's names and addresses)",
     )
     _add_store(ui)
     run.set_defaults(work="nfstudy.cli.run:run")

@@ -28,7 +28,7 @@ def serve(uri: str, host: str, port: int) -> int:
         StoreError: there is no store yet.
         UserError: the store is itself served elsewhere.
     """
-    if uri.startswith(("http://", "https://")):
+    if is_served(uri):
         raise UserError(f"{uri}: is already served; hint: open that address in a browser")
     store = open_store(uri)
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]

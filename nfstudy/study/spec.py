@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +11,7 @@ from nfstudy.core import registry
 from nfstudy.core.declarations import Metric
 from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Count, Record
+from nfstudy.core.suggest import did_you_mean
 from nfstudy.study.settings import Settings
 
 if TYPE_CHECKING:
@@ -184,8 +184,7 @@ class StudySpec(Record):
 
         name = self.budget if budget is None else budget
         if name not in self.budgets:
-            close = difflib.get_close_matches(name, self.budgets, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(name, self.budgets)
             raise SpecError(f"study {self.study}: no budget '{name}'; expected: {', '.join(self.budgets)}{hint}")
         plan = self._plans.get(name)
         if plan is None or plan.study is not self:  # `model_copy` copies what is cached, too.

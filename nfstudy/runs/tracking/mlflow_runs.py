@@ -17,6 +17,7 @@ from nfstudy.core.errors import StoreError, without_secrets
 from nfstudy.runs.frame import make_frame, make_history, make_row
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 from nfstudy.runs.tags import Tag
+from nfstudy.runs.tracking.uris import is_served
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Metric, Run
@@ -64,7 +65,7 @@ class StudyRuns:
 
     def link(self, run_id: str) -> str | None:
         """Return the address of the run's page, without user information, where a tracking server is set, else None."""
-        if not self.uri.startswith(("http://", "https://")):
+        if not is_served(self.uri):
             return None
         with self.asked():
             experiment = self._experiment()

@@ -10,8 +10,9 @@ import pandas as pd
 
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.frame import LoggedRuns, make_frame
+from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.sql_runs import SqlStore
-from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_sqlite
+from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_served, is_sqlite
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,11 @@ def open_runs(uri: str) -> Callable[[str], LoggedRuns]:
     Raises:
         StoreError: there is no store, or it cannot be opened or understood.
     """
+    require_address(uri)
     if is_sqlite(uri) and not database_file(uri).exists():
         raise StoreError(f"{database_file(uri)}: no store; hint: run a study first, or pass another --tracking-uri")
-    if not uri.startswith(("http://", "https://")):
+    require_answer(uri)
+    if not is_served(uri):
         store = SqlStore(uri)
         if store.is_known():
             return lambda study: SqlRuns(store, study)
@@ -76,6 +79,7 @@ def open_runs(uri: str) -> Callable[[str], LoggedRuns]:
 
 def load_frame(uri: str, study: str, metrics: Collection[str] | None = None) -> pd.DataFrame:
     """Return the runs of a study, none where the store has not been made yet; see `LoggedRuns.frame`."""
+    require_address(uri)
     if is_sqlite(uri) and not database_file(uri).exists():
         return make_frame([], metrics)
     return open_runs(uri)(study).frame(metrics)

@@ -53,6 +53,7 @@ from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.runs.tracking.busy_timeout import shorten_busy_timeout
 from nfstudy.runs.tracking.database import file_identity, require_ours, require_same_file
 from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns
+from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.retry import Retry, may_pass, reason
 from nfstudy.runs.tracking.uris import ARTIFACTS, SQLITE, artifact_folder, database_file, is_sqlite
 from nfstudy.runs.whole_run import DataRecord
@@ -306,6 +307,7 @@ def open_store(uri: str, create: bool = False) -> Store:
     Raises:
         StoreError: there is no store and `create` is false, or it cannot be opened or understood.
     """
+    require_address(uri)
     if is_sqlite(uri):
         path = database_file(uri)
         uri = f"{SQLITE}{path}"
@@ -315,8 +317,7 @@ def open_store(uri: str, create: bool = False) -> Store:
             _create_database(path, uri)
         require_ours(path)
         sweep(path.parent)
-    elif "://" not in uri:
-        raise StoreError(f"tracking address {uri}: expected: sqlite:///FILE, http(s)://SERVER, or a database's address")
+    require_answer(uri)
     shorten_busy_timeout()
     with _as_store_error(uri):
         store = Store(uri)
