@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from nfstudy.cli.options import nearby
+from nfstudy.cli.options import nearby, tell
 from nfstudy.core.project import Project
 
 
@@ -22,7 +22,7 @@ def check(options: argparse.Namespace) -> int:
     # Without one, nothing has been said before; one that is asked for by name must be there.
     first = not path.exists() and (options.update_baseline or not options.baseline)
     before = {} if first else baseline.read_baseline(path)
-    found = judge_claims(project, project.tracking_uri(options.tracking_uri), options.budget)
+    found = judge_claims(project, project.tracking_uri(options.tracking_uri), options.budget, tell)
     now = baseline.verdicts_by_id(found)
     counts = Counter(claim.verdict for claim in found)
     print(*verdict_lines(found), sep="\n")

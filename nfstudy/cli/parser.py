@@ -136,7 +136,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_store(reference)
 
     rerun = commands.add_parser("rerun", help="train a logged run again, and compare every number")
-    rerun.add_argument("run_id", metavar="RUN_ID", help="the id of a finished, diverged or pruned repetition")
+    rerun.add_argument(
+        "run_id", metavar="RUN_ID", help="the id of a finished, diverged or pruned repetition, or its first digits"
+    )
     rerun.add_argument("--threads", type=count, metavar="N", help="threads of the worker (default: as recorded)")
     rerun.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as recorded, if here)")
     rerun.add_argument(

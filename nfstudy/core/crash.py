@@ -44,7 +44,9 @@ def tell(error: Exception) -> Told:
     text = _full(error)
     path = _keep(text)
     if path is None:  # Nothing can be written: better on the screen than nowhere.
-        return Told(printable(f"{what}\n{text}hint: report it, with all of the above, to those you have nfstudy from"), OURS)
+        return Told(
+            printable(f"{what}\n{text}hint: report it, with all of the above, to those you have nfstudy from"), OURS
+        )
     return Told(
         printable(
             f"{what}\nthe full traceback is in {path}\n"

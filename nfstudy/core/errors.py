@@ -62,6 +62,17 @@ class StoreUnavailableError(StoreError):
     """A store that cannot be used just now, and may be again: locked, full, or out of reach."""
 
 
+class StudyDeletedError(StoreError):
+    """A study whose experiment somebody has deleted; its runs can be had back."""
+
+    def __init__(self, uri: str, study: str, experiment: str) -> None:
+        super().__init__(
+            f"{uri}: the experiment of study '{study}' (id {experiment}) has been deleted; "
+            "hint: to have its runs back, with MLFLOW_TRACKING_URI set to that address, run "
+            f"`python -m mlflow experiments restore --experiment-id {experiment}`; or give the study another name"
+        )
+
+
 class RunGoneError(StoreError):
     """A run under way that the store no longer has, such as one that somebody has deleted."""
 

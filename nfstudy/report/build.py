@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -40,7 +40,18 @@ class Report:
     """Name relative to the report's folder -> content; the manifest is the last."""
 
 
-def build_report(plan: StudyPlan, runs: LoggedRuns, folder: Path, partial: bool = False, active: bool = False) -> Path:
+def untold(line: str) -> None:
+    """Tell nobody: what is known of the runs stands in the report too."""
+
+
+def build_report(
+    plan: StudyPlan,
+    runs: LoggedRuns,
+    folder: Path,
+    partial: bool = False,
+    active: bool = False,
+    tell: Callable[[str], None] = untold,
+) -> Path:
     """Write a study's report into a folder of its own and return the path of its `index.html`.
 
     The same runs give the same bytes. The files of an earlier report there are replaced or removed, others are left
@@ -52,12 +63,15 @@ def build_report(plan: StudyPlan, runs: LoggedRuns, folder: Path, partial: bool 
         folder: where to write, such as `reports/mnist`.
         partial: build although cells are missing, running or failed; the report says so everywhere.
         active: whether a coordinator is at work now, so that runs marked running are.
+        tell: is told what people should know of the runs, such as those that are left out.
 
     Raises:
         ReportError: nothing has run, cells are unfinished without `partial`, or the folder
             holds a manifest that is not a report's, or cannot be written.
     """
     results = gather_results(plan, runs, active)
+    for note in results.notes:
+        tell(note)
     _refuse_unfinished(results, partial)
     write_files(folder, make_report(results).files)
     return folder / "index.html"
@@ -113,7 +127,7 @@ def _impossible(results: Results) -> Iterator[Exhibit]:
 
 def _refuse_unfinished(results: Results, partial: bool) -> None:
     study, budget = results.study.study, results.budget
-    if not results.cells:
+    if not results.cells or results.runs.empty:  # Not even in part: it might take the place of a good report.
         raise ReportError(f"study {study}, budget {budget}: no runs yet; hint: run the study first")
     lines = [f"  {r.label.row}: {r.state.state} ({r.state.note})" for r in results.unfinished]
     lines += [f"  {point.label}: impossible ({point.reason})" for point in results.impossible]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +15,7 @@ from nfstudy.core.declarations import unmet_need
 from nfstudy.core.errors import DataError, SpecError
 from nfstudy.core.fields import OpenRecord
 from nfstudy.core.plugins import install, read_plugin
+from nfstudy.core.suggest import did_you_mean
 from nfstudy.data import resolve_settings
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import CHOICES, Settings, setting_defaults
@@ -47,7 +48,7 @@ def read_study(path: Path | str) -> StudySpec:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such study file; expected: the path of a YAML file") from None
+        raise SpecError(f"{path}: no such study file; expected: the path of a YAML file{_meant(path)}") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(raw) > MAX_BYTES:
@@ -57,6 +58,15 @@ def read_study(path: Path | str) -> StudySpec:
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: byte {error.start} is not UTF-8; expected: text in UTF-8") from None
     return parse_study(text, str(path))
+
+
+def _meant(path: Path) -> str:
+    """Return which study file may have been meant: one beside it, or among those of `studies/` here."""
+    near = {path.parent, path.parent / "studies", Path(), Path("studies")}
+    found = {str(other): other.stem for folder in near for other in (*folder.glob("*.yaml"), *folder.glob("*.yml"))}
+    close = difflib.get_close_matches(path.stem, found.values(), n=1)
+    meant = sorted((name for name, stem in found.items() if close and stem == close[0]), key=len)
+    return f"; did you mean '{meant[0]}'?" if meant else ""
 
 
 def read_studies(folder: Path) -> dict[Path, StudySpec]:
@@ -167,7 +177,7 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
         if path in fixed:
             yield where, ONCE
         elif path not in allowed:
-            yield where, f"no such setting; expected: {', '.join(allowed)}{_suggest(path, allowed)}"
+            yield where, f"no such setting; expected: {', '.join(allowed)}{did_you_mean(path, allowed)}"
         elif isinstance(axis, Range):
             if where[0] == "grid" and not isinstance(spec.sampler, Sampling):
                 yield where, "got a range; expected: a list of values (a range needs a sampler other than exhaustive)"
@@ -269,11 +279,6 @@ def _explain(details: Mapping[str, Any], seen: Any) -> str:
     return f"got {shown(seen)}; expected: {message.removeprefix('Input should be ').removeprefix('a valid ')}"
 
 
-def _suggest(word: str, allowed: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(word), list(allowed), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
 def _unknown_keys(where: Place, mapping: Mapping[str, Any], allowed: tuple[str, ...]) -> Iterator[Mistake]:
     """Yield the keys of a mapping that are not allowed."""
     for key in mapping:
@@ -282,7 +287,7 @@ def _unknown_keys(where: Place, mapping: Mapping[str, Any], allowed: tuple[str, 
 
 
 def _unknown(where: Place, allowed: tuple[str, ...]) -> str:
-    return f"{UNKNOWN}; expected: {', '.join(allowed)}{_suggest(str(where[-1]), allowed)}"
+    return f"{UNKNOWN}; expected: {', '.join(allowed)}{did_you_mean(str(where[-1]), allowed)}"
 
 
 def _blamed(document: Document, message: str, budget: str) -> Place:

@@ -214,7 +214,7 @@ def test_stores_that_cannot_be_read_are_clear_errors(tmp_path):
     with pytest.raises(StoreError, match=r"tracking address \./mlruns"):
         open_runs("./mlruns")
     (tmp_path / "mlflow.db").write_text("no database " * 100)
-    with pytest.raises(StoreError, match="not a database"):
+    with pytest.raises(StoreError, match="not a SQLite database"):
         open_runs(f"sqlite:///{tmp_path}/mlflow.db")
     assert not SqlStore("mysql+nodriver://u@localhost/mlflow").is_known()
     assert len(load_frame(f"sqlite:///{tmp_path}/nowhere/mlflow.db", "s", ["test/nll"])) == 0

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from nfstudy.core import registry
-from nfstudy.core.errors import ReportError, SpecError
+from nfstudy.core.errors import ReportError, SpecError, StudyDeletedError
 from nfstudy.core.project import Project
+from nfstudy.core.suggest import did_you_mean
 from nfstudy.report.claims.inequalities import QUANTITIES, Claim, read_claims
 from nfstudy.report.claims.ledger import ClaimVerdict, evaluate
 from nfstudy.report.statistics.estimates import Results, gather_results
+from nfstudy.runs.frame import make_frame, with_notes
 from nfstudy.runs.tracking.open import load_frame
 from nfstudy.study.reader import read_studies
 from nfstudy.study.spec import StudySpec
@@ -43,13 +45,16 @@ def all_claims() -> tuple[Claim, ...]:
     return claims
 
 
-def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple[ClaimVerdict, ...]:
+def judge_claims(
+    project: Project, uri: str, budget: str | None = None, tell: Callable[[str], None] | None = None
+) -> tuple[ClaimVerdict, ...]:
     """Judge the claims of all papers; those whose study has no file or no runs are not run.
 
     Arguments:
         project: its `studies/*.yaml` are the studies.
         uri: the store of their runs; one that has not been made yet holds none.
         budget: of the studies that have it; None and the others are judged under their own.
+        tell: is told what people should know of the runs, such as those that are left out.
 
     Raises:
         SpecError: there is no folder of studies, one of them is not valid, two have one name, or none has the budget.
@@ -59,14 +64,23 @@ def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple
     studies = {study.study: study for study in read_studies(project.root / "studies").values()}
     known = sorted({name for study in studies.values() for name in study.budgets})
     if budget and budget not in known:
-        raise SpecError(f"--budget {budget}: no study has it; expected: {', '.join(known)}")
+        raise SpecError(
+            f"--budget {budget}: no study has it; expected: {', '.join(known)}{did_you_mean(budget, known)}"
+        )
     wanted = dict.fromkeys(claim.study for claim in claims if claim.study in studies)
     metrics = {QUANTITIES[claim.quantity].name for claim in claims}
     results = {name: _gather(studies[name], project, uri, budget, metrics) for name in wanted}
+    for note in dict.fromkeys(note for each in results.values() for note in each.notes):
+        if tell:
+            tell(note)
     return tuple(verdict for claim in claims for verdict in evaluate([claim], results.get(claim.study)))
 
 
 def _gather(study: StudySpec, project: Project, uri: str, budget: str | None, metrics: Collection[str]) -> Results:
     chosen = budget if budget in study.budgets else study.budget
-    rows: Any = _Rows(load_frame(uri, study.study, metrics))  # A part of `LoggedRuns`: judging needs no more.
+    try:
+        frame = load_frame(uri, study.study, metrics)
+    except StudyDeletedError as error:
+        frame = with_notes(make_frame([], metrics), [str(error)])
+    rows: Any = _Rows(frame)  # A part of `LoggedRuns`: judging needs no more.
     return gather_results(study.under(chosen), rows, project.is_running(study.study))

@@ -13,7 +13,15 @@ from nfstudy.core import registry
 from nfstudy.core.declarations import Metric, Paper, Values
 from nfstudy.report.labels import Label, label_cells
 from nfstudy.report.paper import PaperFacts, facts_of, paper_of
-from nfstudy.runs.frame import RERUN_VERDICTS, CellState, LoggedRuns, cell_states, latest_per_identity
+from nfstudy.runs.frame import (
+    RERUN_VERDICTS,
+    CellState,
+    LoggedRuns,
+    cell_states,
+    latest_per_identity,
+    notes,
+    trusted,
+)
 from nfstudy.runs.metrics import FREE_ENERGY, KL, NLL
 from nfstudy.study.cells import Cell, Impossible
 from nfstudy.study.plan import StudyPlan
@@ -129,6 +137,8 @@ class Results:
     """One row a trial of these cells, searches included, with how many `attempts` it took."""
     reruns: pd.DataFrame
     """One row a rerun of these runs that was held to its original; no other number comes from them."""
+    notes: tuple[str, ...] = ()
+    """What people should know of the runs: such as those that are left out, as somebody has edited their tags."""
 
     @property
     def study(self) -> StudySpec:
@@ -188,7 +198,8 @@ def gather_results(plan: StudyPlan, store: LoggedRuns, active: bool = False) -> 
         store: its runs.
         active: whether a coordinator is at work now (see `nfstudy.runs.frame.cell_states`).
     """
-    frame = store.frame()
+    frame = trusted(plan, store.frame())
+    told = notes(frame)
     states = cell_states(plan, frame, active)
     frame = frame[(frame["budget"] == plan.budget) & frame["cell"].isin([state.cell.key for state in states])]
     again = frame["stage"] == "rerun"
@@ -201,4 +212,4 @@ def gather_results(plan: StudyPlan, store: LoggedRuns, active: bool = False) -> 
         own = runs[(runs["cell"] == state.cell.key) & (runs["stage"] == "repetition") & (runs["index"] <= state.wanted)]
         cells.append(CellResult(state, label, own))
     reruns = reruns[reruns["rerun_of"].isin(runs["run_id"])]
-    return Results(plan, store, tuple(cells), runs, reruns)
+    return Results(plan, store, tuple(cells), runs, reruns, told)
