@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; whatever happens, nothing is raised but what ends a process."""
     try:
         outlive_readers()
-        options = make_parser().parse_args(arguments)
+        options = make_parser().read(arguments)
         module, _, name = options.work.partition(":")
         code: int = getattr(import_module(module), name)(options)
         if lost := lost_output():

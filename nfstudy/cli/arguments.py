@@ -12,9 +12,9 @@ from nfstudy.core.suggest import did_you_mean
 class Parser(argparse.ArgumentParser):
     """Python's, whose errors suggest the command, option or value that was meant."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def read(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse all arguments; ends the process with 2 where one is not known."""
-        options, unknown = self.parse_known_args(args, namespace)
+        options, unknown = self.parse_known_args(arguments)
         if unknown:
             known = self._options_of(getattr(options, "command", None))
             words = (f"{word}{did_you_mean(word.partition('=')[0], known)}" for word in unknown)

@@ -18,7 +18,7 @@ def check(options: argparse.Namespace) -> int:
     from nfstudy.report.claims.ledger import verdict_lines
 
     project = Project.find()
-    path = Path(options.baseline) if options.baseline else project.reports / baseline.BASELINE
+    path = Path(options.baseline) if options.baseline else project.kept_reports / baseline.BASELINE
     # Without one, nothing has been said before; one that is asked for by name must be there.
     first = not path.exists() and (options.update_baseline or not options.baseline)
     before = {} if first else baseline.read_baseline(path)

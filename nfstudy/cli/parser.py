@@ -29,7 +29,7 @@ interrupted (by Ctrl-C, SIGTERM, or SIGHUP, which a closed terminal sends), 70 a
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of the whole command line."""
     parser = Parser(
         prog="python -m nfstudy",

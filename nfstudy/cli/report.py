@@ -8,7 +8,7 @@ from pathlib import Path
 from nfstudy.cli.options import nearby, tell
 from nfstudy.core.errors import UserError
 from nfstudy.core.project import Project
-from nfstudy.study.reader import read_studies, read_study
+from nfstudy.study.reader import read_studies, read_study, require_sole
 
 
 def report(options: argparse.Namespace) -> int:
@@ -23,6 +23,8 @@ def report(options: argparse.Namespace) -> int:
     plan = read_study(options.study).under(options.budget)
     project = Project.find()
     runs = open_runs(project.tracking_uri(options.tracking_uri))(plan.name)
+    if not options.output:
+        require_sole(Path(options.study), plan.name, project.root)
     folder = Path(options.output) if options.output else project.report(plan.name)
     active = project.is_running(plan.name)
     print(f"report: {nearby(build_report(plan, runs, folder, options.partial, active, tell))}")

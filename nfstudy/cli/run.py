@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -13,12 +14,13 @@ from nfstudy.cli.options import check_device, check_engine, nearby, tell
 from nfstudy.cli.status import NEEDED, print_cells
 from nfstudy.core.errors import StoreError, UserError
 from nfstudy.core.project import Project
+from nfstudy.report.folder import require_report_folder
 from nfstudy.runner.eta import format_duration, logged_seconds
 from nfstudy.runner.options import Launch, RetryPolicy, WorkerOptions
 from nfstudy.runner.signals import Interrupted, StopSignal
 from nfstudy.runs.frame import notes, runs_left, trusted
 from nfstudy.runs.provenance import usable_cores
-from nfstudy.study.reader import read_study
+from nfstudy.study.reader import read_study, require_sole
 
 if TYPE_CHECKING:
     from nfstudy.runner.coordinator import Summary
@@ -38,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
         WorkerOptions(options.engine, options.workers, options.threads, options.device, options.gpus),
         RetryPolicy(options.checkpoint_every, options.retries, options.worker_timeout),
     )
+    require_sole(Path(options.study), plan.name, project.root)
+    require_report_folder(project.report(plan.name), plan.name)
     with nullcontext() if options.dry_run else project.study_lock(plan.name):
         return _run(launch, options.dry_run, _again(options))
 

@@ -91,7 +91,7 @@ def require_free(host: str, port: int) -> None:
 
 
 def _names(host: str) -> list[str]:
-    """Return the names and addresses under which browsers reach what listens at an address, the best for links first."""
+    """Return names and addresses under which browsers reach what listens at an address; the best for links first."""
     if host not in ("0.0.0.0", "::"):
         return [host]
     own = socket.gethostname()

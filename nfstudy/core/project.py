@@ -44,9 +44,19 @@ class Project:
         return (*((Path(os.path.expanduser(named)),) if named else ()), self.root / "data")
 
     @property
-    def reports(self) -> Path:
-        """The folder of the front page, with one for each study's report."""
+    def kept_reports(self) -> Path:
+        """The folder of what is kept in git: reports of the reference runs, which `reference` alone writes."""
         return self.root / "reports"
+
+    @property
+    def reports(self) -> Path:
+        """The folder of the front page of one's own runs, with one for each study's report.
+
+        In a project that ships reference runs it is another than theirs, so that no run of one's own changes what is
+        kept.
+        """
+        ships = any((self.store / "reference").glob("*.tar.xz"))
+        return self.kept_reports / "own" if ships else self.kept_reports
 
     def report(self, study: str) -> Path:
         """Return the folder of a study's report."""

@@ -351,7 +351,7 @@ def test_git_keeps_of_the_reports_what_the_check_looks_at(shipped):
 
     for archive in shipped.values():
         assert not is_ignored(f"mlruns/reference/{archive.path.name}")
-        folder = CHECKOUT.report(archive.manifest.study)
-        kept = {path for pattern in KEPT for path in CHECKOUT.reports.glob(pattern) if folder in path.parents}
+        folder = CHECKOUT.kept_reports / archive.manifest.study
+        kept = {path for pattern in KEPT for path in CHECKOUT.kept_reports.glob(pattern) if folder in path.parents}
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert {path for path in files if not is_ignored(path.relative_to(CHECKOUT.root))} == kept

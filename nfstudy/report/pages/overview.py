@@ -117,7 +117,7 @@ def build_front(
         tell: is told what people should know of the runs, such as those that are left out.
 
     Raises:
-        ReportError: a folder holds a manifest that is not a report's.
+        ReportError: a folder holds something else than an earlier report of its study.
     """
     ordered = sorted(studies.items(), key=lambda item: not _shows_paper(item[1]))
     found = {path: _gather(study, runs_of(study.study), is_active(study.study)) for path, study in ordered}
@@ -125,14 +125,15 @@ def build_front(
         tell(note)
     reports = {path: make_report(results) for path, results in found.items() if len(results.runs)}
     for report in reports.values():
-        write_files(folder / report.page.results.study.study, report.files)
+        name = report.page.results.study.study
+        write_files(folder / name, report.files, name)
     idle = {path: study for path, study in studies.items() if path not in reports}
     named = {study.paper for study in studies.values()}
     papers = [paper for name, paper in registry.all_of("papers").items() if name in named]
     claims = judge({results.study.study: results for results in found.values()}, papers)
     front = FrontPage(reports, idle, claims, papers)
     files = {"index.html": _render(front).encode()}
-    write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)}, shared=True)
+    write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)}, None)
     return folder / "index.html"
 
 

@@ -65,8 +65,9 @@ def estimate(values: Mapping[str, float]) -> Estimate:
     finite = {run_id: value for run_id, value in values.items() if math.isfinite(value)}
     n = len(finite)
     numbers = np.fromiter(finite.values(), dtype=float, count=n)
-    mean = float(numbers.mean()) if n else None
-    se = float(numbers.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    with np.errstate(over="ignore", invalid="ignore"):  # Of numbers beyond 1e154, which are shown as what they are.
+        mean = float(numbers.mean()) if n else None
+        se = float(numbers.std(ddof=1) / math.sqrt(n)) if n > 1 else None
     return Estimate(n, mean, se, tuple(finite), len(values) - n)
 
 

@@ -19,7 +19,6 @@ from nfstudy.runs.tracking.mlflow_runs import StudyRuns, find_experiment
 from nfstudy.runs.tracking.store import Store, open_store
 from nfstudy.runs.whole_run import DataRecord, RunCopy, RunRecord, make_points, why_no_record
 
-
 SHORTEST_ID = 4
 """Digits of an id that are taken for the beginning of one."""
 MANY = 20
@@ -46,7 +45,8 @@ def read_copy(store: Store, run_id: str) -> RunCopy:
         }
     except MlflowException as error:
         raise UserError(
-            f"run {run_id}: {' '.join(str(error).split())[:300]}; expected: the id of a run in {store.uri}, or its first digits"
+            f"run {run_id}: {' '.join(str(error).split())[:300]}; "
+            f"expected: the id of a run in {store.uri}, or its first digits"
         ) from None
     if IMPORTING in run.data.tags:
         raise UserError(f"run {run_id}: its import was interrupted; hint: import its archive again")
