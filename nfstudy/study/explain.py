@@ -44,6 +44,8 @@ def explain(details: Mapping[str, Any], seen: Any, keys: tuple[str, ...] = ()) -
         keys: those that a mapping there may have, where one is expected.
     """
     kind, message, context = details["type"], details["msg"], details.get("ctx", {})
+    if kind == "missing" and details["loc"] and isinstance(details["loc"][-1], int):
+        return f"ends too early; expected: at least {details['loc'][-1] + 1} items"
     if kind == "missing":
         return "is missing; expected: a value for this key"
     if kind == "extra_forbidden":

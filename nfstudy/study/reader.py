@@ -290,7 +290,7 @@ def _fixed_settings() -> set[str]:
 
 def _is_unresolved(settings: Settings, name: Any) -> bool:
     """Say whether a source needs a look at the data, which a study has only at its own one."""
-    source = registry.all_of("data").get(name)
+    source = registry.all_of("data").get(name) if isinstance(name, str) else None
     return bool(source and source.resolve and settings.data and settings.data.name != name)
 
 

@@ -18,7 +18,9 @@ def started(store, monkeypatch):
 
     def start(command, environment):
         seen.command, seen.environment = command, environment
-        return SimpleNamespace(wait=interrupt if seen.code == 0 else lambda: seen.code, stdin=SimpleNamespace(close=int))
+        return SimpleNamespace(
+            wait=interrupt if seen.code == 0 else lambda: seen.code, stdin=SimpleNamespace(close=int)
+        )
 
     def interrupt(interrupted=[]):  # noqa: B006 - the second wait is after the interruption.
         if not interrupted:

@@ -10,14 +10,13 @@ from typing import Any
 import pandas as pd
 
 from nfstudy.core import registry
-from nfstudy.core.errors import ReportError, SpecError, StudyDeletedError
+from nfstudy.core.errors import ReportError, SpecError
 from nfstudy.core.project import Project
 from nfstudy.core.suggest import did_you_mean
 from nfstudy.report.claims.inequalities import QUANTITIES, Claim, read_claims
 from nfstudy.report.claims.ledger import ClaimVerdict, evaluate
 from nfstudy.report.statistics.estimates import Results, gather_results
-from nfstudy.runs.frame import make_frame, with_notes
-from nfstudy.runs.tracking.open import load_frame
+from nfstudy.runs.tracking.open import load_undeleted
 from nfstudy.study.reader import read_studies
 from nfstudy.study.spec import StudySpec
 
@@ -78,9 +77,5 @@ def judge_claims(
 
 def _gather(study: StudySpec, project: Project, uri: str, budget: str | None, metrics: Collection[str]) -> Results:
     chosen = budget if budget in study.budgets else study.budget
-    try:
-        frame = load_frame(uri, study.study, metrics)
-    except StudyDeletedError as error:
-        frame = with_notes(make_frame([], metrics), [str(error)])
-    rows: Any = _Rows(frame)  # A part of `LoggedRuns`: judging needs no more.
+    rows: Any = _Rows(load_undeleted(uri, study.study, metrics))  # A part of `LoggedRuns`: judging needs no more.
     return gather_results(study.under(chosen), rows, project.is_running(study.study))

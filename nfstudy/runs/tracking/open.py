@@ -8,8 +8,8 @@ from functools import cached_property
 
 import pandas as pd
 
-from nfstudy.core.errors import StoreError
-from nfstudy.runs.frame import LoggedRuns, make_frame
+from nfstudy.core.errors import StoreError, StudyDeletedError
+from nfstudy.runs.frame import LoggedRuns, make_frame, with_notes
 from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_served, is_sqlite
@@ -83,6 +83,14 @@ def load_frame(uri: str, study: str, metrics: Collection[str] | None = None) -> 
     if is_sqlite(uri) and not database_file(uri).exists():
         return make_frame([], metrics)
     return open_runs(uri)(study).frame(metrics)
+
+
+def load_undeleted(uri: str, study: str, metrics: Collection[str] | None = None) -> pd.DataFrame:
+    """Return the runs of a study as `load_frame` does; of one that has been deleted none, and a note that says so."""
+    try:
+        return load_frame(uri, study, metrics)
+    except StudyDeletedError as error:
+        return with_notes(make_frame([], metrics), [str(error)])
 
 
 def _by_mlflow(uri: str) -> Callable[[str], LoggedRuns]:
