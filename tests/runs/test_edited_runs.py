@@ -71,7 +71,8 @@ def test_a_run_with_an_edited_tag_is_named_and_left_out(key, value, edited):
     told = [line for line in notes(frame) if run_id in line]
     assert len(told) == 1
     assert f"tag {key}: got {value!r}" in told[0]
-    assert "left out" in told[0] and "expected" in told[0]
+    assert "left out" in told[0]
+    assert "expected" in told[0]
     assert cell_states(PLAN, frame)
     assert runs_left(PLAN, frame) > 0
 
@@ -157,7 +158,8 @@ def test_a_report_of_edited_runs_names_those_that_are_left_out_and_shows_the_oth
     page = build_report(PLAN, runs, tmp_path / "s", partial=True, tell=told.append).read_text()
     assert run_id in page
     assert "tag nfstudy.attempt: got &#39;two&#39;" in page
-    assert told == list(gather_results(PLAN, runs).notes) and told
+    assert told == list(gather_results(PLAN, runs).notes)
+    assert told
     build_front({"s.yaml": SPEC}, open_runs(uri), tmp_path / "all", tell=told.append)
 
 
@@ -167,7 +169,8 @@ def test_an_export_leaves_out_what_cannot_be_exported_and_says_so(edited, tmp_pa
     exported = export_runs(uri, "s", tmp_path / "a.tar.xz", tell=told.append)
     assert exported == len(read_archive(tmp_path / "a.tar.xz").runs) > 0
     (line,) = told
-    assert f"run {run_id}" in line and "tag nfstudy.attempt: got 'two'; expected: a whole number; left out" in line
+    assert f"run {run_id}" in line
+    assert "tag nfstudy.attempt: got 'two'; expected: a whole number; left out" in line
 
 
 def test_an_export_without_the_runs_files_says_so(edited, tmp_path):

@@ -77,7 +77,7 @@ def test_a_host_that_does_not_answer_is_told_at_once(uri, monkeypatch):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     before = time.process_time()
-    with pytest.raises(StoreUnavailableError, match="cannot be reached: .*hint: start it, or pass another"):
+    with pytest.raises(StoreUnavailableError, match=r"cannot be reached: .*hint: start it, or pass another"):
         open_runs(uri.format(port=free_port()))
     assert time.process_time() - before < 5
 
