@@ -21,6 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: {lost}", file=sys.stderr)
         # What a study has to show is in its store and report, all other commands print it.
         return 2 if lost and code == 0 and options.command != "run" else code
+    except SystemExit as end:  # After help, say, which may not have arrived.
+        if end.code or not (lost := lost_output()):
+            raise
+        print(f"error: {lost}", file=sys.stderr)
+        return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

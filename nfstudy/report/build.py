@@ -69,10 +69,15 @@ def build_report(
         ReportError: nothing has run, cells are unfinished without `partial`, or the folder
             holds something else than an earlier report of the study, or cannot be written.
     """
-    require_report_folder(folder, plan.name)
+    there = require_report_folder(folder, plan.name)
     results = gather_results(plan, runs, active)
     for note in results.notes:
         tell(note)
+    if results.runs.empty and there:  # Not even in part: somebody may look into another store than before.
+        raise ReportError(
+            f"study {plan.name}, budget {plan.budget}: no runs in this store, and {folder} holds an earlier report; "
+            "hint: name the store that has the runs with --tracking-uri, or another folder with --output"
+        )
     _refuse_unfinished(results, partial)
     write_files(folder, make_report(results).files, plan.name)
     return folder / "index.html"
@@ -128,7 +133,7 @@ def _impossible(results: Results) -> Iterator[Exhibit]:
 
 def _refuse_unfinished(results: Results, partial: bool) -> None:
     study, budget = results.study.study, results.budget
-    if not results.cells or results.runs.empty:  # Not even in part: it might take the place of a good report.
+    if not results.cells:
         raise ReportError(f"study {study}, budget {budget}: no runs yet; hint: run the study first")
     lines = [f"  {r.label.row}: {r.state.state} ({r.state.note})" for r in results.unfinished]
     lines += [f"  {point.label}: impossible ({point.reason})" for point in results.impossible]
