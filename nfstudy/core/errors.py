@@ -39,6 +39,10 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in plain)
 
 
+def untold(line: str) -> None:
+    """Tell nobody of something: stands for a function that tells people what they should know."""
+
+
 class UserError(Exception):
     """A mistake in what was asked: the message names the file, key, value and what was allowed."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from nfstudy.core import registry
 from nfstudy.core.atomic import swap_files_in, swap_in
 from nfstudy.core.declarations import load_function
-from nfstudy.core.errors import ReportError
+from nfstudy.core.errors import ReportError, untold
 from nfstudy.report.claims.inequalities import read_claims
 from nfstudy.report.claims.ledger import evaluate, ledger
 from nfstudy.report.exhibits.base import Exhibit, stamped
@@ -38,10 +38,6 @@ class Report:
     page: Page
     files: Mapping[str, bytes]
     """Name relative to the report's folder -> content; the manifest is the last."""
-
-
-def untold(line: str) -> None:
-    """Tell nobody: what is known of the runs stands in the report too."""
 
 
 def build_report(

@@ -304,6 +304,7 @@ def _array(store: LoggedRuns, run_id: str, name: str) -> np.ndarray | None:
     if content is None:
         return None
     try:
-        return np.flipud(np.load(io.BytesIO(content), allow_pickle=False))
+        array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ReportError(f"run {run_id}, {name}: not a readable array ({error}); expected: a .npy file") from None
+    return np.flipud(array)

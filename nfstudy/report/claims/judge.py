@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from nfstudy.core import registry
-from nfstudy.core.errors import ReportError, SpecError
+from nfstudy.core.errors import ReportError, SpecError, untold
 from nfstudy.core.project import Project
 from nfstudy.core.suggest import did_you_mean
 from nfstudy.report.claims.inequalities import QUANTITIES, Claim, read_claims
@@ -45,7 +45,7 @@ def all_claims() -> tuple[Claim, ...]:
 
 
 def judge_claims(
-    project: Project, uri: str, budget: str | None = None, tell: Callable[[str], None] | None = None
+    project: Project, uri: str, budget: str | None = None, tell: Callable[[str], None] = untold
 ) -> tuple[ClaimVerdict, ...]:
     """Judge the claims of all papers; those whose study has no file or no runs are not run.
 
@@ -70,8 +70,7 @@ def judge_claims(
     metrics = {QUANTITIES[claim.quantity].name for claim in claims}
     results = {name: _gather(studies[name], project, uri, budget, metrics) for name in wanted}
     for note in dict.fromkeys(note for each in results.values() for note in each.notes):
-        if tell:
-            tell(note)
+        tell(note)
     return tuple(verdict for claim in claims for verdict in evaluate([claim], results.get(claim.study)))
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import Paper
-from nfstudy.core.errors import StudyDeletedError
-from nfstudy.report.build import MANIFEST, Report, make_report, manifest, untold, write_files
+from nfstudy.core.errors import StudyDeletedError, untold
+from nfstudy.report.build import MANIFEST, Report, make_report, manifest, write_files
 from nfstudy.report.claims.inequalities import read_claims
 from nfstudy.report.claims.ledger import CAPTION, VERDICTS, ClaimVerdict, evaluate, ledger
 from nfstudy.report.exhibits.base import stamped

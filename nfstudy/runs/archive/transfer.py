@@ -12,7 +12,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from nfstudy.core.atomic import write_whole
-from nfstudy.core.errors import StoreError
+from nfstudy.core.errors import StoreError, untold
 from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import Archive
 from nfstudy.runs.archive.writer import write_archive
@@ -74,17 +74,13 @@ class Imported:
     """A line for each run that was skipped, as the store has it with different numbers. For people."""
 
 
-def _untold(line: str) -> None:
-    """Tell nobody."""
-
-
 def export_runs(
     uri: str,
     study: str,
     path: Path,
     budget: str | None = None,
     checkpoints: bool = False,
-    tell: Callable[[str], None] = _untold,
+    tell: Callable[[str], None] = untold,
 ) -> int:
     """Write an archive of a study's runs, killed and failed attempts included, and return how many there are.
 
@@ -276,4 +272,4 @@ class _FileTarget:
 
     @cached_property
     def _copies(self) -> dict[str, RunCopy]:
-        return {copy.record.id: copy for copy in read_copies(self.store, self.study, _untold)}
+        return {copy.record.id: copy for copy in read_copies(self.store, self.study)}

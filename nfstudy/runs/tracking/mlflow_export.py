@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from pydantic import ValidationError
 
-from nfstudy.core.errors import StoreError, UserError
+from nfstudy.core.errors import StoreError, UserError, untold
 from nfstudy.runs.frame import notes
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID, original_id, original_tags
 from nfstudy.runs.tags import MlflowTag, Tag
@@ -92,7 +92,7 @@ def file_names(store: Store, run_id: str, folder: str | None = None) -> Iterator
 class ServedSource:
     """A store behind MLflow's API; implements `nfstudy.runs.archive.transfer.Source`."""
 
-    def __init__(self, uri: str, study: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, uri: str, study: str, tell: Callable[[str], None] = untold) -> None:
         """Open it; raises StoreError where that cannot be. `tell` is told of each run that is left out, and why."""
         self._tell = tell
         self._store = open_store(uri)

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 from sqlalchemy import Connection
 
-from nfstudy.core.errors import StoreError
+from nfstudy.core.errors import StoreError, untold
 from nfstudy.runs.frame import LARGEST
 from nfstudy.runs.original import IMPORTING, original_id, original_tags
 from nfstudy.runs.tags import MlflowTag, Tag
@@ -62,7 +62,7 @@ _INPUT_TAGS = ("input_uuid", "name", "value")
 _ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
-def read_copies(store: SqlStore, study: str, tell: Callable[[str], None]) -> list[RunCopy]:
+def read_copies(store: SqlStore, study: str, tell: Callable[[str], None] = untold) -> list[RunCopy]:
     """Return a study's runs that have ended, without the names of their files, sorted by id.
 
     Arguments:
