@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nfstudy.cli.options import tell
 from nfstudy.core.errors import printable
 from nfstudy.core.project import Project
 from nfstudy.study.reader import read_study
@@ -24,7 +25,7 @@ def export(options: argparse.Namespace) -> int:
         study.under(options.budget)  # Whether there is such a budget.
     path = Path(options.file)
     uri = Project.find().tracking_uri(options.tracking_uri)
-    runs = export_runs(uri, study.study, path, options.budget, options.with_checkpoints)
+    runs = export_runs(uri, study.study, path, options.budget, options.with_checkpoints, tell)
     print(f"{path}: {runs} runs of {study.study}, {path.stat().st_size / 1e6:.2f} MB")
     return 0
 

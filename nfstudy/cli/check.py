@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nfstudy.cli.options import nearby
+from nfstudy.cli.options import nearby, tell
 from nfstudy.core.project import Project
 
 
@@ -17,11 +17,11 @@ def check(options: argparse.Namespace) -> int:
     from nfstudy.report.claims.ledger import body_names, counts_text, verdict_lines
 
     project = Project.find()
-    path = Path(options.baseline) if options.baseline else project.reports / baseline.BASELINE
+    path = Path(options.baseline) if options.baseline else project.kept_reports / baseline.BASELINE
     # Without one, nothing has been said before; one that is asked for by name must be there.
     first = not path.exists() and (options.update_baseline or not options.baseline)
     before = {} if first else baseline.read_baseline(path)
-    found = judge_claims(project, project.tracking_uri(options.tracking_uri), options.budget)
+    found = judge_claims(project, project.tracking_uri(options.tracking_uri), options.budget, tell)
     now = verdicts_of(found)
     known = {key for claim in all_claims() for key in (claim.id, *(part.id for part in claim.parts()))}
     print(*verdict_lines(found), sep="\n")

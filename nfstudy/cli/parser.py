@@ -6,7 +6,8 @@ import argparse
 import math
 
 from nfstudy import __version__
-from nfstudy.cli.options import count, count_from_0, hours, positive_seconds, seconds, share
+from nfstudy.cli.arguments import Parser
+from nfstudy.cli.options import count, count_from_0, hosts, hours, port, positive_seconds, seconds, share
 
 EXAMPLES = """\
 examples:
@@ -26,13 +27,14 @@ examples:
 exit codes: 0 done, 1 some runs failed or some cells are impossible (run), a claim that was supported is contradicted
 (check), some claims stay undecided (decide), some runs are there with other numbers (import, reference), something kept
 is stale (reference --check) or the numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same
-within stated tolerances (rerun), 130 interrupted (by Ctrl-C, SIGTERM, or SIGHUP, which a closed terminal sends)
+within stated tolerances (rerun), 130 interrupted (by Ctrl-C, SIGTERM, or SIGHUP, which a closed terminal sends), 70 a
+mistake in nfstudy itself
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m nfstudy",
         description="Tracked, repeatable studies of 'Variational Inference with Normalizing Flows'.",
         epilog=EXAMPLES,
@@ -156,7 +158,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_store(reference)
 
     rerun = commands.add_parser("rerun", help="train a logged run again, and compare every number")
-    rerun.add_argument("run_id", metavar="RUN_ID", help="the id of a finished, diverged or pruned repetition")
+    rerun.add_argument(
+        "run_id", metavar="RUN_ID", help="the id of a finished, diverged or pruned repetition, or its first digits"
+    )
     rerun.add_argument("--threads", type=count, metavar="N", help="threads of the worker (default: as recorded)")
     rerun.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as recorded, if here)")
     rerun.add_argument(
@@ -172,9 +176,17 @@ def make_parser() -> argparse.ArgumentParser:
     plugin.add_argument("file", metavar="FILE", help="a Python file, or a module's dotted name")
 
     ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")
-    ui.add_argument("--port", type=count, default=5000, metavar="N", help="port to listen on (default: 5000)")
+    ui.add_argument("--port", type=port, default=5000, metavar="N", help="port to listen on (default: 5000)")
     ui.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine)"
+    )
+    ui.add_argument(
+        "--allowed-hosts",
+        type=hosts,
+        default=(),
+        metavar="NAMES",
+        help="further names under which browsers may open it, separated by commas, such as lab.example.org "
+        "(default: this machine's names and addresses)",
     )
     _add_store(ui)
     run.set_defaults(work="nfstudy.cli.run:run")

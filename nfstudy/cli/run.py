@@ -5,20 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.cli.options import check_device, check_engine, nearby
+from nfstudy.cli.options import check_device, check_engine, nearby, tell
 from nfstudy.cli.status import NEEDED, print_cells
 from nfstudy.core.errors import StoreError, UserError
 from nfstudy.core.project import Project
+from nfstudy.report.folder import require_report_folder
 from nfstudy.runner.eta import format_duration, logged_seconds
 from nfstudy.runner.options import Launch, RetryPolicy, WorkerOptions
 from nfstudy.runner.signals import Interrupted, StopSignal
-from nfstudy.runs.frame import runs_left
+from nfstudy.runs.frame import notes, runs_left, trusted
 from nfstudy.runs.provenance import usable_cores
-from nfstudy.study.reader import read_study
+from nfstudy.study.reader import read_study, require_sole
 
 if TYPE_CHECKING:
     from nfstudy.runner.coordinator import Summary
@@ -38,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
         WorkerOptions(options.engine, options.workers, options.threads, options.device, options.gpus),
         RetryPolicy(options.checkpoint_every, options.retries, options.worker_timeout),
     )
+    require_sole(Path(options.study), plan.name, project.root)
+    require_report_folder(project.report(plan.name), plan.name)
     with nullcontext() if options.dry_run else project.study_lock(plan.name):
         return _run(launch, options.dry_run, _again(options))
 
@@ -46,7 +50,10 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
     """Run what is missing; `again` is the command that resumes the study."""
     from nfstudy.runs.tracking.open import load_frame
 
-    plan, frame = launch.plan, load_frame(launch.uri, launch.plan.name, NEEDED)
+    plan = launch.plan
+    frame = trusted(plan, load_frame(launch.uri, plan.name, NEEDED))
+    for note in notes(frame):
+        tell(note)
     left, impossible = runs_left(plan, frame), plan.impossible
     at_most = "at most " if plan.sampling else ""
     without = f", {len(impossible)} impossible grid points skipped" if impossible else ""

@@ -39,6 +39,10 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in plain)
 
 
+def untold(line: str) -> None:
+    """Tell nobody of something: stands for a function that tells people what they should know."""
+
+
 class UserError(Exception):
     """A mistake in what was asked: the message names the file, key, value and what was allowed."""
 
@@ -60,6 +64,17 @@ class StoreError(UserError):
 
 class StoreUnavailableError(StoreError):
     """A store that cannot be used just now, and may be again: locked, full, or out of reach."""
+
+
+class StudyDeletedError(StoreError):
+    """A study whose experiment somebody has deleted; its runs can be had back."""
+
+    def __init__(self, uri: str, study: str, experiment: str) -> None:
+        super().__init__(
+            f"{uri}: the experiment of study '{study}' (id {experiment}) has been deleted; "
+            "hint: to have its runs back, with MLFLOW_TRACKING_URI set to that address, run "
+            f"`python -m mlflow experiments restore --experiment-id {experiment}`; or give the study another name"
+        )
 
 
 class RunGoneError(StoreError):

@@ -78,12 +78,12 @@ def write_reference(project: Project, archives: Mapping[str, Archive]) -> tuple[
     """
     readme = project.root / README
     head, tail = _around_results(_read(readme))
-    results = _make(project, archives, project.reports)
+    results = _make(project, archives, project.kept_reports)
     try:
         write_whole(readme, (head + results + tail).encode())
     except OSError as error:
         raise ReportError(f"{readme}: cannot be written: {error.strerror or error}") from None
-    return project.reports / "index.html", readme
+    return project.kept_reports / "index.html", readme
 
 
 def stale_parts(project: Project, archives: Mapping[str, Archive]) -> list[str]:
@@ -96,9 +96,9 @@ def stale_parts(project: Project, archives: Mapping[str, Archive]) -> list[str]:
     head, tail = _around_results(readme)
     with tempfile.TemporaryDirectory() as folder:
         results = _make(project, archives, Path(folder))
-        made, kept = _kept_files(Path(folder), archives), _kept_files(project.reports, archives)
+        made, kept = _kept_files(Path(folder), archives), _kept_files(project.kept_reports, archives)
     differing = sorted(name for name in made.keys() | kept.keys() if made.get(name) != kept.get(name))
-    lines = [f"{project.reports.name}/{name}: {_how(name, made, kept)}" for name in differing]
+    lines = [f"{project.kept_reports.name}/{name}: {_how(name, made, kept)}" for name in differing]
     return lines + ([] if head + results + tail == readme else [f"{README}: the results between its markers differ"])
 
 

@@ -22,7 +22,7 @@ from nfstudy.runner.progress import make_progress
 from nfstudy.runner.scheduler import Scheduler
 from nfstudy.runner.search import further_plan, study_plan
 from nfstudy.runner.signals import StopSignal
-from nfstudy.runs.frame import runs_left, study_cells
+from nfstudy.runs.frame import runs_left, study_cells, trusted
 from nfstudy.runs.result import RESULTS, TrialResult
 from nfstudy.runs.tracking.retry import RETRY_SECONDS, Retry
 from nfstudy.runs.tracking.store import open_store
@@ -58,7 +58,7 @@ def run_study(
     store = open_store(launch.uri, create=True)
     experiment = store.experiment(plan.name, study.description or study.title)
     store.kill_left_over(plan.name)
-    frame = store.runs(plan.name).frame()
+    frame = trusted(plan, store.runs(plan.name).frame())
     folder = store.folder or launch.project.store
     places = Places(store, experiment, folder / "optuna" / f"{plan.name}.journal", folder / "checkpoints" / plan.name)
     prune_checkpoints(places.checkpoints, set(_identities(frame[frame["outcome"].isin(RESULTS)])))

@@ -29,6 +29,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from nfstudy.core.errors import UserError
 from nfstudy.core.plugins import Plugin, install_all, installed
+from nfstudy.core.project import variable
 from nfstudy.data import Dataset
 from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.runner.engine import Engine, Worker
@@ -248,7 +249,7 @@ def join_cluster(cores: int) -> None:
     Raises:
         UserError: there is no cluster there, or it runs another version of Ray or Python.
     """
-    address = os.environ.get(ADDRESS)
+    address = variable(ADDRESS)
     if address and "://" in address:
         raise UserError(f"{ADDRESS}={address}: expected: HOST:PORT, or auto on a machine of the cluster")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

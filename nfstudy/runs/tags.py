@@ -11,6 +11,7 @@ class Tag:
     """Ours; each is a column of the runs frame as well, by the name that follows `PREFIX`, if `RUN_COLUMNS` has it."""
 
     STUDY: Final = "nfstudy.study"
+    """Of a run and of an experiment, which is found by it where somebody has renamed it."""
     BUDGET: Final = "nfstudy.budget"
     CELL: Final = "nfstudy.cell"
     SETTINGS: Final = "nfstudy.settings"

@@ -14,11 +14,12 @@ from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from nfstudy.core.fields import Record
 from nfstudy.runs.frame import LARGEST
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
+from nfstudy.runs.readable import SHOWN, trouble
 from nfstudy.runs.result import outcome_of
 from nfstudy.runs.tags import IDENTITY, MlflowTag, Tag
 from nfstudy.study.sections import ENERGY_EPOCH
@@ -43,22 +44,6 @@ Text = Annotated[str, Field(max_length=8000)]
 """As long as MLflow's databases take it."""
 Time = Annotated[int, Field(ge=0, lt=2**53)]
 """Milliseconds since 1970."""
-Key = r"[0-9a-f]{16}"
-TAGS = {
-    Tag.STUDY: r"[a-z0-9][a-z0-9_-]{0,62}",
-    Tag.CELL: Key,
-    Tag.SETTINGS: Key,
-    Tag.STAGE: r"repetition|search|rerun",
-    Tag.INDEX: r"[0-9]{1,9}",
-}
-"""Tags that every run has, and the form of each."""
-OPTIONAL_TAGS = {
-    Tag.OUTCOME: r"finished|diverged|pruned|failed",
-    Tag.UPDATE: r"[0-9]{1,15}",
-    Tag.RERUN_OF: r"[0-9a-f]{32}",
-    Tag.ATTEMPT: r"[0-9]{1,9}",
-}
-"""Tags that reports read as numbers or ids, and the form of each. Any other tag is carried as it is."""
 
 
 class DataRecord(Record):
@@ -115,13 +100,10 @@ class RunRecord(Record):
 
     @model_validator(mode="after")
     def _readable(self) -> RunRecord:
-        for key, form in (TAGS | {tag: form for tag, form in OPTIONAL_TAGS.items() if tag in self.tags}).items():
-            if not re.fullmatch(form, self.tags.get(key, ""), re.ASCII):
-                raise ValueError(f"tag {key}: got {self.tags.get(key, '')[:80]!r}; expected: {form}")
+        if reason := trouble(self.tags):
+            raise ValueError(reason)
         if own := sorted({ORIGINAL_RUN_ID, IMPORTING} & self.tags.keys()):
             raise ValueError(f"tag {own[0]}: expected: only in a store, which adds it when it imports a run")
-        if not _is_object(self.tags.get(Tag.POINT, "")):
-            raise ValueError(f"tag {Tag.POINT}: expected: a JSON object, setting -> value")
         for name in self.files:
             if not is_inside(name):
                 raise ValueError(f"file {name[:80]!r}: expected: plain names of files and folders inside the run's own")
@@ -226,8 +208,10 @@ def is_history(points: np.ndarray) -> bool:
     return bool(risen.all())
 
 
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
+def why_no_record(error: ValidationError) -> str:
+    """Return why what a store has of a run makes no record, in one line: which part, and what it should be."""
+    details = error.errors(include_url=False)[0]
+    if details["type"] == "value_error":
+        return str(details["ctx"]["error"])
+    where = ".".join(map(str, details["loc"]))
+    return f"{where}: got {repr(details['input'])[:SHOWN]}; expected: what nfstudy logs there"

@@ -119,8 +119,10 @@ def settings_digest(settings: Settings) -> str:
 
 
 def _value_text(value: Any) -> str:
-    """Return a setting's value as a study file has it, a number to four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False).strip('"')
+    """Return a setting's value as a study file has it: a number in four digits, or in all where it has more."""
+    if isinstance(value, float):
+        return text if float(text := f"{value:.4g}") == value else repr(value)
+    return json.dumps(value, ensure_ascii=False).strip('"')
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -356,8 +356,8 @@ def test_stale_files_go_and_foreign_ones_stay(tmp_path):
     [
         ("{}", "not the manifest of a report"),
         ("no JSON", "not the manifest of a report"),
-        ('{"files": {"../victim": ""}}', "lists '../victim'"),
-        ('{"files": {"/victim": ""}}', "lists '/victim'"),
+        ('{"study": "small", "files": {"../victim": ""}}', "lists '../victim'"),
+        ('{"study": "small", "files": {"/victim": ""}}', "lists '/victim'"),
     ],
     ids=["other JSON", "no JSON", "upwards", "absolute"],
 )

@@ -248,7 +248,7 @@ def test_stores_that_cannot_be_used_are_clear_errors(tmp_path):
     with pytest.raises(StoreError, match=r"tracking address \./mlruns"):
         open_store("./mlruns")
     (tmp_path / "mlflow.db").write_text("no database " * 100)
-    with pytest.raises(StoreError, match="not a database"):
+    with pytest.raises(StoreError, match="not a SQLite database"):
         open_store(f"sqlite:///{tmp_path}/mlflow.db")
 
 

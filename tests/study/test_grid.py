@@ -145,7 +145,7 @@ def test_labels_tell_cells_apart_whatever_the_grid_varies():
     labels = [cell.label for cell in cells]
     assert len(set(labels)) == len(cells) == 3 * 8
     assert labels[8] == "planar K=4 D=40, train.precision float32, train.learning_rate 0.001, train.clip_norm null"
-    assert labels[11].endswith("train.learning_rate 0.0001234, train.clip_norm 9")
+    assert labels[11].endswith("train.learning_rate 0.00012345, train.clip_norm 9")
 
 
 def test_the_trials_of_a_search_do_not_enter_the_cells_key_but_the_search_does():

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from nfstudy.core import registry
-from nfstudy.core.errors import ReportError, SpecError
+from nfstudy.core.errors import ReportError, SpecError, untold
 from nfstudy.core.project import Project
+from nfstudy.core.suggest import did_you_mean
 from nfstudy.report.claims.inequalities import QUANTITIES, Claim, read_claims
 from nfstudy.report.claims.ledger import JudgedClaim, judge_on
 from nfstudy.report.statistics.estimates import ERRORS_OF, Results, gather_results
-from nfstudy.runs.tracking.open import load_frame
+from nfstudy.runs.frame import notes
+from nfstudy.runs.tracking.open import load_undeleted
 from nfstudy.study.reader import read_studies
 from nfstudy.study.spec import StudySpec
 
@@ -51,13 +53,16 @@ def claims_by_paper() -> dict[str, tuple[Claim, ...]]:
     return {name: read_claims(paper) for name, paper in registry.all_of("papers").items()}
 
 
-def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple[JudgedClaim, ...]:
+def judge_claims(
+    project: Project, uri: str, budget: str | None = None, tell: Callable[[str], None] = untold
+) -> tuple[JudgedClaim, ...]:
     """Judge the claims of all papers, each on every study that names its paper and under every budget that has runs.
 
     Arguments:
         project: its `studies/*.yaml` are the studies.
         uri: the store of their runs; one that has not been made yet holds none.
         budget: the only one whose runs count; None for all.
+        tell: is told what people should know of the runs, such as those that are left out.
 
     Raises:
         SpecError: there is no folder of studies, one of them is not valid, two have one name, or none has the budget.
@@ -67,8 +72,10 @@ def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple
     claims = all_claims()  # Of plug-ins too, which the studies name.
     known = sorted({name for study in studies for name in study.budgets})
     if budget and budget not in known:
-        raise SpecError(f"--budget {budget}: no study has it; expected: {', '.join(known)}")
-    return judge_bodies(claims, bodies_in_store(studies, project, uri, budget))
+        raise SpecError(
+            f"--budget {budget}: no study has it; expected: {', '.join(known)}{did_you_mean(budget, known)}"
+        )
+    return judge_bodies(claims, bodies_in_store(studies, project, uri, budget, tell))
 
 
 def judge_bodies(claims: Sequence[Claim], bodies: Sequence[Results]) -> tuple[JudgedClaim, ...]:
@@ -80,14 +87,20 @@ def judge_bodies(claims: Sequence[Claim], bodies: Sequence[Results]) -> tuple[Ju
 
 
 def bodies_in_store(
-    studies: Collection[StudySpec], project: Project, uri: str, budget: str | None = None
+    studies: Collection[StudySpec],
+    project: Project,
+    uri: str,
+    budget: str | None = None,
+    tell: Callable[[str], None] = untold,
 ) -> list[Results]:
     """Read the bodies of evidence of studies: each budget that has runs, with the metrics of claims alone."""
     metrics = {QUANTITIES[claim.quantity].name for claim in all_claims()}
     metrics |= {name for metric in metrics for name in ERRORS_OF.get(metric, ())}
     found = []
     for study in studies:
-        rows: Any = _Rows(load_frame(uri, study.study, metrics))  # A part of `LoggedRuns`: judging needs no more.
+        rows: Any = _Rows(load_undeleted(uri, study.study, metrics))  # A part of `LoggedRuns`: judging needs no more.
+        for note in notes(rows.frame()):
+            tell(note)
         found += bodies_of(study, rows, project.is_running(study.study), budget)
     return found
 

@@ -208,5 +208,5 @@ def _picture(store: LoggedRuns, run_id: str, name: str) -> np.ndarray | None:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ReportError(f"run {run_id}, {name}: not a readable picture ({error}); expected: a PNG file") from None

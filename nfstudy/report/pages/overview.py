@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import Paper
+from nfstudy.core.errors import StudyDeletedError, untold
 from nfstudy.report.build import MANIFEST, Report, make_report, manifest, write_files
 from nfstudy.report.claims.inequalities import GROUPS, read_claims
 from nfstudy.report.claims.judge import bodies_of, judge_bodies
@@ -21,6 +22,7 @@ from nfstudy.report.pages.embedded import embed_runs
 from nfstudy.report.pages.study_page import Page, data_address, environment, run_line
 from nfstudy.report.statistics.estimates import Results, gather_results
 from nfstudy.report.tables import Row, Table
+from nfstudy.runs.archive.runs import ArchivedRuns
 from nfstudy.runs.frame import LoggedRuns
 from nfstudy.study.spec import StudySpec
 
@@ -104,6 +106,7 @@ def build_front(
     runs_of: Callable[[str], LoggedRuns],
     folder: Path,
     is_active: Callable[[str], bool] = lambda _: False,
+    tell: Callable[[str], None] = untold,
 ) -> Path:
     """Write the report of every study that has runs, and the front page over all of them; return the page's path.
 
@@ -116,15 +119,19 @@ def build_front(
         runs_of: name of a study -> its logged runs.
         folder: where to write, such as `reports`; each study gets a folder in it.
         is_active: whether a coordinator is at work on a study now.
+        tell: is told what people should know of the runs, such as those that are left out.
 
     Raises:
-        ReportError: a folder holds a manifest that is not a report's.
+        ReportError: a folder holds something else than an earlier report of its study.
     """
     ordered = sorted(studies.items(), key=lambda item: not _shows_paper(item[1]))
-    found = {path: gather_fullest(study, runs_of(study.study), is_active(study.study)) for path, study in ordered}
+    found = {path: _gather(study, runs_of(study.study), is_active(study.study)) for path, study in ordered}
+    for note in dict.fromkeys(note for results in found.values() for note in results.notes):
+        tell(note)
     reports = {path: make_report(results) for path, results in found.items() if len(results.runs)}
     for report in reports.values():
-        write_files(folder / report.page.results.study.study, report.files)
+        name = report.page.results.study.study
+        write_files(folder / name, report.files, name)
     idle = {path: study for path, study in studies.items() if path not in reports}
     named = {study.paper for study in studies.values()}
     papers = [paper for name, paper in registry.all_of("papers").items() if name in named]
@@ -134,8 +141,16 @@ def build_front(
     claims = judge_bodies([claim for paper in papers for claim in read_claims(paper)], bodies)
     front = FrontPage(reports, idle, claims, _parts_of(claims, bodies), papers)
     files = {"index.html": _render(front).encode()}
-    write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)}, shared=True)
+    write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)}, None)
     return folder / "index.html"
+
+
+def _gather(study: StudySpec, runs: LoggedRuns, active: bool) -> Results:
+    """Read a study that may have been deleted from the store: then it has no runs, and a note says how to have them."""
+    try:
+        return gather_fullest(study, runs, active)
+    except StudyDeletedError as error:
+        return replace(gather_fullest(study, ArchivedRuns(None)), notes=(str(error),))
 
 
 def _shows_paper(study: StudySpec) -> bool:

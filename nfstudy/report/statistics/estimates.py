@@ -15,7 +15,15 @@ from nfstudy.core.declarations import Metric, Paper, Values
 from nfstudy.report.labels import Label, label_cells
 from nfstudy.report.paper import PaperFacts, facts_of, paper_of
 from nfstudy.report.statistics.contrasts import Contrast
-from nfstudy.runs.frame import RERUN_VERDICTS, CellState, LoggedRuns, cell_states, latest_per_identity
+from nfstudy.runs.frame import (
+    RERUN_VERDICTS,
+    CellState,
+    LoggedRuns,
+    cell_states,
+    latest_per_identity,
+    notes,
+    trusted,
+)
 from nfstudy.runs.metrics import ENERGY_ERROR, FREE_ENERGY, KL, NLL, NLL_ERROR
 from nfstudy.runs.result import RESULTS
 from nfstudy.study.cells import Cell, Impossible
@@ -68,8 +76,9 @@ def estimate(values: Mapping[str, float], noise: float = 0.0) -> Estimate:
     finite = {run_id: value for run_id, value in values.items() if math.isfinite(value)}
     n = len(finite)
     numbers = np.fromiter(finite.values(), dtype=float, count=n)
-    mean = float(numbers.mean()) if n else None
-    se = math.hypot(float(numbers.std(ddof=1)) / math.sqrt(n), noise) if n > 1 else None
+    with np.errstate(over="ignore", invalid="ignore"):  # Of numbers beyond 1e154, which are shown as what they are.
+        mean = float(numbers.mean()) if n else None
+        se = math.hypot(float(numbers.std(ddof=1)) / math.sqrt(n), noise) if n > 1 else None
     return Estimate(n, mean, se, tuple(finite), len(values) - n)
 
 
@@ -160,6 +169,8 @@ class Results:
     """One row a trial of these cells, searches included, with how many `attempts` it took."""
     reruns: pd.DataFrame
     """One row a rerun of these runs that was held to its original; no other number comes from them."""
+    notes: tuple[str, ...] = ()
+    """What people should know of the runs: such as those that are left out, as somebody has edited their tags."""
 
     @property
     def study(self) -> StudySpec:
@@ -249,7 +260,8 @@ def gather_results(plan: StudyPlan, store: LoggedRuns, active: bool = False) -> 
         store: its runs.
         active: whether a coordinator is at work now (see `nfstudy.runs.frame.cell_states`).
     """
-    frame = store.frame()
+    frame = trusted(plan, store.frame())
+    told = notes(frame)
     states = cell_states(plan, frame, active)
     frame = frame[(frame["budget"] == plan.budget) & frame["cell"].isin([state.cell.key for state in states])]
     again = frame["stage"] == "rerun"
@@ -263,4 +275,4 @@ def gather_results(plan: StudyPlan, store: LoggedRuns, active: bool = False) -> 
         beyond = own["index"] > state.wanted
         cells.append(CellResult(state, label, own[~beyond], own[beyond]))
     reruns = reruns[reruns["rerun_of"].isin(runs["run_id"])]
-    return Results(plan, store, tuple(cells), runs, reruns)
+    return Results(plan, store, tuple(cells), runs, reruns, told)

@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 
 from nfstudy.core.errors import UserError
 from nfstudy.core.fields import Record
+from nfstudy.runs.readable import TAGS
 from nfstudy.runs.tags import Tag
-from nfstudy.runs.whole_run import POINT, TAGS, Digest
+from nfstudy.runs.whole_run import POINT, Digest
 
 FORMAT: Final = 1
 """Of the archives written here; raised when the format changes."""
@@ -54,7 +55,7 @@ class Manifest(Record):
     format: Literal[1]
     nfstudy: Annotated[str, Field(max_length=100)]
     """The version that wrote it."""
-    study: Annotated[str, Field(pattern=rf"^{TAGS[Tag.STUDY]}$")]
+    study: Annotated[str, Field(pattern=rf"^{TAGS[Tag.STUDY].pattern}$")]
     description: Annotated[str, Field(max_length=10_000)]
     runs: Annotated[int, Field(ge=0)]
     points: Annotated[int, Field(ge=0)]

@@ -14,7 +14,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from nfstudy.core.atomic import write_whole
-from nfstudy.core.errors import StoreError
+from nfstudy.core.errors import StoreError, untold
 from nfstudy.core.reading import free_bytes, read_regular
 from nfstudy.runs.archive.manifest import MAX_FILE, ArchiveError
 from nfstudy.runs.archive.reader import Archive, is_archive
@@ -80,7 +80,14 @@ class Imported:
     """A line for each run that was skipped, as the store has it with different numbers. For people."""
 
 
-def export_runs(uri: str, study: str, path: Path, budget: str | None = None, checkpoints: bool = False) -> int:
+def export_runs(
+    uri: str,
+    study: str,
+    path: Path,
+    budget: str | None = None,
+    checkpoints: bool = False,
+    tell: Callable[[str], None] = untold,
+) -> int:
     """Write an archive of a study's runs, killed and failed attempts included, and return how many there are.
 
     Reports tell of every attempt, so all are needed to rebuild them; runs that are still running are left out.
@@ -91,13 +98,14 @@ def export_runs(uri: str, study: str, path: Path, budget: str | None = None, che
         path: the archive.
         budget: only its runs; None for all.
         checkpoints: whether to keep the files of `CHECKPOINTS`.
+        tell: is told of each run that is left out, and how many have lost their files.
 
     Raises:
         StoreError: the store cannot be read.
         ArchiveError: there are no such runs, they cannot be put into an archive, or it cannot be written.
     """
     require_replaceable(path)
-    source = _source(uri, study)
+    source = _source(uri, study, tell)
     try:
         copies = [copy for copy in source.copies() if budget in (None, copy.record.tags.get(Tag.BUDGET))]
         if not copies:
@@ -114,6 +122,12 @@ def export_runs(uri: str, study: str, path: Path, budget: str | None = None, che
                     places[digest] = (run_id, name)
             record = RunRecord.model_validate(dict(copy.record) | {"files": files})
             whole.append(replace(copy, record=record))
+        if bare := [copy.record.id for copy in whole if not copy.record.files]:
+            tell(
+                f"{len(bare)} of {len(whole)} runs have no files in the store, not even their settings.json, and are "
+                f"exported without: {', '.join(bare[:3])}{' ...' if len(bare) > 3 else ''}; hint: put the store's "
+                "artifacts/ back, if it was moved or purged, and export again"
+            )
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise ArchiveError(f"{uri}: a run of '{study}' cannot be exported: {reason}") from None
@@ -218,13 +232,13 @@ def _target(archive: Archive, uri: str) -> Target:
     return _FileTarget(database, experiment, study, store.tidy)
 
 
-def _source(uri: str, study: str) -> Source:
+def _source(uri: str, study: str, tell: Callable[[str], None]) -> Source:
     """Return how a study's runs are read from a store; raises StoreError where there is none."""
     if is_sqlite(uri) and isinstance(open_runs(uri)(study), SqlRuns):
-        return _FileSource(SqlStore(uri), study)
+        return _FileSource(SqlStore(uri), study, tell)
     from nfstudy.runs.tracking.mlflow_export import ServedSource
 
-    return ServedSource(uri, study)
+    return ServedSource(uri, study, tell)
 
 
 @dataclass(frozen=True)
@@ -233,12 +247,13 @@ class _FileSource:
 
     store: SqlStore
     study: str
+    tell: Callable[[str], None]
 
     def description(self) -> str:
         return description_of(self.store, self.study)
 
     def copies(self) -> list[RunCopy]:
-        return read_copies(self.store, self.study)
+        return read_copies(self.store, self.study, self.tell)
 
     def names(self, run_id: str) -> Iterator[str]:
         folder = self._folder(run_id)

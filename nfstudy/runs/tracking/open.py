@@ -8,11 +8,12 @@ from functools import cached_property
 
 import pandas as pd
 
-from nfstudy.core.errors import StoreError
+from nfstudy.core.errors import StoreError, StudyDeletedError
 from nfstudy.core.reading import read_regular
-from nfstudy.runs.frame import LoggedRuns, make_frame
+from nfstudy.runs.frame import LoggedRuns, make_frame, with_notes
+from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.sql_runs import SqlStore
-from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_sqlite
+from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_served, is_sqlite
 
 ARTIFACT_BYTES = 2**28
 """Of one file of a run."""
@@ -69,9 +70,11 @@ def open_runs(uri: str) -> Callable[[str], LoggedRuns]:
     Raises:
         StoreError: there is no store, or it cannot be opened or understood.
     """
+    require_address(uri)
     if is_sqlite(uri) and not database_file(uri).exists():
         raise StoreError(f"{database_file(uri)}: no store; hint: run a study first, or pass another --tracking-uri")
-    if not uri.startswith(("http://", "https://")):
+    require_answer(uri)
+    if not is_served(uri):
         store = SqlStore(uri)
         if store.is_known():
             return lambda study: SqlRuns(store, study)
@@ -80,9 +83,18 @@ def open_runs(uri: str) -> Callable[[str], LoggedRuns]:
 
 def load_frame(uri: str, study: str, metrics: Collection[str] | None = None) -> pd.DataFrame:
     """Return the runs of a study, none where the store has not been made yet; see `LoggedRuns.frame`."""
+    require_address(uri)
     if is_sqlite(uri) and not database_file(uri).exists():
         return make_frame([], metrics)
     return open_runs(uri)(study).frame(metrics)
+
+
+def load_undeleted(uri: str, study: str, metrics: Collection[str] | None = None) -> pd.DataFrame:
+    """Return the runs of a study as `load_frame` does; of one that has been deleted none, and a note that says so."""
+    try:
+        return load_frame(uri, study, metrics)
+    except StudyDeletedError as error:
+        return with_notes(make_frame([], metrics), [str(error)])
 
 
 def _by_mlflow(uri: str) -> Callable[[str], LoggedRuns]:

@@ -52,7 +52,8 @@ from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.runs.tracking.busy_timeout import shorten_busy_timeout
 from nfstudy.runs.tracking.database import file_identity, require_ours, require_same_file
-from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns
+from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns, find_experiment
+from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.retry import Retry, may_pass, reason
 from nfstudy.runs.tracking.uris import ARTIFACTS, SQLITE, artifact_folder, database_file, is_sqlite
 from nfstudy.runs.whole_run import DataRecord
@@ -115,20 +116,20 @@ class Store:
         return _as_store_error(self.uri)
 
     def experiment(self, study: str, description: str = "") -> str:
-        """Return the id of the study's experiment, made if it is not there."""
+        """Return the id of the study's experiment, made if it is not there; raises StudyDeletedError."""
         with _as_store_error(self.uri):
-            found = self.client.get_experiment_by_name(study)
+            found = find_experiment(self.client, self.uri, study)
             if found is None:
                 location = f"{ARTIFACTS}{study}" if is_sqlite(self.uri) else None
-                tags = {MlflowTag.NOTE: description} if description else {}
+                tags = {Tag.STUDY: study} | ({MlflowTag.NOTE: description} if description else {})
                 return self.client.create_experiment(study, artifact_location=location, tags=tags)
-            if found.lifecycle_stage != "active":
-                raise StoreError(f"{self.uri}: experiment '{study}' is deleted; hint: restore it, or rename the study")
             if is_sqlite(self.uri) and not _resolves_here(found):
                 raise StoreError(
                     f"{self.uri}: experiment '{study}' keeps its artifacts at {found.artifact_location}; "
                     f"expected: {ARTIFACTS}{study} (another tool made it: rename the study)"
                 )
+            if found.tags.get(Tag.STUDY) != study:
+                self.client.set_experiment_tag(found.experiment_id, Tag.STUDY, study)
             return found.experiment_id
 
     def studies(self) -> dict[str, str]:
@@ -207,7 +208,7 @@ class Store:
         They were cut off, or were made twice: a server may have made a run and its answer got lost.
         """
         with _as_store_error(self.uri):
-            found = self.client.get_experiment_by_name(study)
+            found = find_experiment(self.client, self.uri, study)
             query = f"tags.`{Tag.STUDY}` = '{study}' and attributes.status = 'RUNNING'"
             while runs := self.client.search_runs([found.experiment_id], query, max_results=PAGE) if found else []:
                 for run in runs:
@@ -307,6 +308,7 @@ def open_store(uri: str, create: bool = False) -> Store:
     Raises:
         StoreError: there is no store and `create` is false, or it cannot be opened or understood.
     """
+    require_address(uri)
     if is_sqlite(uri):
         path = database_file(uri)
         uri = f"{SQLITE}{path}"
@@ -316,8 +318,7 @@ def open_store(uri: str, create: bool = False) -> Store:
             _create_database(path, uri)
         require_ours(path)
         sweep(path.parent)
-    elif "://" not in uri:
-        raise StoreError(f"tracking address {uri}: expected: sqlite:///FILE, http(s)://SERVER, or a database's address")
+    require_answer(uri)
     shorten_busy_timeout()
     with _as_store_error(uri):
         store = Store(uri)
