@@ -78,6 +78,9 @@ class FlowFamily(Declaration):
     """Settings, field -> value, without which it has none."""
     drawn: bool = False
     """Whether Figure 1 can show it: steps about the identity with drawn parameters."""
+    matrix_biases: bool = True
+    """Whether it may have biases of two axes or more, such as a row a step: then `train.decay_biases` changes its
+    numbers. A bias is a parameter whose name, or whose list's, begins with `b_` or `bias`, or ends with `bias`."""
     colour: int | None = None
     """Its colour's place in the palette; None is the next one that is free."""
     examples: tuple[Mapping[str, Any], ...] = ({},)
