@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import pandas as pd
 
+from nfstudy.runs.evaluations import evaluation_texts
 from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.original import original_id
 from nfstudy.runs.result import RESULTS, outcome_of
@@ -41,11 +42,13 @@ RUN_COLUMNS = {
     "rerun": "str",
     "attempt": "int",
     "started": "int",
+    "evaluations": "str",
 }
 """The leading columns of a runs frame.
 
 `outcome` is one of finished, diverged, pruned, failed, running, killed; `started` is in milliseconds since 1970, by a
 clock that may have been wrong; `attempt` counts the runs of one trial, 1, 2, ..., and is 0 where that was not logged.
+`evaluations` is a JSON list of what `nfstudy.runs.evaluations` reads, empty for none.
 `rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. After
 them stand one column a setting (its dotted path; text, number, truth or None) and one a metric that is declared (its
 name; float, NaN where the run has none).
@@ -95,6 +98,7 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
         "dirty": tags.get(Tag.DIRTY) == "true",
         "attempt": int(tags.get(Tag.ATTEMPT, 0)),
         "started": started,
+        "evaluations": json.dumps(found) if (found := evaluation_texts(tags)) else "",
         "params": {path: param_value(text) for path, text in data["params"].items()},
         "metrics": data["metrics"],
     }

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from nfstudy.core.fields import Record
+from nfstudy.runs.evaluations import Evaluation, evaluation_texts
 from nfstudy.runs.frame import LARGEST
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 from nfstudy.runs.result import outcome_of
@@ -110,6 +111,8 @@ class RunRecord(Record):
         for key, form in (TAGS | {tag: form for tag, form in OPTIONAL_TAGS.items() if tag in self.tags}).items():
             if not re.fullmatch(form, self.tags.get(key, ""), re.ASCII):
                 raise ValueError(f"tag {key}: got {self.tags.get(key, '')[:80]!r}; expected: {form}")
+        for text in evaluation_texts(self.tags):
+            Evaluation.model_validate_json(text)
         if own := sorted({ORIGINAL_RUN_ID, IMPORTING} & self.tags.keys()):
             raise ValueError(f"tag {own[0]}: expected: only in a store, which adds it when it imports a run")
         if not _is_object(self.tags.get(Tag.POINT, "")):

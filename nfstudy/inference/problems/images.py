@@ -10,15 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nfstudy.core.errors import UserError
 from nfstudy.core.seeds import derive_seed
 from nfstudy.data import Dataset
 from nfstudy.inference.likelihoods import load_likelihood
+from nfstudy.inference.models.ais import Annealing, ais_likelihood, bracket_likelihood
 from nfstudy.inference.models.diagnostics import summarise_posteriors
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_bound, evaluate_likelihood
 from nfstudy.inference.models.objective import BoundTerms, bound_terms
 from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.image_grid import image_grid
+from nfstudy.runs.evaluations import EvaluationRequest
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
 
@@ -77,7 +80,7 @@ class ImageProblem:
                 yield bound_terms(self.model, x, noise.to(self.device))
 
     def repeated_terms(self, count: int) -> Iterator[BoundTerms]:
-        """Yield the terms (batch,) of the first minibatch of an epoch that no training has, with new noise each time."""
+        """Yield the terms (batch,) of one minibatch, that of an epoch which no training has; the noise is new each time."""
         self.model.train()
         (x,) = self._batches(0, 1)
         stream = self._generator("posterior noise", 0)
@@ -127,6 +130,28 @@ class ImageProblem:
             quantiles = np.percentile(columns[name], PERCENTILES)
             curves[f"test/{name}_quantile"] = dict(zip(PERCENTILES, quantiles.tolist(), strict=True))
         return Diagnosis(metrics, curves, {"images.csv": _csv(columns)})
+
+    def evaluate(self, request: EvaluationRequest) -> dict[str, float]:
+        """Return what an estimator says of −ln p(x) of the first test images, or of images that the model draws.
+
+        Where there are fewer test images than asked for, it is of all; `images` says of how many it is.
+
+        Raises:
+            UserError: images are to be drawn, which the model's likelihood does not do.
+        """
+        self.model.eval()
+        images = self._test_images()[: request.images]
+        seed = derive_seed(self.settings.seed, "evaluation again", request.seed, self.repetition)
+        if request.estimator == "importance":
+            return evaluate_likelihood(self.model, images, request.samples, seed).numbers() | {"images": len(images)}
+        annealing = Annealing(request.temperatures or 1, request.samples)
+        if request.estimator == "ais":
+            return ais_likelihood(self.model, images, annealing, seed).numbers() | {"images": len(images)}
+        try:
+            bracket, _ = bracket_likelihood(self.model, request.images, annealing, seed)
+        except NotImplementedError as error:
+            raise UserError(str(error)) from None
+        return bracket.numbers() | {"images": request.images}
 
     def _test_images(self) -> np.ndarray:
         return self.dataset.test[: self.settings.evaluation.test_images]
