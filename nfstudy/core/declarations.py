@@ -180,6 +180,8 @@ class Metric(Declaration):
     """−1 where reports show the negative of what is logged: F = −ELBO, as the paper does."""
     decimals: int = 2
     """In tables."""
+    mark: Literal["", "≤", "≥"] = ""
+    """Where the truth is, beside what is shown: `≤` before an upper bound on it, as the paper's Table 2 has it."""
     needs: Needs = field(default_factory=dict, hash=False)
     """Settings without which a run does not have it."""
     compute: Function | None = None

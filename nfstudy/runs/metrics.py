@@ -54,6 +54,8 @@ FREE_ENERGY = Metric(
 NLL = Metric(
     name="test/nll",
     label="−ln p(x)",
+    heading="−ln p(x), upper bound",
+    mark="≤",
     meaning="−ln p(x), importance-sampled: in expectation an upper bound on it, which comes down with more samples",
     unit=PER_IMAGE,
     better="lower",
@@ -70,7 +72,8 @@ KL = Metric(
     name="test/kl",
     label="KL",
     heading="KL(q‖p(z|x)) = F + ln p(x)",
-    meaning="KL(q_K‖p(z|x)) = F − (−ln p(x)), a gap of two estimates; of an energy F + ln Z",
+    mark="≥",
+    meaning="KL(q_K‖p(z|x)) = F − (−ln p(x)), as much too low as −ln p(x) is too high; of an energy F + ln Z",
     unit=PER_IMAGE,
     better="lower",
 )
@@ -132,6 +135,7 @@ TIGHT_NLL = _of_images(
     "nll_tight",
     "−ln p(x) of evaluation.tight_images test images by evaluation.tight_samples importance samples; an upper bound",
     label="−ln p(x), tight",
+    mark="≤",
     better="lower",
 )
 TIGHT_FREE_ENERGY = _of_images(
@@ -142,7 +146,7 @@ TIGHT_FREE_ENERGY = _of_images(
     sign=-1,
 )
 TIGHT_KL = _of_images(
-    "kl_tight", "KL(q_K‖p(z|x)) = F − (−ln p(x)) by the tight estimate", label="KL, tight", better="lower"
+    "kl_tight", "KL(q_K‖p(z|x)) = F − (−ln p(x)) by the tight estimate", label="KL, tight", mark="≥", better="lower"
 )
 TIGHT_ERROR = _of_images(
     "nll_tight_mc_se", "test/nll_tight_seed_se by the delta method, which is too small", better="lower"

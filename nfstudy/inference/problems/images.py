@@ -80,7 +80,7 @@ class ImageProblem:
                 yield bound_terms(self.model, x, noise.to(self.device))
 
     def repeated_terms(self, count: int) -> Iterator[BoundTerms]:
-        """Yield the terms (batch,) of one minibatch, that of an epoch which no training has; the noise is new each time."""
+        """Yield the terms (batch,) of a minibatch, that of an epoch which no training has, by new noise each time."""
         self.model.train()
         (x,) = self._batches(0, 1)
         stream = self._generator("posterior noise", 0)
