@@ -81,14 +81,6 @@ def test_kl_is_the_closed_form_gap(shift, widening):
     )
 
 
-@wrong_posteriors
-def test_monte_carlo_error_is_the_spread_over_seeds(shift, widening):
-    model, x = LinearGaussian(shift, widening), images(10)
-    runs = [evaluate_likelihood(model, x, 300, seed) for seed in range(200)]
-    spread = np.std([run.nll for run in runs], ddof=1)
-    assert np.mean([run.nll_mc_se for run in runs]) == pytest.approx(spread, rel=0.2)
-
-
 def test_two_samples_by_hand():
     class TwoWeights(LinearGaussian):
         """Log weights ln 1 and ln 3, whatever is drawn."""

@@ -21,10 +21,9 @@ from nfstudy.flows.base import (
 )
 from nfstudy.flows.radial.kernel import RadialChain
 
-
 NEAR = 1e-18
-"""Where α + r is less than this, a step's scale β̂h is that of this: z is at z0 but for its rounding, and stays there. Its
-logarithm of the determinant is not touched."""
+"""Where α + r is less than this, a step's scale β̂h is that of this: z is at z0 but for its rounding, and stays
+there. The logarithm of its determinant is not touched."""
 
 
 def radial_flow(z: Tensor, z0: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +99,7 @@ def _steps(z: Tensor, z0: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, 
 
 
 def _normal(alpha: Tensor) -> Tensor:
-    """Return α > 0, or 2²⁰ of the least normal numbers of its type where it is less: sums of its reciprocal are finite."""
+    """Return α > 0, or 2²⁰ of the least normal number of its type where that is more; sums of 1/α are then finite."""
     return alpha.clamp(min=torch.finfo(alpha.dtype).tiny * 2**20)
 
 
