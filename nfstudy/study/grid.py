@@ -39,6 +39,9 @@ def expand(
     count = math.prod(map(len, values.values()))
     if count > MAX_CELLS:
         raise SpecError(f"the grid has {count:,} points; expected: at most {MAX_CELLS:,}")
+    if search and "train.weight_decay" in search.space and base.train.decay_biases:
+        # Cells are normalized at the study's own decay, which may be 0: it would be lost.
+        raise SpecError("train.decay_biases: got true; expected: false where train.weight_decay is searched for")
     varied = tuple(axes)
     searched = [
         {path: value} for path, axis in (search.space if search else {}).items() for value in range_endpoints(axis)

@@ -214,6 +214,8 @@ def test_without_a_decay_the_biases_setting_moves_no_key_and_a_searched_decay_co
     adam = STUDY.replace("updates: 100", "updates: 100, optimiser: adam")
     (cell, *_) = [c for c in study(adam + search).under("laptop").cells if c.settings.flow.family == "nice-perm"]
     assert cell.identity()["train.decay_biases"] is False
+    with pytest.raises(SpecError, match=r"train\.decay_biases: got true; expected: false where"):
+        study(adam.replace("adam", "adam, decay_biases: true") + search).under("laptop").check()
 
 
 def test_what_is_chosen_by_the_validation_bound_is_not_trained_on_it():
