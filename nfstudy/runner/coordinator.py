@@ -97,7 +97,7 @@ class Coordinator:
         self.failed: Counter[Identity] = Counter()
         """Attempts of this launch that ended without a result, and no further on than the one before."""
         self.furthest: Counter[Identity] = Counter()
-        """The update from which a trial was gone on with last."""
+        """The update from which a trial was last resumed."""
         self.stopping = False
         self.ran: Counter[str] = Counter()
         self.failures: list[str] = []
