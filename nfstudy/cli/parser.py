@@ -22,6 +22,7 @@ examples:
   python -m nfstudy import mnist.tar.xz
   python -m nfstudy reference
   python -m nfstudy rerun 0123456789abcdef0123456789abcdef
+  python -m nfstudy evaluate studies/mnist.yaml --samples 5000
   python -m nfstudy ui
 
 exit codes: 0 done, 1 some runs failed or some cells are impossible (run), a claim that was supported is contradicted
@@ -172,6 +173,32 @@ def make_parser() -> Parser:
     )
     _add_store(rerun)
 
+    evaluate = commands.add_parser("evaluate", help="evaluate the kept weights of logged runs again, without training")
+    evaluate.add_argument("target", metavar="RUN_ID|STUDY", help="the id of a finished run, or a study file")
+    evaluate.add_argument("--budget", metavar="NAME", help="one of the study's budgets (default: the study's own)")
+    evaluate.add_argument(
+        "--estimator",
+        choices=("importance", "ais", "bdmc"),
+        default="importance",
+        help="importance sampling, annealed importance sampling, or that forward and back on images that the model "
+        "draws, which brackets the truth (default: importance)",
+    )
+    evaluate.add_argument(
+        "--samples", type=count, metavar="N", help="importance samples an image, or chains (default: 5000; 8 chains)"
+    )
+    evaluate.add_argument(
+        "--images", type=count, metavar="N", help="the first so many test images (default: 1000; 100 by annealing)"
+    )
+    evaluate.add_argument("--temperatures", type=count, metavar="N", help="of ais and bdmc (default: 200)")
+    evaluate.add_argument("--seed", type=count_from_0, default=1, metavar="N", help="of its noise (default: 1)")
+    evaluate.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one per core)")
+    evaluate.add_argument("--threads", type=count, default=1, metavar="N", help="threads per worker (default: 1)")
+    evaluate.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto)")
+    evaluate.add_argument(
+        "--plugin", metavar="FILE", action="append", default=[], help="the file of a plug-in that has moved since"
+    )
+    _add_store(evaluate)
+
     plugin = commands.add_parser("check-plugin", help="show what a plug-in declares, and check its flows")
     plugin.add_argument("file", metavar="FILE", help="a Python file, or a module's dotted name")
 
@@ -198,6 +225,7 @@ def make_parser() -> Parser:
     take.set_defaults(work="nfstudy.cli.archive:import_")
     reference.set_defaults(work="nfstudy.cli.reference:reference")
     rerun.set_defaults(work="nfstudy.cli.rerun:rerun")
+    evaluate.set_defaults(work="nfstudy.cli.evaluate:evaluate")
     plugin.set_defaults(work="nfstudy.cli.check_plugin:check_plugin")
     ui.set_defaults(work="nfstudy.cli.ui:ui")
     return parser

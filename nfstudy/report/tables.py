@@ -46,6 +46,8 @@ class Entry:
     """Ours minus the paper's, where the two can be compared."""
     note: str = ""
     run_ids: tuple[str, ...] = ()
+    marked: bool = False
+    """Whether the number is shown with a dagger, which the caption explains."""
 
     def __post_init__(self) -> None:
         if self.quantity and self.value is None and not self.note:
@@ -58,12 +60,13 @@ class Entry:
 
     @property
     def display(self) -> str:
-        """What is printed: the text, `mean ± se (n)`, or the note where there is no number."""
+        """What is printed: the text, `mean ± se (n)` with its marks, or the note where there is no number."""
         if self.quantity is None:
             return self.text
         if self.estimate is None or self.estimate.mean is None:
             return self.note
-        return format_estimate(self.estimate, self.quantity.decimals)
+        number = format_estimate(self.estimate, self.quantity.decimals)
+        return " ".join(filter(None, (self.quantity.mark, number, "†" if self.marked else "")))
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,11 @@ _LATEX = str.maketrans(
         "−": "$-$",
         "±": r"$\pm$",
         "≤": r"$\leq$",
+        "≥": r"$\geq$",
+        "†": r"$\dagger$",
+        "Σ": r"$\Sigma$",
+        "√": r"$\surd$",
+        "\u0302": "",  # The hat of Pareto k.
         "×": r"$\times$",
         "‖": r"$\|$",
         "β": r"$\beta$",

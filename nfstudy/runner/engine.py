@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from nfstudy.core.errors import UserError
 from nfstudy.inference.training.checkpoints import CheckpointPlan
-from nfstudy.runner.worker import Alive, Died, Measure, Message, Order, Ready, Run
+from nfstudy.runner.worker import Alive, Died, Evaluate, Measure, Message, Order, Ready, Run
 from nfstudy.study.cells import Trial
 from nfstudy.study.settings import Settings
 
@@ -46,6 +46,10 @@ class Worker(ABC):
     def measure(self, settings: Settings) -> None:
         """Start measuring what a trial with these settings takes."""
         self.send(Measure(settings))
+
+    def evaluate(self, order: Evaluate) -> None:
+        """Start evaluating the kept weights of a run."""
+        self.send(order)
 
     @abstractmethod
     def send(self, order: Order) -> None:

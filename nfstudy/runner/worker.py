@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from nfstudy.core.errors import UserError, without_secrets
 from nfstudy.inference.training.checkpoints import CheckpointPlan, Checkpoints, checkpoint_key
 from nfstudy.inference.training.stop import Stopped, StopRequest
+from nfstudy.runs.evaluations import EvaluationRequest
 from nfstudy.runs.result import Cost, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.study.cells import Trial
 from nfstudy.study.sections import DataSpec
@@ -49,7 +50,18 @@ class Measure:
     settings: Settings
 
 
-Order = Run | Measure
+@dataclass(frozen=True)
+class Evaluate:
+    """An order to evaluate the kept weights of a run."""
+
+    settings: Settings
+    repetition: int
+    weights: bytes
+    """As `checkpoint.pt` holds them."""
+    request: EvaluationRequest
+
+
+Order = Run | Measure | Evaluate
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,13 @@ class Ready:
     device: str
     environment: Mapping[str, str] | None = None
     """`provenance.environment` of its machine; None where that is the coordinator's."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What came of an order to evaluate."""
+
+    numbers: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -75,7 +94,7 @@ class Alive:
     """A sign of life of a worker on another machine, whatever its trial does."""
 
 
-Message = Ready | EpochRecord | Resumed | Notice | TrialResult | Cost | Died | Alive
+Message = Ready | EpochRecord | Resumed | Notice | TrialResult | Cost | Evaluated | Died | Alive
 
 
 class CoordinatorGoneError(BaseException):
@@ -136,6 +155,8 @@ def serve(
             order = channel.order()
             if isinstance(order, Measure):
                 channel.send(_measure(device, datasets, order.settings))
+            elif isinstance(order, Evaluate):
+                channel.send(_evaluate(device, datasets, order))
             else:
                 channel.send(_run(channel, device, datasets, stop, order))
 
@@ -200,6 +221,19 @@ def _measure(device: str, datasets: _Datasets, settings: Settings) -> TrialResul
     except NOT_A_TRIALS:
         raise
     except BaseException as error:
+        return _failed(error, 0)
+
+
+def _evaluate(device: str, datasets: _Datasets, order: Evaluate) -> TrialResult | Evaluated:
+    """Evaluate kept weights; whatever goes wrong becomes a failed result."""
+    from nfstudy.inference.training.kept import evaluate_kept
+
+    try:
+        dataset = datasets.of(order.settings)
+        return Evaluated(evaluate_kept(order.settings, dataset, order.repetition, device, order.weights, order.request))
+    except UserError as error:
+        return TrialResult("failed", reason=str(error), retry=False)
+    except Exception as error:
         return _failed(error, 0)
 
 

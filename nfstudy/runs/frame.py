@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nfstudy.core.errors import SpecError
+from nfstudy.runs.evaluations import evaluation_texts
 from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.original import original_id
 from nfstudy.runs.readable import is_object, trouble
@@ -44,11 +45,13 @@ RUN_COLUMNS = {
     "look": "str",
     "attempt": "int",
     "started": "int",
+    "evaluations": "str",
 }
 """The leading columns of a runs frame.
 
 `outcome` is one of finished, diverged, pruned, failed, running, killed; `started` is in milliseconds since 1970, by a
 clock that may have been wrong; `attempt` counts the runs of one trial, 1, 2, ..., and is 0 where that was not logged.
+`evaluations` is a JSON list of what `nfstudy.runs.evaluations` reads, empty for none.
 `rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. `look`
 is what the tag of that name tells of a repetition that `decide` has run. After them stand one column a setting (its
 dotted path; text, number, truth or None) and one a metric that is declared (its name; float, NaN where the run has
@@ -123,6 +126,7 @@ def make_row(run_id: str, status: str, started: int | None, data: Mapping[str, M
         "dirty": tags.get(Tag.DIRTY) == "true",
         "attempt": int(tags.get(Tag.ATTEMPT, 0)),
         "started": started,
+        "evaluations": json.dumps(found) if (found := evaluation_texts(tags)) else "",
         "params": {path: param_value(text or "") for path, text in data["params"].items()},
         "metrics": data["metrics"],
     }

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from nfstudy.core.fields import Record
+from nfstudy.runs.evaluations import Evaluation, evaluation_texts
 from nfstudy.runs.frame import LARGEST
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 from nfstudy.runs.readable import SHOWN, trouble
@@ -44,6 +45,10 @@ Text = Annotated[str, Field(max_length=8000)]
 """As long as MLflow's databases take it."""
 Time = Annotated[int, Field(ge=0, lt=2**53)]
 """Milliseconds since 1970."""
+
+
+MAX_CURVE = 1000
+"""Points of a curve that a run logs at its end, such as the KL divergence of each latent variable."""
 
 
 class DataRecord(Record):
@@ -102,6 +107,8 @@ class RunRecord(Record):
     def _readable(self) -> RunRecord:
         if reason := trouble(self.tags):
             raise ValueError(reason)
+        for text in evaluation_texts(self.tags):
+            Evaluation.model_validate_json(text)
         if own := sorted({ORIGINAL_RUN_ID, IMPORTING} & self.tags.keys()):
             raise ValueError(f"tag {own[0]}: expected: only in a store, which adds it when it imports a run")
         for name in self.files:
@@ -152,7 +159,7 @@ class RunCopy:
 
 
 def most_points(params: Mapping[str, str], datasets: Sequence[DataRecord]) -> int:
-    """Return how many points the history of a metric can have: one an epoch, and one at the end.
+    """Return how many points the history of a metric can have: one an epoch and one at the end, or those of a curve.
 
     Arguments:
         params: the run's.
@@ -164,7 +171,7 @@ def most_points(params: Mapping[str, str], datasets: Sequence[DataRecord]) -> in
     images = _whole(params.get("data.train_images", "")) or min(map(_training_images, datasets), default=0)
     batch = _whole(params.get("train.batch", "")) or 1
     epoch = max(images // batch, 1) if datasets else ENERGY_EPOCH
-    return min(-(-updates // epoch) + 1, MAX_HISTORY)
+    return max(min(-(-updates // epoch) + 1, MAX_HISTORY), MAX_CURVE)
 
 
 def _training_images(data: DataRecord) -> int:

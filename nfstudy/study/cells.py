@@ -47,7 +47,11 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         """Return dotted path -> value of the settings in use, a searched one's value being its search."""
-        flat = self.settings.identity()
+        settings = self.settings
+        if self.search and "train.weight_decay" in self.search.space:
+            # Whatever it is at first, some trials have one: then what it makes active is active.
+            settings = settings.replace({"train.weight_decay": 1.0})
+        flat = settings.identity()
         if self.search:
             sampling = self.search.sampler.model_dump()
             for path, axis in self.search.space.items():

@@ -136,7 +136,7 @@ class StudyPlan:
 
     @cached_property
     def _expanded(self) -> tuple[tuple[Cell, ...], tuple[Impossible, ...]]:
-        return expand(self.study.grid, self.settings, self.budget, self.search)
+        return expand(self.study.grid, self.settings, self.budget, self.search, self.sampling is not None)
 
     def _with_trials(self, sampling: Sampling) -> Sampling:
         trials = self.study.budgets[self.budget].trials

@@ -79,8 +79,8 @@ def test_differences_to_the_default_by_hand():
     assert cells["diagonal Gaussian, K = 0, annealing = energy", "F"][0] == "2.000 ± 0.577 (3)"
     assert means_of(found)["NF (planar), K = 8, annealing = energy"][:5] == [
         "87.67 ± 9.02 (3)",
-        "4.00 ± 0.01 (3)",
-        "83.67 ± 9.02 (3)",
+        "≥ 4.00 ± 0.01 (3)",
+        "≤ 83.67 ± 9.02 (3)",
         "",
         "",
     ]

@@ -96,7 +96,9 @@ def test_every_number_opens_the_runs_it_comes_from(tmp_path):
         assert file == "small/index.html"
         assert anchor in lines
         assert anchor in (f"run-{ids[0]}", "runs")
-    shown = re.findall(r'data-runs="([^"]+)">(\d+\.\d\d) ± \d+\.\d\d \(2\)</a>', page.partition('class="study"')[2])
+    shown = re.findall(
+        r'data-runs="([^"]+)">(?:[≤≥] )?(\d+\.\d\d) ± \d+\.\d\d \(2\)</a>', page.partition('class="study"')[2]
+    )
     values = {record["run_id"]: record for record in runs.records}
     signs = {"test/nll": 1, "test/kl": 1, "test/elbo": -1, "train/elbo": -1, "valid/elbo": -1}
     assert len(shown) == 3 + 9 + 6, "of Table 2, of Figure 4, of the ends of the learning curves"

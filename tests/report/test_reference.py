@@ -123,9 +123,9 @@ def test_the_runs_are_taken_in_and_all_is_made_from_them(project, capsys):
     assert "| mnist laptop " in readme
     rows = [[text.strip() for text in line.strip("|").split("|")] for line in readme.splitlines() if line[:1] == "|"]
     assert rows[2] == [
-        "diagonal Gaussian", "0", "≤ 89.9", "90.20 ± 0.06 (3)", "+0.30", "missed by 0.30", "96.20 ± 0.06 (3)",
+        "diagonal Gaussian", "0", "≤ 89.9", "≤ 90.20 ± 0.06 (3)", "+0.30", "missed by 0.30", "96.20 ± 0.06 (3)",
     ]  # fmt: skip
-    assert rows[3][:1] + rows[3][3:6] == ["NF (planar)", "87.20 ± 0.06 (3)", "−0.30", "reached"]
+    assert rows[3][:1] + rows[3][3:6] == ["NF (planar)", "≤ 87.20 ± 0.06 (3)", "−0.30", "reached"]
     assert "3 hours of training and evaluation, added up over 6 runs; at most 1 at once, threads of each: 1" in readme
     assert "Joules were not measured. At this pace, one run of each of these 2 cells with the paper's 500,000" in readme
     assert "updates would take 250 hours, one after another." in readme  # 2 of 0.5 hours, of 2,000 updates
@@ -201,7 +201,7 @@ def test_runs_that_the_store_has_with_other_numbers_are_left_out_and_told(projec
     assert main(["reference"]) == 1
     output = capsys.readouterr()
     assert output.err.count("not imported: ") == 6
-    assert "90.20 ± 0.06 (3)" in (project / "README.md").read_text()
+    assert "≤ 90.20 ± 0.06 (3)" in (project / "README.md").read_text()
 
 
 def test_a_study_has_one_archive_with_runs_of_one_budget(project, new_store, capsys):
@@ -293,7 +293,7 @@ def test_the_table_holds_every_cell_beside_the_paper():
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 9
     # 90.9 − 89.9, ± 0.1/√3; the numbers of `fake_runs.plausible_metrics`.
-    assert "| 90.90 ± 0.06 (3) |" in rows[0]
+    assert "| ≤ 90.90 ± 0.06 (3) |" in rows[0]
     assert "missed by 1.00" in rows[0]
     assert [row.count("not run") for row in rows] == [0, 0, 0, 0, 2, 0, 0, 0, 2]
     assert "> **Incomplete: 7 of 9 cells.**" in text

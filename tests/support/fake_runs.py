@@ -56,7 +56,7 @@ class FakeRuns:
         settings = ("data.name", *setting_defaults()) if metrics is None else ()
         numbers = [name for name in known_metrics() if metrics is None or name in metrics]
         frame = pd.DataFrame(self.records, columns=[*RUN_COLUMNS, *settings, *numbers])
-        frame = frame.astype({**RUN_COLUMNS, **dict.fromkeys(numbers, "float")})
+        frame = frame.astype({**RUN_COLUMNS, **dict.fromkeys(numbers, "float")}).copy()
         return frame.sort_values(["cell", "stage", "index", "started", "run_id"], ignore_index=True)
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:

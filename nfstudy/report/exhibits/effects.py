@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nfstudy.core.declarations import Metric
-from nfstudy.report.exhibits.base import Drawing, Exhibit, cell_row, measured, remark, runs_behind, stamped
+from nfstudy.report.exhibits.base import Drawing, Exhibit, bounded, cell_row, measured, remark, runs_behind, stamped
 from nfstudy.report.labels import setting_name, setting_text, varied_settings
 from nfstudy.report.plots.forest import Difference, DifferencePanel, draw_differences
 from nfstudy.report.statistics.contrasts import Contrast, contrast_of
@@ -121,7 +121,7 @@ def _means(comparisons: Sequence[Comparison], results: Results) -> Table:
         mark = Entry(text="default" if found.is_default else "")
         rows.append(cell_row(found.result, [*entries, mark, remark(entries), runs_behind(entries[0])]))
     columns = ("row", *(quantity.title for quantity in results.bounds), "default", "note", "runs")
-    return Table("effects", stamped(MEANS_CAPTION.format(unit=results.unit), results), columns, tuple(rows))
+    return Table("effects", bounded(MEANS_CAPTION.format(unit=results.unit), results), columns, tuple(rows))
 
 
 def _differences(comparisons: Sequence[Comparison], results: Results) -> Table:
@@ -138,7 +138,7 @@ def _differences(comparisons: Sequence[Comparison], results: Results) -> Table:
 def _difference_entries(found: Comparison, quantity: Metric) -> tuple[Entry, Entry, Entry, Entry]:
     """Return the difference, its interval, whether 0 lies in that, and what the numbers lack."""
     # One decimal more than levels have: pairs share their seeds, so their difference is known better than either.
-    shown = replace(quantity, label=f"{quantity.title}, difference", decimals=quantity.decimals + 1)
+    shown = replace(quantity, label=f"{quantity.title}, difference", mark="", decimals=quantity.decimals + 1)
     contrast = found.contrast(quantity)
     if contrast is None:
         why = "no cell at the default" if found.default is None else "nothing to compare"

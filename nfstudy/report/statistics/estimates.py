@@ -30,7 +30,7 @@ from nfstudy.study.cells import Cell, Impossible
 from nfstudy.study.plan import StudyPlan
 from nfstudy.study.spec import StudySpec
 
-KL_ON_PLANE = replace(KL, heading="KL(q‖p) = F + ln Z")
+KL_ON_PLANE = replace(KL, heading="KL(q‖p) = F + ln Z", mark="")
 
 BOUNDS = (FREE_ENERGY, KL, NLL)
 """The three panels of the paper's Figure 4, in its order."""

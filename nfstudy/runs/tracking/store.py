@@ -13,7 +13,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,11 +182,13 @@ class Store:
 
     def log_epoch(self, run_id: str, record: EpochRecord) -> None:
         """Log one epoch's numbers in one batch, at the step of its last update."""
-        self._log_metrics(run_id, record.metrics, record.update)
+        self._log_points(run_id, [(name, record.update, value) for name, value in record.metrics.items()])
 
     def finish_run(self, run_id: str, result: TrialResult) -> None:
         """Log how a run ended; its status is set last, so a run marked finished has all its numbers and files."""
-        self._log_metrics(run_id, result.metrics, result.update)
+        ends = [(name, result.update, value) for name, value in result.metrics.items()]
+        curves = [(name, step, value) for name, curve in result.curves.items() for step, value in curve.items()]
+        self._log_points(run_id, ends + curves)
         self._log_files(run_id, result.files)
         self.tag_run(run_id, {Tag.OUTCOME: result.outcome, Tag.REASON: result.reason, Tag.UPDATE: str(result.update)})
         self._write_of(
@@ -242,13 +244,15 @@ class Store:
                 connection.execute("ANALYZE")
                 connection.commit()
 
-    def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        unknown = metrics.keys() - known_metrics().keys()
+    def _log_points(self, run_id: str, numbers: Sequence[tuple[str, int, float]]) -> None:
+        """Log (metric, step, value); the step is the update, or what is counted along a curve."""
+        unknown = {name for name, _, _ in numbers} - known_metrics().keys()
         if unknown:
             raise ValueError(f"metric names {sorted(unknown)}; expected: those that are declared")
         now = int(time.time() * 1000)
-        points = [Metric(name, float(value), now, step) for name, value in metrics.items()]
-        self._write_of(run_id, self.client.log_batch, run_id, metrics=points)
+        points = [Metric(name, float(value), now, step) for name, step, value in numbers]
+        for first in range(0, len(points), PAGE):
+            self._write_of(run_id, self.client.log_batch, run_id, metrics=points[first : first + PAGE])
 
     def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         if not files:
