@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -97,7 +98,12 @@ class Table:
 
     def is_numeric(self, column: int) -> bool:
         """Say whether a column, counted from 0 after the names of the rows, holds numbers."""
-        return any(row.entries[column].quantity or row.entries[column].reference for row in self.rows)
+        return self._numeric[column]
+
+    @cached_property
+    def _numeric(self) -> tuple[bool, ...]:
+        columns = zip(*(row.entries for row in self.rows), strict=True) if self.rows else [()] * len(self.columns[1:])
+        return tuple(any(entry.quantity or entry.reference for entry in column) for column in columns)
 
 
 def format_number(value: float, decimals: int, signed: bool = False) -> str:

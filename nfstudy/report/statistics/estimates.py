@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,16 +85,36 @@ def estimate(values: Mapping[str, float], noise: float = 0.0) -> Estimate:
     return Estimate(n, mean, se, tuple(finite), len(values) - n)
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Runs as a frame, and as lists: of thousands of cells each asks for a few values, which take a frame seconds."""
+
+    frame: pd.DataFrame
+
+    @cached_property
+    def lists(self) -> Mapping[str, list[Any]]:
+        """Column -> its values."""
+        found: dict[str, list[Any]] = self.frame.to_dict("list")
+        return found
+
+
 @dataclass(frozen=True)
 class CellResult:
     """One cell with its state, its name, and its repetitions."""
 
     state: CellState
     label: Label
-    repetitions: pd.DataFrame
-    """One row a repetition that has been started, whatever came of it (`nfstudy.runs.frame.RUN_COLUMNS`)."""
-    further: pd.DataFrame
+    runs: Rows
+    """Those of all cells."""
+    own: Sequence[int]
+    """Which of these are repetitions of the cell that have been started, whatever came of them."""
+    beyond: Sequence[int]
     """The same of repetitions beyond the study's number, which `decide` has run: in no table, but in verdicts."""
+
+    @cached_property
+    def repetitions(self) -> pd.DataFrame:
+        """One row a repetition (`nfstudy.runs.frame.RUN_COLUMNS`)."""
+        return self.runs.frame.iloc[list(self.own)]
 
     @property
     def cell(self) -> Cell:
@@ -106,10 +129,10 @@ class CellResult:
     @property
     def note(self) -> str:
         """Why the mean is not over all repetitions asked for; empty when it is."""
-        state, counts = self.state, self.repetitions["outcome"].value_counts()
+        state, counts = self.state, Counter(self._column("outcome", self.own))
         if "pruned" in counts:
             return "pruned"
-        open_runs = min(len(state.running), int(counts.get("running", 0)))
+        open_runs = min(len(state.running), counts["running"])
         absent = state.wanted - len(state.finished) - len(state.diverged) - len(state.failed) - open_runs
         parts = (
             (len(state.diverged), "diverged"),
@@ -123,39 +146,45 @@ class CellResult:
 
     def estimate(self, metric: Metric) -> Estimate:
         """Average a metric over the finished repetitions."""
-        return estimate({run_id: value for _, run_id, value in _values(self.repetitions, metric)}, self.noise(metric))
+        return estimate({run_id: value for _, run_id, value in self._values(metric, self.own)}, self.noise(metric))
 
     def by_repetition(self, metric: Metric, further: bool = False) -> dict[int, tuple[str, float]]:
         """Return repetition -> (run id, value) of the finished ones with a finite value; with `further`, of all."""
-        rows = pd.concat([self.repetitions, self.further]) if further else self.repetitions
-        return {
-            repetition: (run_id, value) for repetition, run_id, value in _values(rows, metric) if math.isfinite(value)
-        }
+        found = self._values(metric, self._rows(further))
+        return {repetition: (run_id, value) for repetition, run_id, value in found if math.isfinite(value)}
 
     def noise(self, metric: Metric, further: bool = False) -> float:
         """Return the Monte-Carlo standard error of one value: the root mean square of what its runs have logged."""
-        rows = pd.concat([self.repetitions, self.further]) if further else self.repetitions
-        errors = [
-            rows.loc[rows["outcome"] == "finished", name] for name in ERRORS_OF.get(metric.name, ()) if name in rows
-        ]
-        squares = [(found.astype(float) ** 2).mean() for found in errors]
+        rows = self._finished(self._rows(further))
+        logged = [self._column(name, rows) for name in ERRORS_OF.get(metric.name, ())]
+        known = [[value for value in values if not math.isnan(value)] for values in logged]
+        squares = [math.fsum(value * value for value in values) / len(values) for values in known if values]
         return math.fsum(math.sqrt(square) for square in squares if math.isfinite(square))
 
     @property
     def ended(self) -> int:
         """How many repetitions have ended without a gap, from the first: 1, ..., n, with those that have diverged."""
-        done = pd.concat([self.repetitions, self.further])
-        found = set(done.loc[done["outcome"].isin(RESULTS), "index"])
+        rows = self._rows(further=True)
+        outcomes = zip(self._column("index", rows), self._column("outcome", rows), strict=True)
+        found = {index for index, outcome in outcomes if outcome in RESULTS}
         return next(n for n in range(len(found) + 1) if n + 1 not in found)
 
+    def _rows(self, further: bool) -> Sequence[int]:
+        return [*self.own, *self.beyond] if further else self.own
 
-def _values(rows: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, str, float]]:
-    """Return (repetition, run id, value) of the finished repetitions; NaN where the metric was not logged."""
-    finished = rows[rows["outcome"] == "finished"]
-    numbers = finished.get(metric.name, pd.Series(math.nan, finished.index))
-    values = metric.sign * numbers.astype(float)
-    # As lists: thousands of runs are then walked through many times as fast as in their columns.
-    return zip(finished["index"].tolist(), finished["run_id"].tolist(), values.tolist(), strict=True)
+    def _column(self, name: str, rows: Sequence[int]) -> list[Any]:
+        """Return the values of a column in some rows; NaN where no run has it."""
+        column = self.runs.lists.get(name)
+        return [math.nan] * len(rows) if column is None else [column[row] for row in rows]
+
+    def _finished(self, rows: Sequence[int]) -> Sequence[int]:
+        return [row for row in rows if self.runs.lists["outcome"][row] == "finished"]
+
+    def _values(self, metric: Metric, rows: Sequence[int]) -> Iterator[tuple[int, str, float]]:
+        """Yield (repetition, run id, value) of the finished repetitions; NaN where the metric was not logged."""
+        rows = self._finished(rows)
+        values = [metric.sign * float(value) for value in self._column(metric.name, rows)]
+        return zip(self._column("index", rows), self._column("run_id", rows), values, strict=True)
 
 
 @dataclass(frozen=True)
@@ -269,10 +298,14 @@ def gather_results(plan: StudyPlan, store: LoggedRuns, active: bool = False) -> 
     attempts = frame.groupby(["cell", "stage", "index"], sort=False)["run_id"].transform("size")
     runs = latest_per_identity(frame.assign(attempts=attempts))
     labels = label_cells([state.cell for state in states])
+    rows, places = Rows(runs), dict[str, list[int]]()
+    for place, (key, stage) in enumerate(zip(rows.lists["cell"], rows.lists["stage"], strict=True)):
+        if stage == "repetition":
+            places.setdefault(key, []).append(place)
     cells = []
     for state, label in zip(states, labels, strict=True):
-        own = runs[(runs["cell"] == state.cell.key) & (runs["stage"] == "repetition")]
-        beyond = own["index"] > state.wanted
-        cells.append(CellResult(state, label, own[~beyond], own[beyond]))
+        numbered = [(place, rows.lists["index"][place]) for place in places.get(state.cell.key, ())]
+        own = [place for place, index in numbered if index <= state.wanted]
+        cells.append(CellResult(state, label, rows, own, [place for place, index in numbered if index > state.wanted]))
     reruns = reruns[reruns["rerun_of"].isin(runs["run_id"])]
     return Results(plan, store, tuple(cells), runs, reruns, told)
