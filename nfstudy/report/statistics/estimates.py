@@ -158,8 +158,8 @@ class CellResult:
         rows = self._finished(self._rows(further))
         logged = [self._column(name, rows) for name in ERRORS_OF.get(metric.name, ())]
         known = [[value for value in values if not math.isnan(value)] for values in logged]
-        squares = [math.fsum(value * value for value in values) / len(values) for values in known if values]
-        return math.fsum(math.sqrt(square) for square in squares if math.isfinite(square))
+        squares = [sum(value * value for value in values) / len(values) for values in known if values]
+        return sum(math.sqrt(square) for square in squares if math.isfinite(square))
 
     @property
     def ended(self) -> int:
