@@ -6,7 +6,7 @@ What a plug-in declares things with is imported from here: `from nfstudy import 
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "FlowFamily": "nfstudy.core.declarations",

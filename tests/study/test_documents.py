@@ -30,6 +30,8 @@ def test_links_and_paths_of_a_document_lead_somewhere(path):
     for target in LINK.findall(text):
         if target.startswith(("http://", "https://")):
             continue
+        if badge := re.fullmatch(r"\.\./\.\./actions/(workflows/[\w.]+)/badge\.svg", target):
+            target = f".github/{badge[1]}"  # As the code host serves it.
         name, _, anchor = target.partition("#")
         found = (path.parent / name).resolve() if name else path
         assert found.exists(), f"{path.name}: {target}"
