@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from nfstudy.cli.options import nearby
+from nfstudy.cli.studies import chosen_studies
 from nfstudy.core.project import Project
 
 
@@ -22,7 +23,9 @@ def check(options: argparse.Namespace) -> int:
     # Without one, nothing has been said before; one that is asked for by name must be there.
     first = not path.exists() and (options.update_baseline or not options.baseline)
     before = {} if first else baseline.read_baseline(path)
-    found = judge_claims(project, project.tracking_uri(options.tracking_uri), options.budget)
+    found = judge_claims(
+        project, project.tracking_uri(options.tracking_uri), options.budget, chosen_studies(options.study, project)
+    )
     now = baseline.verdicts_by_id(found)
     counts = Counter(claim.verdict for claim in found)
     print(*verdict_lines(found), sep="\n")

@@ -82,9 +82,12 @@ def make_parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report", help="rebuild a study's report, or all reports and an overview, from logged runs"
     )
-    _add_study(report, "?")
+    _add_study(report, "*")
     report.add_argument(
-        "--all", action="store_true", help="all studies in studies/, complete or not, and reports/index.html"
+        "--all",
+        action="store_true",
+        help="the studies of the files and folders that are named (default: studies/), complete or not, and "
+        "reports/index.html over them",
     )
     report.add_argument("--partial", action="store_true", help="build it even if cells are missing, and mark them")
     report.add_argument("--output", metavar="FOLDER", help="write it there (default: reports/STUDY)")
@@ -95,6 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_study(status)
 
     check = commands.add_parser("check", help="judge the paper's claims on the logged runs of all studies")
+    check.add_argument("study", metavar="STUDY", nargs="*", help="study files or folders of them (default: studies/)")
     check.add_argument("--budget", metavar="NAME", help="of the studies that have it (default: each study's own)")
     check.add_argument(
         "--baseline", metavar="FILE", help="the earlier verdicts (default: reports/claims-baseline.json)"
@@ -163,7 +167,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_study(parser: argparse.ArgumentParser, number: str | None = None) -> None:
-    parser.add_argument("study", metavar="STUDY", nargs=number, help="a study file, such as studies/mnist.yaml")
+    parser.add_argument(
+        "study",
+        metavar="STUDY",
+        nargs=number,
+        help="a study file, such as studies/mnist.yaml, or the name of a shipped study, such as mnist",
+    )
     parser.add_argument("--budget", metavar="NAME", help="one of the study's budgets (default: the study's own)")
     _add_store(parser)
 

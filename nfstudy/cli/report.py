@@ -6,21 +6,23 @@ import argparse
 from pathlib import Path
 
 from nfstudy.cli.options import nearby
+from nfstudy.cli.studies import chosen_studies, chosen_study
 from nfstudy.core.errors import UserError
 from nfstudy.core.project import Project
-from nfstudy.study.reader import read_studies, read_study
+from nfstudy.study.find import shipped_studies
 
 
 def report(options: argparse.Namespace) -> int:
-    """Rebuild a study's report from its logged runs, or those of all studies and the front page over them."""
-    if options.all == bool(options.study):
-        raise UserError(f"report: got {'both STUDY and' if options.all else 'neither STUDY nor'} --all; expected: one")
+    """Rebuild a study's report from its logged runs, or those of several and the front page over them."""
     if options.all:
         return _report_all(options)
+    if len(options.study) != 1:
+        got = f"{len(options.study)} studies" if options.study else "neither STUDY nor --all"
+        raise UserError(f"report: got {got}; expected: one STUDY, or --all")
     from nfstudy.report.build import build_report
     from nfstudy.runs.tracking.open import open_runs
 
-    plan = read_study(options.study).under(options.budget)
+    plan = chosen_study(options.study[0]).under(options.budget)
     project = Project.find()
     runs = open_runs(project.tracking_uri(options.tracking_uri))(plan.name)
     folder = Path(options.output) if options.output else project.report(plan.name)
@@ -37,8 +39,15 @@ def _report_all(options: argparse.Namespace) -> int:
         if getattr(options, name):
             raise UserError(f"report: --{name} {getattr(options, name)}: expected: with STUDY, not with --all")
     project = Project.find()
-    studies = read_studies(project.root / "studies")
-    named = {path.relative_to(project.root).as_posix(): study for path, study in studies.items()}
+    studies = chosen_studies(options.study, project)
+    named = {_as_typed(path, project.root): study for path, study in studies.items()}
     runs_of = open_runs(project.tracking_uri(options.tracking_uri))
     print(f"overview: {nearby(build_front(named, runs_of, project.reports, project.is_running))}")
     return 0
+
+
+def _as_typed(path: Path, root: Path) -> str:
+    """Return a study file as one would type it in the project's folder: a shipped one by its name."""
+    if path.resolve().is_relative_to(root):
+        return path.resolve().relative_to(root).as_posix()
+    return path.stem if path in shipped_studies().values() else str(path)

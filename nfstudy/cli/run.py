@@ -11,6 +11,7 @@ import pandas as pd
 
 from nfstudy.cli.options import check_device, check_engine, nearby
 from nfstudy.cli.status import NEEDED, print_cells
+from nfstudy.cli.studies import chosen_study
 from nfstudy.core.errors import StoreError, UserError
 from nfstudy.core.project import Project
 from nfstudy.runner.eta import format_duration, logged_seconds
@@ -18,7 +19,6 @@ from nfstudy.runner.options import Launch, RetryPolicy, WorkerOptions
 from nfstudy.runner.signals import Interrupted, StopSignal
 from nfstudy.runs.frame import runs_left
 from nfstudy.runs.provenance import usable_cores
-from nfstudy.study.reader import read_study
 
 if TYPE_CHECKING:
     from nfstudy.runner.coordinator import Summary
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> int:
     """Run what is missing of a study, then rebuild its report; or only say what would be run."""
-    plan = read_study(options.study).under(options.budget)
+    plan = chosen_study(options.study).under(options.budget)
     check_device(options.device)
     check_engine(options.engine, options.device, options.gpus)
     project = Project.find()

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from nfstudy.cli.studies import chosen_study
 from nfstudy.core.errors import printable
 from nfstudy.core.project import Project
 from nfstudy.runner.eta import Forecast, format_duration, logged_seconds
 from nfstudy.runs.frame import cell_states, runs_left
 from nfstudy.runs.provenance import usable_cores
 from nfstudy.study.plan import StudyPlan
-from nfstudy.study.reader import read_study
 
 NEEDED = ("time/wall_seconds",)
 """Metrics from which the time left is estimated."""
@@ -24,7 +24,7 @@ def status(options: argparse.Namespace) -> int:
     """Say of each cell whether it is done, running, failed, diverged or missing, and how long the rest takes."""
     from nfstudy.runs.tracking.open import load_frame
 
-    plan = read_study(options.study).under(options.budget)
+    plan = chosen_study(options.study).under(options.budget)
     project = Project.find()
     frame = load_frame(project.tracking_uri(options.tracking_uri), plan.name, NEEDED)
     active = project.is_running(plan.name)

@@ -7,9 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nfstudy import __version__
 from nfstudy.core.errors import StoreError
 from nfstudy.inference.training.checkpoints import CheckpointPlan, checkpoint_path
 from nfstudy.runner.engine import Engine, Worker
@@ -24,6 +25,7 @@ from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import RESULTS, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.store import Attempt, Store
+from nfstudy.runs.weights import WEIGHTS, describe_weights
 from nfstudy.study.cells import Identity
 from nfstudy.study.sections import DataSpec
 
@@ -226,7 +228,7 @@ class Coordinator:
 
     def _end(self, worker: Worker, task: Task, result: TrialResult) -> None:
         trial = task.trial
-        self.places.store.finish_run(task.run_id, result)
+        self.places.store.finish_run(task.run_id, _described(result, task))
         if result.outcome == "failed" and result.retry and self._may_retry(task):
             self._put_back(worker, task, f"failed ({result.reason})")
             return
@@ -275,3 +277,11 @@ class Coordinator:
             self._seconds_left = self.forecast.left(waiting, running)
             self._outdated = now + 100 * (time.monotonic() - now)
         return self._seconds_left
+
+
+def _described(result: TrialResult, task: Task) -> TrialResult:
+    """Return a result whose file of weights says which run it is of."""
+    if WEIGHTS not in result.files:
+        return result
+    weights = describe_weights(result.files[WEIGHTS], task.trial, task.run_id, __version__)
+    return replace(result, files={**result.files, WEIGHTS: weights})

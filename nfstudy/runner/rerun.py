@@ -99,7 +99,7 @@ def prepare_rerun(
         got = f"{tags[Tag.STAGE]}, {old.record.outcome}"
         raise UserError(f"run {run_id}: got {got}; expected: repetition, {', '.join(RESULTS)}")
     try:
-        require_recorded(_plugins(tags), project.root, plugins)
+        require_recorded(recorded_plugins(tags), project.root, plugins)
         settings = recorded_settings(old.record.params)
     except UserError as error:
         raise UserError(f"run {run_id}: {error}") from None
@@ -193,7 +193,7 @@ def _further_metrics(old: RunCopy) -> tuple[str, ...]:
     return tuple(name for name, metric in known_metrics().items() if metric.compute and name in old.histories)
 
 
-def _plugins(tags: Mapping[str, str]) -> list[dict[str, str]]:
+def recorded_plugins(tags: Mapping[str, str]) -> list[dict[str, str]]:
     """Return what a run recorded of its plug-ins; raises UserError where that cannot be read."""
     text = tags.get(Tag.PLUGINS, "[]")
     try:

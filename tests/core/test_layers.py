@@ -80,7 +80,7 @@ ROOMS = {
     "inference.models": ("core", "flows", "study", "inference.weights", "inference.likelihoods"),
     "inference.problems": ("core", "flows", "data", "study", "inference.models", "inference.likelihoods"),
     "inference.training": ("core", "data", "study", "runs", "inference.models", "inference.problems"),
-    "runner": ("core", "data", "study", "runs", "runs.tracking", "inference.training"),
+    "runner": ("nfstudy", "core", "data", "study", "runs", "runs.tracking", "inference.training"),
     "report.labels": ("core", "study"),
     "report.paper": ("core", "study", "report.labels"),
     "report.statistics": (*_REPORT_BASE, "report.labels", "report.paper"),
@@ -118,6 +118,7 @@ ROOMS = {
         ),
         *("report.claims", "report"),
     ),
+    "api": ("core", "flows", "study", "runs", "runs.tracking", "inference.problems", "runner", "cli"),
     "__main__": ("core", "cli"),
 }
 """Room -> the rooms that it imports. What a name of `ROOMS` begins with belongs to it, unless a longer name has it:

@@ -14,6 +14,7 @@ from support.command_line import TINY, digests, frame_of, launch, nfstudy, numbe
 
 from nfstudy.runs.frame import cell_states
 from nfstudy.runs.tracking.store import open_store
+from nfstudy.runs.weights import read_description
 from nfstudy.study.reader import read_study
 
 pytestmark = pytest.mark.end_to_end
@@ -89,7 +90,7 @@ def test_every_run_has_its_curve_checkpoint_and_pictures(finished):
         assert runs.history([run_id], ["valid/elbo"])["update"].tolist() == [23, 46, 60]
         assert runs.artifact(run_id, "samples.png").startswith(b"\x89PNG")
         assert runs.artifact(run_id, "reconstructions.png").startswith(b"\x89PNG")
-        assert runs.artifact(run_id, "checkpoint.pt")
+        assert read_description(runs.artifact(run_id, "checkpoint.pt"))["run_id"] == run_id
 
 
 def test_running_again_does_nothing_more(finished):

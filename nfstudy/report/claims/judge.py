@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from nfstudy.report.claims.inequalities import QUANTITIES, Claim, read_claims
 from nfstudy.report.claims.ledger import ClaimVerdict, evaluate
 from nfstudy.report.statistics.estimates import Results, gather_results
 from nfstudy.runs.tracking.open import load_frame
-from nfstudy.study.reader import read_studies
+from nfstudy.study.find import find_studies
 from nfstudy.study.spec import StudySpec
 
 
@@ -43,20 +44,23 @@ def all_claims() -> tuple[Claim, ...]:
     return claims
 
 
-def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple[ClaimVerdict, ...]:
+def judge_claims(
+    project: Project, uri: str, budget: str | None = None, found: Mapping[Path, StudySpec] | None = None
+) -> tuple[ClaimVerdict, ...]:
     """Judge the claims of all papers; those whose study has no file or no runs are not run.
 
     Arguments:
-        project: its `studies/*.yaml` are the studies.
+        project: where runs may be under way; its `studies/*.yaml` are the studies where no others are given.
         uri: the store of their runs; one that has not been made yet holds none.
         budget: of the studies that have it; None and the others are judged under their own.
+        found: study file -> study, whose names are distinct.
 
     Raises:
-        SpecError: there is no folder of studies, one of them is not valid, two have one name, or none has the budget.
+        SpecError: a study is not valid, two have one name, or none has the budget.
         StoreError: the store cannot be read.
     """
     claims = all_claims()
-    studies = {study.study: study for study in read_studies(project.root / "studies").values()}
+    studies = {study.study: study for study in (find_studies((), project.root) if found is None else found).values()}
     known = sorted({name for study in studies.values() for name in study.budgets})
     if budget and budget not in known:
         raise SpecError(f"--budget {budget}: no study has it; expected: {', '.join(known)}")
