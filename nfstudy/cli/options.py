@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 from pathlib import Path
 
 from nfstudy.core.errors import UserError
+
+
+def program() -> str:
+    """Return the command as it was typed: `nfstudy` of the installed script, else `python -m nfstudy`."""
+    return "nfstudy" if Path(sys.argv[0]).stem == "nfstudy" else "python -m nfstudy"
 
 
 def count(text: str, least: int = 1) -> int:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 
 from nfstudy import __version__
-from nfstudy.cli.options import count, count_from_0, seconds, share
+from nfstudy.cli.options import count, count_from_0, program, seconds, share
 
 EXAMPLES = """\
+`nfstudy` and `python -m nfstudy` are the same command.
+
 examples:
-  python -m nfstudy run studies/quickstart.yaml
-  python -m nfstudy run studies/mnist.yaml --budget smoke --workers 2
-  python -m nfstudy status studies/mnist.yaml
-  python -m nfstudy report studies/mnist.yaml --partial
-  python -m nfstudy report --all
-  python -m nfstudy check
-  python -m nfstudy export studies/mnist.yaml mnist.tar.xz
-  python -m nfstudy import mnist.tar.xz
-  python -m nfstudy reference
-  python -m nfstudy rerun 0123456789abcdef0123456789abcdef
-  python -m nfstudy ui
+  nfstudy init my-project
+  nfstudy run quickstart
+  nfstudy run studies/mnist.yaml --budget smoke --workers 2
+  nfstudy status studies/mnist.yaml
+  nfstudy report studies/mnist.yaml --partial
+  nfstudy report --all
+  nfstudy check
+  nfstudy export studies/mnist.yaml mnist.tar.xz
+  nfstudy import mnist.tar.xz
+  nfstudy reference
+  nfstudy rerun 0123456789abcdef0123456789abcdef
+  nfstudy ui
 
 exit codes: 0 done, 1 some runs failed or some cells are impossible (run), a claim that was supported is contradicted
 (check), some runs are there with other numbers (import, reference), something kept is stale (reference --check) or the
@@ -31,7 +34,7 @@ interrupted
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m nfstudy",
+        prog=program(),
         description="Tracked, repeatable studies of 'Variational Inference with Normalizing Flows'.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -39,7 +42,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nfstudy {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run what is missing of a study, then rebuild its report")
+    init = commands.add_parser("init", help="make a folder with a commented study to begin with")
+    init.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="default: this one")
+
+    run = commands.add_parser("run", help="run what is still to do of a study, then rebuild its report")
     _add_study(run)
     run.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one per core)")
     run.add_argument(
@@ -89,12 +95,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="the studies of the files and folders that are named (default: studies/), complete or not, and "
         "reports/index.html over them",
     )
-    report.add_argument("--partial", action="store_true", help="build it even if cells are missing, and mark them")
+    report.add_argument("--partial", action="store_true", help="build it even if cells are still to do, and mark them")
     report.add_argument("--output", metavar="FOLDER", help="write it there (default: reports/STUDY)")
 
-    status = commands.add_parser(
-        "status", help="show the state of each cell: done, running, failed, diverged or missing"
-    )
+    status = commands.add_parser("status", help="show the state of each cell: done, running, failed, diverged or to do")
     _add_study(status)
 
     check = commands.add_parser("check", help="judge the paper's claims on the logged runs of all studies")
@@ -147,12 +151,17 @@ def make_parser() -> argparse.ArgumentParser:
     plugin = commands.add_parser("check-plugin", help="show what a plug-in declares, and check its flows")
     plugin.add_argument("file", metavar="FILE", help="a Python file, or a module's dotted name")
 
+    completion = commands.add_parser("completion", help="print a script with which a shell completes commands")
+    completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
+
     ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")
     ui.add_argument("--port", type=count, default=5000, metavar="N", help="port to listen on (default: 5000)")
     ui.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine)"
     )
     _add_store(ui)
+    init.set_defaults(work="nfstudy.cli.init:init")
+    completion.set_defaults(work="nfstudy.cli.completion:completion")
     run.set_defaults(work="nfstudy.cli.run:run")
     report.set_defaults(work="nfstudy.cli.report:report")
     status.set_defaults(work="nfstudy.cli.status:status")

@@ -1,4 +1,4 @@
-"""`run`: run what is missing of a study, then rebuild its report."""
+"""`run`: run what is still to do of a study, then rebuild its report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.cli.options import check_device, check_engine, nearby
+from nfstudy.cli.options import check_device, check_engine, nearby, program
 from nfstudy.cli.status import NEEDED, print_cells
 from nfstudy.cli.studies import chosen_study
 from nfstudy.core.errors import StoreError, UserError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run what is missing of a study, then rebuild its report; or only say what would be run."""
+    """Run what is still to do of a study, then rebuild its report; or only say what would be run."""
     plan = chosen_study(options.study).under(options.budget)
     check_device(options.device)
     check_engine(options.engine, options.device, options.gpus)
@@ -66,7 +66,7 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
         open_store(launch.uri).kill_left_over(plan.name)
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
-        print(f"{counts or 'nothing was missing'} in {format_duration(summary.seconds)}")
+        print(f"{counts or 'nothing was to do'} in {format_duration(summary.seconds)}")
     _rebuild(launch)
     failures = summary.failures if summary else ()
     for failure in failures:
@@ -106,12 +106,16 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) 
         if not dry_run:
             open_store(launch.uri, create=True)
         print("timing a few updates of each cell ...", file=sys.stderr, flush=True)
-        expected = measure_costs(engine, plan.corners, stop) | logged_seconds(frame)
+        expected = measure_costs(engine, plan.corners, stop, _tell) | logged_seconds(frame)
         print_cells(plan, frame, expected, len(engine.workers))
         if dry_run:
             return None
         launch.project.write_costs(plan.name, expected)
         return run_study(launch, data, expected, engine, stop)
+
+
+def _tell(words: str) -> None:
+    print(f"  {words}", file=sys.stderr, flush=True)
 
 
 def _rebuild(launch: Launch) -> None:
@@ -121,7 +125,7 @@ def _rebuild(launch: Launch) -> None:
 
     name = launch.plan.name
     index = build_report(launch.plan, open_runs(launch.uri)(name), launch.project.report(name), partial=True)
-    print(f"report: {nearby(index)}\nbrowse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
+    print(f"report: {nearby(index)}\nbrowse the runs: {program()} ui   (then open http://127.0.0.1:5000)")
 
 
 def _open_engine(launch: Launch, left: int) -> Engine:
@@ -143,7 +147,7 @@ def _open_engine(launch: Launch, left: int) -> Engine:
 
 
 def _again(options: argparse.Namespace) -> str:
-    words = ["python -m nfstudy run", options.study]
+    words = [f"{program()} run", options.study]
     words += [f"--budget {options.budget}"] if options.budget else []
     words += [f"--tracking-uri {options.tracking_uri}"] if options.tracking_uri else []
     words += [f"--engine {options.engine}"] if options.engine != "local" else []

@@ -21,7 +21,7 @@ NEEDED = ("time/wall_seconds",)
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say of each cell whether it is done, running, failed, diverged or missing, and how long the rest takes."""
+    """Say of each cell whether it is done, running, failed, diverged or to do, and how long the rest takes."""
     from nfstudy.runs.tracking.open import load_frame
 
     plan = chosen_study(options.study).under(options.budget)

@@ -20,7 +20,7 @@ from nfstudy.runner.options import RetryPolicy
 from nfstudy.runner.progress import StudyProgress
 from nfstudy.runner.scheduler import Scheduler, Task
 from nfstudy.runner.signals import STOP_SECONDS, Interrupted, StopSignal
-from nfstudy.runner.worker import Died
+from nfstudy.runner.worker import Compiling, Died
 from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import RESULTS, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.runs.tags import Tag
@@ -193,6 +193,8 @@ class Coordinator:
         elif isinstance(message, Notice):
             self._note(task, message.words)
             self.places.store.tag_run(task.run_id, {Tag.NOTICE: message.words})
+        elif isinstance(message, Compiling):
+            self.progress.note(f"compiling for this processor, once, some seconds each: {message.loop}")
         elif isinstance(message, Died):
             self._died(worker, task, message)
         elif isinstance(message, TrialResult):

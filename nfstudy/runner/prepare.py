@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nfstudy.core.project import Project
 from nfstudy.data import Dataset, load_dataset
 from nfstudy.runner.engine import Engine
 from nfstudy.runner.eta import cost_signature, run_seconds
 from nfstudy.runner.signals import STOP_SECONDS, StopSignal
-from nfstudy.runner.worker import Ready
+from nfstudy.runner.worker import Compiling, Ready
 from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import Cost
 from nfstudy.study.cells import Cell
@@ -37,13 +37,23 @@ def data_record(dataset: Dataset) -> DataRecord:
     return DataRecord(dataset.name, dataset.fingerprint, dataset.source, shapes)
 
 
-def measure_costs(pool: Engine, cells: Sequence[Cell], stop: StopSignal) -> dict[str, float]:
-    """Return cell key -> expected seconds of one run, measured on the workers, one cell of each cost signature."""
+def measure_costs(
+    pool: Engine, cells: Sequence[Cell], stop: StopSignal, tell: Callable[[str], None]
+) -> dict[str, float]:
+    """Return cell key -> expected seconds of one run, measured on the workers, one cell of each cost signature.
+
+    Arguments:
+        pool: the workers.
+        cells: the cells.
+        stop: what may ask to stop.
+        tell: told once of each loop that is compiled at its first use.
+    """
     signatures = {cell.key: cost_signature(cell.settings) for cell in cells}
     examples: dict[str, Settings] = {}
     for cell in cells:
         examples.setdefault(signatures[cell.key], cell.settings)
     costs: dict[str, Cost] = {}
+    compiled: set[str] = set()
     waiting = list(examples)[:: math.ceil(len(examples) / MAX_MEASURED) or 1]
     while waiting or any(worker.task for worker in pool.workers):
         for worker in pool.workers:
@@ -54,8 +64,11 @@ def measure_costs(pool: Engine, cells: Sequence[Cell], stop: StopSignal) -> dict
         for worker, message in pool.events(STOP_SECONDS):
             if isinstance(message, Cost):
                 costs[worker.task] = message
+            if isinstance(message, Compiling) and message.loop not in compiled:
+                compiled.add(message.loop)
+                tell(f"compiling for this processor, once, some seconds each: {message.loop}")
             # A measurement that fails leaves its cells without an estimate; running them will say why.
-            if not isinstance(message, Ready):
+            if not isinstance(message, Ready | Compiling):
                 worker.task = None
     return {
         cell.key: run_seconds(cell.settings, costs[signature])

@@ -62,6 +62,13 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Compiling:
+    """A worker compiles a loop, which takes seconds and is kept for later."""
+
+    loop: str
+
+
+@dataclass(frozen=True)
 class Died:
     """A worker has ended, without an answer."""
 
@@ -70,7 +77,7 @@ class Died:
     """Whether it left as it was asked to, after saving what it was at."""
 
 
-Message = Ready | EpochRecord | Resumed | Notice | TrialResult | Cost | Died
+Message = Ready | Compiling | EpochRecord | Resumed | Notice | TrialResult | Cost | Died
 
 
 class Channel(Protocol):
@@ -114,6 +121,8 @@ def serve(
     """
     import torch
 
+    from nfstudy.core.kernels import cache
+
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # Of this thread.
     # Some operations have no deterministic form on CUDA: there torch warns, and last bits may differ.
@@ -121,6 +130,7 @@ def serve(
     device = resolve_device(device)
     datasets = _Datasets(find_data)
     with suppress(EOFError, OSError):
+        cache.on_compile = lambda loop: channel.send(Compiling(loop))
         channel.send(Ready(device, environment))
         while True:
             order = channel.order()

@@ -161,7 +161,7 @@ RerunVerdict = Literal["identical", "within tolerances", "differs"]
 """What may come of a rerun; see `nfstudy.runner.rerun.compare`."""
 RERUN_VERDICTS: tuple[str, ...] = get_args(RerunVerdict)
 
-State = Literal["done", "running", "failed", "diverged", "missing"]
+State = Literal["done", "running", "failed", "diverged", "to do"]
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def study_cells(plan: StudyPlan, frame: pd.DataFrame) -> Sequence[Cell]:
 
 
 def cell_states(plan: StudyPlan, frame: pd.DataFrame, active: bool = False) -> list[CellState]:
-    """Say of each cell whether it is done, running, failed, diverged or missing.
+    """Say of each cell whether it is done, running, failed, diverged or to do.
 
     Arguments:
         plan: the study under one of its budgets.
@@ -232,7 +232,7 @@ def runs_left(plan: StudyPlan, frame: pd.DataFrame) -> int:
 
 def _cell_state(cell: Cell, runs: pd.DataFrame | None, wanted: int, active: bool) -> CellState:
     if runs is None:
-        return CellState(cell, "missing", wanted, note="not run")
+        return CellState(cell, "to do", wanted, note="not run")
     repetitions = runs[(runs["stage"] == "repetition") & (runs["index"] <= wanted)]
     ids = {
         outcome: tuple(repetitions.loc[repetitions["outcome"] == outcome, "run_id"])
@@ -251,7 +251,7 @@ def _cell_state(cell: Cell, runs: pd.DataFrame | None, wanted: int, active: bool
     elif ids["failed"]:
         state = "failed"
     elif absent > 0:
-        state = "missing"
+        state = "to do"
         notes.append(_why_absent(absent, wanted, bool(ids["running"] or ids["killed"]), runs))
     else:
         state = "diverged" if ids["diverged"] else "done"

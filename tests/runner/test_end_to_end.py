@@ -149,7 +149,7 @@ def test_killed_workers_and_a_killed_coordinator_lose_nothing_and_double_nothing
     process.wait()
     assert (frame_of(folder)["outcome"] == "finished").sum() < 6, "the kill came before the end"
     status = nfstudy(folder, "status", "tiny.yaml").stdout
-    assert "missing" in status
+    assert "to do" in status
     assert "running" not in status.replace("at work", "")
 
     assert nfstudy(folder, "run", "tiny.yaml", "--workers", "2").returncode == 0
@@ -239,7 +239,7 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path):
     folder = write_study(tmp_path)
     done = nfstudy(folder, "run", "tiny.yaml", "--dry-run")
     assert done.returncode == 0
-    assert all(label in done.stdout for label in ("none K=0 D=3", "planar K=2 D=3", "nice-perm K=2 D=3"))
+    assert all(label in done.stdout for label in ("diagonal Gaussian K=0 D=3", "planar K=2 D=3", "nice-perm K=2 D=3"))
     assert re.search(r"time left: \d", done.stdout)
     assert sorted(path.name for path in folder.iterdir()) == ["tiny.yaml"]
 
