@@ -6,7 +6,7 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constrai
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart reference check test chaos bench lint types clean
+.PHONY: help install quickstart reference check test chaos bench docs lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -47,6 +47,18 @@ $(VENV)/.peers: $(VENV)/.installed
 
 bench: $(VENV)/.peers  ## timings against other libraries, written to reports/benchmarks
 	$(RUN) -m benchmarks
+
+$(VENV)/.documented: $(VENV)/.installed
+	$(INSTALL) -e '.[docs]'
+	@touch $@
+
+# The front page of the reference runs, which the site links; `make docs FRONT=` leaves it out.
+FRONT := reports/index.html
+reports/index.html: | $(VENV)/.installed
+	$(RUN) -m nfstudy reference
+
+docs: $(VENV)/.documented $(FRONT)  ## build the documents as a site that is read offline: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 lint: $(VENV)/.tested  ## check style, names, annotations and docstrings
 	@$(VENV)/bin/ruff check . || { echo "mend most of it with: $(VENV)/bin/ruff check --fix ."; exit 1; }

@@ -46,7 +46,7 @@ def load_study(path: str | Path) -> StudySpec:
 def run(
     path: str | Path, budget: str | None = None, workers: int | None = None, tracking_uri: str | None = None
 ) -> pd.DataFrame:
-    """Run what is missing of a study, rebuild its report, and return its `results`.
+    """Run what is to do of a study, rebuild its report, and return its `results`.
 
     It does what `nfstudy run` does, and prints the same. A script that calls it does so under
     `if __name__ == "__main__":`, for workers are processes that import the script again.
@@ -55,7 +55,7 @@ def run(
         path: as for `load_study`.
         budget: one of the study's budgets; None for its own.
         workers: how many processes; None for one per core.
-        tracking_uri: the store; see above.
+        tracking_uri: the store; None for $MLFLOW_TRACKING_URI, else the project's own.
 
     Raises:
         UserError: the study, a budget, data or a store is not what it should be; or this is not the main thread.
@@ -90,7 +90,7 @@ def results(path: str | Path, budget: str | None = None, tracking_uri: str | Non
     Arguments:
         path: as for `load_study`.
         budget: one of the study's budgets; None for its own.
-        tracking_uri: the store; see above.
+        tracking_uri: the store; None for $MLFLOW_TRACKING_URI, else the project's own.
 
     Raises:
         UserError: there is no such study or budget, or the store cannot be read.
@@ -116,7 +116,7 @@ def history(
         path: as for `load_study`.
         metrics: names of logged metrics.
         budget: one of the study's budgets; None for its own.
-        tracking_uri: the store; see above.
+        tracking_uri: the store; None for $MLFLOW_TRACKING_URI, else the project's own.
 
     Raises:
         UserError: as `results` does; or a metric is not known.
@@ -143,7 +143,7 @@ def load_model(
 
     Arguments:
         run_id: of a run that has ended and saved its weights; also the id it had where it was imported from.
-        tracking_uri: the store; see above.
+        tracking_uri: the store; None for $MLFLOW_TRACKING_URI, else the project's own.
         plugins: files of plug-ins that are not where the run found them.
 
     Raises:
