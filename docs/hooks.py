@@ -55,6 +55,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     markdown = re.sub(
         r"^\|.*", lambda row: re.sub(r"`[^`]*`", lambda code: code[0].replace("\\|", "|"), row[0]), markdown, flags=re.M
     )
+    # Escapes of CommonMark that Python-Markdown does not know.
+    markdown = markdown.replace("\\&", "&amp;").replace("\\<", "&lt;")
     own = page.file.src_uri
     outside = any(Path(own).match(pattern) for pattern in ELSEWHERE)
     folder = posixpath.dirname(own if outside else f"docs/{own}")
