@@ -33,6 +33,11 @@ NOTEBOOK = "notebooks/first-steps.ipynb"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 SHIM = "https://unpkg.com/iframe-worker/shim"
 """What the theme's offline search loads where a browser lets no file start a worker."""
+REMOTE = re.compile(
+    r"""<(?:script|img|iframe|source|video|audio|embed)\b[^>]*?\ssrc=["']?(?:https?:)?//[^"'\s>]+"""
+    r"""|<link\b[^>]*?\shref=["']?(?:https?:)?//[^"'\s>]+|(?:url\(|@import )["']?(?:https?:)?//[^"')]+"""
+)
+"""What would be fetched from the network when a page is opened."""
 TABLE = re.compile(r"<!-- table: (\S+) (.+) -->")
 
 
@@ -84,6 +89,13 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
     """Do so in the page of addresses that are not there."""
     return output_content.replace(SHIM, "iframe-worker.js")
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Refuse a site whose pages load anything from the network; raises PluginError."""
+    for path in sorted(Path(config.site_dir).rglob("*")):
+        if path.suffix in (".html", ".css") and (found := REMOTE.search(path.read_text("utf-8"))):
+            raise PluginError(f"{path}: loads {found[0][:200]}; expected: a site that is read offline")
 
 
 def table_of(path: Path, heading: str) -> str:

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import shutil
+import threading
 import zipfile
 
 import numpy as np
@@ -214,3 +215,23 @@ def test_examples_of_another_size_and_odd_counts_are_refused(here):
     ):
         with pytest.raises(UserError, match=message):
             ask()
+
+
+def test_running_is_for_the_main_thread(here):
+    found = []
+
+    def work():
+        try:
+            nfstudy.run("small")
+        except UserError as error:
+            found.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == ["nfstudy.run: expected: in the main thread, which alone is told of Ctrl-C"]
+
+
+def test_running_what_is_done_returns_its_results(here, capsys):
+    assert nfstudy.run("small").equals(nfstudy.results("small"))
+    assert "0 runs to do" in capsys.readouterr().out
