@@ -50,7 +50,8 @@ class Plugin:
         """Return what a run records of it: paths relative to the project's root, never absolute ones."""
         path = Path(self.path) if self.path else None
         inside = path.relative_to(root).as_posix() if path and path.is_relative_to(root) else ""
-        found = {"name": self.name, "path": inside, "sha256": self.digest, "distribution": self.distribution}
+        name = path.name if path and Path(self.name).is_absolute() else self.name
+        found = {"name": name, "path": inside, "sha256": self.digest, "distribution": self.distribution}
         return {key: value for key, value in found.items() if value}
 
 

@@ -21,11 +21,11 @@ from nfstudy.runner.progress import StudyProgress
 from nfstudy.runner.scheduler import Scheduler, Task
 from nfstudy.runner.signals import STOP_SECONDS, Interrupted, StopSignal
 from nfstudy.runner.worker import Compiling, Died
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import RESULTS, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.store import Attempt, Store
 from nfstudy.runs.weights import WEIGHTS, describe_weights
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Identity
 from nfstudy.study.sections import DataSpec
 
@@ -99,7 +99,7 @@ class Coordinator:
         self.failed: Counter[Identity] = Counter()
         """Attempts of this launch that ended without a result, and no further on than the one before."""
         self.furthest: Counter[Identity] = Counter()
-        """The update from which a trial was gone on with last."""
+        """The update from which a trial was last resumed."""
         self.stopping = False
         self.ran: Counter[str] = Counter()
         self.failures: list[str] = []

@@ -23,10 +23,10 @@ from nfstudy.runner.scheduler import Scheduler
 from nfstudy.runner.search import study_plan
 from nfstudy.runner.signals import StopSignal
 from nfstudy.runs.frame import runs_left, study_cells
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import RESULTS, TrialResult
 from nfstudy.runs.tracking.retry import RETRY_SECONDS, Retry
 from nfstudy.runs.tracking.store import open_store
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Identity
 from nfstudy.study.sections import DataSpec
 

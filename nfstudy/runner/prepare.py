@@ -11,8 +11,8 @@ from nfstudy.runner.engine import Engine
 from nfstudy.runner.eta import cost_signature, run_seconds
 from nfstudy.runner.signals import STOP_SECONDS, StopSignal
 from nfstudy.runner.worker import Compiling, Ready
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import Cost
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Cell
 from nfstudy.study.plan import StudyPlan
 from nfstudy.study.sections import DataSpec
@@ -34,7 +34,7 @@ def prepare_data(plan: StudyPlan, project: Project) -> dict[DataSpec, DataRecord
 def data_record(dataset: Dataset) -> DataRecord:
     """Return what runs say of a data set."""
     shapes = {"train": dataset.train.shape, "valid": dataset.valid.shape, "test": dataset.test.shape}
-    return DataRecord(dataset.name, dataset.fingerprint, dataset.source, shapes)
+    return DataRecord.of(dataset.name, dataset.fingerprint, dataset.source, shapes)
 
 
 def measure_costs(

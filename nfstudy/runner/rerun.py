@@ -24,12 +24,12 @@ from nfstudy.runner.worker import resolve_device
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import RerunVerdict, latest_per_identity
 from nfstudy.runs.metrics import known_metrics
-from nfstudy.runs.provenance import DataRecord, code_state, environment
+from nfstudy.runs.provenance import code_state, environment
 from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.store import Store
-from nfstudy.runs.whole_run import RunCopy
+from nfstudy.runs.whole_run import DataRecord, RunCopy
 from nfstudy.study.cells import Cell, Trial
 
 ABSOLUTE, RELATIVE = 0.1, 1e-3

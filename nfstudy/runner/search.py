@@ -293,7 +293,7 @@ def _digest(plan: StudyPlan) -> str:
 
 
 def _abandon_others(storage: JournalStorage, prefix: str, name: str) -> None:
-    """Fail the trials that were under way when the study was stopped and then edited: nobody will go on with them."""
+    """Fail the trials that were under way when the study was stopped and then edited: nobody will resume them."""
     for other in optuna.get_all_study_names(storage):
         if other.startswith(prefix) and other != name and "/search/" not in other:
             study = optuna.load_study(study_name=other, storage=storage)

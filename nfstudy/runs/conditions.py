@@ -24,7 +24,7 @@ _NUMBERS_DO_NOT_DEPEND_ON = ("platform", "cores")
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a run stood on, or would stand on now."""
+    """The provenance of a run, or that of a run started now."""
 
     commit: str
     changes: str
@@ -95,7 +95,7 @@ def recorded_settings(params: Mapping[str, str]) -> Settings:
 
 
 def recorded_conditions(tags: Mapping[str, str], environment: bytes | None, diff: bytes | None) -> Conditions:
-    """Return what a run stood on.
+    """Return the recorded provenance of a run.
 
     Arguments:
         tags: the run's.
@@ -116,7 +116,7 @@ def recorded_conditions(tags: Mapping[str, str], environment: bytes | None, diff
 def present_conditions(
     code: CodeState, settings: Settings, data: str, device: str, threads: int, environment: Mapping[str, str]
 ) -> Conditions:
-    """Return what a run would stand on now."""
+    """Return the provenance of a run started now."""
     changes = _digest(code.diff.encode()) if code.dirty else ""
     return Conditions(code.commit, changes, settings_digest(settings), data, device, str(threads), environment)
 

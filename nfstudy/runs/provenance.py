@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -29,16 +28,6 @@ class CodeState:
     dirty: bool
     diff: str
     """Changes against the commit and the names of untracked files, those under `MADE` left out; empty when clean."""
-
-
-@dataclass(frozen=True)
-class DataRecord:
-    """What a run says of its data set."""
-
-    name: str
-    fingerprint: str
-    source: str
-    shapes: Mapping[str, tuple[int, ...]]
 
 
 @cache

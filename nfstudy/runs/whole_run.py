@@ -20,7 +20,7 @@ from nfstudy.core.fields import Record
 from nfstudy.runs.frame import LARGEST
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 from nfstudy.runs.result import outcome_of
-from nfstudy.runs.tags import IDENTITY, Tag
+from nfstudy.runs.tags import IDENTITY, MlflowTag, Tag
 
 MAX_FILE_NAME, MAX_FOLDERS = 250, 8
 
@@ -53,8 +53,8 @@ OPTIONAL_TAGS = {
 """Tags that reports read as numbers or ids, and the form of each. Any other tag is carried as it is."""
 
 
-class DatasetRecord(Record):
-    """What a run says of its data; the files themselves are not part of an archive."""
+class DataRecord(Record):
+    """What a run says of its data, as MLflow keeps it; the files themselves are not part of an archive."""
 
     name: Annotated[str, Field(max_length=500)]
     digest: Annotated[str, Field(max_length=36)]
@@ -62,6 +62,31 @@ class DatasetRecord(Record):
     source: Text
     profile: Text
     tags: dict[Name, Annotated[str, Field(max_length=500)]]
+
+    @classmethod
+    def of(cls, name: str, fingerprint: str, source: str, shapes: Mapping[str, tuple[int, ...]]) -> DataRecord:
+        """Return the record of a data set.
+
+        Arguments:
+            name: such as `mnist-static`.
+            fingerprint: SHA-256 of its numbers, in hexadecimal.
+            source: one line for people on where they come from.
+            shapes: split -> shape of its array.
+        """
+        return cls(
+            name=name,
+            digest=fingerprint[:32],
+            source_type="nfstudy",
+            source=json.dumps({"source": source, "sha256": fingerprint}),
+            profile=json.dumps({split: list(shape) for split, shape in shapes.items()}),
+            tags={MlflowTag.CONTEXT: "train, valid and test"},
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the numbers, of data that nfstudy recorded."""
+        found: str = json.loads(self.source)["sha256"]
+        return found
 
 
 class RunRecord(Record):
@@ -74,7 +99,7 @@ class RunRecord(Record):
     ended: Time | None
     tags: dict[Name, Text]
     params: dict[Name, Text]
-    datasets: tuple[DatasetRecord, ...]
+    datasets: tuple[DataRecord, ...]
     points: dict[Name, Annotated[int, Field(ge=1, lt=2**32)]]
     """Metric -> how many points its history has; in the order in which they stand among the archive's points."""
     files: dict[str, Digest]

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -163,6 +164,13 @@ class Settings(Record):
         idle = set(self._inactive())
         used = flatten(self.model_dump(include=set(self._sections)))
         return {path: value for path, value in used if path not in idle}
+
+    def recorded(self) -> Settings:
+        """Return them as runs keep them: a data file outside the project by its name, as folders are of one machine."""
+        fields = self.data.declaration.not_identity if self.data else ()
+        values = {field: getattr(self.data, field) for field in fields}
+        outside = {f: Path(v).name for f, v in values.items() if isinstance(v, str) and Path(v).is_absolute()}
+        return self.model_copy(update={"data": self.data.model_copy(update=outside)}) if outside and self.data else self
 
     def identity(self) -> dict[str, Any]:
         """Return what of `flat` tells these settings from others, and the plug-ins' versions.

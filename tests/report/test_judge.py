@@ -11,9 +11,9 @@ from nfstudy.__main__ import main
 from nfstudy.core.errors import ReportError
 from nfstudy.report.claims.baseline import changes, read_baseline, reversals, updated, write_baseline
 from nfstudy.report.claims.judge import all_claims
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import TrialResult
 from nfstudy.runs.tracking.store import Attempt, open_store
+from nfstudy.runs.whole_run import DataRecord
 
 STUDY = """\
 study: mnist
@@ -40,7 +40,7 @@ def stores(tmp_path_factory):
             for trial in spec.under(cell.budget).repetitions_of(cell):
                 shift = changed[trial.index - 1] if cell.settings.flow.length else 0.0
                 free_energy = 97.0 + trial.index + shift
-                data = DataRecord("mnist-static", "ab" * 32, "test", {"train": (50_000, 784)})
+                data = DataRecord.of("mnist-static", "ab" * 32, "test", {"train": (50_000, 784)})
                 run_id = store.start_run(store.experiment("mnist"), trial, data, Attempt("cpu", 1))
                 store.finish_run(run_id, TrialResult("finished", 2000, metrics={"test/elbo": -free_energy}))
     return folders

@@ -23,10 +23,10 @@ from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.runs.archive.reader import read_archive
 from nfstudy.runs.archive.runs import ArchivedRuns
 from nfstudy.runs.archive.transfer import export_runs, import_runs
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import TrialResult
 from nfstudy.runs.tracking.open import open_runs
 from nfstudy.runs.tracking.store import Attempt, open_store
+from nfstudy.runs.whole_run import DataRecord
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ def log(folder, text=STUDY, budget="laptop", shift=0.0, repetitions=(1, 2, 3)):
             if trial.index in repetitions:
                 nll = (87.2 if cell.settings.flow.length else 90.2) + 0.1 * (trial.index - 2) + shift
                 numbers = {"test/nll": nll, "test/kl": 6.0, "test/elbo": -6.0 - nll, "time/wall_seconds": 1800.0}
-                data = DataRecord("mnist-static", "ab" * 32, "test", {"train": (50_000, 784)})
+                data = DataRecord.of("mnist-static", "ab" * 32, "test", {"train": (50_000, 784)})
                 run_id = store.start_run(store.experiment(spec.study), trial, data, Attempt("cpu", 1))
                 store.finish_run(run_id, TrialResult("finished", 2000, metrics=numbers))
     return uri

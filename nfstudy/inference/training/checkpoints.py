@@ -125,7 +125,7 @@ class Checkpoints:
             stop: what may ask to stop.
         """
         self.earlier = 0.0
-        """Wall-clock seconds that earlier attempts put into the checkpoint that was gone on from."""
+        """Wall-clock seconds that earlier attempts spent up to the checkpoint that was resumed."""
         self._plan, self._trial, self._tell, self._stop = plan, trial, tell, stop
         self._began = self._last = time.monotonic()
         self._failing = False

@@ -127,7 +127,7 @@ def learning_curves(results: Results) -> Exhibit:
         caption += " The diagonal Gaussian (K = 0) stands in every panel that it agrees with."
     data = [result.cell.settings.data for result in results.cells]
     if any(spec and spec.training_split == "train+valid" for spec in data):
-        caption += " These runs train on the validation images too, so that their F is none of held-out images."
+        caption += " These runs also train on the validation images, so their F there is not held-out."
     drawings: tuple[Drawing, ...] = ()
     if facets:
         figure = draw_histories("Learning curves", f"F ({results.unit})", facets, results.stamp)

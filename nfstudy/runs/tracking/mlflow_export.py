@@ -15,7 +15,7 @@ from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID, original_id, origi
 from nfstudy.runs.tags import MlflowTag
 from nfstudy.runs.tracking.mlflow_runs import StudyRuns
 from nfstudy.runs.tracking.store import Store, open_store
-from nfstudy.runs.whole_run import DatasetRecord, RunCopy, RunRecord, make_points
+from nfstudy.runs.whole_run import DataRecord, RunCopy, RunRecord, make_points
 
 
 def read_copy(store: Store, run_id: str) -> RunCopy:
@@ -128,9 +128,9 @@ def _find_run(store: Store, run_id: str) -> Run:
         return whole[0]
 
 
-def _dataset(used: DatasetInput) -> DatasetRecord:
+def _dataset(used: DatasetInput) -> DataRecord:
     data = used.dataset
-    return DatasetRecord(
+    return DataRecord(
         name=data.name,
         digest=data.digest,
         source_type=data.source_type,

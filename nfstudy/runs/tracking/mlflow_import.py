@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, ViewType
+from mlflow.entities import Metric, Param, Run, ViewType
 
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID, original_id
 from nfstudy.runs.tags import MlflowTag, Tag
 from nfstudy.runs.tracking.mlflow_export import file_names, read_copy, record_of
 from nfstudy.runs.tracking.mlflow_runs import PAGE
-from nfstudy.runs.tracking.store import Store
-from nfstudy.runs.whole_run import DatasetRecord, RunCopy, RunRecord
+from nfstudy.runs.tracking.store import Store, dataset_input
+from nfstudy.runs.whole_run import RunCopy, RunRecord
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
@@ -80,7 +80,7 @@ class ApiTarget:
         # The client sends at most 1,000 points and 100 parameters at once.
         client.log_batch(run_id, metrics=points, params=[Param(*pair) for pair in record.params.items()])
         if record.datasets:
-            client.log_inputs(run_id, datasets=[*map(_dataset_input, record.datasets)])
+            client.log_inputs(run_id, datasets=[*map(dataset_input, record.datasets)])
         self._upload(run_id, record.files, contents)
         if record.ended is None:
             client.update_run(run_id, status=record.status)
@@ -135,10 +135,3 @@ class ApiTarget:
                 )
             yield from page
             token = page.token or None
-
-
-def _dataset_input(data: DatasetRecord) -> DatasetInput:
-    dataset = Dataset(
-        name=data.name, digest=data.digest, source_type=data.source_type, source=data.source, profile=data.profile
-    )
-    return DatasetInput(dataset, [InputTag(*pair) for pair in data.tags.items()])

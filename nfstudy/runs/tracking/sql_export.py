@@ -22,7 +22,7 @@ from nfstudy.runs.original import IMPORTING, original_id, original_tags
 from nfstudy.runs.tags import MlflowTag, Tag
 from nfstudy.runs.tracking.sql_runs import IDS_A_QUERY, SqlStore
 from nfstudy.runs.tracking.uris import ARTIFACTS, database_file
-from nfstudy.runs.whole_run import DatasetRecord, RunCopy, RunRecord, make_points
+from nfstudy.runs.whole_run import DataRecord, RunCopy, RunRecord, make_points
 
 BUSY_SECONDS = 20.0
 """How long another writer, such as a server, may hold the database."""
@@ -173,8 +173,8 @@ def _histories(connection: Connection, run_ids: Sequence[str]) -> dict[str, dict
     }
 
 
-def _datasets(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[DatasetRecord]]:
-    found: dict[str, list[DatasetRecord]] = {}
+def _datasets(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[DataRecord]]:
+    found: dict[str, list[DataRecord]] = {}
     marks = ", ".join("?" * len(run_ids))
     rows = connection.exec_driver_sql(
         "SELECT destination_id, input_uuid, name, digest, dataset_source_type, dataset_source, dataset_profile "
@@ -187,7 +187,7 @@ def _datasets(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[
         tags = connection.exec_driver_sql(
             "SELECT name, value FROM input_tags WHERE input_uuid = ? ORDER BY name", (input_id,)
         )
-        record = DatasetRecord(
+        record = DataRecord(
             name=name,
             digest=digest,
             source_type=source_type,
@@ -221,7 +221,7 @@ def _kept(update: int, time: int, value: float) -> tuple[int, int, float, bool]:
     return update, time, math.copysign(LARGEST, value) if math.isinf(value) else value, False
 
 
-def _insert_dataset(connection: sqlite3.Connection, experiment: int, run_id: str, dataset: DatasetRecord) -> None:
+def _insert_dataset(connection: sqlite3.Connection, experiment: int, run_id: str, dataset: DataRecord) -> None:
     """Write what a run says of its data; runs on the same data share one row."""
     where = (experiment, dataset.name, dataset.digest)
     asked = "SELECT dataset_uuid FROM datasets WHERE experiment_id = ? AND name = ? AND digest = ?"

@@ -45,13 +45,14 @@ from nfstudy.core.plugins import installed
 from nfstudy.core.project import Project
 from nfstudy.runs.frame import param_text
 from nfstudy.runs.metrics import known_metrics
-from nfstudy.runs.provenance import DataRecord, code_state, environment
+from nfstudy.runs.provenance import code_state, environment
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.runs.tracking.busy_timeout import shorten_busy_timeout
 from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns
 from nfstudy.runs.tracking.retry import Retry, may_pass, reason
 from nfstudy.runs.tracking.uris import ARTIFACTS, SQLITE, artifact_folder, database_file, is_sqlite
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Trial, settings_digest
 
 for _noisy in ("alembic", "mlflow.tracking.fluent"):
@@ -131,7 +132,7 @@ class Store:
 
     def start_run(self, experiment: str, trial: Trial, data: DataRecord | None, attempt: Attempt) -> str:
         """Create a run with everything that would reproduce it, before training starts; return its id."""
-        code, machine = code_state(), attempt.environment or environment()
+        code, machine, settings = code_state(), attempt.environment or environment(), trial.settings.recorded()
         tags = {
             MlflowTag.SOURCE_NAME: "nfstudy",
             MlflowTag.SOURCE_TYPE: "LOCAL",
@@ -159,12 +160,12 @@ class Store:
         }
         name = f"{trial.label} ({trial.cell.budget})"
         run_id: str = self._write(self.client.create_run, experiment, tags=tags, run_name=name).info.run_id
-        params = [Param(path, param_text(value)) for path, value in trial.settings.flat().items()]
+        params = [Param(path, param_text(value)) for path, value in settings.flat().items()]
         self._write(self.client.log_batch, run_id, params=params)
         if data:
-            self._write(self.client.log_inputs, run_id, datasets=[_dataset_input(data)])
+            self._write(self.client.log_inputs, run_id, datasets=[dataset_input(data)])
         files = {
-            "settings.json": json.dumps(trial.settings.model_dump(), indent=2).encode(),
+            "settings.json": json.dumps(settings.model_dump(), indent=2).encode(),
             "environment.json": json.dumps(machine, indent=2).encode(),
         }
         files |= {f"plugins/{Path(p.name).name}": p.source.encode() for p in installed() if p.source}
@@ -325,12 +326,9 @@ def _as_store_error(uri: str) -> Iterator[None]:
         raise kind(f"tracking store {uri}: {reason(error)}") from error
 
 
-def _dataset_input(data: DataRecord) -> DatasetInput:
+def dataset_input(data: DataRecord) -> DatasetInput:
+    """Return what a run says of its data as MLflow takes it."""
     dataset = Dataset(
-        name=data.name,
-        digest=data.fingerprint[:32],
-        source_type="nfstudy",
-        source=json.dumps({"source": data.source, "sha256": data.fingerprint}),
-        profile=json.dumps({split: list(shape) for split, shape in data.shapes.items()}),
+        name=data.name, digest=data.digest, source_type=data.source_type, source=data.source, profile=data.profile
     )
-    return DatasetInput(dataset, [InputTag(MlflowTag.CONTEXT, "train, valid and test")])
+    return DatasetInput(dataset, [InputTag(*pair) for pair in data.tags.items()])
