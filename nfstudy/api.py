@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,11 +200,13 @@ def _runs(
     path: str | Path, budget: str | None, tracking_uri: str | None, metrics: Sequence[str] | None
 ) -> tuple[StudyPlan, pd.DataFrame]:
     """Return a study's plan, and the last attempt of each of its repetitions, with label and repetition."""
-    from nfstudy.runs.frame import latest_per_identity, study_cells
+    from nfstudy.runs.frame import latest_per_identity, notes, study_cells, trusted
     from nfstudy.runs.tracking.open import load_frame
 
     plan = load_study(path).under(budget)
-    frame = load_frame(Project.find().tracking_uri(tracking_uri), plan.name, metrics)
+    frame = trusted(plan, load_frame(Project.find().tracking_uri(tracking_uri), plan.name, metrics))
+    for note in notes(frame):
+        warnings.warn(note, stacklevel=3)
     cells = {cell.key: (place, cell.label) for place, cell in enumerate(study_cells(plan, frame))}
     frame = latest_per_identity(frame[(frame["budget"] == plan.budget) & (frame["stage"] == "repetition")])
     frame = frame[frame["cell"].isin(cells) & (frame["index"] <= plan.repetitions)]

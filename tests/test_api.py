@@ -235,3 +235,21 @@ def test_running_is_for_the_main_thread(here):
 def test_running_what_is_done_returns_its_results(here, capsys):
     assert nfstudy.run("small").equals(nfstudy.results("small"))
     assert "0 runs to do" in capsys.readouterr().out
+
+
+def test_a_run_whose_tags_were_edited_is_left_out_with_a_warning(here):
+    folder, ids, _ = here
+    store = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
+    cells = nfstudy.results("small").set_index("run_id")["cell"]
+    for edited, back, message in (
+        ({"nfstudy.index": "first"}, {"nfstudy.index": "1"}, "nfstudy.index"),
+        ({"nfstudy.cell": cells[ids[2]]}, {"nfstudy.cell": cells[ids[0]]}, "contradict each other"),
+    ):
+        store.tag_run(ids[0], edited)
+        try:
+            for read in (nfstudy.results, nfstudy.history):
+                with pytest.warns(UserWarning, match=f"run {ids[0]} .*{message}.*left out"):
+                    assert ids[0] not in [*read("small")["run_id"]]
+        finally:
+            store.tag_run(ids[0], back)
+    assert len(nfstudy.results("small")) == len(ids)

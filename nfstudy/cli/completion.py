@@ -36,8 +36,12 @@ def _words(parser: argparse.ArgumentParser) -> list[str]:
     for action in parser._actions:
         if not action.option_strings:
             found += map(str, action.choices or ())
-            found += shipped_studies() if action.dest == "study" else ()
+            found += shipped_studies() if _is_study(action) else ()
     return found
+
+
+def _is_study(action: argparse.Action) -> bool:
+    return "STUDY" in str(action.metavar).split("|")
 
 
 def _bash(commands: dict[str, tuple[str, argparse.ArgumentParser]]) -> str:
@@ -53,6 +57,8 @@ def _bash(commands: dict[str, tuple[str, argparse.ArgumentParser]]) -> str:
             if action.choices:
                 choices = " ".join(map(str, action.choices))
                 lines += [f'    {option}) COMPREPLY=($(compgen -W "{choices}" -- "$word")); return ;;']
+            elif _is_study(action):
+                lines += [f'    {option}) words="{" ".join(shipped_studies())}" ;;']
         lines += ["    esac", "    ;;"]
     lines += ["  esac", '  case "$word" in', '  -*) COMPREPLY=($(compgen -W "$options" -- "$word")) ;;']
     lines += ['  *) COMPREPLY=($(compgen -W "$words" -- "$word") $(compgen -f -- "$word")) ;;', "  esac", "}"]
@@ -74,6 +80,7 @@ def _fish(commands: dict[str, tuple[str, argparse.ArgumentParser]]) -> str:
             lines.append(f"{at} -a {_quoted(' '.join(words))}")
         for option, action in _options(parser):
             values = f" -x -a {_quoted(' '.join(map(str, action.choices)))}" if action.choices else ""
+            values = f" -r -a {_quoted(' '.join(shipped_studies()))}" if _is_study(action) else values
             value = values or (" -r" if action.nargs != 0 else "")
             lines.append(f"{at} -l {option[2:]}{value} -d {_quoted((action.help or '').replace('%%', '%'))}")
     return "\n".join([*lines, ""])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nfstudy.cli.options import nearby
-from nfstudy.cli.studies import chosen_studies, chosen_study
+from nfstudy.cli.options import nearby, tell
+from nfstudy.cli.studies import chosen_file, chosen_studies
 from nfstudy.core.errors import UserError
 from nfstudy.core.project import Project
 from nfstudy.study.find import shipped_studies
+from nfstudy.study.reader import read_study, require_sole
 
 
 def report(options: argparse.Namespace) -> int:
@@ -22,12 +23,15 @@ def report(options: argparse.Namespace) -> int:
     from nfstudy.report.build import build_report
     from nfstudy.runs.tracking.open import open_runs
 
-    plan = chosen_study(options.study[0]).under(options.budget)
+    path = chosen_file(options.study[0])
+    plan = read_study(path).under(options.budget)
     project = Project.find()
     runs = open_runs(project.tracking_uri(options.tracking_uri))(plan.name)
+    if not options.output:
+        require_sole(path, plan.name, project.root)
     folder = Path(options.output) if options.output else project.report(plan.name)
     active = project.is_running(plan.name)
-    print(f"report: {nearby(build_report(plan, runs, folder, options.partial, active))}")
+    print(f"report: {nearby(build_report(plan, runs, folder, options.partial, active, tell))}")
     return 0
 
 
@@ -42,7 +46,7 @@ def _report_all(options: argparse.Namespace) -> int:
     studies = chosen_studies(options.study, project)
     named = {_as_typed(path, project.root): study for path, study in studies.items()}
     runs_of = open_runs(project.tracking_uri(options.tracking_uri))
-    print(f"overview: {nearby(build_front(named, runs_of, project.reports, project.is_running))}")
+    print(f"overview: {nearby(build_front(named, runs_of, project.reports, project.is_running, tell))}")
     return 0
 
 

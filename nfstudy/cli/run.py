@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.cli.options import check_device, check_engine, nearby, program
+from nfstudy.cli.options import check_device, check_engine, nearby, program, tell
 from nfstudy.cli.status import NEEDED, print_cells
-from nfstudy.cli.studies import chosen_study
+from nfstudy.cli.studies import chosen_file
 from nfstudy.core.errors import StoreError, UserError
 from nfstudy.core.project import Project
+from nfstudy.report.folder import require_report_folder
 from nfstudy.runner.eta import format_duration, logged_seconds
 from nfstudy.runner.options import Launch, RetryPolicy, WorkerOptions
 from nfstudy.runner.signals import Interrupted, StopSignal
-from nfstudy.runs.frame import runs_left
+from nfstudy.runs.frame import notes, runs_left, trusted
 from nfstudy.runs.provenance import usable_cores
+from nfstudy.study.reader import read_study, require_sole
 
 if TYPE_CHECKING:
     from nfstudy.runner.coordinator import Summary
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> int:
     """Run what is still to do of a study, then rebuild its report; or only say what would be run."""
-    plan = chosen_study(options.study).under(options.budget)
+    path = chosen_file(options.study)
+    plan = read_study(path).under(options.budget)
     check_device(options.device)
     check_engine(options.engine, options.device, options.gpus)
     project = Project.find()
@@ -36,23 +39,28 @@ def run(options: argparse.Namespace) -> int:
         project,
         project.tracking_uri(options.tracking_uri),
         WorkerOptions(options.engine, options.workers, options.threads, options.device, options.gpus),
-        RetryPolicy(options.checkpoint_every, options.retries),
+        RetryPolicy(options.checkpoint_every, options.retries, options.worker_timeout),
     )
+    require_sole(path, plan.name, project.root)
+    require_report_folder(project.report(plan.name), plan.name)
     with nullcontext() if options.dry_run else project.study_lock(plan.name):
         return _run(launch, options.dry_run, _again(options))
 
 
 def _run(launch: Launch, dry_run: bool, again: str) -> int:
-    """Run what is missing; `again` is the command that resumes the study."""
+    """Run what is still to do; `again` is the command that resumes the study."""
     from nfstudy.runs.tracking.open import load_frame
 
-    plan, frame = launch.plan, load_frame(launch.uri, launch.plan.name, NEEDED)
+    plan = launch.plan
+    frame = trusted(plan, load_frame(launch.uri, plan.name, NEEDED))
+    for note in notes(frame):
+        tell(note)
     left, impossible = runs_left(plan, frame), plan.impossible
     at_most = "at most " if plan.sampling else ""
     without = f", {len(impossible)} impossible grid points skipped" if impossible else ""
     print(f"{plan.study.title}\n{plan.name}, budget {plan.budget}: {at_most}{left} runs to do{without}", flush=True)
     try:
-        summary = _run_missing(launch, frame, left, dry_run) if left else None
+        summary = _run_rest(launch, frame, left, dry_run) if left else None
     except Interrupted as signal:
         print(f"stopped by {signal}; resume with: {again}")
         return 130
@@ -67,7 +75,7 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
         print(f"{counts or 'nothing was to do'} in {format_duration(summary.seconds)}")
-    _rebuild(launch)
+    rebuild(launch)
     failures = summary.failures if summary else ()
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
@@ -76,13 +84,13 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
     return 1 if failures or impossible else 0
 
 
-def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) -> Summary | None:
-    """Estimate the time and run what is missing; None where only the estimate was asked for.
+def _run_rest(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) -> Summary | None:
+    """Estimate the time and run what is still to do; None where only the estimate was asked for.
 
     Arguments:
         launch: the study, and how it is run.
         frame: its logged runs.
-        left: how many runs are missing.
+        left: how many runs are to do.
         dry_run: whether the estimate is all that is wanted; then neither mlflow nor optuna is loaded.
 
     Raises:
@@ -91,7 +99,7 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) 
         DataError: data that the study needs cannot be had.
     """
     plan = launch.plan
-    with StopSignal() as stop, _open_engine(launch, left) as engine:
+    with StopSignal() as stop, open_engine(launch, left) as engine:
         # The workers take seconds to start; in that time the rest is loaded, the data checked and the store made.
         with stop.held():
             from nfstudy.cli.check_plugin import check_outside
@@ -106,7 +114,7 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) 
         if not dry_run:
             open_store(launch.uri, create=True)
         print("timing a few updates of each cell ...", file=sys.stderr, flush=True)
-        expected = measure_costs(engine, plan.corners, stop, _tell) | logged_seconds(frame)
+        expected = measure_costs(engine, plan.corners, stop, tell, launch.retry.worker_timeout) | logged_seconds(frame)
         print_cells(plan, frame, expected, len(engine.workers))
         if dry_run:
             return None
@@ -114,11 +122,7 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) 
         return run_study(launch, data, expected, engine, stop)
 
 
-def _tell(words: str) -> None:
-    print(f"  {words}", file=sys.stderr, flush=True)
-
-
-def _rebuild(launch: Launch) -> None:
+def rebuild(launch: Launch) -> None:
     """Make the report of what there is, and say where it and the runs are."""
     from nfstudy.report.build import build_report
     from nfstudy.runs.tracking.open import open_runs
@@ -128,7 +132,7 @@ def _rebuild(launch: Launch) -> None:
     print(f"report: {nearby(index)}\nbrowse the runs: {program()} ui   (then open http://127.0.0.1:5000)")
 
 
-def _open_engine(launch: Launch, left: int) -> Engine:
+def open_engine(launch: Launch, left: int) -> Engine:
     """Start as many workers as were asked for, as there are cores for, or as there is work for."""
     asked, folders = launch.workers, launch.project.data_folders
     if asked.engine == "local":
@@ -151,5 +155,6 @@ def _again(options: argparse.Namespace) -> str:
     words += [f"--budget {options.budget}"] if options.budget else []
     words += [f"--tracking-uri {options.tracking_uri}"] if options.tracking_uri else []
     words += [f"--engine {options.engine}"] if options.engine != "local" else []
+    words += [f"--worker-timeout {options.worker_timeout:g}"] if options.worker_timeout else []
     words += [f"--gpus {options.gpus:g}"] if options.gpus else []
     return " ".join(words)

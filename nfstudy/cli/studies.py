@@ -14,12 +14,17 @@ from nfstudy.study.spec import StudySpec
 
 
 def chosen_study(named: str) -> StudySpec:
-    """Read the study that is named; where that was by its name alone, say which file it is."""
+    """Read the study that is named; see `chosen_file`."""
+    return read_study(chosen_file(named))
+
+
+def chosen_file(named: str) -> Path:
+    """Return the file of the study that is named; where that was by its name alone, say which file it is."""
     path = find_study(named, Project.find().root)
     if path != Path(named):
         shipped = " (comes with nfstudy)" if path in shipped_studies().values() else ""
         print(f"study file: {nearby(path)}{shipped}", file=sys.stderr, flush=True)
-    return read_study(path)
+    return path
 
 
 def chosen_studies(named: Sequence[str], project: Project) -> dict[Path, StudySpec]:

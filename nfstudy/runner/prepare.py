@@ -10,6 +10,7 @@ from nfstudy.data import Dataset, load_dataset
 from nfstudy.runner.engine import Engine
 from nfstudy.runner.eta import cost_signature, run_seconds
 from nfstudy.runner.signals import STOP_SECONDS, StopSignal
+from nfstudy.runner.watch import AtWork, Watch
 from nfstudy.runner.worker import Compiling, Ready
 from nfstudy.runs.result import Cost
 from nfstudy.runs.whole_run import DataRecord
@@ -38,7 +39,11 @@ def data_record(dataset: Dataset) -> DataRecord:
 
 
 def measure_costs(
-    pool: Engine, cells: Sequence[Cell], stop: StopSignal, tell: Callable[[str], None]
+    pool: Engine,
+    cells: Sequence[Cell],
+    stop: StopSignal,
+    tell: Callable[[str], None],
+    worker_timeout: float | None = None,
 ) -> dict[str, float]:
     """Return cell key -> expected seconds of one run, measured on the workers, one cell of each cost signature.
 
@@ -46,7 +51,8 @@ def measure_costs(
         pool: the workers.
         cells: the cells.
         stop: what may ask to stop.
-        tell: told once of each loop that is compiled at its first use.
+        tell: told once of each loop that is compiled at its first use, and of workers that fall silent.
+        worker_timeout: see `nfstudy.runner.options.RetryPolicy`.
     """
     signatures = {cell.key: cost_signature(cell.settings) for cell in cells}
     examples: dict[str, Settings] = {}
@@ -55,6 +61,8 @@ def measure_costs(
     costs: dict[str, Cost] = {}
     compiled: set[str] = set()
     waiting = list(examples)[:: math.ceil(len(examples) / MAX_MEASURED) or 1]
+    watch = Watch(pool, worker_timeout, tell)
+    timing = AtWork("timing a few updates")
     while waiting or any(worker.task for worker in pool.workers):
         for worker in pool.workers:
             if worker.device and worker.task is None and waiting:
@@ -70,6 +78,7 @@ def measure_costs(
             # A measurement that fails leaves its cells without an estimate; running them will say why.
             if not isinstance(message, Ready | Compiling):
                 worker.task = None
+        watch.look({worker.number: timing for worker in pool.workers if worker.task})
     return {
         cell.key: run_seconds(cell.settings, costs[signature])
         for cell in cells

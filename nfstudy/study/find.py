@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from nfstudy.core.errors import SpecError
+from nfstudy.core.suggest import did_you_mean
 from nfstudy.study.reader import read_studies, read_study
 from nfstudy.study.spec import StudySpec
 
@@ -39,15 +39,15 @@ def find_study(named: Path | str, root: Path) -> Path:
     path = Path(named)
     if path.is_file() or path.name != str(named) or path.suffix or not path.name:
         return path
-    places = [folder / part for folder in (Path(), root) for part in (f"{named}.yaml", f"studies/{named}.yaml")]
+    folders = (Path(), Path("studies"), root, root / "studies")
+    places = [folder / f"{named}.yaml" for folder in folders]
     shipped = shipped_studies()
     if path.name in shipped:
         places.append(shipped[path.name])
     for place in places:
         if place.is_file():
             return place
-    close = difflib.get_close_matches(path.name, shipped, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    hint = did_you_mean(path.name, [*shipped, *(each.stem for folder in folders for each in folder.glob("*.yaml"))])
     raise SpecError(f"{named}: no such study; expected: a study file, or one of {', '.join(shipped)}{hint}")
 
 

@@ -25,10 +25,13 @@ def test_bash_completes_commands_options_choices_studies_and_files(capsys, tmp_p
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quiet.yaml").write_text("")
     assert completed(script, "nfstudy", "re") == ["report", "reference", "rerun"]
-    assert completed(script, "nfstudy", "run", "--wo") == ["--workers"]
+    assert completed(script, "nfstudy", "run", "--wo") == ["--workers", "--worker-timeout"]
     assert completed(script, "nfstudy", "run", "--engine", "") == ["local", "ray"]
     assert completed(script, "nfstudy", "run", "qui") == ["quickstart", "quiet.yaml"]
     assert completed(script, "nfstudy", "completion", "z") == ["zsh"]
+    assert completed(script, "nfstudy", "evaluate", "qui") == ["quickstart", "quiet.yaml"]
+    assert completed(script, "nfstudy", "decide", "--study", "qui") == ["quickstart", "quiet.yaml"]
+    assert completed(script, "nfstudy", "decide", "qui") == ["quiet.yaml"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

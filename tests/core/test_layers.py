@@ -78,7 +78,7 @@ ROOMS = {
     "inference.weights": ("study",),
     "inference.likelihoods": ("core", "study", "inference.weights"),
     "inference.models": ("core", "flows", "study", "inference.weights", "inference.likelihoods"),
-    "inference.problems": ("core", "flows", "data", "study", "inference.models", "inference.likelihoods"),
+    "inference.problems": ("core", "flows", "data", "study", "runs", "inference.models", "inference.likelihoods"),
     "inference.training": ("core", "data", "study", "runs", "inference.models", "inference.problems"),
     "runner": ("nfstudy", "core", "data", "study", "runs", "runs.tracking", "inference.training"),
     "report.labels": ("core", "study"),
@@ -91,7 +91,7 @@ ROOMS = {
         *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "plots")),
     ),
     "report.claims": (
-        *("core", "study", "runs.tracking"),
+        *("core", "study", "runs", "runs.tracking"),
         *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "exhibits")),
     ),
     "report": (

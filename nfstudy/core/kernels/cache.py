@@ -18,10 +18,14 @@ from typing import Any
 from numba import njit
 from numba.core.caching import IndexDataCacheFile
 
+from nfstudy.core.reading import read_regular
+
 on_compile: Callable[[str], None] | None = None
 """Told the name of each loop that is compiled here because the cache has none of it: that takes seconds."""
 
 PACKAGE = Path(__file__).resolve().parents[2]
+ENTRY_BYTES = 2**28
+"""Of one compiled function."""
 LIBRARIES = ("numba", "llvmlite", "numpy")
 
 
@@ -57,7 +61,7 @@ class _BoundFiles(IndexDataCacheFile):
 
     def _load_data(self, name: str) -> Any:
         try:
-            stamp, digest, content = pickle.loads(Path(self._data_path(name)).read_bytes())
+            stamp, digest, content = pickle.loads(read_regular(Path(self._data_path(name)), ENTRY_BYTES))
             if stamp == self._source_stamp and digest == hashlib.sha256(content).hexdigest():
                 return pickle.loads(content)
         except OSError:
