@@ -1,17 +1,18 @@
-# One line a target; `make` alone lists them.
+# One line a target; `make` alone lists them. `make PYTHON=python3.13 ...` says which Python makes .venv.
 VENV := .venv
-PYTHON := $(VENV)/bin/python
-INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTHON ?=
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart reference check test chaos bench lint types clean
+.PHONY: help install quickstart reference check test chaos bench docs lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	python3.11 -m venv $(VENV) || python3 -m venv $(VENV)
+	$(if $(PYTHON),$(PYTHON) -m venv $(VENV),python3.11 -m venv $(VENV) || python3 -m venv $(VENV))
 	@echo "installing the pinned dependencies into $(VENV) (torch is large; some minutes)"
 	$(INSTALL) torch==2.13.0
 	$(INSTALL) -e .
@@ -24,20 +25,20 @@ $(VENV)/.tested: $(VENV)/.installed
 install: $(VENV)/.installed  ## make .venv with the pinned dependencies
 
 quickstart: $(VENV)/.installed  ## run studies/quickstart.yaml, from data to report
-	$(PYTHON) -m nfstudy run studies/quickstart.yaml
+	$(RUN) -m nfstudy run studies/quickstart.yaml
 
 reference: $(VENV)/.installed  ## rebuild reports and README's results from the runs in mlruns/reference, and import these
-	$(PYTHON) -m nfstudy reference
+	$(RUN) -m nfstudy reference
 
 check: lint types  ## style, types, and the fast tests: no processes of their own, no real data sets
-	$(PYTHON) -m pytest -q -m 'not end_to_end and not slow and not real_data' $(PARALLEL)
+	$(RUN) -m pytest -q -m 'not end_to_end and not slow and not real_data' $(PARALLEL)
 
 test: lint types  ## style, types and all tests
-	$(PYTHON) -m pytest $(PARALLEL)
+	$(RUN) -m pytest $(PARALLEL)
 
-chaos: $(VENV)/.tested  ## 200 SIGKILLs, pauses, hangs and starvations over three kinds of study and four commands, held against undisturbed ones; 20,000 malformed inputs
-	PYTHONPATH=tests $(PYTHON) -m chaos --kills 200
-	NFSTUDY_FUZZ_CASES=10000 $(PYTHON) -m pytest tests/study/test_hostile_input.py
+chaos: $(VENV)/.tested  ## kill and disturb three kinds of study and four commands 200 times; 20,000 malformed inputs
+	PYTHONPATH=tests $(RUN) -m chaos --kills 200
+	NFSTUDY_FUZZ_CASES=10000 $(RUN) -m pytest tests/study/test_hostile_input.py
 
 # A peer that will not install must not keep the others from being timed: it is then named as missing.
 $(VENV)/.peers: $(VENV)/.installed
@@ -45,7 +46,19 @@ $(VENV)/.peers: $(VENV)/.installed
 	@touch $@
 
 bench: $(VENV)/.peers  ## timings against other libraries, written to reports/benchmarks
-	$(PYTHON) -m benchmarks
+	$(RUN) -m benchmarks
+
+$(VENV)/.documented: $(VENV)/.installed
+	$(INSTALL) -e '.[docs]'
+	@touch $@
+
+# The front page of the reference runs, which the site links; `make docs FRONT=` leaves it out.
+FRONT := reports/index.html
+reports/index.html: | $(VENV)/.installed
+	$(RUN) -m nfstudy reference
+
+docs: $(VENV)/.documented $(FRONT)  ## build the documents as a site that is read offline: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 lint: $(VENV)/.tested  ## check style, names, annotations and docstrings
 	@$(VENV)/bin/ruff check . || { echo "mend most of it with: $(VENV)/bin/ruff check --fix ."; exit 1; }

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nfstudy.cli.options import tell
+from nfstudy.cli.studies import chosen_study
 from nfstudy.core.errors import printable
 from nfstudy.core.project import Project
-from nfstudy.study.reader import read_study
 
 if TYPE_CHECKING:
     from nfstudy.runs.archive.reader import Archive
@@ -20,7 +20,7 @@ def export(options: argparse.Namespace) -> int:
     """Write a study's logged runs into an archive."""
     from nfstudy.runs.archive.transfer import export_runs
 
-    study = read_study(options.study)
+    study = chosen_study(options.study)
     if options.budget:
         study.under(options.budget)  # Whether there is such a budget.
     path = Path(options.file)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from nfstudy.cli.options import nearby, tell
+from nfstudy.cli.studies import chosen_studies
 from nfstudy.core.project import Project
 
 
@@ -21,7 +22,8 @@ def check(options: argparse.Namespace) -> int:
     # Without one, nothing has been said before; one that is asked for by name must be there.
     first = not path.exists() and (options.update_baseline or not options.baseline)
     before = {} if first else baseline.read_baseline(path)
-    found = judge_claims(project, project.tracking_uri(options.tracking_uri), options.budget, tell)
+    studies = chosen_studies(options.study, project).values()
+    found = judge_claims(project, project.tracking_uri(options.tracking_uri), studies, options.budget, tell)
     now = verdicts_of(found)
     known = {key for claim in all_claims() for key in (claim.id, *(part.id for part in claim.parts()))}
     print(*verdict_lines(found), sep="\n")

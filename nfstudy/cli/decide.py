@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from nfstudy.cli.options import program
+from nfstudy.cli.studies import chosen_studies
 from nfstudy.core.errors import StoreError, UserError
 from nfstudy.core.project import Project
+from nfstudy.core.suggest import did_you_mean
 from nfstudy.runner.eta import format_duration, logged_seconds
 from nfstudy.runner.options import Launch, WorkerOptions
 from nfstudy.runner.signals import DEADLINE, Interrupted, StopSignal
 from nfstudy.runs.provenance import usable_cores
 from nfstudy.runs.tags import Tag
 from nfstudy.study.plan import Further, StudyPlan
-from nfstudy.study.reader import read_studies
 
 if TYPE_CHECKING:
     from nfstudy.report.claims.deciding import Step
     from nfstudy.report.claims.ledger import JudgedClaim
     from nfstudy.report.claims.verdicts import ClaimVerdict
     from nfstudy.report.statistics.estimates import Results
+    from nfstudy.study.spec import StudySpec
 
 
 def decide(options: argparse.Namespace) -> int:
     """Decide claims by further repetitions; return 0 if all that were asked for are decided, else 1."""
     project = Project.find()
     uri = project.tracking_uri(options.tracking_uri)
-    work = _Work(project, uri, options.claims, options.budget, options.workers or usable_cores(), options.max_seeds)
+    studies = chosen_studies(options.study, project).values()
+    work = _Work(
+        project, uri, studies, options.claims, options.budget, options.workers or usable_cores(), options.max_seeds
+    )
     work.judge()
     if not work.asked:
         print("no claim is undecided on the runs of this store")
@@ -77,6 +82,8 @@ class _Work:
 
     project: Project
     uri: str
+    studies: Collection[StudySpec]
+    """On whose runs claims are judged; their plug-ins' claims are known."""
     claims: Sequence[str]
     """Ids; none for all that are undecided."""
     budget: str | None
@@ -98,18 +105,17 @@ class _Work:
         from nfstudy.report.claims.judge import all_claims, bodies_in_store, judge_bodies
         from nfstudy.runs.tracking.open import load_frame
 
-        studies = read_studies(self.project.root / "studies").values()
-        claims = all_claims()  # Of plug-ins too, which the studies name.
+        claims = all_claims()
         known = [claim.id for claim in claims]
         for name in self.claims:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"; hint: did you mean '{close[0]}'?" if close else ""
+                hint = did_you_mean(name, known)
                 raise UserError(f"decide: no claim '{name}'; expected: {', '.join(known)}{hint}")
-        if self.budget and not any(self.budget in study.budgets for study in studies):
-            names = sorted({name for study in studies for name in study.budgets})
-            raise UserError(f"--budget {self.budget}: no study has it; expected: {', '.join(names)}")
-        found = bodies_in_store(studies, self.project, self.uri, self.budget)
+        if self.budget and not any(self.budget in study.budgets for study in self.studies):
+            names = sorted({name for study in self.studies for name in study.budgets})
+            hint = did_you_mean(self.budget, names)
+            raise UserError(f"--budget {self.budget}: no study has it; expected: {', '.join(names)}{hint}")
+        found = bodies_in_store(self.studies, self.project, self.uri, self.budget)
         kept = [results for results in found if self.budget or results.budget == results.study.budget]
         self.bodies = {results.name: results for results in kept}
         wanted = [claim for claim in claims if not self.claims or claim.id in self.claims]
@@ -184,7 +190,7 @@ class _Work:
         self.judge()
         after = self.bodies_of(step.claim)[step.results.name]
         if [len(part.looks) for part in after.parts] == [len(part.looks) for part in before.parts]:
-            why = f"its look did not come about ({'; '.join(failures) or 'runs are missing'})"
+            why = f"its look did not come about ({'; '.join(failures) or 'runs are still to do'})"
             self.stuck[step.claim, step.results.name] = why
         print(f"{step.claim} on {step.results.name}: {after.verdict} ({after.note})", flush=True)
         self._note(step, {found.claim.id: found.bodies for found in self.judged})
@@ -219,7 +225,7 @@ class _Work:
 
 
 def _run(launch: Launch, step: Step, seconds: Mapping[str, float], deadline: float) -> tuple[str, ...]:
-    """Run the missing repetitions of a step; return the failures."""
+    """Run the repetitions of a step that are to do; return the failures."""
     from nfstudy.cli.run import open_engine
 
     plan = launch.plan
@@ -235,7 +241,7 @@ def _run(launch: Launch, step: Step, seconds: Mapping[str, float], deadline: flo
         try:
             return run_study(launch, data, seconds, engine, stop, further).failures
         except StoreError as error:
-            raise StoreError(f"{error}; go on with: python -m nfstudy decide {step.claim}") from None
+            raise StoreError(f"{error}; go on with: {program()} decide {step.claim}") from None
 
 
 def _enough(step: Step) -> str:

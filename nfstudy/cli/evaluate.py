@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from nfstudy.cli.options import check_device
+from nfstudy.cli.studies import chosen_study
 from nfstudy.core.errors import UserError, printable
 from nfstudy.core.project import Project
 from nfstudy.runs.evaluations import make_request
@@ -38,9 +39,7 @@ def evaluate(options: argparse.Namespace) -> int:
         store = open_store(project.tracking_uri(options.tracking_uri))
         study, run_ids = read_copy(store, options.target).record.tags[Tag.STUDY], [options.target]
     else:
-        from nfstudy.study.reader import read_study
-
-        plan = read_study(options.target).under(options.budget)
+        plan = chosen_study(options.target).under(options.budget)
         store = open_store(project.tracking_uri(options.tracking_uri))
         study, run_ids = plan.name, finished_runs(store, plan)
         if not run_ids:

@@ -12,6 +12,11 @@ from nfstudy.core.errors import UserError, printable
 from nfstudy.core.suggest import did_you_mean
 
 
+def program() -> str:
+    """Return the command as it was typed: `nfstudy` of the installed script, else `python -m nfstudy`."""
+    return "nfstudy" if Path(sys.argv[0]).stem == "nfstudy" else "python -m nfstudy"
+
+
 def count(text: str, least: int = 1) -> int:
     """Return a whole number from `least`; the type of an argument."""
     value = int(text)

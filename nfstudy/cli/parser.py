@@ -7,23 +7,26 @@ import math
 
 from nfstudy import __version__
 from nfstudy.cli.arguments import Parser
-from nfstudy.cli.options import count, count_from_0, hosts, hours, port, positive_seconds, seconds, share
+from nfstudy.cli.options import count, count_from_0, hosts, hours, port, positive_seconds, program, seconds, share
 
 EXAMPLES = """\
+`nfstudy` and `python -m nfstudy` are the same command.
+
 examples:
-  python -m nfstudy run studies/quickstart.yaml
-  python -m nfstudy run studies/mnist.yaml --budget smoke --workers 2
-  python -m nfstudy status studies/mnist.yaml
-  python -m nfstudy report studies/mnist.yaml --partial
-  python -m nfstudy report --all
-  python -m nfstudy check
-  python -m nfstudy decide --dry-run
-  python -m nfstudy export studies/mnist.yaml mnist.tar.xz
-  python -m nfstudy import mnist.tar.xz
-  python -m nfstudy reference
-  python -m nfstudy rerun 0123456789abcdef0123456789abcdef
-  python -m nfstudy evaluate studies/mnist.yaml --samples 5000
-  python -m nfstudy ui
+  nfstudy init my-project
+  nfstudy run quickstart
+  nfstudy run studies/mnist.yaml --budget smoke --workers 2
+  nfstudy status studies/mnist.yaml
+  nfstudy report studies/mnist.yaml --partial
+  nfstudy report --all
+  nfstudy check
+  nfstudy decide --dry-run
+  nfstudy export studies/mnist.yaml mnist.tar.xz
+  nfstudy import mnist.tar.xz
+  nfstudy reference
+  nfstudy rerun 0123456789abcdef0123456789abcdef
+  nfstudy evaluate studies/mnist.yaml --samples 5000
+  nfstudy ui
 
 exit codes: 0 done, 1 some runs failed or some cells are impossible (run), a claim that was supported is contradicted
 (check), some claims stay undecided (decide), some runs are there with other numbers (import, reference), something kept
@@ -36,7 +39,7 @@ mistake in nfstudy itself
 def make_parser() -> Parser:
     """Return the parser of the whole command line."""
     parser = Parser(
-        prog="python -m nfstudy",
+        prog=program(),
         description="Tracked, repeatable studies of 'Variational Inference with Normalizing Flows'.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -44,7 +47,10 @@ def make_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"nfstudy {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run what is missing of a study, then rebuild its report")
+    init = commands.add_parser("init", help="make a folder with a commented study to begin with")
+    init.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="default: this one")
+
+    run = commands.add_parser("run", help="run what is still to do of a study, then rebuild its report")
     _add_study(run)
     run.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one per core)")
     run.add_argument(
@@ -94,19 +100,21 @@ def make_parser() -> Parser:
     report = commands.add_parser(
         "report", help="rebuild a study's report, or all reports and an overview, from logged runs"
     )
-    _add_study(report, "?")
+    _add_study(report, "*")
     report.add_argument(
-        "--all", action="store_true", help="all studies in studies/, complete or not, and reports/index.html"
+        "--all",
+        action="store_true",
+        help="the studies of the files and folders that are named (default: studies/), complete or not, and "
+        "reports/index.html over them",
     )
-    report.add_argument("--partial", action="store_true", help="build it even if cells are missing, and mark them")
+    report.add_argument("--partial", action="store_true", help="build it even if cells are still to do, and mark them")
     report.add_argument("--output", metavar="FOLDER", help="write it there (default: reports/STUDY)")
 
-    status = commands.add_parser(
-        "status", help="show the state of each cell: done, running, failed, diverged or missing"
-    )
+    status = commands.add_parser("status", help="show the state of each cell: done, running, failed, diverged or to do")
     _add_study(status)
 
     check = commands.add_parser("check", help="judge the paper's claims on the logged runs of all studies")
+    check.add_argument("study", metavar="STUDY", nargs="*", help="study files or folders of them (default: studies/)")
     check.add_argument("--budget", metavar="NAME", help="the only one whose runs count (default: all that have runs)")
     check.add_argument(
         "--baseline", metavar="FILE", help="the earlier verdicts (default: reports/claims-baseline.json)"
@@ -134,6 +142,13 @@ def make_parser() -> Parser:
     )
     decide.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one per core)")
     decide.add_argument("--budget", metavar="NAME", help="of the studies that have it (default: each study's own)")
+    decide.add_argument(
+        "--study",
+        metavar="STUDY",
+        action="append",
+        default=[],
+        help="a study file, a folder of them or a study's name; may be repeated (default: studies/)",
+    )
     decide.add_argument("--dry-run", action="store_true", help="print the forecast, run nothing")
     _add_store(decide)
 
@@ -174,7 +189,7 @@ def make_parser() -> Parser:
     _add_store(rerun)
 
     evaluate = commands.add_parser("evaluate", help="evaluate the kept weights of logged runs again, without training")
-    evaluate.add_argument("target", metavar="RUN_ID|STUDY", help="the id of a finished run, or a study file")
+    evaluate.add_argument("target", metavar="RUN_ID|STUDY", help="the id of a finished run, or a study's file or name")
     evaluate.add_argument("--budget", metavar="NAME", help="one of the study's budgets (default: the study's own)")
     evaluate.add_argument(
         "--estimator",
@@ -202,6 +217,9 @@ def make_parser() -> Parser:
     plugin = commands.add_parser("check-plugin", help="show what a plug-in declares, and check its flows")
     plugin.add_argument("file", metavar="FILE", help="a Python file, or a module's dotted name")
 
+    completion = commands.add_parser("completion", help="print a script with which a shell completes commands")
+    completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
+
     ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")
     ui.add_argument("--port", type=port, default=5000, metavar="N", help="port to listen on (default: 5000)")
     ui.add_argument(
@@ -216,6 +234,8 @@ def make_parser() -> Parser:
         "(default: this machine's names and addresses)",
     )
     _add_store(ui)
+    init.set_defaults(work="nfstudy.cli.init:init")
+    completion.set_defaults(work="nfstudy.cli.completion:completion")
     run.set_defaults(work="nfstudy.cli.run:run")
     report.set_defaults(work="nfstudy.cli.report:report")
     status.set_defaults(work="nfstudy.cli.status:status")
@@ -232,7 +252,12 @@ def make_parser() -> Parser:
 
 
 def _add_study(parser: argparse.ArgumentParser, number: str | None = None) -> None:
-    parser.add_argument("study", metavar="STUDY", nargs=number, help="a study file, such as studies/mnist.yaml")
+    parser.add_argument(
+        "study",
+        metavar="STUDY",
+        nargs=number,
+        help="a study file, such as studies/mnist.yaml, or the name of a shipped study, such as mnist",
+    )
     parser.add_argument("--budget", metavar="NAME", help="one of the study's budgets (default: the study's own)")
     _add_store(parser)
 

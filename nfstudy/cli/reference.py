@@ -7,6 +7,7 @@ import sys
 from os.path import relpath
 
 from nfstudy.cli.archive import take_in
+from nfstudy.cli.options import program
 from nfstudy.core.errors import UserError, printable
 from nfstudy.core.project import Project
 
@@ -26,7 +27,7 @@ def reference(options: argparse.Namespace) -> int:
         stale = stale_parts(project, archives)
         for part in stale:
             print(f"stale: {printable(part)}", file=sys.stderr)
-        again = "; rebuild with: python -m nfstudy reference" if stale else ""
+        again = f"; rebuild with: {program()} reference" if stale else ""
         print(f"runs of {', '.join(archives)}: {len(stale) or 'no'} stale parts{again}")
         return 1 if stale else 0
     archives = read_reference(project)
@@ -34,5 +35,5 @@ def reference(options: argparse.Namespace) -> int:
     print(f"overview: {relpath(front)}\nresults: {relpath(readme)}", flush=True)
     uri = project.tracking_uri(options.tracking_uri)
     alike = [take_in(archive, project, uri) for archive in archives.values()]
-    print("browse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
+    print(f"browse the runs: {program()} ui   (then open http://127.0.0.1:5000)")
     return 0 if all(alike) else 1

@@ -6,25 +6,29 @@ import argparse
 from pathlib import Path
 
 from nfstudy.cli.options import nearby, tell
+from nfstudy.cli.studies import chosen_file, chosen_studies
 from nfstudy.core.errors import UserError
 from nfstudy.core.project import Project
-from nfstudy.study.reader import read_studies, read_study, require_sole
+from nfstudy.study.find import shipped_studies
+from nfstudy.study.reader import read_study, require_sole
 
 
 def report(options: argparse.Namespace) -> int:
-    """Rebuild a study's report from its logged runs, or those of all studies and the front page over them."""
-    if options.all == bool(options.study):
-        raise UserError(f"report: got {'both STUDY and' if options.all else 'neither STUDY nor'} --all; expected: one")
+    """Rebuild a study's report from its logged runs, or those of several and the front page over them."""
     if options.all:
         return _report_all(options)
+    if len(options.study) != 1:
+        got = f"{len(options.study)} studies" if options.study else "neither STUDY nor --all"
+        raise UserError(f"report: got {got}; expected: one STUDY, or --all")
     from nfstudy.report.build import build_report
     from nfstudy.runs.tracking.open import open_runs
 
-    plan = read_study(options.study).under(options.budget)
+    path = chosen_file(options.study[0])
+    plan = read_study(path).under(options.budget)
     project = Project.find()
     runs = open_runs(project.tracking_uri(options.tracking_uri))(plan.name)
     if not options.output:
-        require_sole(Path(options.study), plan.name, project.root)
+        require_sole(path, plan.name, project.root)
     folder = Path(options.output) if options.output else project.report(plan.name)
     active = project.is_running(plan.name)
     print(f"report: {nearby(build_report(plan, runs, folder, options.partial, active, tell))}")
@@ -39,8 +43,15 @@ def _report_all(options: argparse.Namespace) -> int:
         if getattr(options, name):
             raise UserError(f"report: --{name} {getattr(options, name)}: expected: with STUDY, not with --all")
     project = Project.find()
-    studies = read_studies(project.root / "studies")
-    named = {path.relative_to(project.root).as_posix(): study for path, study in studies.items()}
+    studies = chosen_studies(options.study, project)
+    named = {_as_typed(path, project.root): study for path, study in studies.items()}
     runs_of = open_runs(project.tracking_uri(options.tracking_uri))
     print(f"overview: {nearby(build_front(named, runs_of, project.reports, project.is_running, tell))}")
     return 0
+
+
+def _as_typed(path: Path, root: Path) -> str:
+    """Return a study file as one would type it in the project's folder: a shipped one by its name."""
+    if path.resolve().is_relative_to(root):
+        return path.resolve().relative_to(root).as_posix()
+    return path.stem if path in shipped_studies().values() else str(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nfstudy.cli.options import check_device
+from nfstudy.cli.options import check_device, program
 from nfstudy.core.errors import printable
 from nfstudy.core.project import Project
 
@@ -27,7 +27,7 @@ def rerun(options: argparse.Namespace) -> int:
         try:
             found = train_again(again, store, project)
         except Interrupted as signal:
-            print(f"stopped by {signal}; restart with: python -m nfstudy rerun {options.run_id}")
+            print(f"stopped by {signal}; restart with: {program()} rerun {options.run_id}")
             return 130
     for line in found.lines:
         print(printable(line))

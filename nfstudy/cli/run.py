@@ -1,17 +1,17 @@
-"""`run`: run what is missing of a study, then rebuild its report."""
+"""`run`: run what is still to do of a study, then rebuild its report."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.cli.options import check_device, check_engine, nearby, tell
+from nfstudy.cli.options import check_device, check_engine, nearby, program, tell
 from nfstudy.cli.status import NEEDED, print_cells
+from nfstudy.cli.studies import chosen_file
 from nfstudy.core.errors import StoreError, UserError
 from nfstudy.core.project import Project
 from nfstudy.report.folder import require_report_folder
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run what is missing of a study, then rebuild its report; or only say what would be run."""
-    plan = read_study(options.study).under(options.budget)
+    """Run what is still to do of a study, then rebuild its report; or only say what would be run."""
+    path = chosen_file(options.study)
+    plan = read_study(path).under(options.budget)
     check_device(options.device)
     check_engine(options.engine, options.device, options.gpus)
     project = Project.find()
@@ -40,14 +41,14 @@ def run(options: argparse.Namespace) -> int:
         WorkerOptions(options.engine, options.workers, options.threads, options.device, options.gpus),
         RetryPolicy(options.checkpoint_every, options.retries, options.worker_timeout),
     )
-    require_sole(Path(options.study), plan.name, project.root)
+    require_sole(path, plan.name, project.root)
     require_report_folder(project.report(plan.name), plan.name)
     with nullcontext() if options.dry_run else project.study_lock(plan.name):
         return _run(launch, options.dry_run, _again(options))
 
 
 def _run(launch: Launch, dry_run: bool, again: str) -> int:
-    """Run what is missing; `again` is the command that resumes the study."""
+    """Run what is still to do; `again` is the command that resumes the study."""
     from nfstudy.runs.tracking.open import load_frame
 
     plan = launch.plan
@@ -59,7 +60,7 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
     without = f", {len(impossible)} impossible grid points skipped" if impossible else ""
     print(f"{plan.study.title}\n{plan.name}, budget {plan.budget}: {at_most}{left} runs to do{without}", flush=True)
     try:
-        summary = _run_missing(launch, frame, left, dry_run) if left else None
+        summary = _run_rest(launch, frame, left, dry_run) if left else None
     except Interrupted as signal:
         print(f"stopped by {signal}; resume with: {again}")
         return 130
@@ -73,7 +74,7 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
         open_store(launch.uri).kill_left_over(plan.name)
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
-        print(f"{counts or 'nothing was missing'} in {format_duration(summary.seconds)}")
+        print(f"{counts or 'nothing was to do'} in {format_duration(summary.seconds)}")
     rebuild(launch)
     failures = summary.failures if summary else ()
     for failure in failures:
@@ -83,13 +84,13 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
     return 1 if failures or impossible else 0
 
 
-def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) -> Summary | None:
-    """Estimate the time and run what is missing; None where only the estimate was asked for.
+def _run_rest(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) -> Summary | None:
+    """Estimate the time and run what is still to do; None where only the estimate was asked for.
 
     Arguments:
         launch: the study, and how it is run.
         frame: its logged runs.
-        left: how many runs are missing.
+        left: how many runs are to do.
         dry_run: whether the estimate is all that is wanted; then neither mlflow nor optuna is loaded.
 
     Raises:
@@ -113,7 +114,7 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) 
         if not dry_run:
             open_store(launch.uri, create=True)
         print("timing a few updates of each cell ...", file=sys.stderr, flush=True)
-        expected = measure_costs(engine, plan.corners, stop, launch.retry.worker_timeout) | logged_seconds(frame)
+        expected = measure_costs(engine, plan.corners, stop, tell, launch.retry.worker_timeout) | logged_seconds(frame)
         print_cells(plan, frame, expected, len(engine.workers))
         if dry_run:
             return None
@@ -128,7 +129,7 @@ def rebuild(launch: Launch) -> None:
 
     name = launch.plan.name
     index = build_report(launch.plan, open_runs(launch.uri)(name), launch.project.report(name), partial=True)
-    print(f"report: {nearby(index)}\nbrowse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
+    print(f"report: {nearby(index)}\nbrowse the runs: {program()} ui   (then open http://127.0.0.1:5000)")
 
 
 def open_engine(launch: Launch, left: int) -> Engine:
@@ -150,7 +151,7 @@ def open_engine(launch: Launch, left: int) -> Engine:
 
 
 def _again(options: argparse.Namespace) -> str:
-    words = ["python -m nfstudy run", options.study]
+    words = [f"{program()} run", options.study]
     words += [f"--budget {options.budget}"] if options.budget else []
     words += [f"--tracking-uri {options.tracking_uri}"] if options.tracking_uri else []
     words += [f"--engine {options.engine}"] if options.engine != "local" else []

@@ -9,23 +9,23 @@ from collections.abc import Mapping
 import pandas as pd
 
 from nfstudy.cli.options import tell
+from nfstudy.cli.studies import chosen_study
 from nfstudy.core.errors import printable
 from nfstudy.core.project import Project
 from nfstudy.runner.eta import Forecast, format_duration, logged_seconds
 from nfstudy.runs.frame import cell_states, notes, runs_left, trusted
 from nfstudy.runs.provenance import usable_cores
 from nfstudy.study.plan import StudyPlan
-from nfstudy.study.reader import read_study
 
 NEEDED = ("time/wall_seconds",)
 """Metrics from which the time left is estimated."""
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say of each cell whether it is done, running, failed, diverged or missing, and how long the rest takes."""
+    """Say of each cell whether it is done, running, failed, diverged or to do, and how long the rest takes."""
     from nfstudy.runs.tracking.open import load_frame
 
-    plan = read_study(options.study).under(options.budget)
+    plan = chosen_study(options.study).under(options.budget)
     project = Project.find()
     frame = trusted(plan, load_frame(project.tracking_uri(options.tracking_uri), plan.name, NEEDED))
     for note in notes(frame):

@@ -7,9 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nfstudy import __version__
 from nfstudy.core.errors import RunGoneError, StoreError
 from nfstudy.inference.training.checkpoints import CheckpointPlan, checkpoint_path
 from nfstudy.runner.engine import Engine, Worker
@@ -20,10 +21,11 @@ from nfstudy.runner.progress import StudyProgress
 from nfstudy.runner.scheduler import Scheduler, Task
 from nfstudy.runner.signals import STOP_SECONDS, Interrupted, StopSignal
 from nfstudy.runner.watch import AtWork, Watch
-from nfstudy.runner.worker import Died
+from nfstudy.runner.worker import Compiling, Died
 from nfstudy.runs.result import RESULTS, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.store import Attempt, Store
+from nfstudy.runs.weights import WEIGHTS, describe_weights
 from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Identity
 from nfstudy.study.sections import DataSpec
@@ -211,6 +213,8 @@ class Coordinator:
         elif isinstance(message, Notice):
             self._note(task, message.words)
             self.places.store.tag_run(task.run_id, {Tag.NOTICE: message.words})
+        elif isinstance(message, Compiling):
+            self.progress.note(f"compiling for this processor, once, some seconds each: {message.loop}")
         elif isinstance(message, Died):
             self._died(worker, task, message)
         elif isinstance(message, TrialResult):
@@ -247,7 +251,7 @@ class Coordinator:
     def _end(self, worker: Worker, task: Task, result: TrialResult) -> None:
         trial = task.trial
         if task.run_id:
-            self.places.store.finish_run(task.run_id, result)
+            self.places.store.finish_run(task.run_id, _described(result, task))
         if result.outcome == "failed" and result.retry and self._may_retry(task):
             self._put_back(worker, task, f"failed ({result.reason})")
             return
@@ -308,3 +312,11 @@ class Coordinator:
             self._seconds_left = self.forecast.left(waiting, running)
             self._outdated = now + 100 * (time.monotonic() - now)
         return self._seconds_left
+
+
+def _described(result: TrialResult, task: Task) -> TrialResult:
+    """Return a result whose file of weights says which run it is of."""
+    if WEIGHTS not in result.files:
+        return result
+    weights = describe_weights(result.files[WEIGHTS], task.trial, task.run_id, __version__)
+    return replace(result, files={**result.files, WEIGHTS: weights})

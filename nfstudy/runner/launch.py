@@ -1,4 +1,4 @@
-"""Running a study: find what is missing, schedule it on the workers, log the results.
+"""Running a study: find what is still to do, schedule it on the workers, log the results.
 
 The coordinator is the one process that writes to the tracking store and to Optuna's journal, under the study's lock.
 What is done is what the store holds as finished, diverged or pruned: everything else is run, once.
@@ -40,7 +40,7 @@ def run_study(
     stop: StopSignal,
     further: Mapping[str, Further] | None = None,
 ) -> Summary:
-    """Run what is missing of a study, or `further` repetitions alone; call it with the study's lock held.
+    """Run what is still to do of a study, or `further` repetitions alone; call it with the study's lock held.
 
     Arguments:
         launch: the study, and how it is run.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nfstudy.core.project import Project
 from nfstudy.data import Dataset, load_dataset
@@ -12,7 +11,7 @@ from nfstudy.runner.engine import Engine
 from nfstudy.runner.eta import cost_signature, run_seconds
 from nfstudy.runner.signals import STOP_SECONDS, StopSignal
 from nfstudy.runner.watch import AtWork, Watch
-from nfstudy.runner.worker import Ready
+from nfstudy.runner.worker import Compiling, Ready
 from nfstudy.runs.result import Cost
 from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Cell
@@ -40,14 +39,19 @@ def data_record(dataset: Dataset) -> DataRecord:
 
 
 def measure_costs(
-    pool: Engine, cells: Sequence[Cell], stop: StopSignal, worker_timeout: float | None = None
+    pool: Engine,
+    cells: Sequence[Cell],
+    stop: StopSignal,
+    tell: Callable[[str], None],
+    worker_timeout: float | None = None,
 ) -> dict[str, float]:
     """Return cell key -> expected seconds of one run, measured on the workers, one cell of each cost signature.
 
     Arguments:
         pool: the workers.
-        cells: which.
+        cells: the cells.
         stop: what may ask to stop.
+        tell: told once of each loop that is compiled at its first use, and of workers that fall silent.
         worker_timeout: see `nfstudy.runner.options.RetryPolicy`.
     """
     signatures = {cell.key: cost_signature(cell.settings) for cell in cells}
@@ -55,8 +59,9 @@ def measure_costs(
     for cell in cells:
         examples.setdefault(signatures[cell.key], cell.settings)
     costs: dict[str, Cost] = {}
+    compiled: set[str] = set()
     waiting = list(examples)[:: math.ceil(len(examples) / MAX_MEASURED) or 1]
-    watch = Watch(pool, worker_timeout, lambda words: print(words, file=sys.stderr, flush=True))
+    watch = Watch(pool, worker_timeout, tell)
     timing = AtWork("timing a few updates")
     while waiting or any(worker.task for worker in pool.workers):
         for worker in pool.workers:
@@ -67,8 +72,11 @@ def measure_costs(
         for worker, message in pool.events(STOP_SECONDS):
             if isinstance(message, Cost):
                 costs[worker.task] = message
+            if isinstance(message, Compiling) and message.loop not in compiled:
+                compiled.add(message.loop)
+                tell(f"compiling for this processor, once, some seconds each: {message.loop}")
             # A measurement that fails leaves its cells without an estimate; running them will say why.
-            if not isinstance(message, Ready):
+            if not isinstance(message, Ready | Compiling):
                 worker.task = None
         watch.look({worker.number: timing for worker in pool.workers if worker.task})
     return {

@@ -7,7 +7,8 @@ import time
 from typing import Protocol, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
+from rich.table import Column
 
 from nfstudy.runner.eta import format_duration
 from nfstudy.runs.result import EpochRecord
@@ -15,6 +16,9 @@ from nfstudy.study.cells import Trial
 
 QUIET_SECONDS = 60.0
 """Plain lines tell of a running trial at most this often."""
+
+NARROW = 60
+"""Columns of a terminal below which there is no room for bars: then each line is a name and a share."""
 
 
 class StudyProgress(Protocol):
@@ -49,12 +53,18 @@ def describe(record: EpochRecord) -> str:
 
 
 class Bars:
-    """One bar for the study with the time left, one line a worker."""
+    """One bar for the study with the time left, one line a worker; on a narrow terminal, lines without bars."""
 
     def __init__(self, console: Console) -> None:
         """Draw on a console."""
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[words]}"))
-        self._progress = Progress(*columns, console=console)
+        self._narrow = console.width < NARROW
+        columns: tuple[ProgressColumn, ...]
+        if self._narrow:
+            name = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            columns = (TextColumn("{task.description}", table_column=name), TextColumn("{task.fields[words]}"))
+        else:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[words]}"))
+        self._progress = Progress(*columns, console=console, expand=self._narrow)
         self._study: TaskID | None = None
         self._workers: dict[int, TaskID] = {}
         self._counts = (0, 0)
@@ -62,14 +72,16 @@ class Bars:
     def begin(self, study: str, done: int, total: int, left: float) -> None:
         """Tell of the study."""
         self._counts = (done, total)
-        self._study = self._progress.add_task(study, total=total, completed=done, words=_overall(done, total, left))
+        self._study = self._progress.add_task(
+            study, total=total, completed=done, words=self._overall(done, total, left)
+        )
         self._progress.start()
 
     def epoch(self, worker: int, trial: Trial, record: EpochRecord, left: float) -> None:
         """Tell of an epoch."""
         if worker not in self._workers:
             self._workers[worker] = self._progress.add_task("", words="")
-        words = describe(record)
+        words = f"{record.update / max(record.updates, 1):.0%}" if self._narrow else describe(record)
         self._progress.update(
             self._workers[worker],
             description=f"  {trial.label}",
@@ -78,14 +90,14 @@ class Bars:
             words=words,
         )
         assert self._study is not None
-        self._progress.update(self._study, words=_overall(*self._counts, left))
+        self._progress.update(self._study, words=self._overall(*self._counts, left))
 
     def ended(self, worker: int, trial: Trial, words: str, done: int, total: int, left: float) -> None:
         """Tell how a trial ended."""
         assert self._study is not None
         self._counts = (done, total)
         self._progress.print(f"{trial.label}: {words}", highlight=False)
-        self._progress.update(self._study, completed=done, total=total, words=_overall(done, total, left))
+        self._progress.update(self._study, completed=done, total=total, words=self._overall(done, total, left))
 
     def note(self, words: str) -> None:
         """Tell of something."""
@@ -96,6 +108,11 @@ class Bars:
         for task in self._workers.values():
             self._progress.remove_task(task)
         self._progress.stop()
+
+    def _overall(self, done: int, total: int, left: float) -> str:
+        if self._narrow:
+            return f"{done}/{total}" + (f", {format_duration(left)}" if done < total else "")
+        return _overall(done, total, left)
 
 
 class Lines:

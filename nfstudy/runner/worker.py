@@ -74,6 +74,13 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Compiling:
+    """A worker compiles a loop, which takes seconds and is kept for later."""
+
+    loop: str
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """What came of an order to evaluate."""
 
@@ -94,7 +101,7 @@ class Alive:
     """A sign of life of a worker on another machine, whatever its trial does."""
 
 
-Message = Ready | EpochRecord | Resumed | Notice | TrialResult | Cost | Evaluated | Died | Alive
+Message = Ready | Compiling | EpochRecord | Resumed | Notice | TrialResult | Cost | Evaluated | Died | Alive
 
 
 class CoordinatorGoneError(BaseException):
@@ -142,6 +149,8 @@ def serve(
     """
     import torch
 
+    from nfstudy.core.kernels import cache
+
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # Of this thread.
     # Some operations have no deterministic form on CUDA: there torch warns, and last bits may differ.
@@ -150,6 +159,7 @@ def serve(
     datasets = _Datasets(find_data)
     channel = _Line(channel)
     with suppress(CoordinatorGoneError):
+        cache.on_compile = lambda loop: channel.send(Compiling(loop))
         channel.send(Ready(device, environment))
         while True:
             order = channel.order()

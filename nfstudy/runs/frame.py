@@ -197,7 +197,7 @@ RerunVerdict = Literal["identical", "within tolerances", "differs"]
 """What may come of a rerun; see `nfstudy.runner.rerun.compare`."""
 RERUN_VERDICTS: tuple[str, ...] = get_args(RerunVerdict)
 
-State = Literal["done", "running", "failed", "diverged", "missing"]
+State = Literal["done", "running", "failed", "diverged", "to do"]
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ class _Told(NamedTuple):
 
 
 def cell_states(plan: StudyPlan, frame: pd.DataFrame, active: bool = False) -> list[CellState]:
-    """Say of each cell whether it is done, running, failed, diverged or missing.
+    """Say of each cell whether it is done, running, failed, diverged or to do.
 
     Arguments:
         plan: the study under one of its budgets.
@@ -318,7 +318,7 @@ def runs_left(plan: StudyPlan, frame: pd.DataFrame) -> int:
 
 def _cell_state(cell: Cell, runs: Sequence[_Told], wanted: int, active: bool) -> CellState:
     if not runs:
-        return CellState(cell, "missing", wanted, note="not run")
+        return CellState(cell, "to do", wanted, note="not run")
     repetitions = [run for run in runs if run.stage == "repetition" and run.number <= wanted]
     ids = {
         outcome: tuple(run.run_id for run in repetitions if run.outcome == outcome)
@@ -337,7 +337,7 @@ def _cell_state(cell: Cell, runs: Sequence[_Told], wanted: int, active: bool) ->
     elif ids["failed"]:
         state = "failed"
     elif absent > 0:
-        state = "missing"
+        state = "to do"
         notes.append(_why_absent(absent, wanted, bool(ids["running"] or ids["killed"]), runs))
     else:
         state = "diverged" if ids["diverged"] else "done"

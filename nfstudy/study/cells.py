@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from nfstudy.core import registry
 from nfstudy.study.settings import Settings
 from nfstudy.study.spec import Range, Search
 
@@ -62,7 +63,10 @@ class Cell:
     def label(self) -> str:
         """A short name for people, such as `planar K=40 D=40, train.batch 50` or, on the plane, `u1 planar K=8`."""
         settings = self.settings
-        name = f"{settings.flow.family} K={settings.flow.length}"
+        flow = settings.flow
+        # What tables call it too: of length 0, there is nothing of a family.
+        family = flow.family if flow.length else registry.find("flows", "none").title
+        name = f"{family} K={flow.length}"
         if settings.data:
             name = f"{name} D={settings.latent}"
         elif settings.energy:

@@ -9,7 +9,7 @@ from nfstudy.core.suggest import did_you_mean
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("rnu x.yaml", "COMMAND: got 'rnu'; expected: run, report,"),
+        ("rnu x.yaml", "COMMAND: got 'rnu'; expected: init, run, report,"),
         ("rnu x.yaml", "did you mean 'run'?"),
         ("STATUS x.yaml", "did you mean 'status'?"),
         ("run x.yaml --engine rya", "--engine: got 'rya'; expected: local, ray; did you mean 'ray'?"),
@@ -40,7 +40,9 @@ STUDY = (
         ("status tiny.yaml --budget laptp", "no budget 'laptp'; expected: laptop, smoke; did you mean 'laptop'?"),
         ("status tniy.yaml", "no such study file; expected: the path of a YAML file; did you mean 'tiny.yaml'?"),
         ("status studies/quickstrat.yaml", "did you mean 'studies/quickstart.yaml'?"),
-        ("status quickstart", "did you mean 'studies/quickstart.yaml'?"),
+        ("status tniy", "tniy: no such study; expected: a study file, or one of "),
+        ("status tniy", "did you mean 'tiny'?"),
+        ("evaluate quikstart", "quikstart: no such study; expected: a study file, or one of "),
         ("check --budget smkoe", "--budget smkoe: no study has it; expected: laptop, smoke; did you mean 'smoke'?"),
         ("run tiny.yaml --device cdua", "--device cdua: expected: auto, cpu, cuda, cuda:N; did you mean 'cuda'?"),
         ("run tiny.yaml --tracking-uri foo://x", "tracking address foo://x: expected: sqlite:///FILE"),

@@ -118,6 +118,7 @@ ROOMS = {
         ),
         *("report.claims", "report"),
     ),
+    "api": ("core", "flows", "study", "runs", "runs.tracking", "inference.problems", "runner", "cli"),
     "__main__": ("core", "cli"),
 }
 """Room -> the rooms that it imports. What a name of `ROOMS` begins with belongs to it, unless a longer name has it:

@@ -57,5 +57,5 @@ def test_a_process_without_output_or_with_a_full_one(tmp_path):
     assert (code, words) == (0, "")
     code, words = shell('PYTHONIOENCODING=ascii:strict "$PYTHON" -m nfstudy status tiny.yaml | cat >&2', tmp_path)
     assert code == 0
-    assert "1 missing" in words
+    assert "1 to do" in words
     assert "Traceback" not in words

@@ -151,7 +151,7 @@ def test_settings_that_a_family_does_not_use_make_no_cells_and_no_differences():
         .replace("[0, 8]", "[0, 4]")
     )
     assert [cell.label for cell in spec.under("full").cells] == [
-        "none K=0 D=40",
+        "diagonal Gaussian K=0 D=40",
         "planar K=4 D=40, flow.constraint true",
         "planar K=4 D=40, flow.constraint false",
         "nice-perm K=4 D=40",

@@ -167,9 +167,23 @@ def test_mistakes_about_the_studies_are_told(project, capsys):
     (project / "studies/twin.yaml").write_text(STUDY.replace("repetitions: 3", "repetitions: 0"))
     assert main(["check"]) == 2
     assert "twin.yaml:5:14: repetitions: got 0" in capsys.readouterr().err
-    shutil.rmtree(project / "studies")
+    for path in (project / "studies").iterdir():
+        path.unlink()
     assert main(["check"]) == 2
     assert "studies: contains no study files; expected: a folder with STUDY.yaml files" in capsys.readouterr().err
+
+
+def test_studies_may_be_named_by_file_folder_or_name_and_a_project_without_any_takes_the_shipped_ones(project, capsys):
+    shutil.move(project / "studies", project / "mine")
+    verdicts = []
+    for named in (["mine"], ["mine/mnist.yaml"], ["mine", "energies"]):
+        assert main(["check", *named]) == 0
+        verdicts.append(capsys.readouterr().out)
+    assert verdicts[0] == verdicts[1]
+    assert main(["check", "mine", "mnist"]) == 2
+    assert "study: got 'mnist' as in another file" in capsys.readouterr().err
+    assert main(["check"]) == 0
+    assert "studies: taking the studies that come with nfstudy" in capsys.readouterr().err
 
 
 def test_a_store_that_is_none_is_a_mistake(project, capsys):

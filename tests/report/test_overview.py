@@ -260,12 +260,11 @@ def test_a_browser_runs_the_script_without_a_complaint(tmp_path):
     ("arguments", "message"),
     [
         ([], "got neither STUDY nor --all"),
-        (["studies/tiny.yaml", "--all"], "got both STUDY and --all"),
         (["--all", "--output", "x"], "--output x: expected: with STUDY"),
         (["--all", "--budget", "full"], "--budget full: expected: with STUDY"),
         (["--all"], "no store"),
     ],
-    ids=["neither", "both", "output", "budget", "no store"],
+    ids=["neither", "output", "budget", "no store"],
 )
 def test_a_mistake_on_the_command_line_ends_with_2(arguments, message, tmp_path):
     (tmp_path / "mlruns").mkdir()

@@ -194,7 +194,7 @@ def test_summary_shows_diverged_failed_and_missing_cells():
     assert [(row.name, row.entries[2].display, row.entries[-2].display, row.entries[-1].display) for row in rows] == [
         ("diagonal Gaussian, K = 0", "≤ 90.90 (n = 1)", "1 of 2", "diverged"),
         ("NF (planar), K = 10", "2 of 2 failed", "0 of 2", "failed"),
-        ("NICE-perm, K = 10", "not run", "0 of 2", "missing"),
+        ("NICE-perm, K = 10", "not run", "0 of 2", "to do"),
     ]
     assert rows[0].entries[2].note == "1 of 2 diverged"
 
@@ -255,7 +255,7 @@ def test_an_unfinished_study_is_refused_with_all_its_cells(tmp_path):
         build_report(spec.under("full"), runs, tmp_path / "report")
     assert str(refusal.value).splitlines()[1:] == [
         "  NF (planar), K = 10: failed (failed: failed at update 1,200)",
-        "  NICE-perm, K = 10: missing (not run)",
+        "  NICE-perm, K = 10: to do (not run)",
     ]
     assert list(tmp_path.iterdir()) == []
 

@@ -121,6 +121,11 @@ def test_a_forecast_names_cells_runs_and_time_and_runs_nothing(project, capsys):
     assert {len(own) for own in repetitions(project).values()} == {3}
     assert not (project / "reports").exists()
 
+    # The studies may stand elsewhere.
+    shutil.move(project / "studies", project / "mine")
+    assert main(["decide", "--dry-run", "--workers", "2", "--study", "mine/plane.yaml"]) == 0
+    assert capsys.readouterr().out == text
+
 
 @pytest.mark.end_to_end
 def test_only_the_cells_of_undecided_parts_get_repetitions_until_the_claim_is_decided(project, capsys):

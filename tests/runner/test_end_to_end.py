@@ -26,6 +26,7 @@ from support.processes import workers_of
 
 from nfstudy.runs.frame import cell_states
 from nfstudy.runs.tracking.store import open_store
+from nfstudy.runs.weights import read_description
 from nfstudy.study.reader import read_study
 
 pytestmark = pytest.mark.end_to_end
@@ -101,7 +102,7 @@ def test_every_run_has_its_curve_checkpoint_and_pictures(finished):
         assert runs.history([run_id], ["valid/elbo"])["update"].tolist() == [23, 46, 60]
         assert runs.artifact(run_id, "samples.png").startswith(b"\x89PNG")
         assert runs.artifact(run_id, "reconstructions.png").startswith(b"\x89PNG")
-        assert runs.artifact(run_id, "checkpoint.pt")
+        assert read_description(runs.artifact(run_id, "checkpoint.pt"))["run_id"] == run_id
 
 
 def test_running_again_does_nothing_more(finished):
@@ -159,7 +160,7 @@ def test_killed_workers_and_a_killed_coordinator_lose_nothing_and_double_nothing
     process.wait()
     assert (frame_of(folder)["outcome"] == "finished").sum() < 6, "the kill came before the end"
     status = nfstudy(folder, "status", "tiny.yaml").stdout
-    assert "missing" in status
+    assert "to do" in status
     assert "running" not in status.replace("at work", "")
 
     assert nfstudy(folder, "run", "tiny.yaml", "--workers", "2").returncode == 0
@@ -249,7 +250,7 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path):
     folder = write_study(tmp_path)
     done = nfstudy(folder, "run", "tiny.yaml", "--dry-run")
     assert done.returncode == 0
-    assert all(label in done.stdout for label in ("none K=0 D=3", "planar K=2 D=3", "nice-perm K=2 D=3"))
+    assert all(label in done.stdout for label in ("diagonal Gaussian K=0 D=3", "planar K=2 D=3", "nice-perm K=2 D=3"))
     assert re.search(r"time left: \d", done.stdout)
     assert sorted(path.name for path in folder.iterdir()) == ["tiny.yaml"]
 

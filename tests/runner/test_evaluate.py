@@ -90,7 +90,7 @@ def test_runs_are_evaluated_once_and_keep_what_they_had_logged(folder, capsys):
         assert each.request == EvaluationRequest(samples=30, images=10)
         assert each.numbers["images"] == 10
         assert 15 < each.numbers["nll"] < 60
-    assert run("evaluate", "tiny.yaml", *FAST) == 0
+    assert run("evaluate", "tiny", *FAST) == 0
     assert "0 evaluated, 2 had been before" in capsys.readouterr().out
     assert kept(folder) == found
 

@@ -104,7 +104,7 @@ def test_a_changed_file_is_another_flow_and_its_runs_stand_apart(tmp_path):
     assert nfstudy(folder, "run", "tiny.yaml", "--workers", "1").returncode == 0
     (folder / "shift.py").write_text(SHIFT + "# another version\n")
     status = nfstudy(folder, "status", "tiny.yaml")
-    assert "1 done, 1 missing" in status.stdout
+    assert "1 done, 1 to do" in status.stdout
 
 
 def first_run(folder, study, family):

@@ -64,3 +64,18 @@ def test_a_terminal_has_a_bar_for_the_study_and_a_line_for_each_worker():
     assert shown["s"].completed == 1
     bars.close()
     assert "planar K=4 D=40 #1: finished" in console.file.getvalue()
+
+
+def test_a_narrow_terminal_has_a_line_each_that_fits():
+    console = Console(file=io.StringIO(), force_terminal=True, width=40, color_system=None, legacy_windows=False)
+    bars = Bars(console)
+    bars.begin("a-study-with-a-name-that-is-rather-long", 3, 27, 7260.0)
+    bars.epoch(1, FIRST, EpochRecord(1, 45, 100, {"valid/elbo": -93.25}), 7260.0)
+    page = Console(file=io.StringIO(), width=40, color_system=None)
+    page.print(bars._progress.get_renderable())
+    bars.close()
+    first, second = page.file.getvalue().splitlines()
+    assert max(len(first), len(second)) <= 40
+    assert first.split()[0].endswith("…")
+    assert first.rstrip().endswith("3/27, 2 h 01 min")
+    assert second.split() == ["planar", "K=4", "D=40", "#1", "45%"]

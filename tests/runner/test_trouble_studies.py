@@ -71,7 +71,7 @@ def test_an_impossible_cell_is_named_and_the_others_go_on(tmp_path):
     done = nfstudy(folder, "run", "tiny.yaml", "--workers", "1")
     assert done.returncode == 1
     assert "3 runs to do, 1 impossible grid points skipped" in done.stdout
-    assert "3 missing, 1 impossible" in done.stdout
+    assert "3 to do, 1 impossible" in done.stdout
     assert f"impossible: flow.family nice-perm, flow.length 2, model.latent 1: {REASON}" in done.stderr
     assert len(numbers_of(folder)) == 3
     page = (folder / "reports" / "tiny" / "index.md").read_text()

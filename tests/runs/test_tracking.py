@@ -196,7 +196,7 @@ def test_an_empty_study_has_all_its_columns(store, tmp_path):
     for frame in (store.runs("none").frame(), load_frame(f"sqlite:///{tmp_path}/nowhere/mlflow.db", "s")):
         assert len(frame) == 0
         assert {*RUN_COLUMNS, *METRICS} <= set(frame.columns)
-        assert [state.state for state in cell_states(STUDY.under("default"), frame)] == ["missing"] * 3
+        assert [state.state for state in cell_states(STUDY.under("default"), frame)] == ["to do"] * 3
         assert runs_left(STUDY.under("default"), frame) == 6
     assert not (tmp_path / "nowhere").exists()
 

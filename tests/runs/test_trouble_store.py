@@ -111,7 +111,7 @@ def test_a_read_only_store_is_a_clear_error_at_once_and_can_still_be_read(empty_
     (disk / "tiny.yaml").write_text(TINY)
     mount("remount,ro")
     assert load_frame(f"sqlite:///{disk}/mlruns/mlflow.db", "tiny").empty
-    assert "3 missing" in nfstudy(disk, "status", "tiny.yaml").stdout
+    assert "3 to do" in nfstudy(disk, "status", "tiny.yaml").stdout
     done = nfstudy(disk, "run", "tiny.yaml")
     assert done.returncode == 2
     assert "cannot be written: Read-only file system" in done.stderr
@@ -236,7 +236,7 @@ def test_an_impossible_cell_is_tried_again_then_reported_and_the_others_go_on(tm
     done = nfstudy(folder, "run", "tiny.yaml", "--workers", "1", "--retries", "1")
     assert done.returncode == 1
     assert "1 failed, 1 finished" in done.stdout
-    assert "failed: none K=0 D=3, model.hidden 100000 #1: RuntimeError" in done.stderr
+    assert "failed: diagonal Gaussian K=0 D=3, model.hidden 100000 #1: RuntimeError" in done.stderr
     assert done.stderr.count("; retrying") == 1
     frame = frame_of(folder)
     failed = frame[frame["outcome"] == "failed"]

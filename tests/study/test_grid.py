@@ -35,8 +35,8 @@ def keys(text=STUDY, budget="laptop"):
 def test_length_0_is_one_cell_whatever_the_family():
     labels = [cell.label for cell in study().under("laptop").cells]
     assert labels == [
-        "none K=0 D=2",
-        "none K=0 D=40",
+        "diagonal Gaussian K=0 D=2",
+        "diagonal Gaussian K=0 D=40",
         "planar K=4 D=2",
         "planar K=4 D=40",
         "nice-perm K=4 D=2",
@@ -46,15 +46,15 @@ def test_length_0_is_one_cell_whatever_the_family():
 
 def test_no_flow_of_some_length_is_the_same_cell_too():
     assert keys(STUDY.replace("[planar, nice-perm]", "[none]")) == {
-        label: key for label, key in keys().items() if label.startswith("none")
+        label: key for label, key in keys().items() if label.startswith("diagonal Gaussian")
     }
 
 
 def test_keys_are_pinned():
     """Whoever changes what a setting means raises KEY_VERSION, and these with it; nothing else may move them."""
     assert keys() == {
-        "none K=0 D=2": "26548c4f4bdda6c2",
-        "none K=0 D=40": "e37185a4e69f5f78",
+        "diagonal Gaussian K=0 D=2": "26548c4f4bdda6c2",
+        "diagonal Gaussian K=0 D=40": "e37185a4e69f5f78",
         "planar K=4 D=2": "7a26063372061706",
         "planar K=4 D=40": "5edfe609a260852b",
         "nice-perm K=4 D=2": "267712544a8810b6",
@@ -127,7 +127,7 @@ def test_the_constraint_makes_cells_of_the_families_that_have_one_alone():
     constrained = STUDY.replace("model.latent: [2, 40]", "flow.constraint: [true, false]")
     cells = study(constrained).under("laptop").cells
     assert [cell.label for cell in cells] == [
-        "none K=0 D=40",
+        "diagonal Gaussian K=0 D=40",
         "planar K=4 D=40, flow.constraint true",
         "planar K=4 D=40, flow.constraint false",
         "nice-perm K=4 D=40",

@@ -20,6 +20,9 @@ from numba.core.caching import IndexDataCacheFile
 
 from nfstudy.core.reading import read_regular
 
+on_compile: Callable[[str], None] | None = None
+"""Told the name of each loop that is compiled here because the cache has none of it: that takes seconds."""
+
 PACKAGE = Path(__file__).resolve().parents[2]
 ENTRY_BYTES = 2**28
 """Of one compiled function."""
@@ -39,6 +42,16 @@ def sources_digest() -> str:
 
 class _BoundFiles(IndexDataCacheFile):
     """The files of one function in Numba's cache, whose content says what it was made from."""
+
+    loop = ""
+    """The function's name for people; empty for a part of others, which is compiled along with them."""
+
+    def load(self, key: Any) -> Any:
+        """Return the compiled function, or None where it has to be compiled."""
+        found = super().load(key)
+        if found is None and on_compile and self.loop:
+            on_compile(self.loop)
+        return found
 
     def _load_index(self) -> dict[Any, str]:
         try:
@@ -73,7 +86,12 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             own = hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).hexdigest()
             files = loop._cache._cache_file
             base = files._index_name.removesuffix(".nbi")
-            loop._cache._cache_file = _BoundFiles(files._cache_path, base, f"{sources_digest()} {own}")
+            bound = _BoundFiles(files._cache_path, base, f"{sources_digest()} {own}")
+            if not options.get("forceinline"):
+                bound.loop = (
+                    f"{function.__module__.removeprefix('nfstudy.').removesuffix('.kernel')}.{function.__name__}"
+                )
+            loop._cache._cache_file = bound
         return loop
 
     return decorate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -133,13 +134,7 @@ def evaluate_likelihood(model: LatentVariableModel, images: np.ndarray, samples:
     elbo = nll = variance = 0.0
     sizes = sample_numbers(samples)
     curve, spread, parts = np.zeros(len(sizes)), SeedSpread(samples), list[PerImage]()
-    at_once = min(IMAGES_AT_ONCE, max(1, WEIGHTS_AT_ONCE // samples))
-    for start in range(0, len(images), at_once):
-        x = _as_input(images[start : start + at_once], model)
-        streams = [
-            torch.Generator().manual_seed(derive_seed(seed, "importance samples", start + i)) for i in range(len(x))
-        ]
-        weights = _log_weights(model, x, samples, streams)
+    for weights in _weights_by_block(model, images, samples, seed):
         elbo += weights.mean.sum().item()
         nll -= weights.log_mean.sum().item()
         variance += weights.log_mean_variance.sum().item()
@@ -158,6 +153,26 @@ def evaluate_likelihood(model: LatentVariableModel, images: np.ndarray, samples:
         dict(zip(sizes, (curve / count).tolist(), strict=True)),
         PerImage(*map(np.concatenate, zip(*parts, strict=True))),
     )
+
+
+@torch.inference_mode()
+def log_likelihoods(model: LatentVariableModel, images: np.ndarray, samples: int, seed: int) -> Tensor:
+    """Estimate ln p(x) of each image, (N,) in nats and float64; −its mean is the `nll` of `evaluate_likelihood`.
+
+    The arguments are those of `evaluate_likelihood`; the estimate is in expectation a lower bound.
+    """
+    blocks = [weights.log_mean for weights in _weights_by_block(model, images, samples, seed)]
+    return torch.cat(blocks) if blocks else torch.zeros(0, dtype=torch.float64)
+
+
+def _weights_by_block(model: LatentVariableModel, images: np.ndarray, samples: int, seed: int) -> Iterator[_LogWeights]:
+    at_once = min(IMAGES_AT_ONCE, max(1, WEIGHTS_AT_ONCE // samples))
+    for start in range(0, len(images), at_once):
+        x = _as_input(images[start : start + at_once], model)
+        streams = [
+            torch.Generator().manual_seed(derive_seed(seed, "importance samples", start + i)) for i in range(len(x))
+        ]
+        yield _log_weights(model, x, samples, streams)
 
 
 class _LogWeights(NamedTuple):

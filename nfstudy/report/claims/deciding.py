@@ -31,7 +31,7 @@ class Step:
     parts: tuple[str, ...]
     """The undecided parts that get a new look."""
     runs: tuple[str, ...]
-    """Cell keys, one a missing run."""
+    """Cell keys, one a run that is to do."""
     seconds: float
     """Expected, on the workers there are; nan where nothing is known of them."""
     chance: float
@@ -87,20 +87,20 @@ def next_step(verdict: ClaimVerdict, results: Results, cost: Cost, most: int) ->
     size = look_size(first, look)
     if size > most:
         return f"its next look is at {size} repetitions, beyond the limit of {most}"
-    runs = _missing(chosen, size)
+    runs = _to_do(chosen, size)
     probability = _chance(chosen, verdict, look, size)
     enough = None
     further = look
     while enough is None and look_size(first, further) <= most:
         then = look_size(first, further)
         if _chance(chosen, verdict, further, then) >= POWER:
-            enough = then, cost(_missing(chosen, then))
+            enough = then, cost(_to_do(chosen, then))
         further += 1
     names = tuple(part.part.id for part in chosen)
     return Step(verdict.claim.id, results, look, size, names, runs, cost(runs), probability, enough)
 
 
-def _missing(parts: Sequence[PartVerdict], size: int) -> tuple[str, ...]:
+def _to_do(parts: Sequence[PartVerdict], size: int) -> tuple[str, ...]:
     """Return the key of each cell of some parts, once for each of its first `size` repetitions that has not ended."""
     cells = {cell.cell.key: cell for part in parts for cell in part.evidence.cells}
     return tuple(key for key, cell in cells.items() for _ in range(max(size - cell.ended, 0)))

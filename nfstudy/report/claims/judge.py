@@ -18,7 +18,6 @@ from nfstudy.report.claims.ledger import JudgedClaim, judge_on
 from nfstudy.report.statistics.estimates import ERRORS_OF, Results, gather_results
 from nfstudy.runs.frame import notes
 from nfstudy.runs.tracking.open import load_undeleted
-from nfstudy.study.reader import read_studies
 from nfstudy.study.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -54,22 +53,26 @@ def claims_by_paper() -> dict[str, tuple[Claim, ...]]:
 
 
 def judge_claims(
-    project: Project, uri: str, budget: str | None = None, tell: Callable[[str], None] = untold
+    project: Project,
+    uri: str,
+    studies: Collection[StudySpec],
+    budget: str | None = None,
+    tell: Callable[[str], None] = untold,
 ) -> tuple[JudgedClaim, ...]:
     """Judge the claims of all papers, each on every study that names its paper and under every budget that has runs.
 
     Arguments:
-        project: its `studies/*.yaml` are the studies.
+        project: where runs may be under way.
         uri: the store of their runs; one that has not been made yet holds none.
+        studies: on whose runs, with distinct names.
         budget: the only one whose runs count; None for all.
         tell: is told what people should know of the runs, such as those that are left out.
 
     Raises:
-        SpecError: there is no folder of studies, one of them is not valid, two have one name, or none has the budget.
+        SpecError: none of the studies has the budget.
         StoreError: the store cannot be read.
     """
-    studies = read_studies(project.root / "studies").values()
-    claims = all_claims()  # Of plug-ins too, which the studies name.
+    claims = all_claims()
     known = sorted({name for study in studies for name in study.budgets})
     if budget and budget not in known:
         raise SpecError(

@@ -1,0 +1,65 @@
+"""Licence, citation, packaging, CI and container say the same, and name what there is."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+import nfstudy
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def yaml(name):
+    return YAML(typ="safe").load(ROOT / name)
+
+
+def test_version_licence_and_authors_agree_everywhere():
+    citation = yaml("CITATION.cff")
+    assert nfstudy.__version__ == PROJECT["version"] == citation["version"]
+    assert citation["license"] == PROJECT["license"] == "MIT"
+    assert (ROOT / PROJECT["license-files"][0]).read_text().startswith("MIT License")
+    assert [author["name"] for author in citation["authors"]] == [author["name"] for author in PROJECT["authors"]]
+    newest = re.search(r"^## (\S+) \((\S+)\)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert newest.groups() == (nfstudy.__version__, str(citation["date-released"]))
+
+
+def test_ci_runs_the_script_on_every_python_of_the_metadata():
+    (job,) = yaml(".github/workflows/ci.yml")["jobs"].values()
+    stated = [
+        found[1] for line in PROJECT["classifiers"] if (found := re.fullmatch(r"Programming.* :: (3\.\d+)", line))
+    ]
+    assert job["strategy"]["matrix"]["python"] == stated
+    assert "bash .ci/run" in [step.get("run") for step in job["steps"]]
+    assert (ROOT / ".ci/run").exists()
+
+
+def test_hooks_run_tools_that_are_pinned():
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    hooks = [hook for repo in yaml(".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
+    tools = {re.match(r"\.venv/bin/(\w+)", hook["entry"])[1] for hook in hooks}
+    assert tools == {"ruff", "mypy"}
+    assert tools <= pinned
+
+
+def test_the_container_copies_what_there_is_and_runs_as_a_user():
+    text = (ROOT / "Dockerfile").read_text()
+    copied = [name for line in re.findall(r"^COPY (.+)$", text, re.M) for name in line.split()[:-1]]
+    assert copied
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    # The build sees only what .dockerignore lets through, and building the wheel needs all that pyproject.toml names.
+    shown = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert shown == set(copied)
+    assert {PROJECT["readme"], *PROJECT["license-files"], "nfstudy", "studies"} <= set(copied)
+    assert re.findall(r"^USER (\w+)", text, re.M)[-1] != "root"
+    assert [folder in text.split("VOLUME")[1] for folder in ("mlruns", "reports", "data")] == [True] * 3
+
+
+@pytest.mark.parametrize("name", ["ISSUE_TEMPLATE/bug.md", "ISSUE_TEMPLATE/wish.md"])
+def test_issue_templates_have_the_head_that_code_hosts_read(name):
+    _, head, body = (ROOT / ".github" / name).read_text().split("---\n")
+    assert {"name", "about"} <= YAML(typ="safe").load(head).keys()
+    assert body.strip()
