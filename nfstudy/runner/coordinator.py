@@ -176,6 +176,8 @@ class Coordinator:
             Attempt(worker.device or "", self.pool.threads, self.attempts[trial.identity], worker.environment),
         )
         self.tasks[worker.number] = task
+        if task.tags:
+            self.places.store.tag_run(task.run_id, task.tags())
         plan = CheckpointPlan(self._checkpoint(trial.identity), self.retry.checkpoint_every)
         worker.run(trial, task.should_continue is not None, plan)
         self.progress.epoch(worker.number, trial, EpochRecord(0, 0, trial.settings.train.updates, {}), self._left())
@@ -200,9 +202,8 @@ class Coordinator:
         self.places.store.log_epoch(task.run_id, record)
         task.record = record
         if task.should_continue:
-            with journal_errors(self.places.journal):
-                answer = task.should_continue(record.epoch, -record.metrics["valid/elbo"])
-            worker.answer(answer)
+            task.epochs[record.epoch] = record.free_energy
+            worker.answer(task.should_continue(record))
         self.progress.epoch(worker.number, task.trial, record, self._left())
 
     def _resumed(self, task: Task, update: int) -> None:
@@ -243,7 +244,7 @@ class Coordinator:
             self.forecast.ended(trial, seconds)
         elbo = task.record.metrics["valid/elbo"] if task.record else math.nan
         with journal_errors(self.places.journal):
-            self.scheduler.tell(task, result.told(elbo))
+            self.scheduler.tell(task, result.told(elbo, task.epochs))
         words = f"{result.outcome}{f' ({result.reason})' if result.reason else f' in {format_duration(seconds)}'}"
         if "test/nll" in result.metrics:
             words += f", test F {-result.metrics['test/elbo']:.2f}, −ln p {result.metrics['test/nll']:.2f} nats"

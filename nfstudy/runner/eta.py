@@ -9,7 +9,7 @@ import pandas as pd
 
 from nfstudy.runs.result import Cost
 from nfstudy.study.cells import Trial
-from nfstudy.study.sections import ENERGY_EPOCH
+from nfstudy.study.searches import epochs
 from nfstudy.study.settings import Settings
 
 
@@ -18,17 +18,8 @@ def run_seconds(settings: Settings, cost: Cost, stage: str = "repetition") -> fl
     test = cost.test if stage == "repetition" else 0.0
     if settings.problem == "drawn":
         return test
-    epochs = math.ceil(settings.train.updates / _epoch_updates(settings))
-    return settings.train.updates * cost.update + epochs * cost.validation + test
-
-
-def _epoch_updates(settings: Settings) -> int:
-    if settings.data is None:
-        return ENERGY_EPOCH
-    sizes = settings.data.examples()
-    images = settings.data.train_images or (sizes and sizes[0])
     # Of data from outside whose size is not known: as if all updates were one epoch.
-    return images // settings.train.batch if images else settings.train.updates
+    return settings.train.updates * cost.update + (epochs(settings) or 1) * cost.validation + test
 
 
 def cost_signature(settings: Settings) -> str:

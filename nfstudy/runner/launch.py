@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
 
 import pandas as pd
 
@@ -18,16 +19,17 @@ from nfstudy.runner.coordinator import Assignment, Coordinator, Places, Summary
 from nfstudy.runner.engine import Engine
 from nfstudy.runner.journal import drop_lock, journal_errors
 from nfstudy.runner.options import Launch
-from nfstudy.runner.progress import make_progress
+from nfstudy.runner.progress import StudyProgress, make_progress
 from nfstudy.runner.scheduler import Scheduler
 from nfstudy.runner.search import study_plan
 from nfstudy.runner.signals import StopSignal
-from nfstudy.runs.frame import runs_left, study_cells
+from nfstudy.runs.frame import LoggedRuns, runs_left, study_cells
 from nfstudy.runs.result import RESULTS, TrialResult
 from nfstudy.runs.tracking.retry import RETRY_SECONDS, Retry
 from nfstudy.runs.tracking.store import open_store
 from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Identity
+from nfstudy.study.plan import StudyPlan
 from nfstudy.study.sections import DataSpec
 
 
@@ -56,9 +58,20 @@ def run_study(
     places = Places(store, experiment, folder / "optuna" / f"{plan.name}.journal", folder / "checkpoints" / plan.name)
     prune_checkpoints(places.checkpoints, set(_identities(frame[frame["outcome"].isin(RESULTS)])))
     drop_lock(places.journal)
+    known = known_outcomes(frame, plan.budget)
+    if _prunes(plan):
+        known = with_epochs(known, frame, store.runs(plan.name))
+    heard: list[StudyProgress] = []
+    """What the searches choose is told of from the start on, not what they have chosen in earlier launches."""
+
+    def say(words: str) -> None:
+        for progress in heard:
+            progress.note(words)
+
     with journal_errors(places.journal):
-        scheduler = Scheduler(study_plan(plan, places.journal), known_outcomes(frame, plan.budget))
+        scheduler = Scheduler(study_plan(plan, places.journal, say), known)
     with closing(make_progress()) as progress:
+        heard.append(progress)
         store.retry = Retry(RETRY_SECONDS, progress.note, lambda: bool(stop.name))
         total = plan.runs_of(len(study_cells(plan, frame)))
         done = total - runs_left(plan, frame)
@@ -82,6 +95,25 @@ def known_outcomes(frame: pd.DataFrame, budget: str) -> dict[Identity, TrialResu
             _identities(results), results["outcome"].tolist(), results["valid/elbo"].tolist(), strict=True
         )
     }
+
+
+def with_epochs(
+    known: Mapping[Identity, TrialResult], frame: pd.DataFrame, runs: LoggedRuns
+) -> dict[Identity, TrialResult]:
+    """Add F after each epoch to results, as a pruner has seen it: a journal that is lost is rebuilt with them."""
+    results = frame[frame["outcome"].isin(RESULTS)]
+    run_of = dict(zip(_identities(results), results["run_id"].tolist(), strict=True))
+    points = runs.history([run_of[identity] for identity in known], ["valid/elbo"])
+    bounds = {run_id: (-own["value"]).tolist() for run_id, own in points.groupby("run_id")}
+    return {
+        identity: replace(result, epochs=dict(enumerate(bounds.get(run_of[identity], ()), start=1)))
+        for identity, result in known.items()
+    }
+
+
+def _prunes(plan: StudyPlan) -> bool:
+    samplings = [plan.sampling, plan.search and plan.search.sampler]
+    return any(sampling and sampling.pruner for sampling in samplings)
 
 
 def _identities(frame: pd.DataFrame) -> list[Identity]:

@@ -28,6 +28,8 @@ class Tag:
     RERUN_OF: Final = "nfstudy.rerun_of"
     RERUN: Final = "nfstudy.rerun"
     """What came of a rerun."""
+    SEARCH: Final = "nfstudy.search"
+    """Of a repetition whose settings a search has chosen: the trial, and how much each setting matters, as JSON."""
     NOTICE: Final = "nfstudy.notice"
     RESUMED_AT: Final = "nfstudy.resumed_at"
     COMMIT: Final = "nfstudy.commit"

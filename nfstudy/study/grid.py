@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from nfstudy.core.errors import SpecError
-from nfstudy.study.cells import Cell, Impossible
+from nfstudy.study.cells import Cell, Impossible, range_endpoints
 from nfstudy.study.settings import Settings
-from nfstudy.study.spec import Axis, Range, Search
+from nfstudy.study.spec import SEARCH_SAMPLER, Axis, Search
 
 MAX_CELLS = 100_000
 
@@ -47,19 +47,27 @@ def expand(
     for combination in itertools.product(*values.values()):
         point = dict(zip(values, combination, strict=True))
         try:
-            cell = Cell(base.replace(point).normalized(), budget, search, varied, point)
+            cell = cell_at(base, point, budget, search, varied)
             if cell.key not in cells:
                 for change in searched:
-                    cell.settings.replace(change)
+                    cell.tried(change)
+                    cell.given.replace(change)
                 cells[cell.key] = cell
         except ValidationError as error:
             impossible.append(Impossible(point_text(point), why_impossible(error)))
     return tuple(cells.values()), tuple(impossible)
 
 
-def range_endpoints(axis: Axis) -> tuple[Any, ...]:
-    """Return an axis's values, of a range its two ends."""
-    return (axis.low, axis.high) if isinstance(axis, Range) else axis
+def cell_at(
+    base: Settings, point: Mapping[str, Any], budget: str, search: Search | None, varied: tuple[str, ...]
+) -> Cell:
+    """Return the cell at one point of a grid; raises ValidationError where it is impossible."""
+    changes = {path: value for path, value in point.items() if path != SEARCH_SAMPLER}
+    if search and SEARCH_SAMPLER in point:
+        sampler = search.sampler.model_copy(update={"name": point[SEARCH_SAMPLER]})
+        search = search.model_copy(update={"sampler": sampler})
+    given = base.replace(changes)
+    return Cell(given.normalized(), budget, search, varied, point, given)
 
 
 def replaced(settings: Settings, values: Mapping[str, Any], where: str) -> Settings:
