@@ -65,7 +65,7 @@ class Assignment:
     data: Mapping[DataSpec, DataRecord]
     """What a data set is loaded by -> what runs say of it."""
     expected: Mapping[str, float]
-    """Cell key -> expected seconds of one run."""
+    """`cells.cost_key` -> expected seconds of one run."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     attempts: Mapping[Identity, int] = field(default_factory=dict)
     """How many runs of each trial the store holds."""
@@ -240,12 +240,16 @@ class Coordinator:
         if result.outcome == "failed":
             self.failures.append(f"{trial.label}: {result.reason}")
         seconds = result.metrics.get("time/wall_seconds", 0.0)
-        if result.outcome == "finished" and trial.stage == "repetition":
+        if result.outcome == "finished":
             self.forecast.ended(trial, seconds)
         elbo = task.record.metrics["valid/elbo"] if task.record else math.nan
         with journal_errors(self.places.journal):
             self.scheduler.tell(task, result.told(elbo, task.epochs))
-        words = f"{result.outcome}{f' ({result.reason})' if result.reason else f' in {format_duration(seconds)}'}"
+        how = f"({result.reason})" if result.reason and result.outcome != "pruned" else result.reason
+        words = f"{result.outcome} {how or f'in {format_duration(seconds)}'}"
+        if trial.stage == "search":
+            words += f", validation F {-elbo:.2f} nats" if result.outcome == "finished" else ""
+            words += f", with {trial.values}"
         if "test/nll" in result.metrics:
             words += f", test F {-result.metrics['test/elbo']:.2f}, −ln p {result.metrics['test/nll']:.2f} nats"
         self.progress.ended(worker.number, trial, words, self.done, self.total, self._left())
@@ -271,8 +275,10 @@ class Coordinator:
         """Return the seconds left, worked out from all that waits: at most 1% of the time goes there."""
         now = time.monotonic()
         if now >= self._outdated:
-            waiting = [task.trial.cell.key for task in self.scheduler.waiting]
-            running = [(task.trial.cell.key, task.fraction) for task in self.tasks.values()]
+            waiting = [task.trial.cost_key for task in self.scheduler.waiting]
+            running = [(task.trial.cost_key, task.fraction) for task in self.tasks.values()]
+            # What searches have yet to propose, and what waits for them, counts as a run of mean length.
+            waiting += [""] * (self.total - self.done - len(waiting) - len(running))
             self._seconds_left = self.forecast.left(waiting, running)
             self._outdated = now + 100 * (time.monotonic() - now)
         return self._seconds_left

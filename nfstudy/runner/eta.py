@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from nfstudy.runs.result import Cost
-from nfstudy.study.cells import Trial
+from nfstudy.study.cells import Trial, cost_key
 from nfstudy.study.searches import epochs
 from nfstudy.study.settings import Settings
 
@@ -38,17 +38,17 @@ def cost_signature(settings: Settings) -> str:
 
 
 def logged_seconds(frame: pd.DataFrame) -> dict[str, float]:
-    """Return cell key -> mean wall-clock seconds of its finished repetitions."""
-    done = frame[(frame["outcome"] == "finished") & (frame["stage"] == "repetition")]
-    means: dict[str, float] = done.groupby("cell")["time/wall_seconds"].mean().dropna().to_dict()
-    return means
+    """Return `cost_key` -> mean wall-clock seconds of the finished repetitions of a cell, or trials of its search."""
+    done = frame[(frame["outcome"] == "finished") & (frame["stage"] != "rerun")]
+    means = done.groupby(["cell", "stage"])["time/wall_seconds"].mean().dropna().to_dict()
+    return {cost_key(cell, stage): seconds for (cell, stage), seconds in means.items()}
 
 
 class Forecast:
     """The time left of a study at work: expected seconds of what is left, corrected by what has ended so far."""
 
     def __init__(self, expected: Mapping[str, float], workers: int) -> None:
-        """Take cell key -> expected seconds of one run; an unknown cell counts as their mean."""
+        """Take `cost_key` -> expected seconds of one run; an unknown one counts as their mean."""
         self._expected = dict(expected)
         known = self._expected.values()
         self._mean = sum(known) / len(known) if known else math.nan
@@ -56,13 +56,13 @@ class Forecast:
         self._spent = 0.0
         self._foreseen = 0.0
 
-    def expected(self, cell: str) -> float:
-        """Return the expected seconds of one run of a cell."""
-        return self._expected.get(cell, self._mean)
+    def expected(self, key: str) -> float:
+        """Return the expected seconds of one run, by its `cost_key`."""
+        return self._expected.get(key, self._mean)
 
     def ended(self, trial: Trial, seconds: float) -> None:
         """Learn what a run took."""
-        expected = self.expected(trial.cell.key)
+        expected = self.expected(trial.cost_key)
         if math.isfinite(expected):
             self._foreseen += expected
             self._spent += seconds
@@ -71,11 +71,11 @@ class Forecast:
         """Return the seconds left, nan if unknown.
 
         Arguments:
-            waiting: cell keys of the runs that have not begun.
-            running: of the others, cell key and the fraction that is done.
+            waiting: cost keys of the runs that have not begun.
+            running: of the others, cost key and the fraction that is done.
         """
-        work = [self.expected(cell) for cell in waiting]
-        work += [self.expected(cell) * (1 - fraction) for cell, fraction in running]
+        work = [self.expected(key) for key in waiting]
+        work += [self.expected(key) * (1 - fraction) for key, fraction in running]
         pace = self._spent / self._foreseen if self._foreseen else 1.0
         # The longest run bounds what more workers can do.
         return max(sum(work) / self._workers, max(work, default=0.0)) * pace

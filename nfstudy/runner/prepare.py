@@ -13,7 +13,7 @@ from nfstudy.runner.signals import STOP_SECONDS, StopSignal
 from nfstudy.runner.worker import Ready
 from nfstudy.runs.result import Cost
 from nfstudy.runs.whole_run import DataRecord
-from nfstudy.study.cells import Cell
+from nfstudy.study.cells import Cell, cost_key
 from nfstudy.study.plan import StudyPlan
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
@@ -38,11 +38,13 @@ def data_record(dataset: Dataset) -> DataRecord:
 
 
 def measure_costs(pool: Engine, cells: Sequence[Cell], stop: StopSignal) -> dict[str, float]:
-    """Return cell key -> expected seconds of one run, measured on the workers, one cell of each cost signature."""
-    signatures = {cell.key: cost_signature(cell.settings) for cell in cells}
+    """Return `cost_key` -> expected seconds of one run, measured on the workers, one of each cost signature."""
+    wanted = {(cell.key, "repetition"): cell.settings for cell in cells}
+    wanted |= {(cell.key, "search"): cell.tried({}) for cell in cells if cell.search}
+    signatures = {run: cost_signature(settings) for run, settings in wanted.items()}
     examples: dict[str, Settings] = {}
-    for cell in cells:
-        examples.setdefault(signatures[cell.key], cell.settings)
+    for run, settings in wanted.items():
+        examples.setdefault(signatures[run], settings)
     costs: dict[str, Cost] = {}
     waiting = list(examples)[:: math.ceil(len(examples) / MAX_MEASURED) or 1]
     while waiting or any(worker.task for worker in pool.workers):
@@ -58,7 +60,7 @@ def measure_costs(pool: Engine, cells: Sequence[Cell], stop: StopSignal) -> dict
             if not isinstance(message, Ready):
                 worker.task = None
     return {
-        cell.key: run_seconds(cell.settings, costs[signature])
-        for cell in cells
-        if (signature := signatures[cell.key]) in costs
+        cost_key(*run): run_seconds(settings, costs[signature], run[1])
+        for run, settings in wanted.items()
+        if (signature := signatures[run]) in costs
     }

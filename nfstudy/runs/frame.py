@@ -161,7 +161,7 @@ RerunVerdict = Literal["identical", "within tolerances", "differs"]
 """What may come of a rerun; see `nfstudy.runner.rerun.compare`."""
 RERUN_VERDICTS: tuple[str, ...] = get_args(RerunVerdict)
 
-State = Literal["done", "running", "failed", "diverged", "missing"]
+State = Literal["done", "pruned", "running", "failed", "diverged", "missing"]
 
 
 @dataclass(frozen=True)
@@ -240,14 +240,14 @@ def _cell_state(cell: Cell, runs: pd.DataFrame | None, wanted: int, active: bool
     }
     running = tuple(runs.loc[runs["outcome"] == "running", "run_id"]) if active else ()
     told = repetitions[repetitions["outcome"].isin(["diverged", "failed", "pruned"])]
-    notes = [f"{row.outcome}: {row.reason}" for row in told.itertuples()]
+    notes = [_how_ended(row.outcome, row.reason) for row in told.itertuples()]
     absent = wanted - len(ids["finished"]) - len(ids["diverged"]) - len(ids["failed"])
     state: State
     if running:
         state = "running"
         notes.append("running")
     elif ids["pruned"]:
-        state = "done"
+        state = "pruned"
     elif ids["failed"]:
         state = "failed"
     elif absent > 0:
@@ -257,6 +257,19 @@ def _cell_state(cell: Cell, runs: pd.DataFrame | None, wanted: int, active: bool
         state = "diverged" if ids["diverged"] else "done"
     note = "; ".join(dict.fromkeys(notes))
     return CellState(cell, state, wanted, ids["finished"], ids["diverged"], ids["failed"], running, note)
+
+
+def _how_ended(outcome: str, reason: str) -> str:
+    """Return such as `diverged: loss is nan at update 7`, or `pruned at epoch 3 at F 101.20`."""
+    if outcome == "pruned":  # Earlier versions began the reason with the word.
+        return f"pruned {reason.removeprefix('pruned ')}"
+    return f"{outcome}: {reason}"
+
+
+def repetitions_of_pruned(plan: StudyPlan, frame: pd.DataFrame) -> int:
+    """Return how many repetitions will not run since the first one of their cell was pruned."""
+    first = frame[(frame["budget"] == plan.budget) & (frame["stage"] == "repetition") & (frame["outcome"] == "pruned")]
+    return (plan.repetitions - 1) * int(first["cell"].nunique())
 
 
 def _why_absent(absent: int, wanted: int, cut_off: bool, runs: pd.DataFrame) -> str:

@@ -139,6 +139,11 @@ class Trial:
         return 0 if self.stage == "search" else self.index
 
     @property
+    def cost_key(self) -> str:
+        """What times are kept by: trials of a search may be shorter than the repetitions of their cell."""
+        return cost_key(self.cell.key, self.stage)
+
+    @property
     def values(self) -> str:
         """What a trial of a search tries, such as `train.learning_rate 0.002`; empty of any other."""
         if self.stage != "search" or not self.cell.search:
@@ -165,6 +170,11 @@ class Impossible:
 def range_endpoints(axis: Axis) -> tuple[Any, ...]:
     """Return an axis's values, of a range its two ends."""
     return (axis.low, axis.high) if isinstance(axis, Range) else axis
+
+
+def cost_key(cell: str, stage: str) -> str:
+    """Return what the time that a run takes is known by: its cell's key, with a word where it is of a search."""
+    return f"{cell} search" if stage == "search" else cell
 
 
 def settings_digest(settings: Settings) -> str:
