@@ -39,6 +39,7 @@ RUN_COLUMNS = {
     "threads": "str",
     "rerun_of": "str",
     "rerun": "str",
+    "search": "str",
     "attempt": "int",
     "started": "int",
 }
@@ -46,7 +47,8 @@ RUN_COLUMNS = {
 
 `outcome` is one of finished, diverged, pruned, failed, running, killed; `started` is in milliseconds since 1970, by a
 clock that may have been wrong; `attempt` counts the runs of one trial, 1, 2, ..., and is 0 where that was not logged.
-`rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. After
+`rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. `search`
+says of a repetition how a search chose its settings, as JSON, else it is empty. After
 them stand one column a setting (its dotted path; text, number, truth or None) and one a metric that is declared (its
 name; float, NaN where the run has none).
 """
