@@ -144,7 +144,10 @@ def make_parser() -> argparse.ArgumentParser:
     plugin.add_argument("file", metavar="FILE", help="a Python file, or a module's dotted name")
 
     ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")
-    ui.add_argument("--port", type=count, default=5000, metavar="N", help="port to listen on (default: 5000)")
+    ui.add_argument("--port", type=count, metavar="N", help="port to listen on (default: 5000, or 8080 with --optuna)")
+    ui.add_argument(
+        "--optuna", action="store_true", help="Optuna's dashboard on a copy of the searches, in place of the MLflow UI"
+    )
     ui.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine)"
     )

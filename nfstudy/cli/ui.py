@@ -7,6 +7,7 @@ import ipaddress
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
 from nfstudy.core.errors import UserError
 from nfstudy.core.project import Project
@@ -14,8 +15,10 @@ from nfstudy.runs.tracking.store import open_store
 
 
 def ui(options: argparse.Namespace) -> int:
-    """Start the MLflow UI on the project's store."""
-    return serve(Project.find().tracking_uri(options.tracking_uri), options.host, options.port)
+    """Start the MLflow UI on the project's store, or Optuna's dashboard on its searches."""
+    if options.optuna:
+        return dashboard(options.tracking_uri, options.host, options.port or 8080)
+    return serve(Project.find().tracking_uri(options.tracking_uri), options.host, options.port or 5000)
 
 
 def serve(uri: str, host: str, port: int) -> int:
@@ -50,6 +53,29 @@ def serve(uri: str, host: str, port: int) -> int:
             return server.wait()
         except KeyboardInterrupt:
             return server.wait()
+
+
+def dashboard(uri: str | None, host: str, port: int) -> int:
+    """Run Optuna's dashboard on a copy of the project's searches until it is stopped.
+
+    Raises:
+        StoreError: no search has been run, or a journal cannot be read.
+        UserError: it is not installed, the address is taken, or is reached from other machines.
+    """
+    from nfstudy.runner.dashboard import serve_dashboard
+    from nfstudy.runs.tracking.uris import database_file, is_sqlite
+
+    if not _is_loopback(host):
+        raise UserError(f"--host {host}: got --optuna, which knows no password; expected: an address of this machine")
+    project = Project.find()
+    store = project.tracking_uri(uri)
+    folder = database_file(store).parent if is_sqlite(store) else project.store
+    journals = sorted((folder / "optuna").glob("*.journal"))
+    print(f"Optuna's dashboard on http://{host}:{port}, on a copy of the searches as they are now (stop with Ctrl-C)")
+    sys.stdout.flush()
+    with suppress(KeyboardInterrupt):
+        serve_dashboard(journals, host, port)
+    return 0
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""The only module that imports optuna: what Optuna proposes, prunes and keeps of one search, in a journal file.
+"""What Optuna proposes, prunes and keeps of one search, in a journal file; `dashboard` alone imports optuna as well.
 
 Every proposal is drawn with a seed of its own number, in generations whose values are told in order, and a trial is
 pruned by what trials of earlier generations have come to: so the same study makes the same proposals and prunes the
@@ -56,6 +56,9 @@ KNOWN_OPERATIONS = {operation.value for operation in JournalOperation}
 Proposed = BaseTrial
 """A trial of a search: its `number`, and the values that were proposed for it."""
 
+LABEL = "label"
+"""The attribute of an Optuna study that names it for people."""
+
 DRAWS_OF_IMPORTANCE = 0
 """Seeds the random forest of fANOVA."""
 
@@ -66,13 +69,13 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Open or make it; a last line that is torn is cut off. Raises StoreError."""
         self._path = path
-        with _as_store_error(path):
+        with journal_read(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             drop_torn_line(path)
             self._storage = JournalStorage(JournalFileBackend(str(path)))
 
     def proposals(
-        self, name: str, space: Mapping[str, Axis], sampling: Sampling | None, seed: int, draws: str
+        self, name: str, space: Mapping[str, Axis], sampling: Sampling | None, seed: int, draws: str, label: str
     ) -> Proposals:
         """Open or make one search; raises StoreError.
 
@@ -82,16 +85,19 @@ class Journal:
             sampling: how; None where trials are only those that are enqueued.
             seed: of the study.
             draws: what tells the random draws of this search from others of the same seed.
+            label: what people call it.
         """
-        with _as_store_error(self._path):
+        with journal_read(self._path):
             study = optuna.create_study(
                 storage=self._storage, study_name=name, direction="minimize", load_if_exists=True
             )
+            if LABEL not in study.user_attrs:
+                study.set_user_attr(LABEL, label)
             return Proposals(study, space, sampling, seed, draws)
 
     def abandon_others(self, prefix: str, name: str) -> None:
         """Fail the trials that were under way when the study was stopped and then edited: nobody will resume them."""
-        with _as_store_error(self._path):
+        with journal_read(self._path):
             for other in optuna.get_all_study_names(self._storage):
                 if other.startswith(prefix) and other != name and "/search/" not in other:
                     study = optuna.load_study(study_name=other, storage=self._storage)
@@ -100,7 +106,8 @@ class Journal:
 
 
 @contextmanager
-def _as_store_error(journal: Path) -> Iterator[None]:
+def journal_read(journal: Path) -> Iterator[None]:
+    """Tell of what goes wrong with a journal in this context as of a StoreError."""
     try:
         yield
     except OSError as error:

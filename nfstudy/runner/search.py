@@ -70,7 +70,9 @@ def study_plan(plan: StudyPlan, journal: Path, say: Say = lambda words: None) ->
     name = prefix + _digest(plan)
     opened = Journal(journal)
     opened.abandon_others(prefix, name)
-    proposals = opened.proposals(name, plan.study.grid, plan.sampling, plan.study.settings.seed, name)
+    proposals = opened.proposals(
+        name, plan.study.grid, plan.sampling, plan.study.settings.seed, name, f"{plan.name}, {plan.budget}: cells"
+    )
     if plan.sampling:
         return _sampled_plan(plan, opened, proposals, plan.sampling, say)
     return _exhaustive_plan(plan, opened, proposals, say)
@@ -150,7 +152,8 @@ def _search_plan(plan: StudyPlan, cell: Cell, journal: Journal, say: Say) -> Pla
     sampling = cell.search.sampler
     name = f"{plan.name}/{plan.budget}/search/{cell.key}"
     # The draws do not depend on the cell: equal searches, as far as what they come to does not part them.
-    proposals = journal.proposals(name, cell.search.space, sampling, plan.study.settings.seed, "search")
+    label = f"{plan.name}, {plan.budget}: search in {cell.label}"
+    proposals = journal.proposals(name, cell.search.space, sampling, plan.study.settings.seed, "search", label)
     tried: list[tuple[float, int, dict[str, Any]]] = []
     for numbers in _generations(sampling):
         trials = [proposals.trial(number) for number in numbers]
