@@ -225,6 +225,8 @@ class ExhibitDeclaration(Declaration):
     """What a study file may say of it beside its name: `{name: curve, x: model.latent}`."""
     needs: Needs = field(default_factory=dict, hash=False)
     """Settings that a study must have for it."""
+    of_search: bool = False
+    """Whether it is about a search, and shown under budgets that have one or a sampler."""
     readme: Function | None = None
     """(results) -> `report.tables.Table`: what README shows of it; None for nothing."""
     paper: str = ""

@@ -64,7 +64,9 @@ def build_report(plan: StudyPlan, runs: LoggedRuns, folder: Path, partial: bool 
 
 def make_report(results: Results) -> Report:
     """Make a study's exhibits and pages, whether or not all its cells are there."""
-    exhibits = [make_exhibit(name, results, options) for name, options in results.study.shown]
+    searched = bool(results.plan.search or results.plan.sampling)
+    shown = [entry for entry in results.study.shown if searched or not registry.find("exhibits", entry[0]).of_search]
+    exhibits = [make_exhibit(name, results, options) for name, options in shown]
     page = Page(results, (*exhibits, *_impossible(results), *_claims(results)), version("nfstudy"))
     files = _render_files(page)
     return Report(page, {**files, MANIFEST: _manifest(page, files)})

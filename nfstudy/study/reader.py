@@ -236,6 +236,8 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
             there = f"{path} {flat[path]}" if path in flat else f"no {path}"
             wanted = " or ".join(map(str, values))
             yield ("exhibits", index), f"got '{exhibit}' with {there}; expected: with {path} {wanted}".rstrip()
+        if registry.find("exhibits", exhibit).of_search and not (spec.search or isinstance(spec.sampler, Sampling)):
+            yield ("exhibits", index), f"got '{exhibit}' without a search; expected: with search, or a sampler"
         yield from _option_mistakes(spec, index, exhibit)
 
 

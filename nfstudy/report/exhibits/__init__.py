@@ -47,10 +47,10 @@ LEARNING_CURVES = ExhibitDeclaration(name="learning-curves", make=f"{_HERE}.gene
 SAMPLES = ExhibitDeclaration(name="samples", make=f"{_HERE}.general:samples")
 CURVE = ExhibitDeclaration(name="curve", make=f"{_HERE}.varied:curve", options=CurveOptions)
 MAP = ExhibitDeclaration(name="map", make=f"{_HERE}.varied:heat_map", options=MapOptions)
-SEARCH = ExhibitDeclaration(name="search", make=f"{_HERE}.searches:search")
+SEARCH = ExhibitDeclaration(name="search", make=f"{_HERE}.searches:search", of_search=True)
 EXPECTED_BEST = ExhibitDeclaration(
-    name="expected-best", make=f"{_HERE}.searches:best_of_trials", options=ExpectedBestOptions
+    name="expected-best", make=f"{_HERE}.searches:best_of_trials", of_search=True, options=ExpectedBestOptions
 )
-IMPORTANCES = ExhibitDeclaration(name="importances", make=f"{_HERE}.searches:importances")
-PARALLEL = ExhibitDeclaration(name="parallel", make=f"{_HERE}.searches:parallel")
-SLICES = ExhibitDeclaration(name="slices", make=f"{_HERE}.searches:slices")
+IMPORTANCES = ExhibitDeclaration(name="importances", make=f"{_HERE}.searches:importances", of_search=True)
+PARALLEL = ExhibitDeclaration(name="parallel", make=f"{_HERE}.searches:parallel", of_search=True)
+SLICES = ExhibitDeclaration(name="slices", make=f"{_HERE}.searches:slices", of_search=True)
