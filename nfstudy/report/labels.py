@@ -46,7 +46,9 @@ class Label:
     @property
     def row(self) -> str:
         """The cell's name in a table, such as `NF (planar), K = 40, D = 2`."""
-        length = "K as searched" if "flow.length" in self.searched else f"K = {self.length}"
+        if len(self.searched) == len(FLOW_PATHS):
+            return ", ".join(("flow and K as searched", *self._variant_names()))
+        length = "K as searched" if self.searched == ("flow.length",) else f"K = {self.length}"
         return ", ".join((self._flow, length, *self._variant_names()))
 
     @property

@@ -7,8 +7,10 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from support.fake_runs import FakeRuns
 
 from nfstudy.core.errors import StoreError
+from nfstudy.runner.launch import known_outcomes, with_epochs
 from nfstudy.runner.proposals import PRUNERS, SAMPLERS
 from nfstudy.runner.scheduler import Scheduler
 from nfstudy.runner.search import study_plan
@@ -176,7 +178,7 @@ def cut(sampler, pruner):
     return sampled(sampler).replace("batch: 3}", f"batch: 3, pruner: {{{CUT[pruner]}}}}}") + "train: {updates: 60}\n"
 
 
-@pytest.mark.parametrize(("sampler", "pruner"), zip(["tpe", "random", "tpe"], PRUNERS, strict=True))
+@pytest.mark.parametrize(("sampler", "pruner"), [*zip(["tpe", "random", "tpe"], PRUNERS, strict=True)])
 def test_what_is_pruned_depends_on_no_worker_interruption_or_journal(sampler, pruner, tmp_path):
     text = cut(sampler, pruner)
     straight = carry_out(text, tmp_path / "a.journal", epochs=6)
@@ -192,6 +194,30 @@ def test_what_is_pruned_depends_on_no_worker_interruption_or_journal(sampler, pr
     assert carry_out(text, tmp_path / "lost.journal", half, epochs=6) == straight, "the journal can be lost"
     # Its journal may know more than the store, as where runs have been deleted: later trials still count for nothing.
     assert carry_out(text, tmp_path / "a.journal", epochs=6) == straight
+
+
+def test_a_rebuilt_journal_gets_the_epochs_that_the_store_has_logged(tmp_path):
+    """What `run` hands to the scheduler at its start: the results of a store with the F of every epoch."""
+    text = cut("tpe", "median")
+    straight = carry_out(text, tmp_path / "a.journal", epochs=6)
+    half = carry_out(text, tmp_path / "b.journal", epochs=6, stop=len(straight) // 2)
+    plan, runs = parse_study(text, "s.yaml").under(), FakeRuns()
+    cells = {cell.key: cell for cell in study_cells_of(plan, tmp_path / "b.journal")}
+    for (key, _, index, _), told in half.items():
+        trial = plan.repetitions_of(cells[key])[index - 1]
+        run_id = runs.add(trial, told.outcome, valid__elbo=-told.value)
+        runs.points += [(run_id, "valid/elbo", 10 * epoch, -value) for epoch, value in told.epochs.items()]
+    frame = runs.frame()
+    without = known_outcomes(frame, plan.budget)
+    assert without.keys() == half.keys()
+    assert with_epochs(without, frame, runs) == half
+    assert carry_out(text, tmp_path / "c.journal", with_epochs(without, frame, runs), epochs=6) == straight
+
+
+def study_cells_of(plan, journal):
+    """Return the cells that a sampler has proposed, by its journal."""
+    for trials in trials_in(journal).values():
+        yield from (plan.cell_at(trial.params) for trial in trials)
 
 
 def test_a_trial_that_is_interrupted_is_judged_by_what_it_is_at_not_by_what_it_had_come_to(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import seaborn as sns
 
 from nfstudy.report.exhibits import ExpectedBestOptions
-from nfstudy.report.exhibits.base import Drawing, Exhibit, stamped
+from nfstudy.report.exhibits.base import SHORT_ID, Drawing, Exhibit, stamped
 from nfstudy.report.labels import family_name, setting_name, setting_text
 from nfstudy.report.plots.curves import family_colour
 from nfstudy.report.plots.searches import (
@@ -39,7 +39,7 @@ from nfstudy.study.spec import Axis, Range
 
 NOTHING = "No trial of a search has ended."
 MAX_PANELS = 12
-MAX_ROWS = 1000
+MAX_ROWS = 200
 MAX_TICKS = 8
 
 
@@ -104,17 +104,17 @@ def _chosen(found: Sequence[SearchResult], results: Results) -> Table:
         best, ended = each.best, len(each.trials) >= each.wanted
         trials = words if ended else f"{words} of {each.wanted}"
         if best is None:
-            rows.append(Row(each.label, (Entry(text=trials), *[Entry()] * (len(paths) + 1), Entry("nothing finished"))))
+            rows.append(Row(each.label, (Entry(text=trials), *[Entry()] * (len(paths) + 1), Entry("none"), Entry())))
             continue
         values = [Entry(text=setting_text(best.values[path]) if path in best.values else "") for path in paths]
-        bound = Entry(text=format_number(best.free_energy, 2), run_ids=best.run_ids)
-        which = f"trial {best.number}" + ("" if ended else ", so far")
-        rows.append(Row(each.label, (Entry(text=trials), *values, bound, Entry(text=which))))
+        bound = Entry(text=format_number(best.free_energy, 2))
+        which = Entry(text=f"trial {best.number}" + ("" if ended else ", so far"))
+        rows.append(Row(each.label, (Entry(text=trials), *values, bound, which, _runs(best.run_ids))))
     caption = (
         f"The settings that each search chose, by the bound on the validation images ({results.unit}); the test set "
         "had no part in it. The repetitions are trained at these settings."
     )
-    columns = ("cell", "trials", *map(setting_name, paths), "validation F", "chosen")
+    columns = ("cell", "trials", *map(setting_name, paths), "validation F", "chosen", "run")
     return Table("search-chosen", stamped(caption, results), columns, tuple(rows))
 
 
@@ -129,17 +129,15 @@ def _trials(found: Sequence[SearchResult], results: Results) -> tuple[Table, ...
             (
                 *(Entry(text=setting_text(trial.values[path]) if path in trial.values else "") for path in paths),
                 Entry(text=trial.words),
-                Entry(
-                    text=format_number(trial.free_energy, 2) if math.isfinite(trial.free_energy) else "–",
-                    run_ids=trial.run_ids,
-                ),
+                Entry(text=format_number(trial.free_energy, 2) if math.isfinite(trial.free_energy) else "–"),
+                _runs(trial.run_ids),
             ),
         )
         for each in found
         for trial in each.trials
     )
     caption = f"Every trial: what it tried, what came of it, and its last validation F ({results.unit})."
-    columns = ("trial", *map(setting_name, paths), "outcome", "validation F")
+    columns = ("trial", *map(setting_name, paths), "outcome", "validation F", "run")
     return (Table("search-trials", stamped(caption, results), columns, rows),)
 
 
@@ -159,7 +157,6 @@ def best_of_trials(results: Results, options: ExpectedBestOptions) -> Exhibit:
         label = family_name(value) if options.by == "flow.family" else f"{setting_name(options.by)} = {value}"
         colour = family_colour(value) if options.by == "flow.family" else palette[place]
         bands.append(Band(f"{label} ({len(trials)} trials)", expected.mean, expected.low, expected.high, colour))
-        ids = tuple(run_id for trial in trials for run_id in trial.run_ids)
         low, high = expected.low[most - 1], expected.high[most - 1]
         interval = f"[{format_number(low, 2)}, {format_number(high, 2)}]" if math.isfinite(low) else "–"
         rows.append(
@@ -167,7 +164,7 @@ def best_of_trials(results: Results, options: ExpectedBestOptions) -> Exhibit:
                 label,
                 (
                     Entry(text=str(len(trials))),
-                    Entry(text=format_number(float(expected.mean[most - 1]), 2), run_ids=ids),
+                    Entry(text=format_number(float(expected.mean[most - 1]), 2)),
                     Entry(text=interval),
                 ),
             )
@@ -192,7 +189,8 @@ def best_of_trials(results: Results, options: ExpectedBestOptions) -> Exhibit:
         (setting_name(options.by), "trials", f"expected best of {most}", "95% interval"),
         tuple(rows),
     )
-    return Exhibit(name, title, text, (table,), (drawing,))
+    ids = tuple(run_id for trials in groups.values() for trial in trials for run_id in trial.run_ids)
+    return Exhibit(name, title, text, (table,), (drawing,), ids)
 
 
 def _by_value(found: Sequence[SearchResult], path: str) -> dict[str, list[TriedTrial]]:
@@ -311,6 +309,10 @@ def _coordinate(path: str, axis: Axis, trials: Sequence[TriedTrial]) -> Coordina
 
 def _at(place: Any, trial: TriedTrial, path: str) -> float:
     return float(place(trial.values[path])) if path in trial.values else math.nan
+
+
+def _runs(run_ids: tuple[str, ...]) -> Entry:
+    return Entry(text=" ".join(run_id[:SHORT_ID] for run_id in run_ids), run_ids=run_ids)
 
 
 def _place_of_best(each: SearchResult) -> int | None:
