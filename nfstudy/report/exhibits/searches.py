@@ -170,11 +170,13 @@ def best_of_trials(results: Results, options: ExpectedBestOptions) -> Exhibit:
             )
         )
     which = "of the trials that were drawn at random" if at_random else "of all trials"
+    cut = sum(trial.outcome == "pruned" for trials in groups.values() for trial in trials)
+    pruned = f"; {cut} pruned ones, at the F where they were pruned, which is higher than they would have ended"
     caption = (
         f"Expected best validation F of so many trials, {which}: the mean over all subsets of that size, with a 95% "
-        f"interval by {RESAMPLES:,} bootstrap resamples of the trials. A pruned trial counts at the F where it was "
-        "pruned, a diverged one as the worst of those that did not. At equal numbers of trials the values are compared "
-        "at equal effort."
+        f"interval by {RESAMPLES:,} bootstrap resamples of the trials. At equal numbers of trials the values are "
+        "compared at equal effort. A diverged trial counts as the worst of those that did not"
+        f"{pruned if cut else ''}."
     )
     text = ""
     if not at_random:
@@ -194,8 +196,9 @@ def best_of_trials(results: Results, options: ExpectedBestOptions) -> Exhibit:
 
 
 def _by_value(found: Sequence[SearchResult], path: str) -> dict[str, list[TriedTrial]]:
-    """Return value -> trials that used it, in the order of their first ones; K = 0 is no flow whatever its family."""
+    """Return value -> trials that used it, numbers by size; K = 0 is no flow whatever its family."""
     groups: dict[str, list[TriedTrial]] = {}
+    numbers: dict[str, float] = {}
     for each in found:
         for trial in each.trials:
             value = each.sampler if path == "search.sampler" else trial.settings.get(path, trial.values.get(path))
@@ -203,7 +206,10 @@ def _by_value(found: Sequence[SearchResult], path: str) -> dict[str, list[TriedT
                 value = "none"
             text = value if isinstance(value, str) else setting_text(value)
             groups.setdefault(text, []).append(trial)
-    return groups
+            numbers[text] = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if any(math.isnan(number) for number in numbers.values()):
+        return groups
+    return {text: groups[text] for text in sorted(groups, key=numbers.__getitem__)}
 
 
 def importances(results: Results) -> Exhibit:

@@ -13,7 +13,7 @@ from matplotlib import cm, colors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from nfstudy.report.plots.curves import add_legend, figure_style, finish, grid_of_axes, wrapped
 
@@ -146,6 +146,10 @@ def _draw_dots(axes: Axes, panel: Dots, low: float, high: float) -> None:
         axes.set_xlim(-0.5, len(names) - 0.5)
     elif panel.log:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if max(x) < 100 * min(x):
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(ScalarFormatter())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=all(float(at).is_integer() for at in x)))
 
