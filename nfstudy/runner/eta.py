@@ -25,7 +25,7 @@ def run_seconds(settings: Settings, cost: Cost, stage: str = "repetition") -> fl
 def cost_signature(settings: Settings) -> str:
     """Return what decides the cost of a run: settings that differ only in numbers the cost does not depend on agree."""
     parts = (
-        settings.data,
+        settings.data and settings.data.source(),
         settings.energy,
         settings.drawn,
         settings.model,

@@ -31,6 +31,7 @@ SEARCH = (
 grid: {flow.family: [planar, nice-perm], flow.length: [4]}
 search:
   sampler: {name: random, trials: 4}
+  settings: {train.updates: 150}
   space: {train.learning_rate: {low: 1e-4, high: 1e-1, log: true}, train.batch: [50, 100]}
 exhibits: [search, expected-best, importances, slices, parallel]
 """
@@ -108,7 +109,9 @@ def test_a_search_is_read_back_as_it_ran_and_its_choice_is_the_best_that_finishe
 def test_the_report_of_a_search_says_what_was_tried_and_chosen():
     plan, runs = searched()
     results = gather_results(plan, runs)
-    chosen, trials = make_exhibit("search", results).tables
+    shown = make_exhibit("search", results)
+    assert shown.text == "The trials of the search had train.updates = 150 in place of what the repetitions have."
+    chosen, trials = shown.tables
     text = to_markdown(chosen)
     assert "| NF (planar), K = 4 | 2 finished, 1 pruned, 1 diverged | 0.01" in text
     assert "| 50 | 90.00" in " ".join(text.split())

@@ -49,7 +49,8 @@ def search(results: Results) -> Exhibit:
     title = "What the search tried and chose"
     if not found:
         return Exhibit("search", title, NOTHING)
-    drawn, text = _drawn(found)
+    drawn, more = _drawn(found)
+    text = " ".join(filter(None, (_of_trials(results), more)))
     label = _bound_label(results)
     dots = [
         Dots(
@@ -78,6 +79,19 @@ def search(results: Results) -> Exhibit:
         figure = draw_lines("Trials of the search", label, lines, results.stamp)
         drawings.append(Drawing("search-trials", figure, stamped(caption, results)))
     return Exhibit("search", title, text, (_chosen(found, results), *_trials(found, results)), tuple(drawings), ids)
+
+
+def _of_trials(results: Results) -> str:
+    """Say which settings of the trials are not those of the runs that follow; empty where all are."""
+    changed = results.plan.search.settings if results.plan.search else {}
+    if not changed:
+        return ""
+    words = ", ".join(f"{path} = {_changed_text(value)}" for path, value in changed.items())
+    return f"The trials of the search had {words} in place of what the repetitions have."
+
+
+def _changed_text(value: Any) -> str:
+    return str(value.get("name", value)) if isinstance(value, dict) else setting_text(value)
 
 
 def _curves(results: Results, drawn: Sequence[SearchResult]) -> tuple[list[Lines], tuple[str, ...]]:
