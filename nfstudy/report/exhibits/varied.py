@@ -13,10 +13,12 @@ from nfstudy.report.labels import family_name, setting_name, setting_text
 from nfstudy.report.plots.varied import HeatPanel, Series, SeriesPanel, draw_maps, draw_series
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.report.tables import Table
-from nfstudy.runs.metrics import FREE_ENERGY, NLL
+from nfstudy.runs.metrics import FREE_ENERGY, NLL, known_metrics
 
 FAMILY, LENGTH = "flow.family", "flow.length"
 MAX_PANELS = 6
+BESIDE = ("test/active_latents",)
+"""Metrics that a curve shows beside the bounds."""
 Value = Any
 Rest = tuple[tuple[str, Value], ...]
 
@@ -40,7 +42,7 @@ def curve(results: Results, options: CurveOptions) -> Exhibit:
     name = "-".join(["curve", slug(options.x), *([slug(options.colour)] if options.colour else [])])
     by = f", by {setting_name(options.colour)}" if options.colour else ""
     title = f"Over {setting_name(options.x)}{by}"
-    quantities = (*results.bounds, *results.study.metrics)
+    quantities = (*results.bounds, *_beside(results), *results.study.metrics)
     groups = grouped(results, (options.x,))
     values = _ordered(group_value(group, options.colour) for group in groups)
     styles = _ordered(_without(group, options.colour) for group in groups)
@@ -167,6 +169,12 @@ def _ordered(values: Any) -> list[Any]:
     if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in found):
         return sorted(found)
     return found
+
+
+def _beside(results: Results) -> list[Metric]:
+    """Return the metrics of `BESIDE` that are declared and that some run has logged."""
+    known, runs = known_metrics(), results.runs
+    return [known[name] for name in BESIDE if name in known and name in runs and runs[name].notna().any()]
 
 
 def _points(group: Group, x: str, quantity: Metric) -> list[tuple[Value, float, float | None]]:
