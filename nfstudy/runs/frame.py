@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -207,6 +207,17 @@ def study_cells(plan: StudyPlan, frame: pd.DataFrame) -> Sequence[Cell]:
     return [cell for cell in {cell.key: cell for cell in cells}.values() if cell.key in known]
 
 
+class _Told(NamedTuple):
+    """What the state of a cell depends on, of one of its runs; thousands of small frames would take seconds."""
+
+    stage: str
+    number: int
+    """Its index: of a repetition, or of a trial of a search."""
+    outcome: str
+    reason: str
+    run_id: str
+
+
 def cell_states(plan: StudyPlan, frame: pd.DataFrame, active: bool = False) -> list[CellState]:
     """Say of each cell whether it is done, running, failed, diverged or missing.
 
@@ -217,8 +228,11 @@ def cell_states(plan: StudyPlan, frame: pd.DataFrame, active: bool = False) -> l
     """
     frame = frame[frame["stage"] != "rerun"]
     runs = latest_per_identity(frame.loc[frame["budget"] == plan.budget]) if not frame.empty else frame
-    by_cell = dict(tuple(runs.groupby("cell"))) if not runs.empty else {}
-    return [_cell_state(cell, by_cell.get(cell.key), plan.repetitions, active) for cell in study_cells(plan, frame)]
+    by_cell: dict[str, list[_Told]] = {}
+    columns = ["cell", "stage", "index", "outcome", "reason", "run_id"]
+    for key, *told in runs[columns].itertuples(index=False, name=None):
+        by_cell.setdefault(key, []).append(_Told(*told))
+    return [_cell_state(cell, by_cell.get(cell.key, ()), plan.repetitions, active) for cell in study_cells(plan, frame)]
 
 
 def runs_left(plan: StudyPlan, frame: pd.DataFrame) -> int:
@@ -232,17 +246,17 @@ def runs_left(plan: StudyPlan, frame: pd.DataFrame) -> int:
     return plan.runs_of(len(cells)) - int(search.sum() + repetitions.sum() + (wanted - 1) * pruned.sum())
 
 
-def _cell_state(cell: Cell, runs: pd.DataFrame | None, wanted: int, active: bool) -> CellState:
-    if runs is None:
+def _cell_state(cell: Cell, runs: Sequence[_Told], wanted: int, active: bool) -> CellState:
+    if not runs:
         return CellState(cell, "missing", wanted, note="not run")
-    repetitions = runs[(runs["stage"] == "repetition") & (runs["index"] <= wanted)]
+    repetitions = [run for run in runs if run.stage == "repetition" and run.number <= wanted]
     ids = {
-        outcome: tuple(repetitions.loc[repetitions["outcome"] == outcome, "run_id"])
+        outcome: tuple(run.run_id for run in repetitions if run.outcome == outcome)
         for outcome in ("finished", "diverged", "failed", "pruned", "running", "killed")
     }
-    running = tuple(runs.loc[runs["outcome"] == "running", "run_id"]) if active else ()
-    told = repetitions[repetitions["outcome"].isin(["diverged", "failed", "pruned"])]
-    notes = [_how_ended(row.outcome, row.reason) for row in told.itertuples()]
+    running = tuple(run.run_id for run in runs if run.outcome == "running") if active else ()
+    told = [run for run in repetitions if run.outcome in ("diverged", "failed", "pruned")]
+    notes = [_how_ended(run.outcome, run.reason) for run in told]
     absent = wanted - len(ids["finished"]) - len(ids["diverged"]) - len(ids["failed"])
     state: State
     if running:
@@ -274,8 +288,8 @@ def repetitions_of_pruned(plan: StudyPlan, frame: pd.DataFrame) -> int:
     return (plan.repetitions - 1) * int(first["cell"].nunique())
 
 
-def _why_absent(absent: int, wanted: int, cut_off: bool, runs: pd.DataFrame) -> str:
-    searched = int(((runs["stage"] == "search") & runs["outcome"].isin(RESULTS)).sum())
+def _why_absent(absent: int, wanted: int, cut_off: bool, runs: Sequence[_Told]) -> str:
+    searched = sum(run.stage == "search" and run.outcome in RESULTS for run in runs)
     if cut_off:
         return "cut off"
     if absent < wanted:

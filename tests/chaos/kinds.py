@@ -22,7 +22,8 @@ class Kind:
     name: str
     space: str
     """Its grid, sampler and search."""
-    exhibits: str = "summary, learning-curves, samples"
+    exhibits: str = "learning-curves, samples"
+    """None that shows how long something took."""
 
     def text(self, updates):
         """Return the study file, with so many updates of each trial."""

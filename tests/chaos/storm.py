@@ -19,7 +19,8 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from support.command_line import frame_of, launch, wait_for
+from support.command_line import frame_of, launch_spawned, wait_for
+from support.processes import workers_of
 
 from chaos.kinds import Kind
 from nfstudy.runs.metrics import METRICS
@@ -61,7 +62,7 @@ def prepare(folder, kind: Kind, updates):
     return folder
 
 
-def leave_alone(folder, workers=WORKERS):
+def leave_alone(folder, workers=WORKERS, launch=launch_spawned):
     """Run the study once, undisturbed; return the seconds that its trials took, from the first's start."""
     process = launch(folder, *_arguments(workers, 600))
     wait_for(folder, "starts", LAUNCH_SECONDS)
@@ -72,7 +73,7 @@ def leave_alone(folder, workers=WORKERS):
     return took
 
 
-def rage(folder, kills, seed, interval, workers=WORKERS, troubles=KILLS):
+def rage(folder, kills, seed, interval, workers=WORKERS, troubles=KILLS, launch=launch_spawned):
     """Strike at a study's processes while it runs, and launch it again whenever it is gone; return what was done.
 
     Arguments:
@@ -83,6 +84,7 @@ def rage(folder, kills, seed, interval, workers=WORKERS, troubles=KILLS):
             `leave_alone` returned, so that a fast machine is struck as often. The first strikes when all are at work.
         workers: how many.
         troubles: kind of strike -> how often, in parts.
+        launch: what starts the study: as users do, or forked.
     """
     random_ = random.Random(seed)
     all_begun = "(?s)" + ".*".join(["starts"] * workers)
@@ -151,17 +153,6 @@ def _starve(pid, seconds):
 def _arguments(workers, hanging):
     options = ["--checkpoint-every", "0.2", "--retries", "1000", "--worker-timeout", str(hanging)]
     return ["run", "tiny.yaml", *options, "--workers", str(workers)]
-
-
-def workers_of(pid):
-    """Return the process ids of a coordinator's workers."""
-    found = []
-    with contextlib.suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            with contextlib.suppress(OSError):
-                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append(int(child))
-    return found
 
 
 def assert_whole(folder, calm=None):

@@ -209,7 +209,7 @@ def test_learning_curves_and_samples_say_when_there_is_nothing_to_show():
 def test_learning_curves_say_that_validation_images_were_trained_on(split, told):
     spec = study(SMALL.replace("binarisation: static", f"binarisation: static, training_split: {split}"))
     (drawing,) = exhibit("learning-curves", spec, run_all(spec, "full")).drawings
-    assert ("train on the validation images too" in drawing.caption) is told
+    assert ("also train on the validation images" in drawing.caption) is told
 
 
 def test_samples_take_the_first_repetition_and_name_its_runs():

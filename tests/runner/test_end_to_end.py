@@ -11,7 +11,19 @@ import time
 from pathlib import Path
 
 import pytest
-from support.command_line import TINY, digests, frame_of, launch, nfstudy, numbers_of, wait_for, write_study
+from support.command_line import (
+    TINY,
+    digests,
+    frame_of,
+    launch,
+    launch_spawned,
+    nfstudy,
+    numbers_of,
+    spawned,
+    wait_for,
+    write_study,
+)
+from support.processes import workers_of
 from support.studies import STUDIES
 
 from nfstudy.runs.frame import cell_states
@@ -23,11 +35,11 @@ pytestmark = pytest.mark.end_to_end
 
 @pytest.fixture
 def launched():
-    """`launch`, after which nothing of what it launched is left, however the test ends."""
+    """`launch_spawned`, or another, after which nothing of what it launched is left, however the test ends."""
     processes = []
 
-    def start(folder, *arguments):
-        processes.append(launch(folder, *arguments))
+    def start(folder, *arguments, by=launch_spawned):
+        processes.append(by(folder, *arguments))
         return processes[-1]
 
     yield start
@@ -41,7 +53,7 @@ def launched():
 def finished(tmp_path_factory):
     """A folder in which the tiny study has been run on two workers."""
     folder = write_study(tmp_path_factory.mktemp("finished"))
-    done = nfstudy(folder, "run", "tiny.yaml", "--workers", "2")
+    done = spawned(folder, "run", "tiny.yaml", "--workers", "2")
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -141,8 +153,7 @@ def test_killed_workers_and_a_killed_coordinator_lose_nothing_and_double_nothing
     folder = write_study(tmp_path)
     process = launched(folder, "run", "tiny.yaml", "--workers", "2")
     wait_for(folder, r"\[worker 2\] .*starts")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    workers = workers_of(process.pid)
     os.kill(workers[0], signal.SIGKILL)
     wait_for(folder, "exited with signal SIGKILL; retrying")
     wait_for(folder, r"[12] of 6 runs")
@@ -163,7 +174,7 @@ def test_killed_workers_and_a_killed_coordinator_lose_nothing_and_double_nothing
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_study_is_stopped_and_gone_on_with(finished, launched, tmp_path, number):
     folder = write_study(tmp_path)
-    process = launched(folder, "run", "tiny.yaml", "--workers", "1")
+    process = launched(folder, "run", "tiny.yaml", "--workers", "1", by=launch)
     wait_for(folder, r"[12] of 6 runs")
     os.killpg(process.pid, signal.SIGSTOP)  # It holds its lock while others look.
     second = nfstudy(folder, "run", "tiny.yaml")

@@ -252,12 +252,3 @@ def test_what_is_read_is_not_varied(tmp_path, monkeypatch):
         parse_study(varied, "own.yaml")
     study = parse_study(text.replace("flow.length: [0, 2]", "data.binarisation: [static, dynamic]"), "own.yaml")
     assert len({cell.key for cell in study.under("default").cells}) == 2
-
-
-@pytest.mark.end_to_end
-def test_actors_of_a_cluster_train_on_the_file(finished, tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[cluster]')")
-    folder = write(tmp_path, "path: own.npz", **halves(BITS))
-    done = nfstudy(folder, "run", "own.yaml", "--engine", "ray", "--workers", "1")
-    assert done.returncode == 0, done.stderr
-    assert numbers_in(frame_of(folder, "own")) == numbers_in(frame_of(finished, "own"))

@@ -18,7 +18,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from support.archives import members_of
-from support.command_line import TINY, digests, frame_of, nfstudy, numbers_of, write_study
+from support.command_line import TINY, digests, frame_of, launch, nfstudy, numbers_of, python, write_study
 from support.fake_copies import CONTENTS, STUDY, consistent, copy, points, rebuilt, small_archive
 from support.filled_store import fill
 from support.processes import free_port
@@ -259,7 +259,7 @@ def test_an_import_that_is_killed_is_completed_by_the_next(filled, tmp_path, whe
     archive = read_archive(tmp_path / "x")
     uri, whole = f"sqlite:///{tmp_path}/to/mlflow.db", f"sqlite:///{tmp_path}/whole/mlflow.db"
     open_store(uri, create=True)
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "x", uri, *when], check=False)
+    done = python(tmp_path, KILLED, tmp_path / "x", uri, *when)
     assert done.returncode == -signal.SIGKILL
     assert read_copies(SqlStore(uri), "s") == []
     assert import_runs(archive, uri).new == 4
@@ -548,11 +548,7 @@ class served:  # noqa: N801 - it reads as a word
         self.folder, self.port = folder, free_port()
 
     def __enter__(self):
-        command = [sys.executable, "-m", "nfstudy", "ui", "--port", str(self.port)]
-        with open(self.folder / "ui.txt", "w") as output:
-            self.process = subprocess.Popen(
-                command, cwd=self.folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        self.process = launch(self.folder, "ui", "--port", str(self.port))
         address = f"http://127.0.0.1:{self.port}"
         for _ in range(240):
             try:
@@ -560,7 +556,7 @@ class served:  # noqa: N801 - it reads as a word
                 return address
             except OSError:
                 time.sleep(0.5)
-        raise AssertionError((self.folder / "ui.txt").read_text())
+        raise AssertionError((self.folder / "out.txt").read_text())
 
     def __exit__(self, *exception):
         os.killpg(self.process.pid, signal.SIGINT)

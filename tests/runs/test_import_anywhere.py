@@ -2,13 +2,11 @@
 
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 from mlflow.tracking import MlflowClient
 from support.cluster import mlflow_server
-from support.command_line import TINY, digests, frame_of, nfstudy, write_study
+from support.command_line import TINY, digests, frame_of, nfstudy, python, write_study
 from support.filled_store import fill
 from support.postgres import running_postgres
 
@@ -128,7 +126,7 @@ def test_an_import_that_is_killed_is_made_whole_by_the_next(packed, server, tmp_
         ("delete_tag", 1, 1),
         ("log_inputs", 1, 2),
     ):
-        done = subprocess.run([sys.executable, "-c", KILLED, packed, server, name, str(calls)], check=False)
+        done = python(tmp_path, KILLED, packed, server, name, calls)
         assert done.returncode == -signal.SIGKILL, name
         half = [run for run in MlflowClient(server).search_runs(["1"]) if IMPORTING in run.data.tags]
         assert len(half) == 1, name

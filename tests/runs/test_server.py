@@ -3,14 +3,12 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 
 import pytest
-from support.command_line import TINY, frame_of, nfstudy, write_study
+from support.command_line import TINY, frame_of, launch, nfstudy, write_study
 from support.processes import free_port
 
 from nfstudy.runs.tracking.store import open_store
@@ -26,14 +24,7 @@ def served(tmp_path):
     folder = write_study(tmp_path / "project", ONE_CELL)
     assert nfstudy(folder, "run", "tiny.yaml").returncode == 0
     port = free_port()
-    with open(folder / "ui.txt", "w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nfstudy", "ui", "--port", str(port)],
-            cwd=folder,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    process = launch(folder, "ui", "--port", str(port))
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(120):
@@ -43,7 +34,7 @@ def served(tmp_path):
             except OSError:
                 time.sleep(0.5)
         else:
-            raise AssertionError((folder / "ui.txt").read_text())
+            raise AssertionError((folder / "out.txt").read_text())
         yield folder, address
     finally:
         os.killpg(process.pid, signal.SIGINT)
@@ -52,7 +43,7 @@ def served(tmp_path):
 
 def test_the_ui_serves_the_store_and_a_study_runs_against_a_server(served, tmp_path):
     folder, address = served
-    assert re.search(rf"tiny: {address}/#/experiments/\d+/runs", (folder / "ui.txt").read_text())
+    assert re.search(rf"tiny: {address}/#/experiments/\d+/runs", (folder / "out.txt").read_text())
     (run_id,) = frame_of(folder)["run_id"]
     with urllib.request.urlopen(f"{address}/get-artifact?path=samples.png&run_uuid={run_id}") as picture:
         assert picture.read().startswith(b"\x89PNG")

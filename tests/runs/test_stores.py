@@ -19,12 +19,12 @@ from benchmarks.big_store import CELLS, make_big_store, study_text
 from nfstudy.core.errors import StoreError
 from nfstudy.report.build import build_report
 from nfstudy.report.exhibits import general as exhibits
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking import sql_runs as store_sql
 from nfstudy.runs.tracking.open import SqlRuns, load_frame, open_runs
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.store import Attempt, open_store
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.reader import parse_study
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ STUDY = parse_study(
     "s.yaml",
 )
 TRIALS = [trial for cell in STUDY.under("default").cells for trial in STUDY.under(cell.budget).repetitions_of(cell)]
-DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
+DATA = DataRecord.of("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
 ODD = 'µ\'s "quoted" `tick` %s :name ; -- 数'
 
 

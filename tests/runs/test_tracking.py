@@ -16,11 +16,11 @@ import pytest
 from nfstudy.core.errors import StoreError, StoreUnavailableError
 from nfstudy.runs.frame import RUN_COLUMNS, cell_states, runs_left
 from nfstudy.runs.metrics import METRICS
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.open import load_frame
 from nfstudy.runs.tracking.retry import Retry
 from nfstudy.runs.tracking.store import Attempt, Store, open_store, resolve_artifacts
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Trial
 from nfstudy.study.reader import parse_study
 
@@ -32,7 +32,7 @@ STUDY = parse_study(
     "s.yaml",
 )
 CELLS = STUDY.under("default").cells
-DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
+DATA = DataRecord.of("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
 
 
 def start(store, trial, point=None):

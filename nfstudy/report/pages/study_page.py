@@ -147,10 +147,9 @@ class Page:
             for result, run in runs_by_cell(self.results, (*RUN_COLUMNS, "attempts", *paths))
         ]
 
-    @property
+    @cached_property
     def rerun_rows(self) -> Sequence[RerunRow]:
         """The reruns, by cell in the study's order."""
-        reruns = self.results.reruns
         return [
             RerunRow(
                 id=run["run_id"],
@@ -161,8 +160,7 @@ class Page:
                 commit=_commit(run["commit"], run["dirty"]),
                 machine=_machine(run),
             )
-            for result in self.results.cells
-            for run in reruns[reruns["cell"] == result.cell.key].to_dict("records")
+            for result, run in _by_cell(self.results, self.results.reruns)
         ]
 
 
@@ -176,9 +174,16 @@ def runs_by_cell(
         columns: those that are wanted, if the runs have them; None for all.
     """
     runs = results.runs if columns is None else results.runs[results.runs.columns.intersection([*columns])]
-    by_cell = dict(tuple(runs.groupby("cell")))
+    yield from _by_cell(results, runs)
+
+
+def _by_cell(results: Results, runs: pd.DataFrame) -> Iterator[tuple[CellResult, dict[str, Any]]]:
+    """Yield some runs with their cells; all are taken out of the frame at once, as its rows are slow one by one."""
+    by_cell: dict[str, list[dict[str, Any]]] = {}
+    for run in runs.to_dict("records"):
+        by_cell.setdefault(run["cell"], []).append(run)
     for result in results.cells:
-        for run in by_cell.get(result.cell.key, runs.iloc[:0]).to_dict("records"):
+        for run in by_cell.get(result.cell.key, ()):
             yield result, run
 
 
