@@ -35,7 +35,7 @@ check: lint types  ## style, types, and the fast tests: no processes of their ow
 test: lint types  ## style, types and all tests
 	$(PYTHON) -m pytest $(PARALLEL)
 
-chaos: $(VENV)/.tested  ## 200 SIGKILLs, pauses, hangs and starvations over three kinds of study and four commands, held against undisturbed ones; 20,000 malformed inputs
+chaos: $(VENV)/.tested  ## 200 SIGKILLs, pauses and starvations over three kinds of study and four commands, held against undisturbed ones; 20,000 malformed inputs
 	PYTHONPATH=tests $(PYTHON) -m chaos --kills 200
 	NFSTUDY_FUZZ_CASES=10000 $(PYTHON) -m pytest tests/study/test_hostile_input.py
 

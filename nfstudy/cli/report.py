@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nfstudy.cli.options import nearby
+from nfstudy.cli.options import nearby, tell
 from nfstudy.core.errors import UserError
 from nfstudy.core.project import Project
-from nfstudy.study.reader import read_studies, read_study
+from nfstudy.study.reader import read_studies, read_study, require_sole
 
 
 def report(options: argparse.Namespace) -> int:
@@ -23,9 +23,11 @@ def report(options: argparse.Namespace) -> int:
     plan = read_study(options.study).under(options.budget)
     project = Project.find()
     runs = open_runs(project.tracking_uri(options.tracking_uri))(plan.name)
+    if not options.output:
+        require_sole(Path(options.study), plan.name, project.root)
     folder = Path(options.output) if options.output else project.report(plan.name)
     active = project.is_running(plan.name)
-    print(f"report: {nearby(build_report(plan, runs, folder, options.partial, active))}")
+    print(f"report: {nearby(build_report(plan, runs, folder, options.partial, active, tell))}")
     return 0
 
 
@@ -40,5 +42,5 @@ def _report_all(options: argparse.Namespace) -> int:
     studies = read_studies(project.root / "studies")
     named = {path.relative_to(project.root).as_posix(): study for path, study in studies.items()}
     runs_of = open_runs(project.tracking_uri(options.tracking_uri))
-    print(f"overview: {nearby(build_front(named, runs_of, project.reports, project.is_running))}")
+    print(f"overview: {nearby(build_front(named, runs_of, project.reports, project.is_running, tell))}")
     return 0

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from nfstudy.cli.options import tell
 from nfstudy.core.errors import printable
 from nfstudy.core.project import Project
 from nfstudy.runner.eta import Forecast, format_duration, logged_seconds
-from nfstudy.runs.frame import cell_states, runs_left
+from nfstudy.runs.frame import cell_states, notes, runs_left, trusted
 from nfstudy.runs.provenance import usable_cores
 from nfstudy.runs.result import RESULTS
 from nfstudy.study.cells import cost_key
@@ -28,7 +29,9 @@ def status(options: argparse.Namespace) -> int:
 
     plan = read_study(options.study).under(options.budget)
     project = Project.find()
-    frame = load_frame(project.tracking_uri(options.tracking_uri), plan.name, NEEDED)
+    frame = trusted(plan, load_frame(project.tracking_uri(options.tracking_uri), plan.name, NEEDED))
+    for note in notes(frame):
+        tell(note)
     active = project.is_running(plan.name)
     print(f"{plan.name}, budget {plan.budget}{', running now' if active else ''}")
     expected = project.read_costs(plan.name) | logged_seconds(frame)

@@ -12,7 +12,8 @@ from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from nfstudy.core.errors import StoreError, UserError
-from nfstudy.runner.journal import drop_torn_line
+from nfstudy.core.reading import regular
+from nfstudy.runner.journal import MAX_BYTES, drop_torn_line
 from nfstudy.runner.proposals import LABEL, journal_read
 
 OBJECTIVE = "validation F (nats)"
@@ -31,7 +32,8 @@ def copy_of_journals(journals: Sequence[Path]) -> InMemoryStorage:
         for journal in journals:
             copy = Path(folder) / journal.name
             with journal_read(journal):
-                shutil.copyfile(journal, copy)
+                with regular(journal, MAX_BYTES) as source, copy.open("wb") as target:
+                    shutil.copyfileobj(source, target)
                 drop_torn_line(copy)
                 storage = JournalStorage(JournalFileBackend(str(copy)))
                 _copy_studies(storage, found)

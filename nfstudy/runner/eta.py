@@ -9,8 +9,11 @@ import pandas as pd
 
 from nfstudy.runs.result import Cost
 from nfstudy.study.cells import Trial, cost_key
-from nfstudy.study.searches import epochs
+from nfstudy.study.searches import epoch_updates, epochs
 from nfstudy.study.settings import Settings
+
+LONGEST = 3.2e9
+"""Seconds of a run that can be believed: a century."""
 
 
 def run_seconds(settings: Settings, cost: Cost, stage: str = "repetition") -> float:
@@ -20,6 +23,12 @@ def run_seconds(settings: Settings, cost: Cost, stage: str = "repetition") -> fl
         return test
     # Of data from outside whose size is not known: as if all updates were one epoch.
     return settings.train.updates * cost.update + (epochs(settings) or 1) * cost.validation + test
+
+
+def epoch_share(settings: Settings) -> float:
+    """Return which part of a run's updates an epoch is, at most 1."""
+    each = epoch_updates(settings)
+    return 1.0 if settings.problem == "drawn" or each is None else min(each / settings.train.updates, 1.0)
 
 
 def cost_signature(settings: Settings) -> str:
@@ -40,7 +49,9 @@ def cost_signature(settings: Settings) -> str:
 def logged_seconds(frame: pd.DataFrame) -> dict[str, float]:
     """Return `cost_key` -> mean wall-clock seconds of the finished repetitions of a cell, or trials of its search."""
     done = frame[(frame["outcome"] == "finished") & (frame["stage"] != "rerun")]
-    means = done.groupby(["cell", "stage"])["time/wall_seconds"].mean().dropna().to_dict()
+    # What a store says may have been edited: a time that cannot be one says nothing.
+    done = done[done["time/wall_seconds"].between(0, LONGEST)]
+    means = done.groupby(["cell", "stage"])["time/wall_seconds"].mean().to_dict()
     return {cost_key(cell, stage): seconds for (cell, stage), seconds in means.items()}
 
 
@@ -49,7 +60,7 @@ class Forecast:
 
     def __init__(self, expected: Mapping[str, float], workers: int) -> None:
         """Take `cost_key` -> expected seconds of one run; an unknown one counts as their mean."""
-        self._expected = dict(expected)
+        self._expected = {key: seconds for key, seconds in expected.items() if 0 <= seconds <= LONGEST}
         known = self._expected.values()
         self._mean = sum(known) / len(known) if known else math.nan
         self._workers = workers
@@ -82,8 +93,8 @@ class Forecast:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration for people, such as `2 h 05 min`; `unknown` for nan."""
-    if math.isnan(seconds):
+    """Return a duration for people, such as `2 h 05 min`; `unknown` for what is none, such as nan."""
+    if not math.isfinite(seconds) or seconds < 0:
         return "unknown"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -21,29 +21,35 @@ from nfstudy.runner.journal import drop_lock, journal_errors
 from nfstudy.runner.options import Launch
 from nfstudy.runner.progress import StudyProgress, make_progress
 from nfstudy.runner.scheduler import Scheduler
-from nfstudy.runner.search import study_plan
+from nfstudy.runner.search import further_plan, study_plan
 from nfstudy.runner.signals import StopSignal
-from nfstudy.runs.frame import LoggedRuns, runs_left, study_cells
+from nfstudy.runs.frame import LoggedRuns, runs_left, study_cells, trusted
 from nfstudy.runs.result import RESULTS, TrialResult
 from nfstudy.runs.tracking.retry import RETRY_SECONDS, Retry
 from nfstudy.runs.tracking.store import open_store
 from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Identity
-from nfstudy.study.plan import StudyPlan
+from nfstudy.study.plan import Further, StudyPlan
 from nfstudy.study.sections import DataSpec
 
 
 def run_study(
-    launch: Launch, data: Mapping[DataSpec, DataRecord], expected: Mapping[str, float], pool: Engine, stop: StopSignal
+    launch: Launch,
+    data: Mapping[DataSpec, DataRecord],
+    expected: Mapping[str, float],
+    pool: Engine,
+    stop: StopSignal,
+    further: Mapping[str, Further] | None = None,
 ) -> Summary:
-    """Run what is missing of a study; call it with the study's lock held.
+    """Run what is missing of a study, or `further` repetitions alone; call it with the study's lock held.
 
     Arguments:
         launch: the study, and how it is run.
         data: from `prepare_data`.
-        expected: cell key -> expected seconds of one run, for the time left.
+        expected: `cells.cost_key` -> expected seconds of one run, for the time left.
         pool: the workers.
         stop: what may ask to stop.
+        further: cell key -> how many repetitions are wanted of it; then of other cells nothing is run.
 
     Raises:
         StoreError: the store or the journal cannot be used.
@@ -53,7 +59,7 @@ def run_study(
     store = open_store(launch.uri, create=True)
     experiment = store.experiment(plan.name, study.description or study.title)
     store.kill_left_over(plan.name)
-    frame = store.runs(plan.name).frame()
+    frame = trusted(plan, store.runs(plan.name).frame())
     folder = store.folder or launch.project.store
     places = Places(store, experiment, folder / "optuna" / f"{plan.name}.journal", folder / "checkpoints" / plan.name)
     prune_checkpoints(places.checkpoints, set(_identities(frame[frame["outcome"].isin(RESULTS)])))
@@ -69,12 +75,20 @@ def run_study(
             progress.note(words)
 
     with journal_errors(places.journal):
-        scheduler = Scheduler(study_plan(plan, places.journal, say), known)
+        if further is None:
+            work = study_plan(plan, places.journal, say)
+        else:
+            cells = [cell for cell in study_cells(plan, frame) if cell.key in further]
+            work = further_plan(plan, places.journal, cells, further, say)
+        scheduler = Scheduler(work, known)
     with closing(make_progress()) as progress:
         heard.append(progress)
         store.retry = Retry(RETRY_SECONDS, progress.note, lambda: bool(stop.name))
-        total = plan.runs_of(len(study_cells(plan, frame)))
-        done = total - runs_left(plan, frame)
+        if further is None:
+            total = plan.runs_of(len(study_cells(plan, frame)))
+            done = total - runs_left(plan, frame)
+        else:
+            total, done = len(scheduler.waiting), 0
         attempts = Counter(_identities(frame))
         assignment = Assignment(plan.name, places, data, expected, launch.retry, attempts, done, total)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 from nfstudy.core.project import Project
@@ -10,6 +11,7 @@ from nfstudy.data import Dataset, load_dataset
 from nfstudy.runner.engine import Engine
 from nfstudy.runner.eta import cost_signature, run_seconds
 from nfstudy.runner.signals import STOP_SECONDS, StopSignal
+from nfstudy.runner.watch import AtWork, Watch
 from nfstudy.runner.worker import Ready
 from nfstudy.runs.result import Cost
 from nfstudy.runs.whole_run import DataRecord
@@ -37,8 +39,17 @@ def data_record(dataset: Dataset) -> DataRecord:
     return DataRecord.of(dataset.name, dataset.fingerprint, dataset.source, shapes)
 
 
-def measure_costs(pool: Engine, cells: Sequence[Cell], stop: StopSignal) -> dict[str, float]:
-    """Return `cost_key` -> expected seconds of one run, measured on the workers, one of each cost signature."""
+def measure_costs(
+    pool: Engine, cells: Sequence[Cell], stop: StopSignal, worker_timeout: float | None = None
+) -> dict[str, float]:
+    """Return `cost_key` -> expected seconds of one run, measured on the workers, one of each cost signature.
+
+    Arguments:
+        pool: the workers.
+        cells: which.
+        stop: what may ask to stop.
+        worker_timeout: see `nfstudy.runner.options.RetryPolicy`.
+    """
     wanted = {(cell.key, "repetition"): cell.settings for cell in cells}
     wanted |= {(cell.key, "search"): cell.tried({}) for cell in cells if cell.search}
     signatures = {run: cost_signature(settings) for run, settings in wanted.items()}
@@ -47,6 +58,8 @@ def measure_costs(pool: Engine, cells: Sequence[Cell], stop: StopSignal) -> dict
         examples.setdefault(signatures[run], settings)
     costs: dict[str, Cost] = {}
     waiting = list(examples)[:: math.ceil(len(examples) / MAX_MEASURED) or 1]
+    watch = Watch(pool, worker_timeout, lambda words: print(words, file=sys.stderr, flush=True))
+    timing = AtWork("timing a few updates")
     while waiting or any(worker.task for worker in pool.workers):
         for worker in pool.workers:
             if worker.device and worker.task is None and waiting:
@@ -59,6 +72,7 @@ def measure_costs(pool: Engine, cells: Sequence[Cell], stop: StopSignal) -> dict
             # A measurement that fails leaves its cells without an estimate; running them will say why.
             if not isinstance(message, Ready):
                 worker.task = None
+        watch.look({worker.number: timing for worker in pool.workers if worker.task})
     return {
         cost_key(*run): run_seconds(settings, costs[signature], run[1])
         for run, settings in wanted.items()

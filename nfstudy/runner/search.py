@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from nfstudy.runner.scheduler import Plan, Task
 from nfstudy.runs.result import OnEpoch, Outcome, TrialResult
 from nfstudy.runs.tags import Tag
 from nfstudy.study.cells import KEY_VERSION, Cell, Trial
-from nfstudy.study.plan import StudyPlan
+from nfstudy.study.plan import Further, StudyPlan
 from nfstudy.study.spec import Range, Sampling
 
 Say = Callable[[str], None]
@@ -78,6 +78,33 @@ def study_plan(plan: StudyPlan, journal: Path, say: Say = lambda words: None) ->
     return _exhaustive_plan(plan, opened, proposals, say)
 
 
+def further_plan(
+    plan: StudyPlan,
+    journal: Path,
+    cells: Sequence[Cell],
+    further: Mapping[str, Further],
+    say: Say = lambda words: None,
+) -> Plan:
+    """Return the work of further repetitions of some cells, at the settings that their searches have chosen.
+
+    Arguments:
+        plan: the study under the budget.
+        journal: the file in which Optuna keeps the trials.
+        cells: those that get more repetitions.
+        further: cell key -> how many in all, and for which look.
+        say: told what the searches inside the cells choose, and what they wait for.
+
+    Raises:
+        StoreError: the journal cannot be read or written.
+    """
+    opened = Journal(journal)
+    return _further_plan([_cell_plan(plan, cell, opened, None, say, further[cell.key]) for cell in cells])
+
+
+def _further_plan(work: list[Plan]) -> Plan:
+    yield work
+
+
 def _exhaustive_plan(plan: StudyPlan, journal: Journal, proposals: Proposals, say: Say) -> Plan:
     cells = {cell.key: cell for cell in plan.cells}
     proposals.enqueue(cells.values())
@@ -119,7 +146,12 @@ def _tell_all(proposals: Proposals, trials: list[Proposed], results: Mapping[int
 
 
 def _cell_plan(
-    plan: StudyPlan, cell: Cell, journal: Journal, should_continue: OnEpoch | None, say: Say = lambda words: None
+    plan: StudyPlan,
+    cell: Cell,
+    journal: Journal,
+    should_continue: OnEpoch | None,
+    say: Say,
+    further: Further | None = None,
 ) -> Plan:
     """Search the cell's nuisance settings, if the study does, then run its repetitions; return their mean F."""
     settings, tags = cell.settings, None
@@ -128,7 +160,7 @@ def _cell_plan(
         if choice is None:
             return TrialResult("failed")
         settings, tags = cell.chosen(choice.values), lambda: choice.tags
-    repetitions = [Task(trial, tags=tags) for trial in plan.repetitions_of(cell, settings)]
+    repetitions = [Task(trial, tags=tags) for trial in plan.repetitions_of(cell, settings, further)]
     results: list[TrialResult] = []
     if should_continue:
         repetitions[0].should_continue = should_continue

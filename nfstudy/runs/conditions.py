@@ -15,7 +15,7 @@ from nfstudy.runs.frame import param_text, param_value
 from nfstudy.runs.provenance import CodeState
 from nfstudy.runs.tags import Tag
 from nfstudy.study.cells import settings_digest
-from nfstudy.study.settings import ADDED_SINCE_KEY_VERSION, Settings
+from nfstudy.study.settings import ADDED_SINCE_KEY_VERSION, Settings, setting_defaults
 
 MACHINE = ("machine", "processor")
 """Entries of `provenance.environment` that, with device and threads, make a kind of machine: there bits are equal."""
@@ -86,6 +86,9 @@ def recorded_settings(params: Mapping[str, str]) -> Settings:
         path = ".".join(map(str, details["loc"]))
         raise UserError(f"{path}: {details['msg']}; expected: the settings of this version of nfstudy") from None
     now = {path: param_text(value) for path, value in settings.flat().items()}
+    # What is idle is not recorded, and means nothing: it has its default.
+    idle = younger.keys() - params.keys() - now.keys()
+    settings = settings.replace({path: setting_defaults()[path] for path in idle})
     for path in sorted(now.keys() - params.keys() - ADDED_SINCE_KEY_VERSION.keys()):
         raise UserError(f"{path}: is not recorded; expected: a run that logged all its settings")
     for path, text in params.items():

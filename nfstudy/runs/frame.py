@@ -12,11 +12,14 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import numpy as np
 import pandas as pd
 
+from nfstudy.core.errors import SpecError
+from nfstudy.runs.evaluations import evaluation_texts
 from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.original import original_id
+from nfstudy.runs.readable import is_object, trouble
 from nfstudy.runs.result import RESULTS, outcome_of
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
-from nfstudy.study.cells import Cell
+from nfstudy.study.cells import Cell, settings_digest
 from nfstudy.study.plan import StudyPlan
 
 RUN_COLUMNS = {
@@ -40,17 +43,20 @@ RUN_COLUMNS = {
     "rerun_of": "str",
     "rerun": "str",
     "search": "str",
+    "look": "str",
     "attempt": "int",
     "started": "int",
+    "evaluations": "str",
 }
 """The leading columns of a runs frame.
 
 `outcome` is one of finished, diverged, pruned, failed, running, killed; `started` is in milliseconds since 1970, by a
 clock that may have been wrong; `attempt` counts the runs of one trial, 1, 2, ..., and is 0 where that was not logged.
 `rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. `search`
-says of a repetition how a search chose its settings, as JSON, else it is empty. After
-them stand one column a setting (its dotted path; text, number, truth or None) and one a metric that is declared (its
-name; float, NaN where the run has none).
+says of a repetition how a search chose its settings, as JSON, else it is empty; `look` is what the tag of that name
+tells of a repetition that `decide` has run; `evaluations` is a JSON list of what `nfstudy.runs.evaluations` reads,
+empty for none. After them stand one column a setting (its dotted path; text, number, truth or None) and one a metric
+that is declared (its name; float, NaN where the run has none).
 """
 
 LARGEST = sys.float_info.max
@@ -58,13 +64,17 @@ LARGEST = sys.float_info.max
 
 
 def make_frame(rows: Sequence[Mapping[str, Any]], metrics: Collection[str] | None = None) -> pd.DataFrame:
-    """Return the frame of runs, as `LoggedRuns.frame` describes it.
+    """Return the frame of runs, as `LoggedRuns.frame` describes it, and in its `notes` which runs are left out.
 
     Arguments:
-        rows: a value for each of `RUN_COLUMNS`, and `params` and `metrics`, mappings of those that the run has.
+        rows: a value for each of `RUN_COLUMNS`, and `params` and `metrics`, mappings of those that the run has; or of
+            a run that cannot be read, `run_id` and `unreadable`, why.
         metrics: names of metrics that alone are wanted, and no settings; None for all of both.
     """
-    settings = sorted({path for row in rows for path in row["params"]}) if metrics is None else ()
+    left_out = sorted(f"run {row['run_id']}: {row['unreadable']}" for row in rows if "unreadable" in row)
+    rows = [row for row in rows if "unreadable" not in row]
+    others = {*RUN_COLUMNS, *known_metrics()}  # A parameter of such a name is none of ours.
+    settings = sorted({path for row in rows for path in row["params"]} - others) if metrics is None else ()
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in RUN_COLUMNS}
     columns |= {path: pd.array([row["params"].get(path) for row in rows], dtype=object) for path in settings}
     columns |= {
@@ -74,11 +84,26 @@ def make_frame(rows: Sequence[Mapping[str, Any]], metrics: Collection[str] | Non
     }
     frame = pd.DataFrame(columns).astype({name: kind for name, kind in RUN_COLUMNS.items() if kind != "bool"})
     order = ["cell", "stage", "index", "started", "run_id"]
-    return frame.sort_values(order, kind="stable").reset_index(drop=True)
+    return with_notes(frame.sort_values(order, kind="stable").reset_index(drop=True), left_out)
 
 
-def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what `make_frame` takes for one run.
+def notes(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Return what people should know of a store's frame, such as which runs are left out of it, and why."""
+    return tuple(frame.attrs.get(_NOTES, ()))
+
+
+def with_notes(frame: pd.DataFrame, lines: Iterable[str]) -> pd.DataFrame:
+    """Return a frame with further notes; what is made of a frame by pandas need not keep them."""
+    if lines := tuple(lines):
+        frame.attrs = {**frame.attrs, _NOTES: tuple(dict.fromkeys((*notes(frame), *lines)))}
+    return frame
+
+
+_NOTES = "nfstudy.notes"
+
+
+def make_row(run_id: str, status: str, started: int | None, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what `make_frame` takes for one run; whatever somebody has done to it in the store, nothing is raised.
 
     Arguments:
         run_id: the run's id in its store.
@@ -87,17 +112,23 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
         data: the run's `tags`, `params` and `metrics`, by name.
     """
     tags = data["tags"]
-    row = {name: tags.get(tag_of(name), "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
+    reason = trouble(tags) or ("" if started is not None else "start time: is missing; expected: milliseconds")
+    if reason:
+        named = f" ({tags[MlflowTag.RUN_NAME]})" if tags.get(MlflowTag.RUN_NAME) else ""
+        hint = "left out; hint: put back what was edited, or delete the run"
+        return {"run_id": f"{run_id}{named}", "unreadable": f"{reason}; {hint}"}
+    row = {name: tags.get(tag_of(name)) or "" for name, kind in RUN_COLUMNS.items() if kind == "str"}
     return row | {
         "run_id": original_id(run_id, tags),
-        "run_name": tags.get(MlflowTag.RUN_NAME, ""),
+        "run_name": tags.get(MlflowTag.RUN_NAME) or "",
         "index": int(tags.get(Tag.INDEX, 0)),
         "outcome": outcome_of(status, tags.get(Tag.OUTCOME)),
         "update": float(tags.get(Tag.UPDATE, "nan")),
         "dirty": tags.get(Tag.DIRTY) == "true",
         "attempt": int(tags.get(Tag.ATTEMPT, 0)),
         "started": started,
-        "params": {path: param_value(text) for path, text in data["params"].items()},
+        "evaluations": json.dumps(found) if (found := evaluation_texts(tags)) else "",
+        "params": {path: param_value(text or "") for path, text in data["params"].items()},
         "metrics": data["metrics"],
     }
 
@@ -134,9 +165,13 @@ def param_text(value: Any) -> str:
 def param_value(text: str) -> Any:
     """Return the setting that was logged as a text."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return text
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(name)  # NaN and Infinity: no setting is one, and a page cannot embed them.
 
 
 class LoggedRuns(Protocol):
@@ -201,10 +236,46 @@ def study_cells(plan: StudyPlan, frame: pd.DataFrame) -> Sequence[Cell]:
     """List the cells of a study: its grid's, or for a study with a sampler those that its runs have visited."""
     if not plan.sampling:
         return plan.cells
-    points = frame.loc[frame["budget"] == plan.budget].sort_values(["started", "run_id"])["point"].drop_duplicates()
-    cells = (plan.cell_at(json.loads(point)) for point in points)
-    known = set(frame["cell"])
-    return [cell for cell in {cell.key: cell for cell in cells}.values() if cell.key in known]
+    own = frame.loc[frame["budget"] == plan.budget].sort_values(["started", "run_id"])
+    pairs = own[["point", "cell"]].drop_duplicates().itertuples(index=False, name=None)
+    cells = (_cell_there(plan, point, key) for point, key in pairs)
+    return [*{cell.key: cell for cell in cells if cell}.values()]
+
+
+def _cell_there(plan: StudyPlan, point: str, key: str) -> Cell | None:
+    """Return the cell at a point that a run has logged; None where that is not the run's own cell."""
+    values = json.loads(point)
+    axes = plan.study.grid
+    if not is_object(point) or set(values) != set(axes):
+        return None
+    try:
+        cell = plan.cell_at(values)
+    except SpecError:
+        return None
+    return cell if cell.key == key else None
+
+
+def trusted(plan: StudyPlan, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a study's runs without the repetitions whose settings are not those of the cell that they are tagged with.
+
+    Somebody has edited such a run's tags: its numbers would stand in another row. A note says which are left out.
+    Where a search chooses a cell's settings, that cannot be told.
+    """
+    if plan.search or frame.empty:
+        return frame
+    own = (frame["budget"] == plan.budget) & (frame["stage"] == "repetition")
+    keys = set(frame.loc[own, "cell"])
+    digests = {cell.key: settings_digest(cell.settings) for cell in study_cells(plan, frame) if cell.key in keys}
+    known = frame["cell"].map(digests)
+    wrong = own & known.notna() & (known != frame["settings"])
+    if not wrong.any():
+        return frame
+    told = [
+        f"run {run_id} ({name}): tags nfstudy.cell and nfstudy.settings contradict each other; left out; "
+        "hint: put back what was edited, or delete the run"
+        for run_id, name in frame.loc[wrong, ["run_id", "run_name"]].itertuples(index=False, name=None)
+    ]
+    return with_notes(frame[~wrong].reset_index(drop=True), (*notes(frame), *told))
 
 
 class _Told(NamedTuple):

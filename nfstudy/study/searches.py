@@ -13,7 +13,7 @@ from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import OpenRecord
 from nfstudy.study.cells import range_endpoints
 from nfstudy.study.sections import ENERGY_EPOCH
-from nfstudy.study.settings import Settings
+from nfstudy.study.settings import TRAINED_ON, Settings
 from nfstudy.study.spec import SEARCH_SAMPLER, Axis, Pruner, Range, Sampling, StudySpec
 from nfstudy.study.yaml_document import Mistake, Place, shown
 
@@ -101,8 +101,13 @@ def range_mistakes(where: Place, path: str, axis: Range) -> Iterator[Mistake]:
             yield (*where, "step"), f"got {axis.step}; expected: a step that leads from {axis.low} to {axis.high}"
 
 
-def search_mistakes(spec: StudySpec) -> Iterator[Mistake]:
-    """Yield what keeps the study's search or sampler from choosing anything, as far as no budget matters."""
+def search_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistake]:
+    """Yield what keeps the study's search or sampler from choosing anything, as far as no budget matters.
+
+    Arguments:
+        spec: the study.
+        in_part: whether what is wrong in the file has been left out of it; then nothing is said to be absent.
+    """
     sampled = isinstance(spec.sampler, Sampling)
     axes: list[tuple[Place, str, Axis]] = []
     if spec.search:
@@ -117,7 +122,7 @@ def search_mistakes(spec: StudySpec) -> Iterator[Mistake]:
             yield from _untouched(("search", "settings", path), path, spec)
     if sampled:
         axes += [(("grid", path), path, axis) for path, axis in spec.grid.items()]
-        if all(not isinstance(axis, Range) and len(axis) == 1 for axis in spec.grid.values()):
+        if not in_part and all(not isinstance(axis, Range) and len(axis) == 1 for axis in spec.grid.values()):
             yield ("grid",), "has one point; expected: several, of which the sampler can choose"
     for where, path, _ in axes:
         if path == "seed":
@@ -130,7 +135,7 @@ def search_mistakes(spec: StudySpec) -> Iterator[Mistake]:
     for name, budget in spec.budgets.items():
         for path in budget.search_settings:
             yield from _untouched(("budgets", name, "search.settings", path), path, spec)
-        if (budget.search or budget.search_settings) and not spec.search:
+        if (budget.search or budget.search_settings) and not spec.search and not in_part:
             key = "search" if budget.search else "search.settings"
             yield ("budgets", name, key), "the study has no search; expected: with search, or without this"
 
@@ -151,12 +156,15 @@ def _untouched(where: Place, path: str, spec: StudySpec) -> Iterator[Mistake]:
         yield where, "is what all trials share; expected: any other setting"
 
 
-def sampler_axis_mistakes(spec: StudySpec) -> Iterator[Mistake]:
-    """Yield what is wrong with an axis `search.sampler` of the grid, which compares the samplers of a search."""
+def sampler_axis_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistake]:
+    """Yield what is wrong with an axis `search.sampler` of the grid, which compares the samplers of a search.
+
+    The arguments are those of `search_mistakes`.
+    """
     where: Place = ("grid", SEARCH_SAMPLER)
     axis = spec.grid[SEARCH_SAMPLER]
     names = get_args(Sampling.model_fields["name"].annotation)
-    if not spec.search:
+    if not spec.search and not in_part:
         yield where, "the study has no search; expected: with search"
     elif isinstance(spec.sampler, Sampling):
         yield where, "cannot be drawn by a sampler; expected: with sampler exhaustive"
@@ -190,11 +198,11 @@ def check_choice(plan: StudyPlan) -> None:
     if plan.sampling:
         trained += [cell.settings for cell in plan.corners]
     for settings in trained:
-        if settings.data and settings.data.training_split == "train+valid":
+        if settings.data and settings.data.training_split != "train":
             hint = "; hint: search.settings may say so for the trials of the search alone" if search else ""
             raise SpecError(
-                "data.training_split: got train+valid in a search, whose trials are chosen by the validation images; "
-                f"expected: train{hint}"
+                f"data.training_split: got {settings.data.training_split}, {TRAINED_ON}; "
+                f"expected: train where a search or sampler chooses by it{hint}"
             )
     if search:
         used = {path for settings in trained for path in settings.flat()}

@@ -53,6 +53,8 @@ _ACTIVE_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "train.weight_decay": ("train.optimiser", ("adam",)),
     "train.precision": ("problem", ("images",)),
     "evaluation.test_images": ("problem", ("images",)),
+    "evaluation.tight_samples": ("problem", ("images",)),
+    "evaluation.tight_images": ("problem", ("images",)),
 }
 
 ADDED_SINCE_KEY_VERSION: dict[str, Any] = {
@@ -60,10 +62,15 @@ ADDED_SINCE_KEY_VERSION: dict[str, Any] = {
     "train.precision": "float32",
     "train.averaging": None,
     "train.keep": "last",
+    "train.decay_biases": True,
+    "evaluation.tight_samples": 5000,
+    "evaluation.tight_images": 1000,
     "model.likelihood": None,
 }
 """Settings younger than `cells.KEY_VERSION`, and the value of each that means what was done before there was a choice.
-At that value they are no part of a cell's identity, so that runs made before keep their place."""
+At that value they are no part of a cell's identity, so that runs made before keep their place. It is the default too,
+but for `train.decay_biases`, where what was done before is not what should be done; and runs made before there was a
+tight estimate are those without one, as it changes no other number."""
 
 
 def active_when() -> dict[str, tuple[str, tuple[Any, ...]]]:
@@ -74,7 +81,8 @@ def active_when() -> dict[str, tuple[str, tuple[Any, ...]]]:
 def is_switch(path: str) -> bool:
     """Say whether a choice of this setting can put others to use, or out of it."""
     switches = {switch for switch, _ in active_when().values()}
-    return path in switches or path in ("flow.length", "model.likelihood") or path.startswith("data.")
+    further = ("flow.length", "model.likelihood", "train.weight_decay")
+    return path in switches or path in further or path.startswith("data.")
 
 
 def setting_defaults() -> dict[str, Any]:
@@ -198,6 +206,13 @@ class Settings(Record):
         return {key: origin for key, origin in found.items() if origin != registry.BUILT_IN}
 
     @property
+    def _biases_may_decay(self) -> bool:
+        """Whether `train.decay_biases` changes a number: there is a decay, and a flow with biases to decay."""
+        family: FlowFamily = registry.find("flows", self.flow.family)
+        decay = self.train.optimiser == "adam" and self.train.weight_decay > 0
+        return decay and self.flow.length > 0 and family.matrix_biases
+
+    @property
     def _sections(self) -> tuple[str, ...]:
         return SECTIONS[self.problem]
 
@@ -209,6 +224,8 @@ class Settings(Record):
             for path, (switch, values) in rules.items()
             if present[switch] not in values and getattr(self, path.partition(".")[0])
         ]
+        if not self._biases_may_decay:
+            idle.append("train.decay_biases")
         if self.data:
             used = registry.likelihood_of(self.data.values, self.model.likelihood).fields
             further = (field for record in registry.records_of("likelihoods") for field in record.model_fields)
@@ -320,6 +337,8 @@ def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str
     if flow.length > 0 and model.latent < family.least_latent:
         why = f", which {family.why_least}" if family.why_least else ""
         yield "model.latent", model.latent, f"at least {family.least_latent} with flow.family {flow.family}{why}"
+    if data.training_split != "train" and settings.train.keep == "best":
+        yield "train.keep", "best", f"last with data.training_split {data.training_split}, {TRAINED_ON}"
     if data.training_split != "train" and data.values in ("levels", "patches"):
         allowed = "train, where training images are drawn anew and validation images are not"
         yield "data.training_split", data.training_split, allowed
@@ -344,5 +363,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
+TRAINED_ON = "which trains on the images of the validation bound"
 CHOICES = ("data.name", "energy.name", "drawn.density")
 """The settings that have no default."""

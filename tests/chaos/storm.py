@@ -27,8 +27,6 @@ from nfstudy.runs.metrics import METRICS
 from nfstudy.runs.tracking.store import open_store
 
 WORKERS = 4
-HANGING = 15
-"""Seconds without a word after which the coordinator of a full storm takes a worker to hang."""
 OF_TRAINING = [name for name, metric in METRICS.items() if metric.split in ("train", "valid")]
 OF_RESULTS = [name for name, metric in METRICS.items() if metric.split != "time"]
 LAUNCH_SECONDS = 900
@@ -36,9 +34,9 @@ SHARE = 1 / 16
 """The mean time between two strikes of a full storm, as a share of the calm study's: processes get to some work."""
 KILLS = {"worker": 12, "coordinator": 2, "group": 1}
 """SIGKILL to a worker, to the coordinator alone, or to it with all its workers -> how often, in parts."""
-TROUBLES = KILLS | {"pause": 4, "hang": 1, "starve": 2}
-"""As well: SIGSTOP to a worker or the coordinator and SIGCONT after a while, SIGSTOP to a worker for ever, and no more
-memory for a worker for a while."""
+TROUBLES = KILLS | {"pause": 4, "starve": 2}
+"""As well: SIGSTOP to a worker or the coordinator and SIGCONT after a while, and no more memory for a worker for a
+while."""
 
 
 @dataclass
@@ -64,7 +62,7 @@ def prepare(folder, kind: Kind, updates):
 
 def leave_alone(folder, workers=WORKERS, launch=launch_spawned):
     """Run the study once, undisturbed; return the seconds that its trials took, from the first's start."""
-    process = launch(folder, *_arguments(workers, 600))
+    process = launch(folder, *_arguments(workers))
     wait_for(folder, "starts", LAUNCH_SECONDS)
     begun = time.monotonic()
     wait_for(folder, r"(?m)^\d+ (finished|pruned)\b.* in ", LAUNCH_SECONDS)
@@ -91,7 +89,7 @@ def rage(folder, kills, seed, interval, workers=WORKERS, troubles=KILLS, launch=
     storm, process = Storm(), None
     while True:
         if process is None:
-            process = launch(folder, *_arguments(workers, HANGING))
+            process = launch(folder, *_arguments(workers))
             storm.launches += 1
             if not storm.kills:
                 wait_for(folder, all_begun, LAUNCH_SECONDS)
@@ -136,7 +134,7 @@ def strike(process, random_, troubles, interval):
         _starve(victim, random_.uniform(0, 2 * interval))
     else:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(victim, signal.SIGSTOP if how == "hang" else signal.SIGKILL)
+            os.kill(victim, signal.SIGKILL)
     return how
 
 
@@ -150,8 +148,8 @@ def _starve(pid, seconds):
         resource.prlimit(pid, resource.RLIMIT_AS, limits)
 
 
-def _arguments(workers, hanging):
-    options = ["--checkpoint-every", "0.2", "--retries", "1000", "--worker-timeout", str(hanging)]
+def _arguments(workers):
+    options = ["--checkpoint-every", "0.2", "--retries", "1000"]
     return ["run", "tiny.yaml", *options, "--workers", str(workers)]
 
 

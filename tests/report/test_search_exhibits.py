@@ -106,6 +106,15 @@ def test_a_search_is_read_back_as_it_ran_and_its_choice_is_the_best_that_finishe
     assert nice.importances == {"train.learning_rate": 0.75, "train.batch": 0.125}
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", '{"importances": 3}', '{"importances": {"train.batch": "x"}}'])
+def test_an_edited_tag_of_a_search_ends_no_report(text):
+    plan, runs = searched()
+    frame = runs.frame()
+    frame["search"] = text
+    runs.frame = lambda metrics=None: frame
+    assert [search.importances for search in searches_of(gather_results(plan, runs))] == [{}, {}]
+
+
 def test_the_report_of_a_search_says_what_was_tried_and_chosen():
     plan, runs = searched()
     results = gather_results(plan, runs)

@@ -161,7 +161,7 @@ def test_figure_4_gives_all_three_quantities_and_the_points_that_are_not_run():
     assert [axes.get_title() for axes in shown.drawings[0].figure.axes] == [
         "(a) Free energy F = −ELBO",
         "(b) KL(q‖p(z|x)) = F + ln p(x)",
-        "(c) −ln p(x)",
+        "(c) −ln p(x), upper bound",
     ]
 
 
@@ -192,7 +192,7 @@ def test_summary_shows_diverged_failed_and_missing_cells():
     )
     rows = exhibit("summary", spec, runs).tables[0].rows
     assert [(row.name, row.entries[2].display, row.entries[-2].display, row.entries[-1].display) for row in rows] == [
-        ("diagonal Gaussian, K = 0", "90.90 (n = 1)", "1 of 2", "diverged"),
+        ("diagonal Gaussian, K = 0", "≤ 90.90 (n = 1)", "1 of 2", "diverged"),
         ("NF (planar), K = 10", "2 of 2 failed", "0 of 2", "failed"),
         ("NICE-perm, K = 10", "not run", "0 of 2", "missing"),
     ]
@@ -356,8 +356,8 @@ def test_stale_files_go_and_foreign_ones_stay(tmp_path):
     [
         ("{}", "not the manifest of a report"),
         ("no JSON", "not the manifest of a report"),
-        ('{"files": {"../victim": ""}}', "lists '../victim'"),
-        ('{"files": {"/victim": ""}}', "lists '/victim'"),
+        ('{"study": "small", "files": {"../victim": ""}}', "lists '../victim'"),
+        ('{"study": "small", "files": {"/victim": ""}}', "lists '/victim'"),
     ],
     ids=["other JSON", "no JSON", "upwards", "absolute"],
 )

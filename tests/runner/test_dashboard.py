@@ -1,6 +1,7 @@
 """Optuna's dashboard: on a copy of the journals, under readable names, from this machine alone."""
 
 import json
+import socket
 import threading
 import urllib.request
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -76,5 +77,10 @@ def test_the_command_serves_this_machine_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["ui", "--optuna", "--host", "0.0.0.0"]) == 2
     assert "--host 0.0.0.0: got --optuna" in capsys.readouterr().err
+    assert main(["ui", "--optuna", "--allowed-hosts", "lab.example.org"]) == 2
+    assert "--allowed-hosts: got --optuna" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert main(["ui", "--optuna", "--port", str(other.getsockname()[1])]) == 2
+    assert "another program listens there" in capsys.readouterr().err
     assert main(["ui", "--optuna"]) == 2
     assert "no search has been run here" in capsys.readouterr().err

@@ -197,7 +197,7 @@ def test_a_study_that_is_stopped_while_its_workers_start_says_so_in_a_word(launc
     wait_for(folder, "6 runs to do")
     time.sleep(1)  # Workers are seconds from being ready, and have their signal handlers yet to set.
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(60) == 130  # The imports that are under way are waited for, on a crowded machine for long.
     others = (folder / "out.txt").read_text().splitlines()[2:]
     assert others == ["stopped by SIGINT; resume with: python -m nfstudy run tiny.yaml"]
 

@@ -11,6 +11,7 @@ from support.plugins import SHIFT
 from support.postgres import running_postgres
 from support.processes import free_port
 
+from nfstudy.runner import watch
 from nfstudy.runner.worker import Died, Ready
 from nfstudy.runs.tracking.open import load_frame
 from nfstudy.runs.tracking.sql_runs import SqlStore
@@ -151,6 +152,24 @@ def test_workers_share_a_gpu_and_wait_for_room(cluster):
         assert left is ready[0]
         assert died.clean_exit
         assert until(engine, Ready)[0] is waiting
+
+
+def test_a_worker_that_stands_still_and_stays_connected_is_given_up(cluster, monkeypatch):
+    from nfstudy.runner.ray_engine import open_cluster
+
+    monkeypatch.setattr(watch, "LOST_SECONDS", 3.0)
+    with open_cluster(1, 1, 1, "auto", 0.0, {}) as engine:
+        first, _ = until(engine, Ready)
+        (pid,) = actors_of(cluster.head_node)
+        os.kill(pid, signal.SIGSTOP)
+        watcher, told = watch.Watch(engine, None, print), []
+        while not told:
+            told = [message for _, message in engine.events(0.2) if isinstance(message, Died)]
+            watcher.look({})
+        assert told == [Died("its worker gave no sign of life for 3 s")]
+        second, _ = until(engine, Ready)
+        assert second is not first
+    wait_until(lambda: pid not in actors_of(cluster.head_node))
 
 
 def until(engine, kind):

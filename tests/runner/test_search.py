@@ -13,8 +13,10 @@ from nfstudy.core.errors import StoreError
 from nfstudy.runner.launch import known_outcomes, with_epochs
 from nfstudy.runner.proposals import PRUNERS, SAMPLERS
 from nfstudy.runner.scheduler import Scheduler
-from nfstudy.runner.search import study_plan
+from nfstudy.runner.search import further_plan, study_plan
 from nfstudy.runs.result import EpochRecord, TrialResult
+from nfstudy.runs.tags import Tag
+from nfstudy.study.plan import Further
 from nfstudy.study.reader import parse_study
 
 pytestmark = pytest.mark.slow
@@ -119,6 +121,21 @@ def test_each_cell_searches_with_equally_many_trials_and_repeats_its_own_best(tm
         assert sorted(search) == list(range(study.search.sampler.trials))
         # A trial's own index moves `value` by 0.1 a trial, as noise would: the best is the best as measured.
         assert repeated == {min(search.values())[1]}
+
+
+def test_further_repetitions_are_at_what_the_search_has_chosen(tmp_path):
+    before = carry_out(SEARCHED, tmp_path / "s.journal")
+    plan = parse_study(SEARCHED, "s.yaml").under()
+    cell = plan.cells[1]
+    work = further_plan(plan, tmp_path / "s.journal", [cell], {cell.key: Further(4, "look 2")})
+    scheduler = Scheduler(work, before)
+    tasks = [scheduler.next(), scheduler.next()]
+    assert scheduler.next() is None
+    assert [(task.trial.index, task.trial.look) for task in tasks] == [(3, "look 2"), (4, "look 2")]
+    own = {identity[3] for identity in before if identity[:2] == (cell.key, "repetition")}
+    assert {task.trial.identity[3] for task in tasks} == own
+    told = json.loads(tasks[0].tags()[Tag.SEARCH])
+    assert (cell.key, "search", told["trial"], *own) in before
 
 
 def sampled(name):

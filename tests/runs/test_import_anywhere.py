@@ -2,6 +2,7 @@
 
 import re
 import signal
+from dataclasses import replace
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -158,7 +159,7 @@ def test_what_a_server_would_keep_otherwise_is_refused(packed, server):
     archive = read_archive(packed)
     first = archive.runs[0]
     record = first.record.model_copy(update={"params": first.record.params | {"odd.text": "x" * 7000}})
-    changed = type(archive)(archive.path, archive.manifest, (type(first)(record, first.histories), *archive.runs[1:]))
+    changed = replace(archive, runs=(type(first)(record, first.histories), *archive.runs[1:]))
     with pytest.raises(StoreError, match=f"run {record.id} was not stored as it was sent"):
         import_runs(changed, server)
     assert open_runs(server)("s").frame().empty

@@ -216,6 +216,14 @@ def test_a_search_that_makes_no_sense_is_told_before_anything_runs(mistake):
         assert word in line
 
 
+def test_what_is_left_out_for_a_mistake_is_not_said_to_be_absent():
+    text = compared("tpe, gp") + search(sampler="name: tpe, trials: many") + "budgets: {a: {search.settings: {}}}\n"
+    with pytest.raises(SpecError) as caught:
+        parse_study(text.replace("{}", "{train.updates: 5}"), "example.yaml")
+    (line,) = [line for line in str(caught.value).splitlines() if "expected" in line]
+    assert "search.sampler.trials: got 'many'" in line
+
+
 def test_a_search_may_hold_out_images_that_the_repetitions_train_on():
     study = parse_study(
         held_out() + search(more=", settings: {data.training_split: train, train.updates: 50}"), "s.yaml"

@@ -18,7 +18,7 @@ data: {name: digits}
 model: {latent: 3, hidden: 8, layers: 1, maxout: 2}
 objective: {anneal_updates: 20}
 train: {updates: 60, batch: 50, optimiser: adam, learning_rate: 3e-3}
-evaluation: {samples: 8, test_images: 50}
+evaluation: {samples: 8, test_images: 50, tight_images: 5, tight_samples: 50}
 grid: {flow.family: [planar, nice-perm], flow.length: [0, 2]}
 repetitions: 2
 exhibits: [summary, flow-length]

@@ -7,7 +7,8 @@ from pathlib import Path
 from nfstudy.runs.tracking import store
 from nfstudy.runs.tracking.uris import ARTIFACTS, SQLITE, database_file
 
-_migrating = store.SqlAlchemyStore
+MIGRATING = store.SqlAlchemyStore
+"""MLflow's own, which makes a new database by all its migrations."""
 
 
 @cache
@@ -15,7 +16,7 @@ def template():
     """Return the content of an empty store's database, as MLflow makes it, before nfstudy does anything to it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "mlflow.db")
-        _migrating(f"{SQLITE}{path}", ARTIFACTS).engine.dispose()
+        MIGRATING(f"{SQLITE}{path}", ARTIFACTS).engine.dispose()
         return path.read_bytes()
 
 
@@ -24,6 +25,6 @@ def make_stores_from_a_template():
 
     def copying(uri, artifacts):
         database_file(uri).write_bytes(template())
-        return _migrating(uri, artifacts)
+        return MIGRATING(uri, artifacts)
 
     store.SqlAlchemyStore = copying

@@ -94,7 +94,7 @@ class Page:
     @property
     def warnings(self) -> list[str]:
         """Say what makes the runs hard to reproduce or to compare with each other."""
-        runs, found = self.results.runs, []
+        runs, found = self.results.runs, [f"{line[:1].upper()}{line[1:]}." for line in self.results.notes]
         if runs["commit"].nunique() > 1:
             found.append(f"The runs come from {runs['commit'].nunique()} commits.")
         dirty = int(runs["dirty"].astype(bool).sum())

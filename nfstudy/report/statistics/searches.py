@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nfstudy.report.statistics.estimates import CellResult, Results
+from nfstudy.runs.readable import is_object
 from nfstudy.study.spec import Axis
 
 RESAMPLES = 2000
@@ -69,9 +70,9 @@ class SearchResult:
         """Setting -> its share of the variance of F by itself, as the search that has ended has worked it out."""
         texts = self.cell.repetitions["search"].tolist() if self.cell else []
         for text in texts:
-            if isinstance(text, str) and text.startswith("{"):
-                found: dict[str, float] = json.loads(text).get("importances", {})
-                return found
+            found = json.loads(text).get("importances") if is_object(text) else None
+            if isinstance(found, dict):  # In MLflow, somebody may have edited it.
+                return {path: float(share) for path, share in found.items() if isinstance(share, int | float)}
         return {}
 
 

@@ -22,6 +22,8 @@ from nfstudy.runs.tracking.mlflow_runs import PAGE
 from nfstudy.runs.tracking.store import Store, dataset_input
 from nfstudy.runs.whole_run import RunCopy, RunRecord
 
+POINTS_AT_ONCE = 10_000
+"""Of a history, in memory as MLflow's objects."""
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
@@ -72,13 +74,12 @@ class ApiTarget:
         run_id = client.create_run(
             self._experiment, start_time=record.started, tags=record.tags | marks, run_name=record.name
         ).info.run_id
-        points = [
-            Metric(metric, value, time, update)
-            for metric, history in copy.histories.items()
-            for update, time, value in history.tolist()
-        ]
         # The client sends at most 1,000 points and 100 parameters at once.
-        client.log_batch(run_id, metrics=points, params=[Param(*pair) for pair in record.params.items()])
+        client.log_batch(run_id, params=[Param(*pair) for pair in record.params.items()])
+        for metric, history in copy.histories.items():
+            for first in range(0, len(history), POINTS_AT_ONCE):
+                some = history[first : first + POINTS_AT_ONCE].tolist()
+                client.log_batch(run_id, metrics=[Metric(metric, value, time, update) for update, time, value in some])
         if record.datasets:
             client.log_inputs(run_id, datasets=[*map(dataset_input, record.datasets)])
         self._upload(run_id, record.files, contents)
