@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from nfstudy.core.fields import Record
 from nfstudy.runs.evaluations import Evaluation, evaluation_texts
 from nfstudy.runs.frame import LARGEST
+from nfstudy.runs.metrics import CURVES
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 from nfstudy.runs.readable import SHOWN, trouble
 from nfstudy.runs.result import outcome_of
@@ -48,7 +49,7 @@ Time = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 MAX_CURVE = 1000
-"""Points of a curve that a run logs at its end, such as the KL divergence of each latent variable."""
+"""Points of one of `CURVES`, which a run logs at its end."""
 
 
 class DataRecord(Record):
@@ -114,11 +115,11 @@ class RunRecord(Record):
         for name in self.files:
             if not is_inside(name):
                 raise ValueError(f"file {name[:80]!r}: expected: plain names of files and folders inside the run's own")
-        most = most_points(self.params, self.datasets)
+        epochs = most_points(self.params, self.datasets)
         if len(self.points) > MAX_METRICS:
             raise ValueError(f"points: {len(self.points):,} metrics; expected: at most {MAX_METRICS:,}")
         for metric, count in self.points.items():
-            if count > most:
+            if count > (most := MAX_CURVE if metric in CURVES else epochs):
                 raise ValueError(f"points: {metric}: {count:,} points; expected: at most {most:,}, by its settings")
         folders = {str(folder) for name in self.files for folder in PurePosixPath(name).parents}
         if clash := sorted(folders & self.files.keys()):
@@ -159,7 +160,7 @@ class RunCopy:
 
 
 def most_points(params: Mapping[str, str], datasets: Sequence[DataRecord]) -> int:
-    """Return how many points the history of a metric can have: one an epoch and one at the end, or those of a curve.
+    """Return how many points the history of a metric can have: one an epoch, and one at the end.
 
     Arguments:
         params: the run's.
@@ -171,7 +172,7 @@ def most_points(params: Mapping[str, str], datasets: Sequence[DataRecord]) -> in
     images = _whole(params.get("data.train_images", "")) or min(map(_training_images, datasets), default=0)
     batch = _whole(params.get("train.batch", "")) or 1
     epoch = max(images // batch, 1) if datasets else ENERGY_EPOCH
-    return max(min(-(-updates // epoch) + 1, MAX_HISTORY), MAX_CURVE)
+    return min(-(-updates // epoch) + 1, MAX_HISTORY)
 
 
 def _training_images(data: DataRecord) -> int:

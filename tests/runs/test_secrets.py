@@ -52,7 +52,7 @@ def test_a_command_that_fails_prints_no_password(folder, capfd, command, address
 def test_links_to_a_server_and_errors_that_others_raise_have_none():
     class Client:
         def get_experiment_by_name(self, name):
-            return type("Experiment", (), {"experiment_id": "7"})
+            return type("Experiment", (), {"experiment_id": "7", "lifecycle_stage": "active"})
 
     runs = StudyRuns(Client(), "https://alice17:hunter2@host/mlflow/", "s", nullcontext)
     runs.__dict__["_own_ids"] = {}

@@ -136,7 +136,10 @@ def build_front(
     named = {study.paper for study in studies.values()}
     papers = [paper for name, paper in registry.all_of("papers").items() if name in named]
     bodies = [
-        body for study in studies.values() for body in bodies_of(study, runs_of(study.study), is_active(study.study))
+        body
+        for path, study in studies.items()
+        if path in reports
+        for body in bodies_of(study, runs_of(study.study), is_active(study.study))
     ]
     claims = judge_bodies([claim for paper in papers for claim in read_claims(paper)], bodies)
     front = FrontPage(reports, idle, claims, _parts_of(claims, bodies), papers)
