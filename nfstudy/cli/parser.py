@@ -221,7 +221,10 @@ def make_parser() -> Parser:
     completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
 
     ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")
-    ui.add_argument("--port", type=port, default=5000, metavar="N", help="port to listen on (default: 5000)")
+    ui.add_argument("--port", type=port, metavar="N", help="port to listen on (default: 5000, or 8080 with --optuna)")
+    ui.add_argument(
+        "--optuna", action="store_true", help="Optuna's dashboard on a copy of the searches, in place of the MLflow UI"
+    )
     ui.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine)"
     )

@@ -18,13 +18,14 @@ from nfstudy.report.folder import require_report_folder
 from nfstudy.runner.eta import format_duration, logged_seconds
 from nfstudy.runner.options import Launch, RetryPolicy, WorkerOptions
 from nfstudy.runner.signals import Interrupted, StopSignal
-from nfstudy.runs.frame import notes, runs_left, trusted
+from nfstudy.runs.frame import notes, repetitions_of_pruned, runs_left, trusted
 from nfstudy.runs.provenance import usable_cores
 from nfstudy.study.reader import read_study, require_sole
 
 if TYPE_CHECKING:
     from nfstudy.runner.coordinator import Summary
     from nfstudy.runner.engine import Engine
+    from nfstudy.study.plan import StudyPlan
 
 
 def run(options: argparse.Namespace) -> int:
@@ -74,7 +75,9 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
         open_store(launch.uri).kill_left_over(plan.name)
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
-        print(f"{counts or 'nothing was to do'} in {format_duration(summary.seconds)}")
+        words = f"{counts or 'nothing was to do'} in {format_duration(summary.seconds)}"
+        after = trusted(plan, load_frame(launch.uri, plan.name, NEEDED))
+        print(f"{words}{_not_run(plan, after, len(summary.failures))}")
     rebuild(launch)
     failures = summary.failures if summary else ()
     for failure in failures:
@@ -82,6 +85,21 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
     for point in impossible:
         print(f"impossible: {point.label}: {point.reason}", file=sys.stderr)
     return 1 if failures or impossible else 0
+
+
+def _not_run(plan: StudyPlan, frame: pd.DataFrame, failed: int) -> str:
+    """Say how many runs will not run, or not before others have; empty where there are none."""
+    pruned, left = repetitions_of_pruned(plan, frame), runs_left(plan, frame)
+    parts = [f"{pruned} repetitions of pruned cells"] if pruned else []
+    if left > failed:
+        if failed:
+            why = "that wait for those that failed"
+        elif plan.sampling:
+            why = "of cells that were proposed more than once, or are impossible"
+        else:
+            why = "whose settings, as their search proposed them, are impossible together"
+        parts.append(f"{left - failed} {why}")
+    return f"; not run: {', '.join(parts)}" if parts else ""
 
 
 def _run_rest(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) -> Summary | None:

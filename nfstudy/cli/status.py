@@ -15,6 +15,8 @@ from nfstudy.core.project import Project
 from nfstudy.runner.eta import Forecast, format_duration, logged_seconds
 from nfstudy.runs.frame import cell_states, notes, runs_left, trusted
 from nfstudy.runs.provenance import usable_cores
+from nfstudy.runs.result import RESULTS
+from nfstudy.study.cells import cost_key
 from nfstudy.study.plan import StudyPlan
 
 NEEDED = ("time/wall_seconds",)
@@ -49,7 +51,7 @@ def print_cells(
     Arguments:
         plan: the study under one of its budgets.
         frame: its logged runs.
-        expected: cell key -> expected seconds of one run.
+        expected: `cells.cost_key` -> expected seconds of one run.
         workers: how many share the work.
         active: whether a coordinator is at work now.
     """
@@ -60,7 +62,7 @@ def print_cells(
     width = max((len(name) for name in (*names, *(point.label for point in impossible))), default=0) + 2
     print(f"  {'cell':<16}  {'':<{width}} {'state':<10} {'runs':>7}  per run")
     for state, name in zip(states, names, strict=True):
-        runs = f"{len(state.finished) + len(state.diverged)}/{wanted}"
+        runs = "–" if state.state == "pruned" else f"{len(state.finished) + len(state.diverged)}/{wanted}"
         each = format_duration(forecast.expected(state.cell.key))
         note = f"  {printable(state.note)}" if state.note not in ("", "not run") else ""
         print(f"  {state.cell.key:<16}  {name:<{width}} {state.state:<10} {runs:>7}  {each}{note}")
@@ -71,9 +73,14 @@ def print_cells(
     counts = Counter([*(state.state for state in states), *["impossible"] * len(impossible)])
     print("  " + ", ".join(f"{number} {state}" for state, number in counts.items()))
     left = runs_left(plan, frame)
-    per_cell = {state.cell.key: wanted - len(state.finished) - len(state.diverged) for state in states}
-    waiting = [key for key, number in per_cell.items() for _ in range(number)]
-    # The trials of a search, and cells that a sampler has yet to propose, are of no cell that is known.
+    own = frame[(frame["budget"] == plan.budget) & (frame["stage"] == "search") & frame["outcome"].isin(RESULTS)]
+    searched = own.drop_duplicates(["cell", "index"])["cell"].value_counts()
+    waiting = []
+    for state in (state for state in states if state.state != "pruned"):
+        key, trials = state.cell.key, state.cell.search.sampler.trials if state.cell.search else 0
+        waiting += [key] * (wanted - len(state.finished) - len(state.diverged))
+        waiting += [cost_key(key, "search")] * (trials - int(searched.get(key, 0)))
+    # Cells that a sampler has yet to propose are of none that is known.
     waiting += [""] * (left - len(waiting))
     words = format_duration(forecast.left(waiting, ())) if left else "none"
     print(f"  time left: {words}{f' on {workers} workers' if left else ''}", flush=True)

@@ -1,4 +1,4 @@
-"""The MLflow UI on the project's own store."""
+"""The MLflow UI on the project's own store, and Optuna's dashboard on its searches."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ _ALWAYS = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*", "[::1]", "[[]
 
 
 def ui(options: argparse.Namespace) -> int:
-    """Start the MLflow UI on the project's store."""
-    return serve(Project.find().tracking_uri(options.tracking_uri), options.host, options.port, options.allowed_hosts)
+    """Start the MLflow UI on the project's store, or Optuna's dashboard on its searches."""
+    if options.optuna:
+        if options.allowed_hosts:
+            raise UserError("--allowed-hosts: got --optuna, which serves this machine alone; expected: one of the two")
+        return dashboard(options.tracking_uri, options.host, options.port or 8080)
+    uri = Project.find().tracking_uri(options.tracking_uri)
+    return serve(uri, options.host, options.port or 5000, options.allowed_hosts)
 
 
 def serve(uri: str, host: str, port: int, allowed: Sequence[str] = ()) -> int:
@@ -120,6 +125,30 @@ def _address(name: str, port: int) -> str:
     if ":" in name and name.count(":") == 1:
         return f"http://{name}"
     return f"http://[{name}]:{port}" if ":" in name and not name.startswith("[") else f"http://{name}:{port}"
+
+
+def dashboard(uri: str | None, host: str, port: int) -> int:
+    """Run Optuna's dashboard on a copy of the project's searches until it is stopped.
+
+    Raises:
+        StoreError: no search has been run, or a journal cannot be read.
+        UserError: it is not installed, nobody can listen there, or it could be reached from other machines.
+    """
+    from nfstudy.runner.dashboard import serve_dashboard
+    from nfstudy.runs.tracking.uris import database_file, is_sqlite
+
+    if not _is_loopback(host):
+        raise UserError(f"--host {host}: got --optuna, which knows no password; expected: 127.0.0.1, ::1 or localhost")
+    require_free(host, port)
+    project = Project.find()
+    store = project.tracking_uri(uri)
+    folder = database_file(store).parent if is_sqlite(store) else project.store
+    journals = sorted((folder / "optuna").glob("*.journal"))
+    print(f"Optuna's dashboard on {_address(host, port)}, on a copy of the searches as they are now (stop with Ctrl-C)")
+    sys.stdout.flush()
+    with suppress(KeyboardInterrupt):
+        serve_dashboard(journals, host, port)
+    return 0
 
 
 def _is_loopback(host: str) -> bool:

@@ -210,15 +210,28 @@ class Metric(Declaration):
         return self.heading or self.title
 
 
+class ExhibitOptions(Record):
+    """The options of an exhibit, strictly read; a subclass declares them."""
+
+    def axes(self) -> dict[str, str]:
+        """Return option -> dotted path of those that name what the study varies."""
+        return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExhibitDeclaration(Declaration):
     """A table or figure that a study may ask for by name; what is made of it is a `report.exhibits.base.Exhibit`."""
 
     kind: Kind = field(init=False, default="exhibits")
     make: Function
-    """(results: `report.statistics.estimates.Results`) -> Exhibit; called when a report is made."""
+    """(results: `report.statistics.estimates.Results`) -> Exhibit; called when a report is made, with the `options` as
+    a second argument where there are such."""
+    options: type[ExhibitOptions] | None = None
+    """What a study file may say of it beside its name: `{name: curve, x: model.latent}`."""
     needs: Needs = field(default_factory=dict, hash=False)
     """Settings that a study must have for it."""
+    of_search: bool = False
+    """Whether it is about a search, and shown under budgets that have one or a sampler."""
     readme: Function | None = None
     """(results) -> `report.tables.Table`: what README shows of it; None for nothing."""
     paper: str = ""

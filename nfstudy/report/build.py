@@ -82,24 +82,28 @@ def build_report(
 
 def make_report(results: Results) -> Report:
     """Make a study's exhibits and pages, whether or not all its cells are there."""
-    exhibits = [make_exhibit(name, results) for name in dict.fromkeys(results.study.exhibits)]
+    searched = bool(results.plan.search or results.plan.sampling)
+    shown = [entry for entry in results.study.shown if searched or not registry.find("exhibits", entry[0]).of_search]
+    exhibits = [make_exhibit(name, results, options) for name, options in shown]
     page = Page(results, (*exhibits, *_impossible(results), *_claims(results)), version("nfstudy"))
     files = _render_files(page)
     return Report(page, {**files, MANIFEST: _manifest(page, files)})
 
 
-def make_exhibit(name: str, results: Results) -> Exhibit:
-    """Make an exhibit.
+def make_exhibit(name: str, results: Results, options: Mapping[str, Any] | None = None) -> Exhibit:
+    """Make an exhibit, with what the study file says beside its name.
 
     Raises:
         ReportError: one from outside cannot be imported, fails, or is none.
     """
     origin = registry.origin_of("exhibits", name)
+    declaration = registry.find("exhibits", name)
+    given = (declaration.options.model_validate(options or {}),) if declaration.options else ()
     if origin == registry.BUILT_IN:
-        own: Exhibit = load_function(registry.find("exhibits", name).make)(results)
+        own: Exhibit = load_function(declaration.make)(results, *given)
         return own
     try:
-        made = load_function(registry.find("exhibits", name).make)(results)
+        made = load_function(declaration.make)(results, *given)
     except Exception as error:  # Somebody else's code: it may raise anything.
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise ReportError(

@@ -15,6 +15,8 @@ SETTING_NAMES = {
     "energy.name": "energy",
     "drawn.density": "q0",
     "model.latent": "D",
+    "flow.length": "K",
+    "flow.family": "flow",
     "flow.coupling_hidden": "coupling units",
     "flow.coupling_layers": "coupling layers",
     "flow.coupling_pass": "share that passes",
@@ -38,16 +40,25 @@ class Label:
     length: int
     variant: tuple[tuple[str, Any], ...] = ()
     """(dotted path, value) of the other settings that differ among the cells."""
+    searched: tuple[str, ...] = ()
+    """Which of the flow's family and length a search chooses: the cell has none of its own."""
 
     @property
     def row(self) -> str:
         """The cell's name in a table, such as `NF (planar), K = 40, D = 2`."""
-        return ", ".join((family_name(self.family), f"K = {self.length}", *self._variant_names()))
+        if len(self.searched) == len(FLOW_PATHS):
+            return ", ".join(("flow and K as searched", *self._variant_names()))
+        length = "K as searched" if self.searched == ("flow.length",) else f"K = {self.length}"
+        return ", ".join((self._flow, length, *self._variant_names()))
 
     @property
     def curve(self) -> str:
         """The name of the curve it lies on, such as `NF (planar), D = 2`."""
-        return ", ".join((family_name(self.family), *self._variant_names()))
+        return ", ".join((self._flow, *self._variant_names()))
+
+    @property
+    def _flow(self) -> str:
+        return "flow as searched" if "flow.family" in self.searched else family_name(self.family)
 
     @property
     def variant_text(self) -> str:
@@ -92,7 +103,7 @@ def varied_settings(cells: Sequence[Cell]) -> tuple[str, ...]:
     """
     seen: dict[str, set[Any]] = {}
     for cell in cells:
-        for path, value in cell.settings.flat().items():
+        for path, value in cell.flat().items():
             seen.setdefault(path, set()).add(value)
     return tuple(path for path, values in seen.items() if len(values) > 1 and path not in FLOW_PATHS)
 
@@ -102,9 +113,10 @@ def label_cells(cells: Sequence[Cell]) -> list[Label]:
     varied = varied_settings(cells)
     labels = []
     for cell in cells:
-        flat = cell.settings.flat()
+        flat, space = cell.flat(), cell.search.space if cell.search else {}
         variant = tuple((path, flat[path]) for path in varied if path in flat)
-        labels.append(Label(cell.settings.flow.family, cell.settings.flow.length, variant))
+        searched = tuple(path for path in FLOW_PATHS if path in space)
+        labels.append(Label(cell.settings.flow.family, cell.settings.flow.length, variant, searched))
     return labels
 
 

@@ -68,7 +68,7 @@ class Assignment:
     data: Mapping[DataSpec, DataRecord]
     """What a data set is loaded by -> what runs say of it."""
     expected: Mapping[str, float]
-    """Cell key -> expected seconds of one run."""
+    """`cells.cost_key` -> expected seconds of one run."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     attempts: Mapping[Identity, int] = field(default_factory=dict)
     """How many runs of each trial the store holds."""
@@ -186,6 +186,8 @@ class Coordinator:
             self._end(worker, task, TrialResult("failed", reason=str(error)))
             return
         self.tasks[worker.number] = task
+        if task.tags:
+            self.places.store.tag_run(task.run_id, task.tags())
         plan = CheckpointPlan(self._checkpoint(trial.identity), self.retry.checkpoint_every)
         worker.run(trial, task.should_continue is not None, plan)
         self.progress.epoch(worker.number, trial, EpochRecord(0, 0, trial.settings.train.updates, {}), self._left())
@@ -224,9 +226,8 @@ class Coordinator:
         self.places.store.log_epoch(task.run_id, record)
         task.record = record
         if task.should_continue:
-            with journal_errors(self.places.journal):
-                answer = task.should_continue(record.epoch, -record.metrics["valid/elbo"])
-            worker.answer(answer)
+            task.epochs[record.epoch] = record.free_energy
+            worker.answer(task.should_continue(record))
         self.progress.epoch(worker.number, task.trial, record, self._left())
 
     def _resumed(self, task: Task, update: int) -> None:
@@ -264,12 +265,16 @@ class Coordinator:
         if result.outcome == "failed":
             self.failures.append(f"{trial.label}: {result.reason}")
         seconds = result.metrics.get("time/wall_seconds", 0.0)
-        if result.outcome == "finished" and trial.stage == "repetition":
+        if result.outcome == "finished":
             self.forecast.ended(trial, seconds)
         elbo = task.record.metrics["valid/elbo"] if task.record else math.nan
         with journal_errors(self.places.journal):
-            self.scheduler.tell(task, result.told(elbo))
-        words = f"{result.outcome}{f' ({result.reason})' if result.reason else f' in {format_duration(seconds)}'}"
+            self.scheduler.tell(task, result.told(elbo, task.epochs))
+        how = f"({result.reason})" if result.reason and result.outcome != "pruned" else result.reason
+        words = f"{result.outcome} {how or f'in {format_duration(seconds)}'}"
+        if trial.stage == "search":
+            words += f", validation F {-elbo:.2f} nats" if result.outcome == "finished" else ""
+            words += f", with {trial.values}"
         if "test/nll" in result.metrics:
             words += f", test F {-result.metrics['test/elbo']:.2f}, −ln p {result.metrics['test/nll']:.2f} nats"
         self.progress.ended(worker.number, trial, words, self.done, self.total, self._left())
@@ -282,7 +287,7 @@ class Coordinator:
 
     def _at_work(self, task: Task) -> AtWork:
         """Return how long a worker at a task may be expected to say nothing: an epoch, or at its end the evaluation."""
-        run = self.forecast.expected(task.trial.cell.key)
+        run = self.forecast.expected(task.trial.cost_key)
         at_end = task.record is not None and task.record.update >= task.record.updates
         return AtWork(task.trial.label, run if at_end else run * epoch_share(task.trial.settings))
 
@@ -307,8 +312,10 @@ class Coordinator:
         """Return the seconds left, worked out from all that waits: at most 1% of the time goes there."""
         now = time.monotonic()
         if now >= self._outdated:
-            waiting = [task.trial.cell.key for task in self.scheduler.waiting]
-            running = [(task.trial.cell.key, task.fraction) for task in self.tasks.values()]
+            waiting = [task.trial.cost_key for task in self.scheduler.waiting]
+            running = [(task.trial.cost_key, task.fraction) for task in self.tasks.values()]
+            # What searches have yet to propose, and what waits for them, counts as a run of mean length.
+            waiting += [""] * (self.total - self.done - len(waiting) - len(running))
             self._seconds_left = self.forecast.left(waiting, running)
             self._outdated = now + 100 * (time.monotonic() - now)
         return self._seconds_left

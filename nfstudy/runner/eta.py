@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from nfstudy.runs.result import Cost
-from nfstudy.study.cells import Trial
-from nfstudy.study.sections import ENERGY_EPOCH
+from nfstudy.study.cells import Trial, cost_key
+from nfstudy.study.searches import epoch_updates, epochs
 from nfstudy.study.settings import Settings
 
 LONGEST = 3.2e9
@@ -21,28 +21,20 @@ def run_seconds(settings: Settings, cost: Cost, stage: str = "repetition") -> fl
     test = cost.test if stage == "repetition" else 0.0
     if settings.problem == "drawn":
         return test
-    epochs = math.ceil(settings.train.updates / _epoch_updates(settings))
-    return settings.train.updates * cost.update + epochs * cost.validation + test
+    # Of data from outside whose size is not known: as if all updates were one epoch.
+    return settings.train.updates * cost.update + (epochs(settings) or 1) * cost.validation + test
 
 
 def epoch_share(settings: Settings) -> float:
     """Return which part of a run's updates an epoch is, at most 1."""
-    return 1.0 if settings.problem == "drawn" else min(_epoch_updates(settings) / settings.train.updates, 1.0)
-
-
-def _epoch_updates(settings: Settings) -> int:
-    if settings.data is None:
-        return ENERGY_EPOCH
-    sizes = settings.data.examples()
-    images = settings.data.train_images or (sizes and sizes[0])
-    # Of data from outside whose size is not known: as if all updates were one epoch.
-    return images // settings.train.batch if images else settings.train.updates
+    each = epoch_updates(settings)
+    return 1.0 if settings.problem == "drawn" or each is None else min(each / settings.train.updates, 1.0)
 
 
 def cost_signature(settings: Settings) -> str:
     """Return what decides the cost of a run: settings that differ only in numbers the cost does not depend on agree."""
     parts = (
-        settings.data,
+        settings.data and settings.data.source(),
         settings.energy,
         settings.drawn,
         settings.model,
@@ -55,33 +47,33 @@ def cost_signature(settings: Settings) -> str:
 
 
 def logged_seconds(frame: pd.DataFrame) -> dict[str, float]:
-    """Return cell key -> mean wall-clock seconds of its finished repetitions."""
-    done = frame[(frame["outcome"] == "finished") & (frame["stage"] == "repetition")]
+    """Return `cost_key` -> mean wall-clock seconds of the finished repetitions of a cell, or trials of its search."""
+    done = frame[(frame["outcome"] == "finished") & (frame["stage"] != "rerun")]
     # What a store says may have been edited: a time that cannot be one says nothing.
     done = done[done["time/wall_seconds"].between(0, LONGEST)]
-    means: dict[str, float] = done.groupby("cell")["time/wall_seconds"].mean().to_dict()
-    return means
+    means = done.groupby(["cell", "stage"])["time/wall_seconds"].mean().to_dict()
+    return {cost_key(cell, stage): seconds for (cell, stage), seconds in means.items()}
 
 
 class Forecast:
     """The time left of a study at work: expected seconds of what is left, corrected by what has ended so far."""
 
     def __init__(self, expected: Mapping[str, float], workers: int) -> None:
-        """Take cell key -> expected seconds of one run; an unknown cell counts as their mean."""
-        self._expected = {cell: seconds for cell, seconds in expected.items() if 0 <= seconds <= LONGEST}
+        """Take `cost_key` -> expected seconds of one run; an unknown one counts as their mean."""
+        self._expected = {key: seconds for key, seconds in expected.items() if 0 <= seconds <= LONGEST}
         known = self._expected.values()
         self._mean = sum(known) / len(known) if known else math.nan
         self._workers = workers
         self._spent = 0.0
         self._foreseen = 0.0
 
-    def expected(self, cell: str) -> float:
-        """Return the expected seconds of one run of a cell."""
-        return self._expected.get(cell, self._mean)
+    def expected(self, key: str) -> float:
+        """Return the expected seconds of one run, by its `cost_key`."""
+        return self._expected.get(key, self._mean)
 
     def ended(self, trial: Trial, seconds: float) -> None:
         """Learn what a run took."""
-        expected = self.expected(trial.cell.key)
+        expected = self.expected(trial.cost_key)
         if math.isfinite(expected):
             self._foreseen += expected
             self._spent += seconds
@@ -90,11 +82,11 @@ class Forecast:
         """Return the seconds left, nan if unknown.
 
         Arguments:
-            waiting: cell keys of the runs that have not begun.
-            running: of the others, cell key and the fraction that is done.
+            waiting: cost keys of the runs that have not begun.
+            running: of the others, cost key and the fraction that is done.
         """
-        work = [self.expected(cell) for cell in waiting]
-        work += [self.expected(cell) * (1 - fraction) for cell, fraction in running]
+        work = [self.expected(key) for key in waiting]
+        work += [self.expected(key) * (1 - fraction) for key, fraction in running]
         pace = self._spent / self._foreseen if self._foreseen else 1.0
         # The longest run bounds what more workers can do.
         return max(sum(work) / self._workers, max(work, default=0.0)) * pace

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
 
 import pandas as pd
 
@@ -18,17 +19,17 @@ from nfstudy.runner.coordinator import Assignment, Coordinator, Places, Summary
 from nfstudy.runner.engine import Engine
 from nfstudy.runner.journal import drop_lock, journal_errors
 from nfstudy.runner.options import Launch
-from nfstudy.runner.progress import make_progress
+from nfstudy.runner.progress import StudyProgress, make_progress
 from nfstudy.runner.scheduler import Scheduler
 from nfstudy.runner.search import further_plan, study_plan
 from nfstudy.runner.signals import StopSignal
-from nfstudy.runs.frame import runs_left, study_cells, trusted
+from nfstudy.runs.frame import LoggedRuns, runs_left, study_cells, trusted
 from nfstudy.runs.result import RESULTS, TrialResult
 from nfstudy.runs.tracking.retry import RETRY_SECONDS, Retry
 from nfstudy.runs.tracking.store import open_store
 from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Identity
-from nfstudy.study.plan import Further
+from nfstudy.study.plan import Further, StudyPlan
 from nfstudy.study.sections import DataSpec
 
 
@@ -45,7 +46,7 @@ def run_study(
     Arguments:
         launch: the study, and how it is run.
         data: from `prepare_data`.
-        expected: cell key -> expected seconds of one run, for the time left.
+        expected: `cells.cost_key` -> expected seconds of one run, for the time left.
         pool: the workers.
         stop: what may ask to stop.
         further: cell key -> how many repetitions are wanted of it; then of other cells nothing is run.
@@ -63,14 +64,25 @@ def run_study(
     places = Places(store, experiment, folder / "optuna" / f"{plan.name}.journal", folder / "checkpoints" / plan.name)
     prune_checkpoints(places.checkpoints, set(_identities(frame[frame["outcome"].isin(RESULTS)])))
     drop_lock(places.journal)
+    known = known_outcomes(frame, plan.budget)
+    if _prunes(plan):
+        known = with_epochs(known, frame, store.runs(plan.name))
+    heard: list[StudyProgress] = []
+    """What the searches choose is told of from the start on, not what they have chosen in earlier launches."""
+
+    def say(words: str) -> None:
+        for progress in heard:
+            progress.note(words)
+
     with journal_errors(places.journal):
         if further is None:
-            work = study_plan(plan, places.journal)
+            work = study_plan(plan, places.journal, say)
         else:
             cells = [cell for cell in study_cells(plan, frame) if cell.key in further]
-            work = further_plan(plan, places.journal, cells, further)
-        scheduler = Scheduler(work, known_outcomes(frame, plan.budget))
+            work = further_plan(plan, places.journal, cells, further, say)
+        scheduler = Scheduler(work, known)
     with closing(make_progress()) as progress:
+        heard.append(progress)
         store.retry = Retry(RETRY_SECONDS, progress.note, lambda: bool(stop.name))
         if further is None:
             total = plan.runs_of(len(study_cells(plan, frame)))
@@ -97,6 +109,25 @@ def known_outcomes(frame: pd.DataFrame, budget: str) -> dict[Identity, TrialResu
             _identities(results), results["outcome"].tolist(), results["valid/elbo"].tolist(), strict=True
         )
     }
+
+
+def with_epochs(
+    known: Mapping[Identity, TrialResult], frame: pd.DataFrame, runs: LoggedRuns
+) -> dict[Identity, TrialResult]:
+    """Add F after each epoch to results, as a pruner has seen it: a journal that is lost is rebuilt with them."""
+    results = frame[frame["outcome"].isin(RESULTS)]
+    run_of = dict(zip(_identities(results), results["run_id"].tolist(), strict=True))
+    points = runs.history([run_of[identity] for identity in known], ["valid/elbo"])
+    bounds = {run_id: (-own["value"]).tolist() for run_id, own in points.groupby("run_id")}
+    return {
+        identity: replace(result, epochs=dict(enumerate(bounds.get(run_of[identity], ()), start=1)))
+        for identity, result in known.items()
+    }
+
+
+def _prunes(plan: StudyPlan) -> bool:
+    samplings = [plan.sampling, plan.search and plan.search.sampler]
+    return any(sampling and sampling.pruner for sampling in samplings)
 
 
 def _identities(frame: pd.DataFrame) -> list[Identity]:

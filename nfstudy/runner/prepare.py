@@ -14,7 +14,7 @@ from nfstudy.runner.watch import AtWork, Watch
 from nfstudy.runner.worker import Compiling, Ready
 from nfstudy.runs.result import Cost
 from nfstudy.runs.whole_run import DataRecord
-from nfstudy.study.cells import Cell
+from nfstudy.study.cells import Cell, cost_key
 from nfstudy.study.plan import StudyPlan
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
@@ -45,7 +45,7 @@ def measure_costs(
     tell: Callable[[str], None],
     worker_timeout: float | None = None,
 ) -> dict[str, float]:
-    """Return cell key -> expected seconds of one run, measured on the workers, one cell of each cost signature.
+    """Return `cost_key` -> expected seconds of one run, measured on the workers, one of each cost signature.
 
     Arguments:
         pool: the workers.
@@ -54,10 +54,12 @@ def measure_costs(
         tell: told once of each loop that is compiled at its first use, and of workers that fall silent.
         worker_timeout: see `nfstudy.runner.options.RetryPolicy`.
     """
-    signatures = {cell.key: cost_signature(cell.settings) for cell in cells}
+    wanted = {(cell.key, "repetition"): cell.settings for cell in cells}
+    wanted |= {(cell.key, "search"): cell.tried({}) for cell in cells if cell.search}
+    signatures = {run: cost_signature(settings) for run, settings in wanted.items()}
     examples: dict[str, Settings] = {}
-    for cell in cells:
-        examples.setdefault(signatures[cell.key], cell.settings)
+    for run, settings in wanted.items():
+        examples.setdefault(signatures[run], settings)
     costs: dict[str, Cost] = {}
     compiled: set[str] = set()
     waiting = list(examples)[:: math.ceil(len(examples) / MAX_MEASURED) or 1]
@@ -80,7 +82,7 @@ def measure_costs(
                 worker.task = None
         watch.look({worker.number: timing for worker in pool.workers if worker.task})
     return {
-        cell.key: run_seconds(cell.settings, costs[signature])
-        for cell in cells
-        if (signature := signatures[cell.key]) in costs
+        cost_key(*run): run_seconds(settings, costs[signature], run[1])
+        for run, settings in wanted.items()
+        if (signature := signatures[run]) in costs
     }

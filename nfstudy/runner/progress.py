@@ -52,6 +52,10 @@ def describe(record: EpochRecord) -> str:
     return f"{record.update:,} of {record.updates:,} updates" + (f", valid F {-bound:.2f}" if bound else "")
 
 
+def _start(trial: Trial) -> str:
+    return f"starts, with {trial.values}" if trial.values else "starts"
+
+
 class Bars:
     """One bar for the study with the time left, one line a worker; on a narrow terminal, lines without bars."""
 
@@ -131,7 +135,7 @@ class Lines:
         """Tell of an epoch, if the last word was long enough ago."""
         if record.epoch == 0 or time.monotonic() - self._told.get(worker, 0.0) > QUIET_SECONDS:
             self._told[worker] = time.monotonic()
-            self._say(f"[worker {worker}] {trial.label}: {'starts' if record.epoch == 0 else describe(record)}")
+            self._say(f"[worker {worker}] {trial.label}: {_start(trial) if record.epoch == 0 else describe(record)}")
 
     def ended(self, worker: int, trial: Trial, words: str, done: int, total: int, left: float) -> None:
         """Tell how a trial ended."""

@@ -133,7 +133,7 @@ def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
     )
     epochs = max((len(history) for history in rerun.old.histories.values()), default=0)
     # A pruned run was stopped after an epoch, by what other trials had come to.
-    should_continue = (lambda epoch, _: epoch < epochs) if rerun.old.record.outcome == "pruned" else None
+    should_continue = (lambda record: record.epoch < epochs) if rerun.old.record.outcome == "pruned" else None
     scheduler = Scheduler(_plan(Task(trial, should_continue)), {})
     data = {spec.source(): rerun.data} if spec and rerun.data else {}
     expected = {trial.cell.key: took[-1][1]} if (took := rerun.old.numbers("time/wall_seconds")) else {}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nfstudy.runs.result import EpochRecord, TrialResult
+from nfstudy.runs.result import EpochRecord, OnEpoch, TrialResult
 from nfstudy.study.cells import Identity, Trial
 
 
@@ -21,12 +21,16 @@ class Task:
     """A trial that a plan wants run, and what is known of it while a worker is at it."""
 
     trial: Trial
-    should_continue: Callable[[int, float], bool] | None = None
-    """Asked after each epoch with (epoch, validation F); False prunes the trial. None: it is never pruned."""
+    should_continue: OnEpoch | None = None
+    """Asked after each epoch; False prunes the trial. None: it is never pruned."""
+    tags: Callable[[], Mapping[str, str]] | None = None
+    """Returns what its run is tagged with beside what is known of the trial."""
     run_id: str = ""
     """Of the attempt that is under way; empty where none is."""
     record: EpochRecord | None = None
     """The last epoch of that attempt."""
+    epochs: dict[int, float] = field(default_factory=dict)
+    """Epoch -> validation F of that attempt."""
 
     @property
     def fraction(self) -> float:
@@ -82,7 +86,7 @@ class Scheduler:
     def put_back(self, task: Task) -> None:
         """Take back a task that was handed out and got no result, to hand it out again."""
         trial = task.trial
-        task.run_id, task.record = "", None
+        task.run_id, task.record, task.epochs = "", None, {}
         priority = (0, 0) if trial.stage == "search" else (1, trial.index)
         heapq.heappush(self._ready, ((*priority, next(self._order)), task))
 

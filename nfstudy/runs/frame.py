@@ -42,6 +42,7 @@ RUN_COLUMNS = {
     "threads": "str",
     "rerun_of": "str",
     "rerun": "str",
+    "search": "str",
     "look": "str",
     "attempt": "int",
     "started": "int",
@@ -51,11 +52,11 @@ RUN_COLUMNS = {
 
 `outcome` is one of finished, diverged, pruned, failed, running, killed; `started` is in milliseconds since 1970, by a
 clock that may have been wrong; `attempt` counts the runs of one trial, 1, 2, ..., and is 0 where that was not logged.
-`evaluations` is a JSON list of what `nfstudy.runs.evaluations` reads, empty for none.
-`rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. `look`
-is what the tag of that name tells of a repetition that `decide` has run. After them stand one column a setting (its
-dotted path; text, number, truth or None) and one a metric that is declared (its name; float, NaN where the run has
-none).
+`rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. `search`
+says of a repetition how a search chose its settings, as JSON, else it is empty; `look` is what the tag of that name
+tells of a repetition that `decide` has run; `evaluations` is a JSON list of what `nfstudy.runs.evaluations` reads,
+empty for none. After them stand one column a setting (its dotted path; text, number, truth or None) and one a metric
+that is declared (its name; float, NaN where the run has none).
 """
 
 LARGEST = sys.float_info.max
@@ -197,7 +198,7 @@ RerunVerdict = Literal["identical", "within tolerances", "differs"]
 """What may come of a rerun; see `nfstudy.runner.rerun.compare`."""
 RERUN_VERDICTS: tuple[str, ...] = get_args(RerunVerdict)
 
-State = Literal["done", "running", "failed", "diverged", "to do"]
+State = Literal["done", "pruned", "running", "failed", "diverged", "to do"]
 
 
 @dataclass(frozen=True)
@@ -326,14 +327,14 @@ def _cell_state(cell: Cell, runs: Sequence[_Told], wanted: int, active: bool) ->
     }
     running = tuple(run.run_id for run in runs if run.outcome == "running") if active else ()
     told = [run for run in repetitions if run.outcome in ("diverged", "failed", "pruned")]
-    notes = [f"{run.outcome}: {run.reason}" for run in told]
+    notes = [_how_ended(run.outcome, run.reason) for run in told]
     absent = wanted - len(ids["finished"]) - len(ids["diverged"]) - len(ids["failed"])
     state: State
     if running:
         state = "running"
         notes.append("running")
     elif ids["pruned"]:
-        state = "done"
+        state = "pruned"
     elif ids["failed"]:
         state = "failed"
     elif absent > 0:
@@ -343,6 +344,19 @@ def _cell_state(cell: Cell, runs: Sequence[_Told], wanted: int, active: bool) ->
         state = "diverged" if ids["diverged"] else "done"
     note = "; ".join(dict.fromkeys(notes))
     return CellState(cell, state, wanted, ids["finished"], ids["diverged"], ids["failed"], running, note)
+
+
+def _how_ended(outcome: str, reason: str) -> str:
+    """Return such as `diverged: loss is nan at update 7`, or `pruned at epoch 3 at F 101.20`."""
+    if outcome == "pruned":  # Earlier versions began the reason with the word.
+        return f"pruned {reason.removeprefix('pruned ')}"
+    return f"{outcome}: {reason}"
+
+
+def repetitions_of_pruned(plan: StudyPlan, frame: pd.DataFrame) -> int:
+    """Return how many repetitions will not run since the first one of their cell was pruned."""
+    first = frame[(frame["budget"] == plan.budget) & (frame["stage"] == "repetition") & (frame["outcome"] == "pruned")]
+    return (plan.repetitions - 1) * int(first["cell"].nunique())
 
 
 def _why_absent(absent: int, wanted: int, cut_off: bool, runs: Sequence[_Told]) -> str:

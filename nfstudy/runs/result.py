@@ -36,6 +36,11 @@ class EpochRecord:
     metrics: Mapping[str, float]
     """Name -> value of the metrics of the splits train and valid."""
 
+    @property
+    def free_energy(self) -> float:
+        """F on the validation images, in nats an image (on the plane: nats); NaN at the start."""
+        return -self.metrics.get("valid/elbo", math.nan)
+
 
 OnEpoch = Callable[[EpochRecord], bool]
 """Called after each epoch; False ends the training there (pruned)."""
@@ -66,11 +71,13 @@ class TrialResult:
     """Of a failed trial, whether another attempt may end otherwise; not where the user has something to mend."""
     value: float = math.inf
     """What a search minimises: the validation free energy F at the end, in nats an image; inf where there is none."""
+    epochs: Mapping[int, float] = field(default_factory=dict)
+    """Epoch -> F after it, of a trial that could be pruned; else empty."""
 
-    def told(self, elbo: float) -> TrialResult:
-        """Return what a search is told: the outcome, and F where the trial finished and logged a bound."""
+    def told(self, elbo: float, epochs: Mapping[int, float] | None = None) -> TrialResult:
+        """Return what a search is told: the outcome, F where the trial finished and logged a bound, and F by epoch."""
         value = -elbo if self.outcome == "finished" and math.isfinite(elbo) else math.inf
-        return TrialResult(self.outcome, value=value)
+        return TrialResult(self.outcome, value=value, epochs=epochs or {})
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ class Tag:
     RERUN_OF: Final = "nfstudy.rerun_of"
     RERUN: Final = "nfstudy.rerun"
     """What came of a rerun."""
+    SEARCH: Final = "nfstudy.search"
+    """Of a repetition whose settings a search has chosen: the trial, and how much each setting matters, as JSON."""
     LOOK: Final = "nfstudy.look"
     """Of a repetition beyond the study's number, which `decide` has run: for which look, as JSON."""
     LOOKED: Final = "nfstudy.looked"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from nfstudy.core import registry
-from nfstudy.study.settings import Settings
-from nfstudy.study.spec import Range, Search
+from nfstudy.study.settings import Settings, is_switch
+from nfstudy.study.spec import SEARCH_SAMPLER, Axis, Range, Search
 
 KEY_VERSION = 2
 """Part of every key; raised when the same settings come to mean other numbers."""
@@ -40,6 +44,28 @@ class Cell:
     """The dotted paths of the grid, whose values the label shows."""
     point: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Dotted path -> value: the first place in the grid that means this cell."""
+    as_given: Settings | None = field(default=None, compare=False)
+    """Its settings before they were normalized, where those are known."""
+
+    @property
+    def given(self) -> Settings:
+        """Its settings as the study gives them, idle ones included: what a search starts from, which may use those."""
+        return self.as_given or self.settings
+
+    def flat(self) -> dict[str, Any]:
+        """Return dotted path -> value of the settings in use, and of the search's sampler where the grid varies it."""
+        found = self.settings.flat()
+        if self.search and SEARCH_SAMPLER in self.varied:
+            found[SEARCH_SAMPLER] = self.search.sampler.name
+        return found
+
+    def tried(self, values: Mapping[str, Any]) -> Settings:
+        """Return the settings of a trial of its search; raises pydantic's ValidationError where they are impossible."""
+        return self.given.replace({**(self.search.settings if self.search else {}), **values})
+
+    def chosen(self, values: Mapping[str, Any]) -> Settings:
+        """Return the settings of its repetitions after its search has come to some values."""
+        return self.given.replace(values).normalized()
 
     @cached_property
     def key(self) -> str:
@@ -48,33 +74,45 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         """Return dotted path -> value of the settings in use, a searched one's value being its search."""
-        settings = self.settings
-        if self.search and "train.weight_decay" in self.search.space:
-            # Whatever it is at first, some trials have one: then what it makes active is active.
-            settings = settings.replace({"train.weight_decay": 1.0})
-        flat = settings.identity()
-        if self.search:
-            sampling = self.search.sampler.model_dump()
-            for path, axis in self.search.space.items():
-                flat[path] = {"search": axis.model_dump() if isinstance(axis, Range) else axis, "by": sampling}
+        if not self.search:
+            return self.settings.identity()
+        flat = self._identity_of_all(self.search)
+        how: dict[str, Any] = {"by": self.search.sampler.model_dump()}
+        if self.search.settings:
+            how["with"] = self.search.settings
+        for path, axis in self.search.space.items():
+            flat[path] = {"search": axis.model_dump() if isinstance(axis, Range) else axis, **how}
+        return flat
+
+    def _identity_of_all(self, search: Search) -> dict[str, Any]:
+        """Return what tells apart all settings that its search may come to: a choice may put idle ones to use."""
+        flat = self.settings.identity()
+        switches = {path: range_endpoints(axis) for path, axis in search.space.items() if is_switch(path)}
+        if not switches and not any(map(is_switch, search.settings)):
+            return flat
+        for values in itertools.product(*switches.values()):
+            for changes in ({}, search.settings):
+                with suppress(ValidationError):
+                    used = self.given.replace({**changes, **dict(zip(switches, values, strict=True))}).normalized()
+                    flat |= {k: v for k, v in used.identity().items() if k not in flat and k not in changes}
         return flat
 
     @cached_property
     def label(self) -> str:
         """A short name for people, such as `planar K=40 D=40, train.batch 50` or, on the plane, `u1 planar K=8`."""
-        settings = self.settings
-        flow = settings.flow
+        settings, open_ = self.settings, self.search.space if self.search else {}
+        length = "?" if "flow.length" in open_ else settings.flow.length
         # What tables call it too: of length 0, there is nothing of a family.
-        family = flow.family if flow.length else registry.find("flows", "none").title
-        name = f"{family} K={flow.length}"
+        family = settings.flow.family if length else registry.find("flows", "none").title
+        name = f"{'flow=?' if 'flow.family' in open_ else family} K={length}"
         if settings.data:
-            name = f"{name} D={settings.latent}"
+            name = f"{name} D={'?' if 'model.latent' in open_ else settings.latent}"
         elif settings.energy:
             name = f"{settings.energy.name} {name}"
         elif settings.drawn:
             name = f"{settings.drawn.density} {name}"
         others = [path for path in self.varied if path not in IN_LABELS]
-        flat = settings.flat() if others else {}
+        flat = self.flat() if others else {}
         return ", ".join((name, *(f"{path} {_value_text(flat[path])}" for path in others if path in flat)))
 
 
@@ -106,6 +144,19 @@ class Trial:
         return 0 if self.stage == "search" else self.index
 
     @property
+    def cost_key(self) -> str:
+        """What times are kept by: trials of a search may be shorter than the repetitions of their cell."""
+        return cost_key(self.cell.key, self.stage)
+
+    @property
+    def values(self) -> str:
+        """What a trial of a search tries, such as `train.learning_rate 0.002`; empty of any other."""
+        if self.stage != "search" or not self.cell.search:
+            return ""
+        flat = self.settings.flat()
+        return ", ".join(f"{path} {_value_text(flat[path])}" for path in self.cell.search.space if path in flat)
+
+    @property
     def label(self) -> str:
         """The cell's short name with the repetition or trial, such as `planar K=40 D=40 #2`."""
         return f"{self.cell.label} {'#' if self.stage == 'repetition' else f'{self.stage} '}{self.index}"
@@ -119,6 +170,16 @@ class Impossible:
     """Its values, such as `flow.family nice-perm, flow.length 4`; it has no settings, and so no key."""
     reason: str
     """The setting to blame, its value, and what would do."""
+
+
+def range_endpoints(axis: Axis) -> tuple[Any, ...]:
+    """Return an axis's values, of a range its two ends."""
+    return (axis.low, axis.high) if isinstance(axis, Range) else axis
+
+
+def cost_key(cell: str, stage: str) -> str:
+    """Return what the time that a run takes is known by: its cell's key, with a word where it is of a search."""
+    return f"{cell} search" if stage == "search" else cell
 
 
 def settings_digest(settings: Settings) -> str:

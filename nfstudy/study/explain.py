@@ -31,8 +31,9 @@ _COUNTED = {
 _PATTERNS = {
     r"^[a-z0-9][a-z0-9_-]{0,62}$": "at most 63 small letters, digits, - and _, the first a letter or digit",
 }
-MAPPINGS = ("dict_type", "model_type", "model_attributes_type", "mapping_type")
-"""Errors of what should be a mapping."""
+RECORDS = ("model_type", "model_attributes_type")
+"""Errors of what should be a mapping with keys of its own."""
+_MAPPINGS = (*RECORDS, "dict_type", "mapping_type")
 
 
 def explain(details: Mapping[str, Any], seen: Any, keys: tuple[str, ...] = ()) -> str:
@@ -66,7 +67,7 @@ def explain(details: Mapping[str, Any], seen: Any, keys: tuple[str, ...] = ()) -
     elif kind in _COUNTED:
         words, limit = _COUNTED[kind]
         allowed = words.format(s="" if context[limit] == 1 else "s", **context)
-    elif kind in MAPPINGS:
+    elif kind in _MAPPINGS:
         allowed = f"a mapping with the keys {', '.join(keys)}" if keys else "a mapping"
     else:
         allowed = _KINDS.get(kind) or message.removeprefix("Input should be ").removeprefix("a valid ")

@@ -10,15 +10,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from nfstudy.core.errors import SpecError
-from nfstudy.study.cells import Cell, Impossible
-from nfstudy.study.settings import TRAINED_ON, Settings
-from nfstudy.study.spec import Axis, Range, Search
+from nfstudy.study.cells import Cell, Impossible, range_endpoints
+from nfstudy.study.settings import Settings
+from nfstudy.study.spec import SEARCH_SAMPLER, Axis, Search
 
 MAX_CELLS = 100_000
 
 
 def expand(
-    axes: Mapping[str, Axis], base: Settings, budget: str, search: Search | None, sampled: bool = False
+    axes: Mapping[str, Axis], base: Settings, budget: str, search: Search | None
 ) -> tuple[tuple[Cell, ...], tuple[Impossible, ...]]:
     """Return a grid's cells and its impossible points, both in file order; the last axis varies fastest.
 
@@ -30,7 +30,6 @@ def expand(
         base: the settings at every point, but for the axes.
         budget: the name of the budget, part of each key.
         search: the nuisance search inside each cell.
-        sampled: whether a sampler chooses among the points.
 
     Raises:
         SpecError: there are too many points.
@@ -39,9 +38,6 @@ def expand(
     count = math.prod(map(len, values.values()))
     if count > MAX_CELLS:
         raise SpecError(f"the grid has {count:,} points; expected: at most {MAX_CELLS:,}")
-    if search and "train.weight_decay" in search.space and base.train.decay_biases:
-        # Cells are normalized at the study's own decay, which may be 0: it would be lost.
-        raise SpecError("train.decay_biases: got true; expected: false where train.weight_decay is searched for")
     varied = tuple(axes)
     searched = [
         {path: value} for path, axis in (search.space if search else {}).items() for value in range_endpoints(axis)
@@ -51,31 +47,27 @@ def expand(
     for combination in itertools.product(*values.values()):
         point = dict(zip(values, combination, strict=True))
         try:
-            cell = Cell(base.replace(point).normalized(), budget, search, varied, point)
+            cell = cell_at(base, point, budget, search, varied)
             if cell.key not in cells:
-                tried = [cell.settings, *map(cell.settings.replace, searched)]
-                if reason := next(filter(None, map(_why_not_chosen, tried)), "") if search or sampled else "":
-                    impossible.append(Impossible(point_text(point), reason))
-                    continue
+                for change in searched:
+                    cell.tried(change)
+                    cell.given.replace(change)
                 cells[cell.key] = cell
         except ValidationError as error:
             impossible.append(Impossible(point_text(point), why_impossible(error)))
     return tuple(cells.values()), tuple(impossible)
 
 
-def _why_not_chosen(settings: Settings) -> str:
-    """Say why nothing can be chosen by the validation bound of trainings with some settings; empty where it can."""
-    if settings.data and settings.data.training_split != "train":
-        split = settings.data.training_split
-        return (
-            f"data.training_split: got {split}, {TRAINED_ON}; expected: train where a search or sampler chooses by it"
-        )
-    return ""
-
-
-def range_endpoints(axis: Axis) -> tuple[Any, ...]:
-    """Return an axis's values, of a range its two ends."""
-    return (axis.low, axis.high) if isinstance(axis, Range) else axis
+def cell_at(
+    base: Settings, point: Mapping[str, Any], budget: str, search: Search | None, varied: tuple[str, ...]
+) -> Cell:
+    """Return the cell at one point of a grid; raises ValidationError where it is impossible."""
+    changes = {path: value for path, value in point.items() if path != SEARCH_SAMPLER}
+    if search and SEARCH_SAMPLER in point:
+        sampler = search.sampler.model_copy(update={"name": point[SEARCH_SAMPLER]})
+        search = search.model_copy(update={"sampler": sampler})
+    given = base.replace(changes)
+    return Cell(given.normalized(), budget, search, varied, point, given)
 
 
 def replaced(settings: Settings, values: Mapping[str, Any], where: str) -> Settings:

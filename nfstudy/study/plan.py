@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pydantic import ValidationError
+
 from nfstudy.core.declarations import unmet_need
 from nfstudy.core.errors import SpecError
 from nfstudy.study.cells import Cell, Impossible, Trial
-from nfstudy.study.grid import expand, point_text, replaced
+from nfstudy.study.grid import cell_at, expand, point_text, replaced, why_impossible
+from nfstudy.study.searches import check_choice
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
-from nfstudy.study.spec import Range, Sampling, Search, StudySpec
+from nfstudy.study.spec import NO_SEARCH, Range, Sampling, Search, StudySpec
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,12 @@ class StudyPlan:
 
     @cached_property
     def search(self) -> Search | None:
-        """The nuisance search inside each cell, at the budget's number of trials."""
-        search = self.study.search
-        return search and search.model_copy(update={"sampler": self._with_trials(search.sampler)})
+        """The nuisance search inside each cell, at the budget's number of trials and with its settings."""
+        search, budget = self.study.search, self.study.budgets[self.budget]
+        if search is None or budget.search == NO_SEARCH:
+            return None
+        settings = {**search.settings, **budget.search_settings}
+        return search.model_copy(update={"sampler": self._with_trials(search.sampler), "settings": settings})
 
     @cached_property
     def corners(self) -> tuple[Cell, ...]:
@@ -97,18 +103,22 @@ class StudyPlan:
         space = self.search.space if self.search else {}
         axes = {path: axis for path, axis in space.items() if path.startswith("data.") and not isinstance(axis, Range)}
         searched = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-        each = {cell.settings.data: cell.settings for cell in self.corners}.values()
-        found = [settings.replace(values).data for settings in each for values in searched]
+        each = {cell.settings.data: cell for cell in self.corners}.values()
+        found = [cell.tried(values).data for cell in each for values in searched]
+        found += [cell.given.replace(values).data for cell in each for values in searched]
         return frozenset(spec.source() for spec in found if spec)
 
     def check(self) -> None:
-        """Raise SpecError where the study has no cell under the budget, or a sampler may propose what is none."""
+        """Raise SpecError where the study has no cell under the budget, or a sampler or a search could not choose."""
         _ = self.corners
+        check_choice(self)
 
     def cell_at(self, point: Mapping[str, Any]) -> Cell:
         """Return the cell at one point (dotted path -> value) of the grid; raises SpecError where it is impossible."""
-        settings = replaced(self.settings, point, point_text(point))
-        return Cell(settings.normalized(), self.budget, self.search, tuple(self.study.grid), point)
+        try:
+            return cell_at(self.settings, point, self.budget, self.search, tuple(self.study.grid))
+        except ValidationError as error:
+            raise SpecError(f"{point_text(point)}: {why_impossible(error)}") from None
 
     def repetitions_of(
         self, cell: Cell, settings: Settings | None = None, further: Further | None = None
@@ -136,7 +146,7 @@ class StudyPlan:
 
     @cached_property
     def _expanded(self) -> tuple[tuple[Cell, ...], tuple[Impossible, ...]]:
-        return expand(self.study.grid, self.settings, self.budget, self.search, self.sampling is not None)
+        return expand(self.study.grid, self.settings, self.budget, self.search)
 
     def _with_trials(self, sampling: Sampling) -> Sampling:
         trials = self.study.budgets[self.budget].trials

@@ -20,11 +20,12 @@ from nfstudy.core.plugins import install, read_plugin
 from nfstudy.core.reading import read_regular
 from nfstudy.core.suggest import did_you_mean
 from nfstudy.data import resolve_settings
-from nfstudy.study.explain import MAPPINGS, explain
+from nfstudy.study.explain import RECORDS, explain
+from nfstudy.study.searches import numbers_of, range_mistakes, sampler_axis_mistakes, search_mistakes
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import CHOICES, Settings, setting_defaults
 from nfstudy.study.settings import SECTIONS as USED_SECTIONS
-from nfstudy.study.spec import Range, Sampling, StudySpec
+from nfstudy.study.spec import LIST, NO_SEARCH, RANGE, SEARCH_SAMPLER, Range, Sampling, StudySpec
 from nfstudy.study.yaml_document import UNKNOWN, Document, Mistake, Place, shown
 
 MAX_BYTES = 256 * 1024
@@ -32,7 +33,9 @@ TRIES = 100
 """How often values are taken away until a record accepts the others."""
 
 SECTIONS = tuple(Settings.model_fields)
-KEYS = (*(key for key in StudySpec.model_fields if key != "settings"), *SECTIONS)
+KEYS = (*(key for key in StudySpec.model_fields if key not in ("settings", "options")), *SECTIONS)
+OWN_KEYS = ("repetitions", "trials", "search", "search.settings")
+"""Of a budget, beside the settings that it changes."""
 ONCE = "varies what data are read; expected: under 'data', one source of files a study"
 PLACEHOLDER = {"data": {"name": "digits"}}
 """Settings that stand in for a study's own while its other keys are checked."""
@@ -139,6 +142,7 @@ def parse_study(text: str, name: str) -> StudySpec:
 
     settings = {key: tree.pop(key) for key in SECTIONS if key in tree}
     study = {**tree, "settings": PLACEHOLDER, "budgets": _budgets(tree, mistakes)}
+    mistakes += _split_exhibits(study)
     study.setdefault("budget", _default_budget(study["budgets"]))
     mistakes += [*_field_mistakes(Settings, settings), *_field_mistakes(StudySpec, study)]
     # What is wrong so far is left out, so that all else can be looked at too.
@@ -157,7 +161,8 @@ def parse_study(text: str, name: str) -> StudySpec:
         try:
             spec.under(budget).check()
         except SpecError as error:
-            document.fail([(_blamed(document, str(error), budget), str(error))])
+            place = _blamed(document, str(error), budget)
+            document.fail([(place, str(error).removeprefix(f"{'.'.join(map(str, place))}: "))])
     return spec
 
 
@@ -200,14 +205,30 @@ def _budgets(tree: dict[str, Any], mistakes: list[Mistake]) -> dict[str, Any]:
         if not isinstance(changes, dict):
             mistakes.append((where, f"got {shown(changes)}; expected: a mapping of settings to values"))
             changes = {}
-        own = {key: changes[key] for key in ("repetitions", "trials") if key in changes}
+        own = {key: changes[key] for key in OWN_KEYS if key in changes}
         others = {key: value for key, value in changes.items() if key not in own}
-        unknown = [*_unknown_keys(where, others, ("repetitions", "trials", "train.schedule", *overridable()))]
+        unknown = [*_unknown_keys(where, others, (*OWN_KEYS, "train.schedule", *overridable()))]
         mistakes += unknown
         for place, _ in unknown:
             del others[str(place[-1])]
         split[name] = {"settings": others, **own}
     return split
+
+
+def _split_exhibits(study: dict[str, Any]) -> Iterator[Mistake]:
+    """Put the options of exhibits beside their names; yield what is no exhibit with options."""
+    if not isinstance(entries := study.get("exhibits"), tuple):
+        return
+    names, options = [], []
+    for index, entry in enumerate(entries):
+        if isinstance(entry, dict) and not isinstance(entry.get("name"), str):
+            yield ("exhibits", index, "name"), "is missing; expected: the name of an exhibit, as text"
+            entry = "summary"  # So that all else is looked at.
+        names.append(entry["name"] if isinstance(entry, dict) else entry)
+        options.append({k: v for k, v in entry.items() if k != "name"} if isinstance(entry, dict) else {})
+    study["exhibits"] = tuple(names)
+    if any(options):
+        study["options"] = tuple(options)
 
 
 def _default_budget(budgets: Mapping[str, Any]) -> str:
@@ -244,6 +265,9 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
         hint = did_you_mean(spec.budget, spec.budgets)
         yield ("budget",), f"got '{spec.budget}'; expected: {', '.join(spec.budgets)}{hint}"
     axes: list[tuple[Place, str, Any]] = [(("grid", path), path, axis) for path, axis in spec.grid.items()]
+    if SEARCH_SAMPLER in spec.grid:
+        yield from sampler_axis_mistakes(spec, in_part)
+        axes = [axis for axis in axes if axis[1] != SEARCH_SAMPLER]
     if spec.search:
         axes += [(("search", "space", path), path, axis) for path, axis in spec.search.space.items()]
     allowed = overridable()
@@ -256,7 +280,8 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
         elif isinstance(axis, Range):
             if where[0] == "grid" and not isinstance(spec.sampler, Sampling) and not in_part:
                 yield where, "got a range; expected: a list of values (a range needs a sampler other than exhaustive)"
-            for end in ("low", "high"):
+            yield from range_mistakes(where, path, axis)
+            for end in () if numbers_of(path) is None else ("low", "high"):
                 yield from _value_mistakes(spec.settings, (*where, end), path, getattr(axis, end))
         else:
             for index, value in enumerate(axis):
@@ -268,12 +293,26 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
     if spec.search:
         for path in spec.search.space.keys() & spec.grid.keys():
             yield ("search", "space", path), "is an axis of the grid too; expected: in one of the two"
+    yield from search_mistakes(spec, in_part)
+    changes: dict[Place, Mapping[str, Any]] = {
+        ("budgets", name, "search.settings"): budget.search_settings for name, budget in spec.budgets.items()
+    }
+    if spec.search:
+        changes["search", "settings"] = spec.search.settings
+    for place, change in changes.items():
+        yield from _unknown_keys(place, change, ("train.schedule", *allowed))
+        for path, value in change.items():
+            if path in ("train.schedule", *allowed):
+                yield from _value_mistakes(spec.settings, (*place, path), path, value)
+            if path in fixed or path == "data.name":
+                yield (*place, path), ONCE
     for name, budget in spec.budgets.items():
+        searched = spec.search.space if spec.search and budget.search != NO_SEARCH else {}
         for path, value in budget.settings.items():
             yield from _value_mistakes(spec.settings, ("budgets", name, path), path, value)
             if path in fixed or (path == "data.name" and _is_unresolved(spec.settings, value)):
                 yield ("budgets", name, path), ONCE
-            if path in spec.grid or (spec.search and path in spec.search.space):
+            if path in spec.grid or path in searched:
                 yield ("budgets", name, path), "is an axis of the grid or of the search; expected: any other setting"
     flat = spec.settings.flat()
     for index, exhibit in () if in_part else enumerate(spec.exhibits):
@@ -282,6 +321,33 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
             there = f"{path} {flat[path]}" if path in flat else f"no {path}"
             wanted = " or ".join(map(str, values))
             yield ("exhibits", index), f"got '{exhibit}' with {there}; expected: with {path} {wanted}".rstrip()
+        if registry.find("exhibits", exhibit).of_search and not (spec.search or isinstance(spec.sampler, Sampling)):
+            yield ("exhibits", index), f"got '{exhibit}' without a search; expected: with search, or a sampler"
+        yield from _option_mistakes(spec, index, exhibit)
+
+
+def _option_mistakes(spec: StudySpec, index: int, exhibit: str) -> Iterator[Mistake]:
+    """Yield what is wrong with an exhibit's options."""
+    where: Place = ("exhibits", index)
+    given = spec.options[index] if spec.options else {}
+    record = registry.find("exhibits", exhibit).options
+    if record is None:
+        for key in given:
+            yield (*where, key), f"{UNKNOWN}; expected: no options, as {exhibit} has none"
+        return
+    try:
+        options = record.model_validate(given)
+    except ValidationError as error:
+        for details in error.errors():
+            message = explain(details, details["input"])
+            if message == UNKNOWN:
+                message = _unknown((details["loc"][-1],), tuple(record.model_fields))
+            yield (*where, *details["loc"]), message
+        return
+    for key, axis in options.axes().items():
+        if axis not in spec.varied:
+            ways = ", ".join(spec.varied) or "there is none"
+            yield (*where, key), f"got '{axis}'; expected: an axis of the grid or of the search: {ways}"
 
 
 def _fixed_settings() -> set[str]:
@@ -366,13 +432,15 @@ def _field_mistakes(record: type[BaseModel], values: dict[str, Any]) -> Iterator
         for details in error.errors():
             if details["type"] == "too_short" and tuple(details["loc"]) in places:
                 continue  # Since what was there is wrong, which is told of.
-            where = tuple(details["loc"])
-            keys = _known_keys((*where, "")) if details["type"] in MAPPINGS else ()
+            where = tuple(part for part in details["loc"] if part not in (LIST, RANGE))
+            keys = _known_keys((*where, "")) if details["type"] in RECORDS else ()
             message = explain(details, details["input"], keys)
             if details["type"] == "union_tag_invalid":
                 where = (*where, "name")
             if message == UNKNOWN:
                 message = _unknown(where, _known_keys(where))
+                if where[:1] == ("search",) and len(where) == 2:
+                    message += "; what is chosen by is the validation bound, never the test set"
             if where[:1] == ("settings",):
                 where = where[1:]
             if not where:  # Settings that are impossible together: the message begins with the one to blame.
@@ -396,7 +464,8 @@ def _blamed(document: Document, message: str, budget: str) -> Place:
     """Return where the setting stands that a message about a cell blames: in its budget, the grid, or its section."""
     found = re.search(r"([a-z_]+(?:\.\w+)+): got", message)
     path = found.group(1) if found else ""
-    places: tuple[Place, ...] = (("budgets", budget, path), ("grid", path), tuple(path.split(".")))
+    searched = ("search", "space", path.removeprefix("search.space."))
+    places: tuple[Place, ...] = (("budgets", budget, path), ("grid", path), tuple(path.split(".")), searched)
     return next((place for place in places if document.holds(place)), ("grid",))
 
 

@@ -78,6 +78,13 @@ def active_when() -> dict[str, tuple[str, tuple[Any, ...]]]:
     return _tables(registry.version())[0]
 
 
+def is_switch(path: str) -> bool:
+    """Say whether a choice of this setting can put others to use, or out of it."""
+    switches = {switch for switch, _ in active_when().values()}
+    further = ("flow.length", "model.likelihood", "train.weight_decay")
+    return path in switches or path in further or path.startswith("data.")
+
+
 def setting_defaults() -> dict[str, Any]:
     """Return dotted path -> default of every setting that has one."""
     return _tables(registry.version())[1]

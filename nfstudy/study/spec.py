@@ -25,7 +25,8 @@ class MedianPruner(Record):
 
     name: Literal["median"]
     n_startup_trials: Annotated[int, Field(ge=0)] = 5
-    n_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    n_warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Epochs before the first at which a trial is judged; null is until its annealing has ended."""
 
 
 class PercentilePruner(Record):
@@ -34,24 +35,7 @@ class PercentilePruner(Record):
     name: Literal["percentile"]
     percentile: Annotated[float, Field(ge=0, le=100)]
     n_startup_trials: Annotated[int, Field(ge=0)] = 5
-    n_warmup_steps: Annotated[int, Field(ge=0)] = 0
-
-
-class SuccessiveHalvingPruner(Record):
-    """Optuna's SuccessiveHalvingPruner; resources are epochs."""
-
-    name: Literal["successive-halving"]
-    min_resource: Count = 1
-    reduction_factor: Annotated[int, Field(ge=2)] = 4
-
-
-class HyperbandPruner(Record):
-    """Optuna's HyperbandPruner; resources are epochs."""
-
-    name: Literal["hyperband"]
-    min_resource: Count = 1
-    max_resource: Count
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    n_warmup_steps: Annotated[int, Field(ge=0)] | None = None
 
 
 class ThresholdPruner(Record):
@@ -59,16 +43,14 @@ class ThresholdPruner(Record):
 
     name: Literal["threshold"]
     upper: Annotated[float, Field(allow_inf_nan=False)]
-    n_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    n_warmup_steps: Annotated[int, Field(ge=0)] | None = None
 
 
-Pruner = Annotated[
-    MedianPruner | PercentilePruner | SuccessiveHalvingPruner | HyperbandPruner | ThresholdPruner,
-    Field(discriminator="name"),
-]
+Pruner = Annotated[MedianPruner | PercentilePruner | ThresholdPruner, Field(discriminator="name")]
+"""Those whose judgement of a trial depends on no trial that is still under way."""
 
-SamplerName = Literal["tpe", "random", "gp", "cmaes", "qmc", "nsgaii", "nsgaiii"]
-"""Optuna's samplers that draw; its grid and brute-force samplers are what `exhaustive` is for."""
+SamplerName = Literal["tpe", "random", "gp", "qmc"]
+"""Optuna's samplers that draw for one objective; its grid and brute-force samplers are what `exhaustive` is for."""
 
 
 class Sampling(Record):
@@ -153,6 +135,15 @@ class Search(Record):
 
     sampler: Sampling
     space: Annotated[dict[str, Axis], Field(min_length=1)]
+    settings: Annotated[dict[str, Any], Field(default_factory=dict)]
+    """Dotted path -> value that the trials of the search have in place of the cell's: a shorter training, say."""
+
+
+SEARCH_SAMPLER = "search.sampler"
+"""The one axis of a grid that is no setting: the name of the sampler of each cell's search."""
+
+NO_SEARCH = "none"
+"""The `search` of a budget under which cells have none."""
 
 
 class Budget(Record):
@@ -162,6 +153,9 @@ class Budget(Record):
     repetitions: Count | None = None
     trials: Count | None = None
     """In place of `sampler.trials` and `search.sampler.trials`."""
+    search: Literal["none"] | None = None
+    search_settings: Annotated[dict[str, Any], Field(default_factory=dict, alias="search.settings")]
+    """Over those of `search.settings`."""
 
 
 NO_PAPER = "none"
@@ -195,10 +189,26 @@ class StudySpec(Record):
     budget: str
     """The budget that runs when none is named."""
     exhibits: Annotated[tuple[Annotated[str, AfterValidator(_known_exhibit)], ...], Field(min_length=1)]
+    options: tuple[dict[str, Any], ...] = ()
+    """Of each exhibit, where any has some: what the study file says beside its name."""
     paper: Annotated[str, AfterValidator(_known_paper)] = "rezende2015"
     """The paper that the study rebuilds, whose numbers and claims its report sets beside the runs; or `none`."""
     plugins: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     """Files beside the study file, or modules, that declare flows, data sources and more; see `core.plugins`."""
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The dotted paths that differ among its cells or are searched for, as its exhibits may show."""
+        return (*self.grid, *(self.search.space if self.search else ()))
+
+    @property
+    def shown(self) -> list[tuple[str, dict[str, Any]]]:
+        """(name, options) of its exhibits, each once, in order."""
+        found: list[tuple[str, dict[str, Any]]] = []
+        for entry in zip(self.exhibits, self.options or ({},) * len(self.exhibits), strict=True):
+            if entry not in found:
+                found.append(entry)
+        return found
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -56,7 +56,7 @@ def importers(package):
     ("package", "modules"),
     [
         ("mlflow", {f"nfstudy.runs.tracking.{module}" for module in ("store", "mlflow_export", "mlflow_import")}),
-        ("optuna", {"nfstudy.runner.search"}),
+        ("optuna", {"nfstudy.runner.proposals", "nfstudy.runner.dashboard"}),
         ("ray", {"nfstudy.runner.ray_engine"}),
     ],
 )

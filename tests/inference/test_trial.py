@@ -144,7 +144,7 @@ def test_a_problem_without_parameters_is_evaluated_and_not_trained():
 
 def test_a_pruned_trial_has_no_test_numbers(dataset):
     result = run(dataset, on_epoch=lambda record: False)
-    assert (result.outcome, result.update, result.reason) == ("pruned", 4, "pruned after epoch 1")
+    assert (result.outcome, result.update) == ("pruned", 4)
     assert TEST_METRICS.isdisjoint(result.metrics)
 
 

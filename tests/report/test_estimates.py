@@ -74,7 +74,9 @@ def test_bounds_read_their_metrics_and_f_is_minus_elbo():
         pytest.param(["finished", "failed", None], "1 of 3 failed, 1 of 3 not run", False, 1, id="failed and absent"),
         pytest.param([None] * 3, "not run", False, 0, id="nothing"),
         pytest.param(["finished", "killed", "finished"], "1 of 3 not run", False, 2, id="cut off"),
-        pytest.param(["pruned", None, None], "pruned", True, 0, id="pruned, and so without further repetitions"),
+        pytest.param(
+            ["pruned", None, None], "pruned at update 1,200", True, 0, id="pruned, and so without further repetitions"
+        ),
     ],
 )
 def test_note_says_why_the_mean_is_not_over_all(outcomes, note, complete, n):

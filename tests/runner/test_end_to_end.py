@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from support.command_line import (
     write_study,
 )
 from support.processes import workers_of
+from support.studies import STUDIES
 
 from nfstudy.runs.frame import cell_states
 from nfstudy.runs.tracking.store import open_store
@@ -278,3 +280,21 @@ def test_a_users_mistake_ends_with_2_one_message_and_nothing_written(name, tmp_p
     assert "Traceback" not in done.stderr
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"bad.yaml"}
     assert not list(tmp_path.rglob("*.db"))
+
+
+def test_a_search_proposes_the_same_trials_and_gives_the_same_numbers_on_one_worker_and_on_two(tmp_path):
+    """`studies/search.yaml` at its smallest."""
+    found = []
+    for workers in ("1", "2"):
+        folder = tmp_path / workers
+        folder.mkdir()
+        shutil.copy(STUDIES[0].parent / "search.yaml", folder)
+        done = nfstudy(folder, "run", "search.yaml", "--budget", "smoke", "--workers", workers)
+        assert done.returncode == 0, done.stderr
+        frame = frame_of(folder, "search")
+        kept = ["cell", "stage", "index", "settings", "outcome", "reason", "valid/elbo", "test/nll"]
+        found.append(frame[kept].to_dict("records"))
+    assert len(found[0]) == 2 * (6 + 1)
+    assert repr(found[0]) == repr(found[1])
+    assert "with flow.family" in done.stderr
+    assert "chosen of 6 trials: flow.family" in done.stderr

@@ -7,11 +7,16 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from support.fake_runs import FakeRuns
 
 from nfstudy.core.errors import StoreError
+from nfstudy.runner.launch import known_outcomes, with_epochs
+from nfstudy.runner.proposals import PRUNERS, SAMPLERS
 from nfstudy.runner.scheduler import Scheduler
-from nfstudy.runner.search import PRUNERS, SAMPLERS, study_plan
-from nfstudy.runs.result import TrialResult
+from nfstudy.runner.search import further_plan, study_plan
+from nfstudy.runs.result import EpochRecord, TrialResult
+from nfstudy.runs.tags import Tag
+from nfstudy.study.plan import Further
 from nfstudy.study.reader import parse_study
 
 pytestmark = pytest.mark.slow
@@ -52,17 +57,23 @@ def carry_out(text, journal, known=None, stop=math.inf, backwards=False, epochs=
         while task := scheduler.next():
             ready.append(task)
         for task in reversed(ready) if backwards else ready:
-            if ran == stop:
+            told = train(task, epochs)
+            if ran == stop:  # Its result is lost, though its epochs were seen.
                 return outcomes
-            told = TrialResult("finished", value=value(task.trial))
-            for epoch in range(1, epochs + 1):
-                if task.should_continue and not task.should_continue(epoch, value(task.trial) + epochs - epoch):
-                    told = TrialResult("pruned")
-                    break
             outcomes[task.trial.identity] = told
             ran += 1
             scheduler.tell(task, told)
     return outcomes
+
+
+def train(task, epochs):
+    """Stand in for a worker: F falls by a nat an epoch towards `value`, and is told after each."""
+    seen = {}
+    for epoch in range(1, epochs + 1) if task.should_continue else ():
+        seen[epoch] = value(task.trial) + epochs - epoch
+        if not task.should_continue(EpochRecord(epoch, 10 * epoch, 10 * epochs, {"valid/elbo": -seen[epoch]})):
+            return TrialResult("pruned", epochs=seen)
+    return TrialResult("finished", value=value(task.trial), epochs=seen)
 
 
 def trials_in(journal):
@@ -112,6 +123,21 @@ def test_each_cell_searches_with_equally_many_trials_and_repeats_its_own_best(tm
         assert repeated == {min(search.values())[1]}
 
 
+def test_further_repetitions_are_at_what_the_search_has_chosen(tmp_path):
+    before = carry_out(SEARCHED, tmp_path / "s.journal")
+    plan = parse_study(SEARCHED, "s.yaml").under()
+    cell = plan.cells[1]
+    work = further_plan(plan, tmp_path / "s.journal", [cell], {cell.key: Further(4, "look 2")})
+    scheduler = Scheduler(work, before)
+    tasks = [scheduler.next(), scheduler.next()]
+    assert scheduler.next() is None
+    assert [(task.trial.index, task.trial.look) for task in tasks] == [(3, "look 2"), (4, "look 2")]
+    own = {identity[3] for identity in before if identity[:2] == (cell.key, "repetition")}
+    assert {task.trial.identity[3] for task in tasks} == own
+    told = json.loads(tasks[0].tags()[Tag.SEARCH])
+    assert (cell.key, "search", told["trial"], *own) in before
+
+
 def sampled(name):
     return SAMPLED % name
 
@@ -158,17 +184,151 @@ def test_a_cell_proposed_twice_at_once_is_searched_once(tmp_path):
     assert len(outcomes) == len(cells) * (3 + 2)
 
 
-def test_pruning_depends_on_earlier_generations_only(tmp_path):
-    text = sampled("random").replace(
-        "batch: 3}", "batch: 3, pruner: {name: median, n_startup_trials: 1, n_warmup_steps: 1}}"
-    )
-    straight = carry_out(text, tmp_path / "a.journal", epochs=4)
-    assert carry_out(text, tmp_path / "b.journal", epochs=4, backwards=True) == straight
-    pruned = [identity for identity, told in straight.items() if told.outcome == "pruned"]
+CUT = {
+    "median": "name: median, n_startup_trials: 1, n_warmup_steps: 2",
+    "percentile": "name: percentile, percentile: 40.0, n_startup_trials: 2, n_warmup_steps: 0",
+    "threshold": "name: threshold, upper: 97.0, n_warmup_steps: 3",
+}
+
+
+def cut(sampler, pruner):
+    return sampled(sampler).replace("batch: 3}", f"batch: 3, pruner: {{{CUT[pruner]}}}}}") + "train: {updates: 60}\n"
+
+
+@pytest.mark.parametrize(("sampler", "pruner"), [*zip(["tpe", "random", "tpe"], PRUNERS, strict=True)])
+def test_what_is_pruned_depends_on_no_worker_interruption_or_journal(sampler, pruner, tmp_path):
+    text = cut(sampler, pruner)
+    straight = carry_out(text, tmp_path / "a.journal", epochs=6)
+    pruned = {identity: told for identity, told in straight.items() if told.outcome == "pruned"}
     assert pruned
+    assert all(max(told.epochs) < 6 for told in pruned.values()), "nothing is saved after the last epoch"
     assert {index for _, _, index, _ in pruned} == {1}
     for cell, *_ in pruned:
         assert len([identity for identity in straight if identity[0] == cell]) == 1, "no more repetitions of it"
+    assert carry_out(text, tmp_path / "b.journal", epochs=6, backwards=True) == straight
+    half = carry_out(text, tmp_path / "c.journal", epochs=6, stop=len(straight) // 2)
+    assert carry_out(text, tmp_path / "c.journal", half, epochs=6) == straight
+    assert carry_out(text, tmp_path / "lost.journal", half, epochs=6) == straight, "the journal can be lost"
+    # Its journal may know more than the store, as where runs have been deleted: later trials still count for nothing.
+    assert carry_out(text, tmp_path / "a.journal", epochs=6) == straight
+
+
+def test_a_rebuilt_journal_gets_the_epochs_that_the_store_has_logged(tmp_path):
+    """What `run` hands to the scheduler at its start: the results of a store with the F of every epoch."""
+    text = cut("tpe", "median")
+    straight = carry_out(text, tmp_path / "a.journal", epochs=6)
+    half = carry_out(text, tmp_path / "b.journal", epochs=6, stop=len(straight) // 2)
+    plan, runs = parse_study(text, "s.yaml").under(), FakeRuns()
+    cells = {cell.key: cell for cell in study_cells_of(plan, tmp_path / "b.journal")}
+    for (key, _, index, _), told in half.items():
+        trial = plan.repetitions_of(cells[key])[index - 1]
+        run_id = runs.add(trial, told.outcome, valid__elbo=-told.value)
+        runs.points += [(run_id, "valid/elbo", 10 * epoch, -value) for epoch, value in told.epochs.items()]
+    frame = runs.frame()
+    without = known_outcomes(frame, plan.budget)
+    assert without.keys() == half.keys()
+    assert with_epochs(without, frame, runs) == half
+    assert carry_out(text, tmp_path / "c.journal", with_epochs(without, frame, runs), epochs=6) == straight
+
+
+def study_cells_of(plan, journal):
+    """Return the cells that a sampler has proposed, by its journal."""
+    for trials in trials_in(journal).values():
+        yield from (plan.cell_at(trial.params) for trial in trials)
+
+
+def test_a_trial_that_is_interrupted_is_judged_by_what_it_is_at_not_by_what_it_had_come_to(tmp_path):
+    study = parse_study(cut("random", "threshold").replace("upper: 97.0", "upper: 99.5"), "s.yaml")
+    task = Scheduler(study_plan(study.under(), tmp_path / "s.journal"), {}).next()
+    for attempt in range(2):
+        goes_on = [
+            task.should_continue(EpochRecord(epoch, 10 * epoch, 60, {"valid/elbo": -free_energy}))
+            for epoch, free_energy in enumerate((101.0, 99.0, 98.0, 102.0, 95.0), start=1)
+        ]
+        assert goes_on == [True, True, True, False, True], attempt
+
+
+def test_a_pruner_without_a_warm_up_of_its_own_waits_for_the_annealing(tmp_path):
+    text = sampled("random").replace("batch: 3}", "batch: 3, pruner: {name: threshold, upper: 1.0}}")
+    text += "objective: {anneal_updates: 45}\ntrain: {updates: 100}\n"
+    task = Scheduler(study_plan(parse_study(text, "s.yaml").under(), tmp_path / "s.journal"), {}).next()
+    answers = [task.should_continue(EpochRecord(e, 10 * e, 100, {"valid/elbo": -50.0})) for e in range(1, 11)]
+    assert answers == [True] * 4 + [False] * 5 + [True]
+
+
+def test_a_search_waits_for_a_trial_that_failed_and_then_goes_on_as_if_it_had_not(tmp_path):
+    straight = carry_out(SEARCHED, tmp_path / "a.journal")
+    heard, known, study = [], {}, parse_study(SEARCHED, "s.yaml")
+    scheduler = Scheduler(study_plan(study.under(), tmp_path / "b.journal", heard.append), known)
+    first = study.under().cells[0].key
+    while task := scheduler.next():
+        lost = task.trial.cell.key == first and task.trial.stage == "search" and task.trial.index == 3
+        told = TrialResult("failed") if lost else train(task, 0)
+        scheduler.tell(task, told)
+        if not lost:
+            known[task.trial.identity] = told
+    assert scheduler.done
+    assert [identity[2] for identity in known if identity[0] == first] == [0, 1, 2]
+    assert heard[0] == (
+        "none K=0 D=40: its search waits for trial 3, which failed; nothing more of the cell runs before"
+    )
+    assert carry_out(SEARCHED, tmp_path / "b.journal", known) == straight
+
+
+def test_all_cells_are_searched_alike(tmp_path):
+    """The draws that do not depend on what was found, those of random search, are the same in every cell."""
+    text = SEARCHED.replace("name: tpe", "name: random")
+    carry_out(text, tmp_path / "s.journal")
+    searches = [trials for name, trials in trials_in(tmp_path / "s.journal").items() if "/search/" in name]
+    assert len(searches) == 3
+    assert len({str([trial.params for trial in trials]) for trials in searches}) == 1
+
+
+def test_a_search_has_settings_of_its_own_and_may_choose_what_puts_others_to_use(tmp_path):
+    text = BASE + (
+        "flow: {coupling_hidden: 7}\ntrain: {updates: 500, optimiser: adam}\n"
+        "search:\n  sampler: {name: random, trials: 6}\n  settings: {train.updates: 50}\n"
+        "  space: {flow.family: [planar, nice-perm], flow.length: [0, 2]}\n"
+    )
+    ran, study = [], parse_study(text, "s.yaml")
+    scheduler = Scheduler(study_plan(study.under(), tmp_path / "s.journal"), {})
+    while task := scheduler.next():
+        ran.append(task.trial)
+        scheduler.tell(task, train(task, 0))
+    tried, repeated = ([t.settings for t in ran if t.stage == stage] for stage in ("search", "repetition"))
+    assert {s.train.updates for s in tried} == {50}
+    assert {s.train.updates for s in repeated} == {500}
+    assert {s.flow.coupling_hidden for s in tried} == {7}, "idle at K = 0, and used by what the search may choose"
+    (cell,) = study.under().cells
+    assert cell.identity()["flow.coupling_hidden"] == 7
+    assert cell.identity()["flow.family"]["with"] == {"train.updates": 50}
+    assert cell.label == "flow=? K=? D=40"
+
+
+def test_a_proposal_that_is_impossible_counts_as_a_trial_and_is_not_run(tmp_path):
+    text = BASE + (
+        "model: {hidden_counts: pieces, maxout: 2}\n"
+        "search: {sampler: {name: tpe, trials: 12}, space: {model.hidden: {low: 4, high: 12}}}\n"
+    )
+    outcomes = carry_out(text, tmp_path / "s.journal")
+    (trials,) = (trials for name, trials in trials_in(tmp_path / "s.journal").items() if "/search/" in name)
+    odd = [trial for trial in trials if trial.params["model.hidden"] % 2]
+    assert odd
+    assert all(trial.value == math.inf for trial in odd)
+    assert sorted(i[2] for i in outcomes if i[1] == "search") == [t.number for t in trials if t not in odd]
+
+
+def test_how_a_search_chose_is_told_to_the_runs_at_its_choice(tmp_path):
+    study = parse_study(SEARCHED, "s.yaml")
+    scheduler = Scheduler(study_plan(study.under(), tmp_path / "s.journal"), {})
+    tags = []
+    while task := scheduler.next():
+        tags += [json.loads(task.tags()["nfstudy.search"])] if task.tags else []
+        scheduler.tell(task, train(task, 0))
+    assert len(tags) == 3 * 2
+    for found in tags:
+        assert found["importances"] == pytest.approx({"train.learning_rate": 1.0})
+        assert 0 <= found["trial"] < 12
 
 
 def test_a_failed_cell_is_offered_again_by_the_next_launch(tmp_path):
@@ -199,23 +359,12 @@ def test_a_study_edited_after_a_stop_goes_on_as_what_it_is_now(tmp_path, text):
         assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
 
 
-def test_the_records_fit_optunas_classes():
-    for name in SAMPLERS:
-        assert isinstance(SAMPLERS[name](3), optuna.samplers.BaseSampler)
-    text = sampled("tpe").replace("batch: 3}", "batch: 3, pruner: {name: %s}}")
-    options = {"percentile": "percentile, percentile: 25.0", "hyperband": "hyperband, max_resource: 9"}
-    options["threshold"] = "threshold, upper: 500.0"
-    for name in PRUNERS:
-        record = parse_study(text % options.get(name, name), "s.yaml").sampler.pruner
-        assert isinstance(PRUNERS[name](**record.model_dump(exclude={"name"})), optuna.pruners.BasePruner)
-
-
-@pytest.mark.parametrize("cut", [1, 5, 100, 400])
-def test_a_torn_journal_is_mended_and_gone_on_with(tmp_path, cut):
+@pytest.mark.parametrize("lost", [1, 5, 100, 400])
+def test_a_torn_journal_is_mended_and_gone_on_with(tmp_path, lost):
     straight = carry_out(SEARCHED, tmp_path / "a.journal")
     half = carry_out(SEARCHED, tmp_path / "b.journal", stop=9)
     content = (tmp_path / "b.journal").read_bytes()
-    (tmp_path / "b.journal").write_bytes(content[:-cut])
+    (tmp_path / "b.journal").write_bytes(content[:-lost])
     assert carry_out(SEARCHED, tmp_path / "b.journal", half) == straight
 
 

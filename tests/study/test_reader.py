@@ -45,7 +45,8 @@ def test_yaml_is_version_1_2():
 
 
 def test_a_sampler_with_a_pruner_and_a_search_with_a_range():
-    text = GOOD + (
+    text = GOOD.replace("train.updates: 10,", "train.updates: 30, objective.annealing: none,") + (
+        "objective: {anneal_updates: 20}\n"
         "sampler: {name: tpe, trials: 9, pruner: {name: median, n_startup_trials: 3}}\n"
         "search: {sampler: {name: gp, trials: 5}, space: {train.learning_rate: {low: 1e-5, high: 1e-2, log: true}}}\n"
     )

@@ -59,7 +59,8 @@ def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Ch
         try:
             for record in loop.epochs():
                 if not on_epoch(record):
-                    return TrialResult("pruned", record.update, f"pruned after epoch {record.epoch}", loop.seconds)
+                    where = f"at epoch {record.epoch} at F {record.free_energy:.2f}"
+                    return TrialResult("pruned", record.update, where, loop.seconds)
         except DivergenceError as error:
             return TrialResult("diverged", loop.update, str(error), loop.seconds)
         if checkpoints:

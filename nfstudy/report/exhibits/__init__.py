@@ -1,8 +1,44 @@
 """The exhibits that any study may ask for; a paper's own stand in its folder. Free of matplotlib."""
 
-from nfstudy.core.declarations import ExhibitDeclaration
+from nfstudy.core.declarations import ExhibitDeclaration, ExhibitOptions
 
 _HERE = "nfstudy.report.exhibits"
+
+
+class CurveOptions(ExhibitOptions):
+    """What a curve shows."""
+
+    x: str
+    """Dotted path of the setting on the x axis."""
+    colour: str | None = None
+    """Of the one that tells curves apart by colour."""
+
+    def axes(self) -> dict[str, str]:
+        """Return both, where they are given."""
+        return {"x": self.x} | ({"colour": self.colour} if self.colour else {})
+
+
+class MapOptions(ExhibitOptions):
+    """The axes of a heat map: dotted paths of settings."""
+
+    x: str
+    y: str
+
+    def axes(self) -> dict[str, str]:
+        """Return both."""
+        return {"x": self.x, "y": self.y}
+
+
+class ExpectedBestOptions(ExhibitOptions):
+    """What expected bests are compared of."""
+
+    by: str = "flow.family"
+    """Dotted path of a setting: one curve for each of its values."""
+
+    def axes(self) -> dict[str, str]:
+        """Return it."""
+        return {"by": self.by}
+
 
 SUMMARY = ExhibitDeclaration(name="summary", make=f"{_HERE}.general:summary")
 FLOW_LENGTH = ExhibitDeclaration(name="flow-length", make=f"{_HERE}.general:flow_length")
@@ -13,3 +49,12 @@ COST = ExhibitDeclaration(name="cost", make=f"{_HERE}.cost:cost")
 EVALUATIONS = ExhibitDeclaration(name="evaluations", make=f"{_HERE}.cost:evaluations", needs={"data.name": ()})
 LEARNING_CURVES = ExhibitDeclaration(name="learning-curves", make=f"{_HERE}.general:learning_curves")
 SAMPLES = ExhibitDeclaration(name="samples", make=f"{_HERE}.general:samples")
+CURVE = ExhibitDeclaration(name="curve", make=f"{_HERE}.varied:curve", options=CurveOptions)
+MAP = ExhibitDeclaration(name="map", make=f"{_HERE}.varied:heat_map", options=MapOptions)
+SEARCH = ExhibitDeclaration(name="search", make=f"{_HERE}.searches:search", of_search=True)
+EXPECTED_BEST = ExhibitDeclaration(
+    name="expected-best", make=f"{_HERE}.searches:best_of_trials", of_search=True, options=ExpectedBestOptions
+)
+IMPORTANCES = ExhibitDeclaration(name="importances", make=f"{_HERE}.searches:importances", of_search=True)
+PARALLEL = ExhibitDeclaration(name="parallel", make=f"{_HERE}.searches:parallel", of_search=True)
+SLICES = ExhibitDeclaration(name="slices", make=f"{_HERE}.searches:slices", of_search=True)

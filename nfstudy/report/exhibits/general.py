@@ -45,7 +45,11 @@ def summary(results: Results) -> Exhibit:
             result,
             [
                 *(measured(result, quantity) for quantity in columns),
-                Entry(text=f"{result.estimate(FREE_ENERGY).n} of {result.state.wanted}"),
+                Entry(
+                    text="–"
+                    if result.state.state == "pruned"
+                    else f"{result.estimate(FREE_ENERGY).n} of {result.state.wanted}"
+                ),
                 Entry(text=result.state.state, note=result.state.note),
             ],
         )

@@ -108,8 +108,8 @@ class Page:
     @property
     def settings(self) -> list[tuple[str, str, str]]:
         """(dotted path, value or axis, what the paper states) of the study's settings under the budget."""
-        study = self.results.study
-        axes = {**study.grid, **(study.search.space if study.search else {})}
+        search = self.results.plan.search
+        axes = {**self.results.study.grid, **(search.space if search else {})}
         rows = []
         flat = self.results.plan.settings.recorded().flat()
         stated_by_path = self.results.facts.stated_settings(flat)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ ROOM_FOR_LABEL = 0.4
 """Least height of a row of pictures, in widths."""
 FEW_POINTS = 20
 """Learning curves of so few epochs show their points; one epoch is nothing but a point."""
-_MARKERS = "osD^vPX"
-_LINES = ("-", ":", "-.")
+MARKERS = "osD^vPX"
+"""Of the variants of a curve, as are:"""
+STYLES = ("-", ":", "-.")
 _STAMP_COLOUR = "#b3261e"
 _LEGEND_HEADINGS = ("curve", "split")
 """Entries that seaborn adds to name its variables."""
@@ -138,9 +140,25 @@ def draw_curves(
                 axes.set_xscale("log")
             else:
                 axes.xaxis.set_major_locator(FixedLocator(lengths) if len(lengths) <= 6 else MaxNLocator(integer=True))
-        _legend(figure, all_axes)
+        add_legend(figure, all_axes)
         finish(figure, title, stamp)
     return figure
+
+
+def grid_of_axes(panels: int, height: float = 3.4, share_y: bool = True) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many pairs of axes, at most three in a row; to be called inside `figure_style`."""
+    columns = 2 if panels == 4 else min(3, panels)
+    rows = math.ceil(panels / columns)
+    figure = Figure(figsize=(max(6.5, 4.2 * columns), height * rows + 0.9), layout="constrained")
+    found = [*figure.subplots(rows, columns, squeeze=False, sharey=share_y).ravel()]
+    for axes in found[panels:]:
+        axes.set_visible(False)
+    return figure, found[:panels]
+
+
+def wrapped(title: str) -> str:
+    """Return the title of one of several panels in lines that fit over it."""
+    return textwrap.fill(title, 40)
 
 
 def family_colour(family: str) -> Any:
@@ -168,10 +186,10 @@ def _draw_curve(axes: Axes, curve: Curve) -> None:
         yerr=[math.nan if bar is None else bar for bar in curve.bars],
         label=curve.label,
         color=colour,
-        marker=_MARKERS[curve.variant % len(_MARKERS)],
+        marker=MARKERS[curve.variant % len(MARKERS)],
         markersize=7 if curve.published else 5.5,
         markerfacecolor="none" if curve.published else colour,
-        linestyle="--" if curve.published else _LINES[curve.variant % len(_LINES)],
+        linestyle="--" if curve.published else STYLES[curve.variant % len(STYLES)],
         linewidth=1.2 if curve.published else 1.8,
         capsize=3,
         zorder=2 if curve.published else 3,
@@ -218,7 +236,7 @@ def draw_histories(title: str, y_label: str, facets: Sequence[Facet], stamp: str
                     line.set(marker="o", markersize=3)
         for axes in all_axes[len(facets) :]:
             axes.set_visible(False)
-        _legend(figure, all_axes[: len(facets)])
+        add_legend(figure, all_axes[: len(facets)])
         finish(figure, title, stamp)
     return figure
 
@@ -263,7 +281,8 @@ def _tallest(pictures: Iterable[np.ndarray | None]) -> float:
     return float(max([ROOM_FOR_LABEL, *shares]))
 
 
-def _legend(figure: Figure, all_axes: Iterable[Axes]) -> None:
+def add_legend(figure: Figure, all_axes: Iterable[Axes]) -> None:
+    """Put one legend of all axes below a figure, each label once."""
     handles: dict[str, Any] = {}
     for axes in all_axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

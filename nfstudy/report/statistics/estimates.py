@@ -124,14 +124,14 @@ class CellResult:
     @property
     def complete(self) -> bool:
         """Whether nothing more is to come: a diverged repetition is a result."""
-        return self.state.state in ("done", "diverged")
+        return self.state.state in ("done", "pruned", "diverged")
 
     @property
     def note(self) -> str:
         """Why the mean is not over all repetitions asked for; empty when it is."""
         state, counts = self.state, Counter(self._column("outcome", self.own))
         if "pruned" in counts:
-            return "pruned"
+            return state.note
         open_runs = min(len(state.running), counts["running"])
         absent = state.wanted - len(state.finished) - len(state.diverged) - len(state.failed) - open_runs
         parts = (
