@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nfstudy.core.errors import printable
 from nfstudy.core.project import Project
+from nfstudy.runs.original import CHECKED
 from nfstudy.study.reader import read_study
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ def take_in(archive: Archive, project: Project, uri: str) -> bool:
     with project.study_lock(study):
         done = import_runs(archive, uri)
     print(f"{study}: {done.new} runs imported, {done.known} already present")
+    for mark, count in sorted(Counter(copy.imported for copy in archive.runs if copy.imported != CHECKED).items()):
+        print(f"{count} of {len(archive.runs)} are {mark}; reports will say so", file=sys.stderr)
     for run in done.conflicts:
         print(f"not imported: {printable(run)}", file=sys.stderr)
     return not done.conflicts

@@ -56,8 +56,8 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
     except Interrupted as signal:
         print(f"stopped by {signal}; resume with: {again}")
         return 130
-    except StoreError as error:
-        raise StoreError(f"{error}; resume with: {again}") from None
+    except (StoreError, WorkerError) as error:
+        raise type(error)(f"{error}; resume with: {again}") from None
     if dry_run:
         return 0
     if not left and (frame["outcome"] == "running").any():

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import pandas as pd
 
+from nfstudy.runs.code import UNKNOWN
 from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.original import original_id
 from nfstudy.runs.result import RESULTS, outcome_of
@@ -33,6 +34,9 @@ RUN_COLUMNS = {
     "update": "float",
     "commit": "str",
     "dirty": "bool",
+    "code_known": "bool",
+    "earlier_code": "str",
+    "imported": "str",
     "data": "str",
     "data_fingerprint": "str",
     "device": "str",
@@ -46,6 +50,8 @@ RUN_COLUMNS = {
 
 `outcome` is one of finished, diverged, pruned, failed, running, killed; `started` is in milliseconds since 1970, by a
 clock that may have been wrong; `attempt` counts the runs of one trial, 1, 2, ..., and is 0 where that was not logged.
+`code_known` says whether commit and `dirty` are what git said, `earlier_code` is empty unless other code has trained a
+part of the run, and `imported` unless it came from an archive: then `checked`, or what could not be checked.
 `rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. After
 them stand one column a setting (its dotted path; text, number, truth or None) and one a metric that is declared (its
 name; float, NaN where the run has none).
@@ -93,6 +99,7 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
         "outcome": outcome_of(status, tags.get(Tag.OUTCOME)),
         "update": float(tags.get(Tag.UPDATE, "nan")),
         "dirty": tags.get(Tag.DIRTY) == "true",
+        "code_known": tags.get(Tag.COMMIT, UNKNOWN) != UNKNOWN and tags.get(Tag.DIRTY) in ("true", "false"),
         "attempt": int(tags.get(Tag.ATTEMPT, 0)),
         "started": started,
         "params": {path: param_value(text) for path, text in data["params"].items()},

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from nfstudy.core.fields import Record
 from nfstudy.runs.frame import LARGEST
-from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
+from nfstudy.runs.original import STORES_OWN
 from nfstudy.runs.result import outcome_of
 from nfstudy.runs.tags import IDENTITY, Tag
 
@@ -85,7 +85,7 @@ class RunRecord(Record):
         for key, form in (TAGS | {tag: form for tag, form in OPTIONAL_TAGS.items() if tag in self.tags}).items():
             if not re.fullmatch(form, self.tags.get(key, ""), re.ASCII):
                 raise ValueError(f"tag {key}: got {self.tags.get(key, '')[:80]!r}; expected: {form}")
-        if own := sorted({ORIGINAL_RUN_ID, IMPORTING} & self.tags.keys()):
+        if own := sorted({*STORES_OWN} & self.tags.keys()):
             raise ValueError(f"tag {own[0]}: expected: only in a store, which adds it when it imports a run")
         if not _is_object(self.tags.get(Tag.POINT, "")):
             raise ValueError(f"tag {Tag.POINT}: expected: a JSON object, setting -> value")
@@ -115,6 +115,8 @@ class RunCopy:
     record: RunRecord
     histories: Mapping[str, np.ndarray]
     """Metric -> its points (`POINT`), sorted by update, time and value, each once."""
+    imported: str = ""
+    """What it is tagged with when it is imported (`consistency.check_run`); empty where it was not read from outside."""
 
     def numbers(self, metric: str) -> list[tuple[int, float]]:
         """Return (update, value) of each point of a metric; none where it was not logged."""

@@ -13,7 +13,7 @@ from nfstudy.runs.tracking.store import Attempt, open_store
 from nfstudy.study.reader import parse_study
 
 SPEC = parse_study(
-    "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 10, learning_rate: 1e-3}\n"
+    "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 30, learning_rate: 1e-3}\n"
     "grid: {flow.family: [planar], flow.length: [0, 2]}\nrepetitions: 3\nexhibits: [summary]\n",
     "s.yaml",
 )

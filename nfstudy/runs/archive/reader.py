@@ -11,15 +11,17 @@ import json
 import lzma
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from pydantic import ValidationError
 
+from nfstudy.core.errors import UserError
 from nfstudy.runs.archive.manifest import FORMAT, ArchiveError, Manifest, Member
 from nfstudy.runs.archive.writer import BLOCK, END, MANIFEST, header
+from nfstudy.runs.consistency import check_run
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.whole_run import POINT, RunCopy, RunRecord, is_history
 
@@ -57,7 +59,8 @@ def read_archive(path: Path) -> Archive:
     """Read and check an archive; nothing is written.
 
     Raises:
-        ArchiveError: the file is missing, truncated, altered, too large, of an unknown format, or not an archive.
+        ArchiveError: the file is missing, truncated, altered, too large, of an unknown format, or not an archive; or a
+            run in it contradicts itself, such as by settings that do not give its cell's key.
     """
     with _opened(path) as packed:
         manifest, places = _read_manifest(packed)
@@ -67,7 +70,7 @@ def read_archive(path: Path) -> Archive:
         packed.end()
     records = _read_records(contents[0], manifest, places)
     points = np.frombuffer(contents[1], np.uint8).reshape(POINT.itemsize, -1).T.copy().view(POINT).ravel()
-    return Archive(path, manifest, tuple(_with_histories(records, points, places)))
+    return Archive(path, manifest, tuple(_checked(list(_with_histories(records, points, places)), places)))
 
 
 class _Packed:
@@ -194,6 +197,17 @@ def _with_histories(records: list[RunRecord], points: np.ndarray, place: str) ->
                 raise ArchiveError(f"{place}: run {record.id}: {metric}: its points are out of order; {_ALLOWED}")
             first += count
         yield RunCopy(record, histories)
+
+
+def _checked(copies: list[RunCopy], place: str) -> Iterator[RunCopy]:
+    """Yield the runs with what they are to be tagged with; raises ArchiveError where one contradicts itself."""
+    searched = {copy.record.tags[Tag.CELL] for copy in copies if copy.record.tags[Tag.STAGE] == "search"}
+    for copy in copies:
+        record = copy.record
+        try:
+            yield replace(copy, imported=check_run(copy, record.tags[Tag.CELL] in searched))
+        except UserError as error:
+            raise ArchiveError(f"{place}: run {record.id}, {record.name}: {error}") from None
 
 
 def _first(error: ValidationError) -> str:

@@ -45,7 +45,8 @@ from nfstudy.core.plugins import installed
 from nfstudy.core.project import Project
 from nfstudy.runs.frame import param_text
 from nfstudy.runs.metrics import known_metrics
-from nfstudy.runs.provenance import DataRecord, code_state, environment
+from nfstudy.runs.code import code_state
+from nfstudy.runs.provenance import DataRecord, environment
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.runs.tracking.busy_timeout import shorten_busy_timeout
@@ -147,7 +148,8 @@ class Store:
             Tag.POINT: json.dumps(trial.cell.point, sort_keys=True),
             **({Tag.RERUN_OF: trial.rerun_of} if trial.rerun_of else {}),
             Tag.COMMIT: code.commit,
-            Tag.DIRTY: str(code.dirty).lower(),
+            Tag.DIRTY: code.cleanliness,
+            Tag.CODE: code.digest,
             Tag.DATA: data.name if data else "none",
             Tag.DATA_FINGERPRINT: data.fingerprint if data else "",
             Tag.DEVICE: attempt.device,
@@ -168,7 +170,7 @@ class Store:
             "environment.json": json.dumps(machine, indent=2).encode(),
         }
         files |= {f"plugins/{Path(p.name).name}": p.source.encode() for p in installed() if p.source}
-        self._log_files(run_id, files | ({"git.diff": code.diff.encode()} if code.dirty else {}))
+        self._log_files(run_id, files | ({"git.diff": code.diff} if code.dirty else {}))
         return run_id
 
     def log_epoch(self, run_id: str, record: EpochRecord) -> None:
