@@ -7,8 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from nfstudy.cli.options import nearby
-from nfstudy.core.project import Project
+from nfstudy.cli.options import find_store, nearby
 
 
 def check(options: argparse.Namespace) -> int:
@@ -17,12 +16,12 @@ def check(options: argparse.Namespace) -> int:
     from nfstudy.report.claims.judge import judge_claims
     from nfstudy.report.claims.ledger import verdict_lines
 
-    project = Project.find()
+    project, uri = find_store(options.tracking_uri)
     path = Path(options.baseline) if options.baseline else project.reports / baseline.BASELINE
     # Without one, nothing has been said before; one that is asked for by name must be there.
     first = not path.exists() and (options.update_baseline or not options.baseline)
     before = {} if first else baseline.read_baseline(path)
-    found = judge_claims(project, project.tracking_uri(options.tracking_uri), options.budget)
+    found = judge_claims(project, uri, options.budget)
     now = baseline.verdicts_by_id(found)
     counts = Counter(claim.verdict for claim in found)
     print(*verdict_lines(found), sep="\n")

@@ -77,6 +77,11 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how often a failed run is retried (default: 2)",
     )
+    run.add_argument(
+        "--take-over",
+        action="store_true",
+        help="run it although another launcher seems to be at work on it, which then stops",
+    )
     run.add_argument("--dry-run", action="store_true", help="print the grid and a time estimate, run nothing")
 
     report = commands.add_parser(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
-from nfstudy.cli.options import nearby
+from nfstudy.cli.options import find_store, nearby
 from nfstudy.core.errors import UserError
-from nfstudy.core.project import Project
 from nfstudy.study.reader import read_studies, read_study
 
 
@@ -18,27 +18,27 @@ def report(options: argparse.Namespace) -> int:
     if options.all:
         return _report_all(options)
     from nfstudy.report.build import build_report
-    from nfstudy.runs.tracking.open import open_runs
+    from nfstudy.runs.tracking.open import is_live, open_runs
 
     plan = read_study(options.study).under(options.budget)
-    project = Project.find()
-    runs = open_runs(project.tracking_uri(options.tracking_uri))(plan.name)
+    project, uri = find_store(options.tracking_uri)
+    runs = open_runs(uri)(plan.name)
     folder = Path(options.output) if options.output else project.report(plan.name)
-    active = project.is_running(plan.name)
+    active = is_live(project, uri, plan.name)
     print(f"report: {nearby(build_report(plan, runs, folder, options.partial, active))}")
     return 0
 
 
 def _report_all(options: argparse.Namespace) -> int:
     from nfstudy.report.pages.overview import build_front
-    from nfstudy.runs.tracking.open import open_runs
+    from nfstudy.runs.tracking.open import is_live, open_runs
 
     for name in ("budget", "output"):
         if getattr(options, name):
             raise UserError(f"report: --{name} {getattr(options, name)}: expected: with STUDY, not with --all")
-    project = Project.find()
+    project, uri = find_store(options.tracking_uri)
     studies = read_studies(project.root / "studies")
     named = {path.relative_to(project.root).as_posix(): study for path, study in studies.items()}
-    runs_of = open_runs(project.tracking_uri(options.tracking_uri))
-    print(f"overview: {nearby(build_front(named, runs_of, project.reports, project.is_running))}")
+    runs_of = open_runs(uri)
+    print(f"overview: {nearby(build_front(named, runs_of, project.reports, partial(is_live, project, uri)))}")
     return 0

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from nfstudy.cli.options import find_store
 from nfstudy.core.errors import printable
-from nfstudy.core.project import Project
 from nfstudy.runner.eta import Forecast, format_duration, logged_seconds
 from nfstudy.runs.frame import cell_states, runs_left
 from nfstudy.runs.provenance import usable_cores
@@ -22,12 +22,12 @@ NEEDED = ("time/wall_seconds",)
 
 def status(options: argparse.Namespace) -> int:
     """Say of each cell whether it is done, running, failed, diverged or missing, and how long the rest takes."""
-    from nfstudy.runs.tracking.open import load_frame
+    from nfstudy.runs.tracking.open import is_live, load_frame
 
     plan = read_study(options.study).under(options.budget)
-    project = Project.find()
-    frame = load_frame(project.tracking_uri(options.tracking_uri), plan.name, NEEDED)
-    active = project.is_running(plan.name)
+    project, uri = find_store(options.tracking_uri)
+    frame = load_frame(uri, plan.name, NEEDED)
+    active = is_live(project, uri, plan.name)
     print(f"{plan.name}, budget {plan.budget}{', running now' if active else ''}")
     expected = project.read_costs(plan.name) | logged_seconds(frame)
     print_cells(plan, frame, expected, usable_cores(), active)

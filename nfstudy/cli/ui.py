@@ -8,14 +8,16 @@ import os
 import subprocess
 import sys
 
+from nfstudy.cli.options import find_store
 from nfstudy.core.errors import UserError
-from nfstudy.core.project import Project
-from nfstudy.runs.tracking.store import open_store
+from nfstudy.core.sqlite_uri import SQLITE
+from nfstudy.runs.tracking.store import Store, open_store
+from nfstudy.runs.tracking.uris import database_file
 
 
 def ui(options: argparse.Namespace) -> int:
     """Start the MLflow UI on the project's store."""
-    return serve(Project.find().tracking_uri(options.tracking_uri), options.host, options.port)
+    return serve(find_store(options.tracking_uri)[1], options.host, options.port)
 
 
 def serve(uri: str, host: str, port: int) -> int:
@@ -31,10 +33,10 @@ def serve(uri: str, host: str, port: int) -> int:
     if uri.startswith(("http://", "https://")):
         raise UserError(f"{uri}: is already served; hint: open that address in a browser")
     store = open_store(uri)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address_of(store), "--workers", "1"]
     command += ["--host", host, "--port", str(port)]
     if store.folder:
-        command += ["--artifacts-destination", str(store.folder / "artifacts")]
+        command += ["--artifacts-destination", (store.folder / "artifacts").as_uri()]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     address = f"http://{host}:{port}"
     print(f"MLflow UI on {address} (ready in a few seconds; stop with Ctrl-C)")
@@ -45,11 +47,16 @@ def serve(uri: str, host: str, port: int) -> int:
             f"  {study}: {address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
         )
     sys.stdout.flush()
-    with subprocess.Popen(command, env=os.environ | quiet) as server:
+    with subprocess.Popen(command, env=os.environ | quiet, cwd=store.folder) as server:
         try:
             return server.wait()
         except KeyboardInterrupt:
             return server.wait()
+
+
+def address_of(store: Store) -> str:
+    """Return the address of a store for a server that is started in its folder: MLflow reads few names as they are."""
+    return f"{SQLITE}{database_file(store.uri).name}" if store.folder else store.uri
 
 
 def _is_loopback(host: str) -> bool:

@@ -116,6 +116,7 @@ class Coordinator:
         self.progress.begin(self.study, self.done, self.total, self._left())
         try:
             while not self.scheduler.done:
+                self.places.store.retry.retry_while_unavailable(self.places.store.keep)
                 for worker in self.pool.workers:
                     if worker.device and worker.number not in self.tasks and (task := self.scheduler.next()):
                         self._start(worker, task)

@@ -148,5 +148,5 @@ def _other_code(changed: Sequence[str]) -> str:
     listed = ", ".join(changed[:MAX_NAMES]) + (f" and {len(changed) - MAX_NAMES} others" if changed[MAX_NAMES:] else "")
     return (
         f"a worker has loaded other code than the runs of this launch are logged with ({listed}): "
-        "sources were edited, or are others on its machine; hint: start again, so that runs are logged with what they run"
+        "sources were edited, or are others on its machine; hint: start again, and runs are logged with what they run"
     )

@@ -25,6 +25,7 @@ from nfstudy.runner.signals import StopSignal
 from nfstudy.runs.frame import runs_left, study_cells
 from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import RESULTS, TrialResult
+from nfstudy.runs.tracking.claim import Claim
 from nfstudy.runs.tracking.retry import RETRY_SECONDS, Retry
 from nfstudy.runs.tracking.store import open_store
 from nfstudy.study.cells import Identity
@@ -32,9 +33,14 @@ from nfstudy.study.sections import DataSpec
 
 
 def run_study(
-    launch: Launch, data: Mapping[DataSpec, DataRecord], expected: Mapping[str, float], pool: Engine, stop: StopSignal
+    launch: Launch,
+    data: Mapping[DataSpec, DataRecord],
+    expected: Mapping[str, float],
+    pool: Engine,
+    stop: StopSignal,
+    claim: Claim | None = None,
 ) -> Summary:
-    """Run what is missing of a study; call it with the study's lock held.
+    """Run what is missing of a study; call it with the study's lock held, and its claim taken.
 
     Arguments:
         launch: the study, and how it is run.
@@ -42,13 +48,15 @@ def run_study(
         expected: cell key -> expected seconds of one run, for the time left.
         pool: the workers.
         stop: what may ask to stop.
+        claim: on the study, which is kept.
 
     Raises:
-        StoreError: the store or the journal cannot be used.
+        StoreError: the store or the journal cannot be used, or the study was taken over.
         Interrupted: asked to stop; runs under way are saved and marked killed.
     """
     plan, study = launch.plan, launch.plan.study
     store = open_store(launch.uri, create=True)
+    store.claim = claim
     experiment = store.experiment(plan.name, study.description or study.title)
     store.kill_left_over(plan.name)
     frame = store.runs(plan.name).frame()

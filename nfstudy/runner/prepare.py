@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nfstudy.core.project import Project
 from nfstudy.data import Dataset, load_dataset
@@ -37,8 +37,17 @@ def data_record(dataset: Dataset) -> DataRecord:
     return DataRecord(dataset.name, dataset.fingerprint, dataset.source, shapes)
 
 
-def measure_costs(pool: Engine, cells: Sequence[Cell], stop: StopSignal) -> dict[str, float]:
-    """Return cell key -> expected seconds of one run, measured on the workers, one cell of each cost signature."""
+def measure_costs(
+    pool: Engine, cells: Sequence[Cell], stop: StopSignal, meanwhile: Callable[[], None] | None = None
+) -> dict[str, float]:
+    """Return cell key -> expected seconds of one run, measured on the workers, one cell of each cost signature.
+
+    Arguments:
+        pool: the workers.
+        cells: all of the study's.
+        stop: what may ask to stop.
+        meanwhile: called again and again.
+    """
     signatures = {cell.key: cost_signature(cell.settings) for cell in cells}
     examples: dict[str, Settings] = {}
     for cell in cells:
@@ -51,6 +60,8 @@ def measure_costs(pool: Engine, cells: Sequence[Cell], stop: StopSignal) -> dict
                 worker.task = waiting.pop(0)
                 worker.measure(examples[worker.task])
         stop.check()
+        if meanwhile:
+            meanwhile()
         for worker, message in pool.events(STOP_SECONDS):
             if isinstance(message, Cost):
                 costs[worker.task] = message

@@ -191,9 +191,7 @@ def _measure(device: str, datasets: _Datasets, settings: Settings) -> TrialResul
         return _failed(error, 0)
 
 
-def _run(
-    channel: Channel, device: str, datasets: _Datasets, stop: StopRequest, order: Run, code: str
-) -> TrialResult:
+def _run(channel: Channel, device: str, datasets: _Datasets, stop: StopRequest, order: Run, code: str) -> TrialResult:
     """Run a trial; whatever goes wrong in it becomes a failed result with its traceback."""
     from nfstudy.inference.training.trial import run_trial
 

@@ -105,7 +105,9 @@ def _check_updates(copy: RunCopy, updates: int) -> None:
     ends = {name: int(points["update"][-1]) for name, points in histories.items()}
     ends[f"tag {Tag.UPDATE}"] = int(tags.get(Tag.UPDATE, 0))
     if beyond := sorted(name for name, end in ends.items() if end > updates):
-        raise UserError(f"{beyond[0]} is of update {ends[beyond[0]]:,}; expected: at most its train.updates, {updates:,}")
+        raise UserError(
+            f"{beyond[0]} is of update {ends[beyond[0]]:,}; expected: at most its train.updates, {updates:,}"
+        )
     epochs = {name: np.unique(histories[name]["update"]) for name in EPOCH_METRICS if name in histories}
     if not epochs:
         return
@@ -113,7 +115,9 @@ def _check_updates(copy: RunCopy, updates: int) -> None:
     each = int(first[0])
     whole = np.minimum(each * np.arange(1, len(first) + 1), updates)
     if each == 0 or not np.array_equal(first, whole):
-        raise UserError(f"{name}: its epochs have gaps; expected: one point after every {each:,} updates, to {updates:,}")
+        raise UserError(
+            f"{name}: its epochs have gaps; expected: one point after every {each:,} updates, to {updates:,}"
+        )
     if unlike := sorted(other for other, points in epochs.items() if not np.array_equal(points, first)):
         raise UserError(f"{unlike[0]}: is of other updates than {name}; expected: both, after every epoch")
     if copy.record.outcome == "finished" and int(first[-1]) != updates:

@@ -51,6 +51,8 @@ class Tag:
     """Of a run whose import has not ended, or was cut off."""
     IMPORTED: Final = "nfstudy.imported"
     """Of an imported run: `checked`, or what of it could not be checked."""
+    LAUNCHER: Final = "nfstudy.launcher"
+    """Of an experiment: who is at work on its study, and when there was last a sign of life."""
 
 
 class MlflowTag:

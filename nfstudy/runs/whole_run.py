@@ -116,7 +116,7 @@ class RunCopy:
     histories: Mapping[str, np.ndarray]
     """Metric -> its points (`POINT`), sorted by update, time and value, each once."""
     imported: str = ""
-    """What it is tagged with when it is imported (`consistency.check_run`); empty where it was not read from outside."""
+    """What it is tagged with when it is imported (`consistency.check_run`); empty of one that is not from outside."""
 
     def numbers(self, metric: str) -> list[tuple[int, float]]:
         """Return (update, value) of each point of a metric; none where it was not logged."""

@@ -289,7 +289,9 @@ def test_a_checkpoint_of_another_model_is_refused_before_anything_is_changed(tmp
     assert_equal_bits(whole, problem)
 
 
-CHOSEN = IMAGES.replace({"train.averaging": 0.5, "train.keep": "best", "train.schedule": {"name": "StepLR", "step_size": 2}})
+CHOSEN = IMAGES.replace(
+    {"train.averaging": 0.5, "train.keep": "best", "train.schedule": {"name": "StepLR", "step_size": 2}}
+)
 
 
 @pytest.fixture(scope="module")

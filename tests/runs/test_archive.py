@@ -28,8 +28,8 @@ from nfstudy.core.errors import StoreError
 from nfstudy.runs.archive import reader
 from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import read_archive
-from nfstudy.runs.archive.transfer import export_runs, import_runs
 from nfstudy.runs.archive.runs import ArchivedRuns
+from nfstudy.runs.archive.transfer import export_runs, import_runs
 from nfstudy.runs.archive.writer import END, packed_member, write_archive
 from nfstudy.runs.consistency import OF_A_SEARCH, OF_PLUGINS
 from nfstudy.runs.tracking.mlflow_export import ServedSource
@@ -522,7 +522,7 @@ def epochs(*updates):
         ({"tags": {"nfstudy.settings": "0" * 16}}, "its settings are those of cell"),
         ({"tags": {"nfstudy.budget": "smoke"}}, "its settings are those of cell"),
         ({"tags": {"nfstudy.repetition": "2"}}, "expected: that of its index 1"),
-        ({"tags": {"nfstudy.update": "1000000000"}}, "of update 1,000,000,000; expected: at most its train.updates, 20"),
+        ({"tags": {"nfstudy.update": "1000000000"}}, "of update 1,000,000,000; expected: at most its train.updates"),
         ({"histories": {"test/nll": epochs(21)}}, "test/nll is of update 21"),
         ({"histories": {"train/elbo": epochs(5, 15, 20)}}, "train/elbo: its epochs have gaps"),
         ({"histories": {"train/elbo": epochs(5, 10, 15)}}, "it has finished at update 15"),

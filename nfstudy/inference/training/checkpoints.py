@@ -1,8 +1,8 @@
 """Checkpoints of a trial under way: one file a trial, written at intervals, from which a killed run goes on.
 
-A file is one line of JSON (format, trial, seconds, the code that trained it, SHA-256 of the rest) and then the state that `training` makes of
-itself, as bytes. It appears by a rename, after it has reached the disk, so the one before it stands until then. Free of
-torch, for the coordinator looks after these files too.
+A file is one line of JSON (format, trial, seconds, the code that trained it, SHA-256 of the rest) and then the state
+that `training` makes of itself, as bytes. It appears by a rename, after it has reached the disk, so the one before it
+stands until then. Free of torch, for the coordinator looks after these files too.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Checkpoints:
         self.earlier = 0.0
         """Wall-clock seconds that earlier attempts put into the checkpoint that was gone on from."""
         self._plan, self._trial, self._tell, self._stop = plan, trial, tell, stop
-        self._code = (code,)
+        self._code: tuple[str, ...] = (code,)
         """Of all that trained it, in order."""
         self._began = self._last = time.monotonic()
         self._failing = False
@@ -166,7 +166,7 @@ class Checkpoints:
             if found := read_checkpoint(self._plan.path, self._trial):
                 update = restore(found.state)
                 self.earlier = found.seconds
-                (own,) = self._code
+                own = self._code[-1]
                 others = tuple(code for code in found.code if code != own)
                 self._code = (*others, own)
                 self._tell(Resumed(update, others))

@@ -104,7 +104,7 @@ def _records(told: Sequence[Any], expected: Expected) -> list[EpochRecord]:
 
 def _check_weights(name: str, weights: Sequence[Any], expected: Expected) -> None:
     shapes = [weight.shape for weight in expected.parameters]
-    _require([weight.shape for weight in weights] == shapes, f"its {name} have other shapes than the model's weights")
+    _require([weight.shape for weight in weights] == shapes, f"its {name} have other shapes than the model's")
     same = all(mine.dtype == own.dtype for mine, own in zip(weights, expected.parameters, strict=True))
     _require(same and all(bool(weight.isfinite().all()) for weight in weights), f"its {name} are no finite numbers")
 

@@ -15,7 +15,7 @@ from nfstudy.core.project import Project
 from nfstudy.report.claims.inequalities import QUANTITIES, Claim, read_claims
 from nfstudy.report.claims.ledger import ClaimVerdict, evaluate
 from nfstudy.report.statistics.estimates import Results, gather_results
-from nfstudy.runs.tracking.open import load_frame
+from nfstudy.runs.tracking.open import is_live, load_frame
 from nfstudy.study.reader import read_studies
 from nfstudy.study.spec import StudySpec
 
@@ -69,4 +69,4 @@ def judge_claims(project: Project, uri: str, budget: str | None = None) -> tuple
 def _gather(study: StudySpec, project: Project, uri: str, budget: str | None, metrics: Collection[str]) -> Results:
     chosen = budget if budget in study.budgets else study.budget
     rows: Any = _Rows(load_frame(uri, study.study, metrics))  # A part of `LoggedRuns`: judging needs no more.
-    return gather_results(study.under(chosen), rows, project.is_running(study.study))
+    return gather_results(study.under(chosen), rows, is_live(project, uri, study.study))

@@ -204,7 +204,9 @@ def _insert(connection: sqlite3.Connection, experiment: int, study: str, copy: R
     address = artifact_address(study, record.id)
     state = (record.id, record.name, record.status, record.started, record.ended, "active", experiment, address)
     _rows(connection, "runs", _RUNS, [(*state, "UNKNOWN", "", "", "unknown", "")])
-    _rows(connection, "tags", _PAIRS, [(record.id, *pair) for pair in (record.tags | {IMPORTED: copy.imported}).items()])
+    _rows(
+        connection, "tags", _PAIRS, [(record.id, *pair) for pair in (record.tags | {IMPORTED: copy.imported}).items()]
+    )
     _rows(connection, "params", _PAIRS, [(record.id, *pair) for pair in record.params.items()])
     for metric, history in copy.histories.items():
         points = [(record.id, metric, *_kept(*point)) for point in history.tolist()]

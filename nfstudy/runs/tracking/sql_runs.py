@@ -36,6 +36,7 @@ def _table(name: str, *columns: str) -> TableClause:
 
 _VERSION = _table("alembic_version", "version_num")
 _EXPERIMENTS = _table("experiments", "experiment_id", "name", "workspace")
+_STUDY_TAGS = _table("experiment_tags", "experiment_id", "key", "value")
 _RUNS = _table("runs", "run_uuid", "experiment_id", "status", "start_time", "lifecycle_stage", "artifact_uri")
 _TAGS = _table("tags", "run_uuid", "key", "value")
 _PARAMS = _table("params", "run_uuid", "key", "value")
@@ -72,6 +73,15 @@ class SqlStore:
             _TAGS.c.key == ORIGINAL_RUN_ID, _TAGS.c.run_uuid.in_(own), _TAGS.c.run_uuid.not_in(half)
         )
         return self.read(lambda connection: dict(map(tuple, connection.execute(asked))))
+
+    def study_tag(self, study: str, name: str) -> str:
+        """Return a tag of the study's experiment, empty where there is none."""
+        asked = (
+            select(_STUDY_TAGS.c.value)
+            .select_from(_STUDY_TAGS.join(_EXPERIMENTS, _STUDY_TAGS.c.experiment_id == _EXPERIMENTS.c.experiment_id))
+            .where(_EXPERIMENTS.c.name == study, _EXPERIMENTS.c.workspace == "default", _STUDY_TAGS.c.key == name)
+        )
+        return str(self.read(lambda connection: connection.execute(asked).scalar()) or "")
 
     def artifact_address(self, run_id: str) -> str | None:
         """Return where a run keeps its files, None where there is no such run."""
