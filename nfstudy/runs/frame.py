@@ -203,11 +203,14 @@ def latest_per_identity(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def study_cells(plan: StudyPlan, frame: pd.DataFrame) -> Sequence[Cell]:
-    """List the cells of a study: its grid's, or for a study with a sampler those that its runs have visited."""
+    """List the cells of a study: its grid's, or for a study with a sampler those that its runs have visited.
+
+    They are in the order of the grid: that of the visits depends on clocks and on how many workers there were.
+    """
     if not plan.sampling:
         return plan.cells
-    points = frame.loc[frame["budget"] == plan.budget].sort_values(["started", "run_id"])["point"].drop_duplicates()
-    cells = (plan.cell_at(json.loads(point)) for point in points)
+    points = [json.loads(text) for text in frame.loc[frame["budget"] == plan.budget, "point"].drop_duplicates()]
+    cells = (plan.cell_at(point) for point in sorted(points, key=plan.place_of))
     known = set(frame["cell"])
     return [cell for cell in {cell.key: cell for cell in cells}.values() if cell.key in known]
 

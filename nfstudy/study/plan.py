@@ -100,6 +100,13 @@ class StudyPlan:
         settings = replaced(self.settings, point, point_text(point))
         return Cell(settings.normalized(), self.budget, self.search, tuple(self.study.grid), point)
 
+    def place_of(self, point: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return where a point of the grid stands in it: of each axis the value's number, or in a range the value."""
+        return tuple(
+            point.get(path, axis.low) if isinstance(axis, Range) else [*axis, point.get(path)].index(point.get(path))
+            for path, axis in self.study.grid.items()
+        )
+
     def repetitions_of(self, cell: Cell, settings: Settings | None = None) -> list[Trial]:
         """List a cell's repetitions, at the settings that its search has chosen where it has one."""
         indices, settings = range(1, self.repetitions + 1), settings or cell.settings

@@ -36,7 +36,11 @@ def restored(tree, diff, folder):
     """Apply a kept patch to the commit it was made against, in a new clone, and return its files."""
     git(tree, "clone", "-q", str(tree), str(folder))
     git(folder, "apply", "-", input=diff)
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts}
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".git" not in path.parts
+    }
 
 
 def test_a_clean_tree_is_its_commit(tree):
@@ -207,7 +211,10 @@ def test_a_plug_in_that_is_a_module_counts_with_all_of_its_package(tmp_path, mon
     (package / "__init__.py").write_text("")
     (package / "part.py").write_text("1")
     monkeypatch.syspath_prepend(tmp_path)
-    plugins = {Plugin("some_package_of_mine", digest="ab"): (), Plugin("f.py", path="/f.py", source="x", digest="cd"): ()}
+    plugins = {
+        Plugin("some_package_of_mine", digest="ab"): (),
+        Plugin("f.py", path="/f.py", source="x", digest="cd"): (),
+    }
     monkeypatch.setattr(code, "installed", lambda: plugins)
     before = plugin_sources()
     assert before["f.py"] == "cd"

@@ -59,7 +59,7 @@ def check_state(content: Mapping[str, Any], expected: Expected) -> list[EpochRec
     longest = min(expected.epoch_updates, expected.updates - begun)
     _require(
         0 <= count <= longest and update == begun + count,
-        f"it is at update {update:,}, {count:,} after the {len(records):,} epochs that it holds, which end at {begun:,}",
+        f"it is at update {update:,}, {count:,} after its {len(records):,} epochs, which end at {begun:,}",
     )
     _require(_is_number(content["seconds"]) and content["seconds"] >= 0, "its seconds are no time")
     sums, norm = content["sums"], content["norm"]

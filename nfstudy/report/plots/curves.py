@@ -67,7 +67,7 @@ class Facet:
 
     title: str
     points: pd.DataFrame
-    """Columns run_id, length, split, update, value."""
+    """Columns line, length, split, update, value; lines are drawn in the order of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def draw_histories(title: str, y_label: str, facets: Sequence[Facet], stamp: str
                 hue_order=names,
                 style="split",
                 style_order=["validation", "training"],
-                units="run_id",
+                units="line",
                 estimator=None,
                 linewidth=1.1,
                 legend="full",

@@ -62,7 +62,7 @@ for _noisy in ("alembic", "mlflow.tracking.fluent"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # It prints errors that we tell ourselves.
 
-# It makes the folder of a database whose address it does not decode: where `%` is in a name, another than the one meant.
+# It makes the folder of a database whose address it does not decode: where `%` is in a name, not the one meant.
 mlflow.store.db.utils._make_parent_dirs_if_sqlite = lambda db_uri: None
 
 Written = TypeVar("Written")
