@@ -35,8 +35,8 @@ check: lint types  ## style, types, and the fast tests: no processes of their ow
 test: lint types  ## style, types and all tests
 	$(PYTHON) -m pytest $(PARALLEL)
 
-chaos: $(VENV)/.tested  ## kill a study's processes 120 times and compare it with an undisturbed one; 20,000 malformed inputs; some 20 minutes
-	PYTHONPATH=tests $(PYTHON) -m chaos --kills 120
+chaos: $(VENV)/.tested  ## 200 SIGKILLs, pauses and starvations over three kinds of study and four commands, held against undisturbed ones; 20,000 malformed inputs
+	PYTHONPATH=tests $(PYTHON) -m chaos --kills 200
 	NFSTUDY_FUZZ_CASES=10000 $(PYTHON) -m pytest tests/study/test_hostile_input.py
 
 # A peer that will not install must not keep the others from being timed: it is then named as missing.

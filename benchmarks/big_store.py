@@ -17,10 +17,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from nfstudy.runs.metrics import METRICS
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import TrialResult
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.store import Attempt, open_store
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Trial
 from nfstudy.study.reader import parse_study
 from nfstudy.study.spec import StudySpec
@@ -45,7 +45,7 @@ exhibits: [summary, flow-length, effects, learning-curves, samples]
 """
 CELLS = 40
 
-_DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
+_DATA = DataRecord.of("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
 _INDEXES = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'metrics' AND sql IS NOT NULL"
 
 

@@ -12,6 +12,7 @@ os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 import pytest
+from support.template_store import make_stores_from_a_template
 
 from nfstudy.core.project import Project
 from nfstudy.data.cifar10 import BATCHES
@@ -20,6 +21,8 @@ from nfstudy.data.mnist import AMAT_FILES, IMAGE_FILES, LABEL_FILES
 from nfstudy.runs.tracking.store import open_store
 
 CHECKOUT = Path(__file__).parents[1]
+
+make_stores_from_a_template()
 
 
 def pytest_collection_modifyitems(items):

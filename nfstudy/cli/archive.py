@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nfstudy.cli.options import find_store
+from nfstudy.cli.options import find_store, tell
 from nfstudy.core.errors import printable
 from nfstudy.core.launcher import Launcher
 from nfstudy.core.project import Project
@@ -28,17 +28,22 @@ def export(options: argparse.Namespace) -> int:
         study.under(options.budget)  # Whether there is such a budget.
     path = Path(options.file)
     _, uri = find_store(options.tracking_uri)
-    runs = export_runs(uri, study.study, path, options.budget, options.with_checkpoints)
+    runs = export_runs(uri, study.study, path, options.budget, options.with_checkpoints, tell)
     print(f"{path}: {runs} runs of {study.study}, {path.stat().st_size / 1e6:.2f} MB")
     return 0
 
 
 def import_(options: argparse.Namespace) -> int:
     """Take the runs of an archive into the store; return 1 if it has some of them with other numbers."""
-    from nfstudy.runs.archive.reader import read_archive
+    from nfstudy.runs.archive.reader import read_archive, read_manifest
 
     project, uri = find_store(options.tracking_uri)
-    return 0 if take_in(read_archive(Path(options.file)), project, uri) else 1
+    path = Path(options.file)
+    said = read_manifest(path)
+    size = sum(member.size for member in said.members)
+    # First, for a large one takes its time.
+    print(f"{path}: {said.runs:,} runs with {said.points:,} points, {size / 1e6:,.2f} MB unpacked", flush=True)
+    return 0 if take_in(read_archive(path), project, uri) else 1
 
 
 def take_in(archive: Archive, project: Project, uri: str) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import re
 import sys
 from pathlib import Path
 
 from nfstudy.core.errors import UserError, printable
-from nfstudy.core.project import Project
+from nfstudy.core.project import Project, variable
 from nfstudy.core.sqlite_uri import SQLITE, sqlite_path, sqlite_uri
+from nfstudy.core.suggest import did_you_mean
 
 
 def count(text: str, least: int = 1) -> int:
@@ -43,10 +43,42 @@ def seconds(text: str) -> float:
     return value
 
 
+def hours(text: str) -> float:
+    """Return a number of hours above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text}; expected: a number of hours above 0")
+    return value
+
+
+def positive_seconds(text: str) -> float:
+    """Return a number of seconds above 0."""
+    if not (value := seconds(text)):
+        raise argparse.ArgumentTypeError(f"got {text}; expected: a number of seconds above 0")
+    return value
+
+
+def port(text: str) -> int:
+    """Return the number of a port that can be listened on."""
+    value = int(text)
+    if not 1 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"got {text}; expected: a port, from 1 to 65535")
+    return value
+
+
+def hosts(text: str) -> tuple[str, ...]:
+    """Return the names of hosts, separated by commas."""
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found or any(re.search(r"[\s/@]", name) for name in found):
+        raise argparse.ArgumentTypeError(f"got '{text}'; expected: host names, separated by commas, such as a.org,b:*")
+    return found
+
+
 def check_device(device: str) -> None:
     """Raise UserError for what is no device's name."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise UserError(f"--device {device}: expected: auto, cpu, cuda, cuda:N")
+        hint = did_you_mean(device, ("auto", "cpu", "cuda"))
+        raise UserError(f"--device {device}: expected: auto, cpu, cuda, cuda:N{hint}")
 
 
 def check_engine(engine: str, device: str, gpus: float) -> None:
@@ -55,6 +87,11 @@ def check_engine(engine: str, device: str, gpus: float) -> None:
         raise UserError(f"--gpus {gpus:g}: expected: with --engine ray, which hands GPUs out")
     if engine == "ray" and device.startswith("cuda") and (not gpus or device != "cuda"):
         raise UserError(f"--device {device}: expected with --engine ray: auto, cpu, or cuda with --gpus")
+
+
+def tell(line: str) -> None:
+    """Print what people should know beside what was asked for, such as the runs that are left out."""
+    print(f"note: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def nearby(path: Path) -> str:
@@ -69,12 +106,18 @@ def find_store(asked: str | None, always: bool = False) -> tuple[Project, str]:
     Arguments:
         asked: the address that the user gave, if any.
         always: say so also of the store in the current folder's own `mlruns/`.
+
+    Raises:
+        StoreError: `mlruns` is no folder, or the address is none that can be opened.
     """
+    from nfstudy.runs.tracking.reach import require_address
+
     project = Project.find()
     uri = project.tracking_uri(asked)
+    require_address(uri)
     own = uri == Project(Path.cwd().resolve()).tracking_uri(asked)
     adopted = not own and uri == sqlite_uri(project.store / "mlflow.db")
-    if always or not own or os.environ.get("MLFLOW_TRACKING_URI"):
+    if always or not own or variable("MLFLOW_TRACKING_URI"):
         why = f" (of the nearest folder above that holds mlruns: {project.root})" if adopted else ""
         print(f"store: {shown_store(uri)}{why}", file=sys.stderr, flush=True)
     return project, uri
@@ -82,9 +125,7 @@ def find_store(asked: str | None, always: bool = False) -> tuple[Project, str]:
 
 def shown_store(uri: str) -> str:
     """Return a store's address for people: a file as a path, another without user name and password."""
-    if uri.startswith(SQLITE):
-        return printable(nearby(sqlite_path(uri)))
-    return printable(re.sub(r"//[^/@]*@", "//", uri))
+    return printable(nearby(sqlite_path(uri)) if uri.startswith(SQLITE) else uri)
 
 
 def warn_of_unknown_code() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from nfstudy import __version__
-from nfstudy.cli.options import count, count_from_0, seconds, share
+from nfstudy.cli.arguments import Parser
+from nfstudy.cli.options import count, count_from_0, hosts, hours, port, positive_seconds, seconds, share
 
 EXAMPLES = """\
 examples:
@@ -15,22 +17,25 @@ examples:
   python -m nfstudy report studies/mnist.yaml --partial
   python -m nfstudy report --all
   python -m nfstudy check
+  python -m nfstudy decide --dry-run
   python -m nfstudy export studies/mnist.yaml mnist.tar.xz
   python -m nfstudy import mnist.tar.xz
   python -m nfstudy reference
   python -m nfstudy rerun 0123456789abcdef0123456789abcdef
+  python -m nfstudy evaluate studies/mnist.yaml --samples 5000
   python -m nfstudy ui
 
 exit codes: 0 done, 1 some runs failed or some cells are impossible (run), a claim that was supported is contradicted
-(check), some runs are there with other numbers (import, reference), something kept is stale (reference --check) or the
-numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same within stated tolerances (rerun), 130
-interrupted
+(check), some claims stay undecided (decide), some runs are there with other numbers (import, reference), something kept
+is stale (reference --check) or the numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same
+within stated tolerances (rerun), 130 interrupted (by Ctrl-C, SIGTERM, or SIGHUP, which a closed terminal sends), 70 a
+mistake in nfstudy itself
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m nfstudy",
         description="Tracked, repeatable studies of 'Variational Inference with Normalizing Flows'.",
         epilog=EXAMPLES,
@@ -78,6 +83,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="how often a failed run is retried (default: 2)",
     )
     run.add_argument(
+        "--worker-timeout",
+        type=positive_seconds,
+        metavar="SECONDS",
+        help="kill a worker that has said nothing for so long, longer than an epoch and the evaluation of a run take, "
+        "and retry its run (default: say so after 10 minutes or 20 epochs, and wait)",
+    )
+    run.add_argument(
         "--take-over",
         action="store_true",
         help="run it although another launcher seems to be at work on it, which then stops",
@@ -100,7 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_study(status)
 
     check = commands.add_parser("check", help="judge the paper's claims on the logged runs of all studies")
-    check.add_argument("--budget", metavar="NAME", help="of the studies that have it (default: each study's own)")
+    check.add_argument("--budget", metavar="NAME", help="the only one whose runs count (default: all that have runs)")
     check.add_argument(
         "--baseline", metavar="FILE", help="the earlier verdicts (default: reports/claims-baseline.json)"
     )
@@ -110,6 +122,25 @@ def make_parser() -> argparse.ArgumentParser:
         help="save the verdicts as the new baseline; claims that are not run keep their earlier verdict",
     )
     _add_store(check)
+
+    decide = commands.add_parser(
+        "decide", help="run further repetitions of the cells that undecided claims depend on, until they are decided"
+    )
+    decide.add_argument("claims", metavar="CLAIM", nargs="*", help="ids of claims (default: all that are undecided)")
+    decide.add_argument(
+        "--hours", type=hours, default=math.inf, metavar="H", help="stop after so many hours (default: no limit)"
+    )
+    decide.add_argument(
+        "--max-seeds",
+        type=count,
+        default=24,
+        metavar="N",
+        help="how many repetitions a cell may have in all (default: 24)",
+    )
+    decide.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one per core)")
+    decide.add_argument("--budget", metavar="NAME", help="of the studies that have it (default: each study's own)")
+    decide.add_argument("--dry-run", action="store_true", help="print the forecast, run nothing")
+    _add_store(decide)
 
     export = commands.add_parser("export", help="write a study's logged runs into one archive")
     _add_study(export)
@@ -133,7 +164,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_store(reference)
 
     rerun = commands.add_parser("rerun", help="train a logged run again, and compare every number")
-    rerun.add_argument("run_id", metavar="RUN_ID", help="the id of a finished, diverged or pruned repetition")
+    rerun.add_argument(
+        "run_id", metavar="RUN_ID", help="the id of a finished, diverged or pruned repetition, or its first digits"
+    )
     rerun.add_argument("--threads", type=count, metavar="N", help="threads of the worker (default: as recorded)")
     rerun.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as recorded, if here)")
     rerun.add_argument(
@@ -145,23 +178,59 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_store(rerun)
 
+    evaluate = commands.add_parser("evaluate", help="evaluate the kept weights of logged runs again, without training")
+    evaluate.add_argument("target", metavar="RUN_ID|STUDY", help="the id of a finished run, or a study file")
+    evaluate.add_argument("--budget", metavar="NAME", help="one of the study's budgets (default: the study's own)")
+    evaluate.add_argument(
+        "--estimator",
+        choices=("importance", "ais", "bdmc"),
+        default="importance",
+        help="importance sampling, annealed importance sampling, or that forward and back on images that the model "
+        "draws, which brackets the truth (default: importance)",
+    )
+    evaluate.add_argument(
+        "--samples", type=count, metavar="N", help="importance samples an image, or chains (default: 5000; 8 chains)"
+    )
+    evaluate.add_argument(
+        "--images", type=count, metavar="N", help="the first so many test images (default: 1000; 100 by annealing)"
+    )
+    evaluate.add_argument("--temperatures", type=count, metavar="N", help="of ais and bdmc (default: 200)")
+    evaluate.add_argument("--seed", type=count_from_0, default=1, metavar="N", help="of its noise (default: 1)")
+    evaluate.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one per core)")
+    evaluate.add_argument("--threads", type=count, default=1, metavar="N", help="threads per worker (default: 1)")
+    evaluate.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto)")
+    evaluate.add_argument(
+        "--plugin", metavar="FILE", action="append", default=[], help="the file of a plug-in that has moved since"
+    )
+    _add_store(evaluate)
+
     plugin = commands.add_parser("check-plugin", help="show what a plug-in declares, and check its flows")
     plugin.add_argument("file", metavar="FILE", help="a Python file, or a module's dotted name")
 
     ui = commands.add_parser("ui", help="start the MLflow UI on the project's store")
-    ui.add_argument("--port", type=count, default=5000, metavar="N", help="port to listen on (default: 5000)")
+    ui.add_argument("--port", type=port, default=5000, metavar="N", help="port to listen on (default: 5000)")
     ui.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine)"
+    )
+    ui.add_argument(
+        "--allowed-hosts",
+        type=hosts,
+        default=(),
+        metavar="NAMES",
+        help="further names under which browsers may open it, separated by commas, such as lab.example.org "
+        "(default: this machine's names and addresses)",
     )
     _add_store(ui)
     run.set_defaults(work="nfstudy.cli.run:run")
     report.set_defaults(work="nfstudy.cli.report:report")
     status.set_defaults(work="nfstudy.cli.status:status")
     check.set_defaults(work="nfstudy.cli.check:check")
+    decide.set_defaults(work="nfstudy.cli.decide:decide")
     export.set_defaults(work="nfstudy.cli.archive:export")
     take.set_defaults(work="nfstudy.cli.archive:import_")
     reference.set_defaults(work="nfstudy.cli.reference:reference")
     rerun.set_defaults(work="nfstudy.cli.rerun:rerun")
+    evaluate.set_defaults(work="nfstudy.cli.evaluate:evaluate")
     plugin.set_defaults(work="nfstudy.cli.check_plugin:check_plugin")
     ui.set_defaults(work="nfstudy.cli.ui:ui")
     return parser

@@ -6,9 +6,9 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from nfstudy.cli.options import find_store, nearby
+from nfstudy.cli.options import find_store, nearby, tell
 from nfstudy.core.errors import UserError
-from nfstudy.study.reader import read_studies, read_study
+from nfstudy.study.reader import read_studies, read_study, require_sole
 
 
 def report(options: argparse.Namespace) -> int:
@@ -23,9 +23,11 @@ def report(options: argparse.Namespace) -> int:
     plan = read_study(options.study).under(options.budget)
     project, uri = find_store(options.tracking_uri)
     runs = open_runs(uri)(plan.name)
+    if not options.output:
+        require_sole(Path(options.study), plan.name, project.root)
     folder = Path(options.output) if options.output else project.report(plan.name)
     active = is_live(project, uri, plan.name)
-    print(f"report: {nearby(build_report(plan, runs, folder, options.partial, active))}")
+    print(f"report: {nearby(build_report(plan, runs, folder, options.partial, active, tell))}")
     return 0
 
 
@@ -39,6 +41,6 @@ def _report_all(options: argparse.Namespace) -> int:
     project, uri = find_store(options.tracking_uri)
     studies = read_studies(project.root / "studies")
     named = {path.relative_to(project.root).as_posix(): study for path, study in studies.items()}
-    runs_of = open_runs(uri)
-    print(f"overview: {nearby(build_front(named, runs_of, project.reports, partial(is_live, project, uri)))}")
+    active = partial(is_live, project, uri)
+    print(f"overview: {nearby(build_front(named, open_runs(uri), project.reports, active, tell))}")
     return 0

@@ -6,21 +6,23 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.cli.options import check_device, check_engine, find_store, nearby, warn_of_unknown_code
+from nfstudy.cli.options import check_device, check_engine, find_store, nearby, tell, warn_of_unknown_code
 from nfstudy.cli.status import NEEDED, print_cells
 from nfstudy.core.errors import StoreError, UserError
 from nfstudy.core.launcher import Launcher
+from nfstudy.report.folder import require_report_folder
 from nfstudy.runner.engine import WorkerError
 from nfstudy.runner.eta import format_duration, logged_seconds
 from nfstudy.runner.options import Launch, RetryPolicy, WorkerOptions
 from nfstudy.runner.signals import Interrupted, StopSignal
-from nfstudy.runs.frame import runs_left
+from nfstudy.runs.frame import notes, runs_left, trusted
 from nfstudy.runs.provenance import usable_cores
-from nfstudy.study.reader import read_study
+from nfstudy.study.reader import read_study, require_sole
 
 if TYPE_CHECKING:
     from nfstudy.runner.coordinator import Summary
@@ -41,8 +43,10 @@ def run(options: argparse.Namespace) -> int:
         project,
         uri,
         WorkerOptions(options.engine, options.workers, options.threads, options.device, options.gpus),
-        RetryPolicy(options.checkpoint_every, options.retries),
+        RetryPolicy(options.checkpoint_every, options.retries, options.worker_timeout),
     )
+    require_sole(Path(options.study), plan.name, project.root)
+    require_report_folder(project.report(plan.name), plan.name)
     with nullcontext() if options.dry_run else _lock(launch, options.take_over):
         return _run(launch, options.dry_run, options.take_over, _again(options))
 
@@ -74,7 +78,10 @@ def _run(launch: Launch, dry_run: bool, take_over: bool, again: str) -> int:
     """
     from nfstudy.runs.tracking.open import load_frame
 
-    plan, frame = launch.plan, load_frame(launch.uri, launch.plan.name, NEEDED)
+    plan = launch.plan
+    frame = trusted(plan, load_frame(launch.uri, plan.name, NEEDED))
+    for note in notes(frame):
+        tell(note)
     left, impossible = runs_left(plan, frame), plan.impossible
     at_most = "at most " if plan.sampling else ""
     without = f", {len(impossible)} impossible grid points skipped" if impossible else ""
@@ -98,7 +105,7 @@ def _run(launch: Launch, dry_run: bool, take_over: bool, again: str) -> int:
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
         print(f"{counts or 'nothing was missing'} in {format_duration(summary.seconds)}")
-    _rebuild(launch)
+    rebuild(launch)
     failures = summary.failures if summary else ()
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
@@ -123,7 +130,7 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool, 
         DataError: data that the study needs cannot be had.
     """
     plan = launch.plan
-    with StopSignal() as stop, _open_engine(launch, left) as engine, ExitStack() as held:
+    with StopSignal() as stop, open_engine(launch, left) as engine, ExitStack() as held:
         # The workers take seconds to start; in that time the rest is loaded, the data checked and the store made.
         with stop.held():
             from nfstudy.cli.check_plugin import check_outside
@@ -143,7 +150,8 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool, 
             store.experiment(plan.name, plan.study.description or plan.study.title)
             claim = held.enter_context(claimed(Claim(store, plan.name, Launcher.here(launch.project.root)), take_over))
         print("timing a few updates of each cell ...", file=sys.stderr, flush=True)
-        expected = measure_costs(engine, plan.corners, stop, claim.keep if claim else None) | logged_seconds(frame)
+        costs = measure_costs(engine, plan.corners, stop, launch.retry.worker_timeout, claim.keep if claim else None)
+        expected = costs | logged_seconds(frame)
         print_cells(plan, frame, expected, len(engine.workers))
         if dry_run:
             return None
@@ -151,7 +159,7 @@ def _run_missing(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool, 
         return run_study(launch, data, expected, engine, stop, claim)
 
 
-def _rebuild(launch: Launch) -> None:
+def rebuild(launch: Launch) -> None:
     """Make the report of what there is, and say where it and the runs are."""
     from nfstudy.report.build import build_report
     from nfstudy.runs.tracking.open import open_runs
@@ -161,7 +169,7 @@ def _rebuild(launch: Launch) -> None:
     print(f"report: {nearby(index)}\nbrowse the runs: python -m nfstudy ui   (then open http://127.0.0.1:5000)")
 
 
-def _open_engine(launch: Launch, left: int) -> Engine:
+def open_engine(launch: Launch, left: int) -> Engine:
     """Start as many workers as were asked for, as there are cores for, or as there is work for."""
     asked, folders = launch.workers, launch.project.data_folders
     if asked.engine == "local":
@@ -184,5 +192,6 @@ def _again(options: argparse.Namespace) -> str:
     words += [f"--budget {options.budget}"] if options.budget else []
     words += [f"--tracking-uri {options.tracking_uri}"] if options.tracking_uri else []
     words += [f"--engine {options.engine}"] if options.engine != "local" else []
+    words += [f"--worker-timeout {options.worker_timeout:g}"] if options.worker_timeout else []
     words += [f"--gpus {options.gpus:g}"] if options.gpus else []
     return " ".join(words)

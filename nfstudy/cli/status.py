@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from nfstudy.cli.options import find_store
+from nfstudy.cli.options import find_store, tell
 from nfstudy.core.errors import printable
 from nfstudy.runner.eta import Forecast, format_duration, logged_seconds
-from nfstudy.runs.frame import cell_states, runs_left
+from nfstudy.runs.frame import cell_states, notes, runs_left, trusted
 from nfstudy.runs.provenance import usable_cores
 from nfstudy.study.plan import StudyPlan
 from nfstudy.study.reader import read_study
@@ -26,7 +26,9 @@ def status(options: argparse.Namespace) -> int:
 
     plan = read_study(options.study).under(options.budget)
     project, uri = find_store(options.tracking_uri)
-    frame = load_frame(uri, plan.name, NEEDED)
+    frame = trusted(plan, load_frame(uri, plan.name, NEEDED))
+    for note in notes(frame):
+        tell(note)
     active = is_live(project, uri, plan.name)
     print(f"{plan.name}, budget {plan.budget}{', running now' if active else ''}")
     expected = project.read_costs(plan.name) | logged_seconds(frame)

@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import ipaddress
 import os
-import subprocess
+import socket
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 
 from nfstudy.cli.options import find_store
 from nfstudy.core.errors import UserError
+from nfstudy.core.guard import start_guarded
+from nfstudy.core.project import variable
 from nfstudy.core.sqlite_uri import SQLITE
 from nfstudy.runs.tracking.store import Store, open_store
-from nfstudy.runs.tracking.uris import database_file
+from nfstudy.runs.tracking.uris import database_file, is_served
+
+_HOSTS, _ORIGINS = "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
+_ALWAYS = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*", "[::1]", "[[]::1]:*")
 
 
 def ui(options: argparse.Namespace) -> int:
     """Start the MLflow UI on the project's store."""
-    return serve(find_store(options.tracking_uri)[1], options.host, options.port)
+    _, uri = find_store(options.tracking_uri)
+    return serve(uri, options.host, options.port, options.allowed_hosts)
 
 
-def serve(uri: str, host: str, port: int) -> int:
-    """Run MLflow's server until it is stopped, and return its exit code.
+def serve(uri: str, host: str, port: int, allowed: Sequence[str] = ()) -> int:
+    """Run MLflow's server until it is stopped, and return 0; or 2 where it ends by itself.
 
     MLflow's own `ui` would start fifteen processes, and ignore the tracking address: one web worker and no job runner
-    are enough to browse.
+    are enough to browse. They end with this process, also when that is killed.
 
     Raises:
         StoreError: there is no store yet.
-        UserError: the store is itself served elsewhere.
+        UserError: the store is itself served elsewhere, or nobody can listen there.
     """
-    if uri.startswith(("http://", "https://")):
+    if is_served(uri):
         raise UserError(f"{uri}: is already served; hint: open that address in a browser")
+    require_free(host, port)
     store = open_store(uri)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address_of(store), "--workers", "1"]
-    command += ["--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     if store.folder:
         command += ["--artifacts-destination", (store.folder / "artifacts").as_uri()]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    address = f"http://{host}:{port}"
-    print(f"MLflow UI on {address} (ready in a few seconds; stop with Ctrl-C)")
+    # Not on the command line, which every user of the machine can read: it may hold a password.
+    quiet |= {"MLFLOW_BACKEND_STORE_URI": address_of(store)}
+    names = [host] if _is_loopback(host) and not allowed else [*_names(host), *allowed]
+    quiet |= _allowing(names, port)
+    address, *others = [_address(name, port) for name in names if "*" not in name]
+    also = f"; also on {', '.join(others)}" if others else ""
+    print(f"MLflow UI on {address}{also} (ready in a few seconds; stop with Ctrl-C)")
     if not _is_loopback(host):
         print(f"no authentication: anyone who can reach {host} can read, change and delete the runs")
     for study, experiment in store.studies().items():
@@ -47,11 +61,68 @@ def serve(uri: str, host: str, port: int) -> int:
             f"  {study}: {address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
         )
     sys.stdout.flush()
-    with subprocess.Popen(command, env=os.environ | quiet, cwd=store.folder) as server:
+    server = start_guarded(command, os.environ | quiet, store.folder)
+    try:
+        code = server.wait()
+    except KeyboardInterrupt:
+        assert server.stdin
+        server.stdin.close()
+        server.wait()
+        return 0
+    raise UserError(f"the MLflow server ended by itself, with exit code {code}; what it has printed says why")
+
+
+def require_free(host: str, port: int) -> None:
+    """Make sure that a program can listen at an address; raises UserError that says why not."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--host {host}: {reason}; expected: an address or a name of this machine") from None
+    for family, kind, protocol, _, place in found[:1]:
         try:
-            return server.wait()
-        except KeyboardInterrupt:
-            return server.wait()
+            with socket.socket(family, kind, protocol) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(place)
+                listener.listen()
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UserError(f"--host {host}: expected: an address or a name of this machine") from None
+            if error.errno == errno.EADDRINUSE:
+                raise UserError(f"--port {port}: another program listens there; hint: choose another --port") from None
+            raise UserError(f"--port {port}: {error.strerror}; expected: a port that this user may listen on") from None
+
+
+def _names(host: str) -> list[str]:
+    """Return names and addresses under which browsers reach what listens at an address; the best for links first."""
+    if host not in ("0.0.0.0", "::"):
+        return [host]
+    own = socket.gethostname()
+    with suppress(OSError, UnicodeError):
+        full, _, addresses = socket.gethostbyname_ex(own)
+        return list(dict.fromkeys((own, full, *addresses, "127.0.0.1")))
+    return ["127.0.0.1"]
+
+
+def _allowing(names: Sequence[str], port: int) -> dict[str, str]:
+    """Return the variables by which MLflow answers requests under these names, beside those that it always answers."""
+    hosts, origins = list(_ALWAYS), []
+    for name in names:
+        shown = _address(name, port).removeprefix("http://")
+        hosts += [name, shown]
+        origins += [f"http://{shown}", f"https://{name}"]
+    given = {name: variable(name) for name in (_HOSTS, _ORIGINS)}
+    return {
+        _HOSTS: ",".join(dict.fromkeys((*hosts, *(given[_HOSTS] or "").split(",")))).strip(","),
+        _ORIGINS: ",".join(dict.fromkeys((*origins, *(given[_ORIGINS] or "").split(",")))).strip(","),
+    }
+
+
+def _address(name: str, port: int) -> str:
+    """Return the address of a page; a name that says its own port keeps it."""
+    if ":" in name and name.count(":") == 1:
+        return f"http://{name}"
+    return f"http://[{name}]:{port}" if ":" in name and not name.startswith("[") else f"http://{name}:{port}"
 
 
 def address_of(store: Store) -> str:

@@ -78,6 +78,9 @@ class FlowFamily(Declaration):
     """Settings, field -> value, without which it has none."""
     drawn: bool = False
     """Whether Figure 1 can show it: steps about the identity with drawn parameters."""
+    matrix_biases: bool = True
+    """Whether it may have biases of two axes or more, such as a row a step: then `train.decay_biases` changes its
+    numbers. A bias is a parameter whose name, or whose list's, begins with `b_` or `bias`, or ends with `bias`."""
     colour: int | None = None
     """Its colour's place in the palette; None is the next one that is free."""
     examples: tuple[Mapping[str, Any], ...] = ({},)
@@ -177,6 +180,8 @@ class Metric(Declaration):
     """−1 where reports show the negative of what is logged: F = −ELBO, as the paper does."""
     decimals: int = 2
     """In tables."""
+    mark: Literal["", "≤", "≥"] = ""
+    """Where the truth is, beside what is shown: `≤` before an upper bound on it, as the paper's Table 2 has it."""
     needs: Needs = field(default_factory=dict, hash=False)
     """Settings without which a run does not have it."""
     compute: Function | None = None

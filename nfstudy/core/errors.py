@@ -1,9 +1,46 @@
 """Errors that are the user's to mend; the command line prints them without a traceback and exits with 2."""
 
+from __future__ import annotations
+
+import re
+
+_USER_INFORMATION = re.compile(
+    r"""(?P<scheme>(?:\b[a-z][a-z0-9+.-]*)?://)
+        (?: [^\s/?\#'"<>@:]* (?: : (?!\d{1,5}(?:[/?\#]|\s|$)) [^\s'"<>]* )?   # user:password, whatever is in the latter
+          | [^\s/?\#'"<>]* )
+        @""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""What stands before the host of a URI. A password may hold `/`, `:` and `@`, as SQLAlchemy reads it."""
+
+_SECRET_PARAMETER = re.compile(
+    r"(?P<name>[?&;][\w.-]*(?:password|passwd|pwd|passphrase|secret|token|credential|api_?key)[\w.-]*=)[^&;#\s'\"<>]+",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with nothing between `://` and the host of any URI in it, and `...` for passwords in its query.
+
+    All that is written or printed goes through here, whoever has made the words: a user's tracking address may hold a
+    password, and an exception of a library may hold that address.
+    """
+    if "://" not in text:
+        return text
+    return _SECRET_PARAMETER.sub(r"\g<name>...", _USER_INFORMATION.sub(r"\g<scheme>", text))
+
 
 def printable(text: str) -> str:
-    """Return a text as a terminal may show it: what could move its cursor, or is no character, is spelt out."""
-    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+    """Return a text as a terminal may show it.
+
+    What could move its cursor, or is no character, is spelt out; secrets are left out (`without_secrets`).
+    """
+    plain = without_secrets(text)
+    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in plain)
+
+
+def untold(line: str) -> None:
+    """Tell nobody of something: stands for a function that tells people what they should know."""
 
 
 class UserError(Exception):
@@ -27,6 +64,23 @@ class StoreError(UserError):
 
 class StoreUnavailableError(StoreError):
     """A store that cannot be used just now, and may be again: locked, full, or out of reach."""
+
+
+class StudyDeletedError(StoreError):
+    """A study whose experiment somebody has deleted; its runs can be had back."""
+
+    @classmethod
+    def of(cls, uri: str, study: str, experiment: str) -> StudyDeletedError:
+        """Return the error for the experiment of a study, by its id in the store at an address."""
+        return cls(
+            f"{uri}: the experiment of study '{study}' (id {experiment}) has been deleted; "
+            "hint: to have its runs back, with MLFLOW_TRACKING_URI set to that address, run "
+            f"`python -m mlflow experiments restore --experiment-id {experiment}`; or give the study another name"
+        )
+
+
+class RunGoneError(StoreError):
+    """A run under way that the store no longer has, such as one that somebody has deleted."""
 
 
 class ReportError(UserError):

@@ -6,6 +6,7 @@ text, so that workers on other machines run what the study's reader read. Archiv
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import sys
 import traceback
@@ -20,10 +21,13 @@ from typing import Any
 from nfstudy.core import registry
 from nfstudy.core.declarations import Declaration, declarations_of
 from nfstudy.core.errors import SpecError
+from nfstudy.core.reading import read_regular
 from nfstudy.core.registry import Origin
 
 MAX_BYTES = 1_000_000
 """Of a plug-in's file."""
+MODULE_BYTES = 2**28
+"""Of a module's file, which may be compiled."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Plugin:
         """Return what a run records of it: paths relative to the project's root, never absolute ones."""
         path = Path(self.path) if self.path else None
         inside = path.relative_to(root).as_posix() if path and path.is_relative_to(root) else ""
-        found = {"name": self.name, "path": inside, "sha256": self.digest, "distribution": self.distribution}
+        name = path.name if path and Path(self.name).is_absolute() else self.name
+        found = {"name": name, "path": inside, "sha256": self.digest, "distribution": self.distribution}
         return {key: value for key, value in found.items() if value}
 
 
@@ -75,13 +80,16 @@ def read_plugin(name: str, folder: Path) -> Plugin:
     if not name.endswith(".py"):
         return _read_module(name)
     path = (folder / name).resolve()
-    if not path.is_file():
+    if not path.exists():
         near = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
         there = f" (in {path.parent}: {', '.join(near)})" if near else ""
         raise SpecError(f"got '{name}'; no such file{there}; expected: a file next to the study file")
-    raw = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
-    if raw is None:
-        raise SpecError(f"got '{name}', which is larger; expected: a file of at most {MAX_BYTES:,} bytes")
+    try:
+        raw = read_regular(path, MAX_BYTES)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise SpecError(f"got '{name}', which is larger; expected: a file of at most {MAX_BYTES:,} bytes") from None
+        raise SpecError(f"got '{name}', which cannot be read: {error.strerror or error}") from None
     try:
         source = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -96,7 +104,7 @@ def _read_module(name: str) -> Plugin:
     if owners:
         return Plugin(name, distribution=f"{owners[0]} {version(owners[0])}")
     file = getattr(_import(name), "__file__", None)
-    return Plugin(name, digest=hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else "")
+    return Plugin(name, digest=hashlib.sha256(read_regular(Path(file), MODULE_BYTES)).hexdigest() if file else "")
 
 
 def install(plugin: Plugin) -> tuple[Declaration, ...]:

@@ -14,7 +14,13 @@ from filelock import FileLock, Timeout
 from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import StoreError
 from nfstudy.core.launcher import Launcher
-from nfstudy.core.sqlite_uri import sqlite_uri
+from nfstudy.core.reading import TEXT_BYTES, read_regular
+from nfstudy.core.sqlite_uri import SQLITE, sqlite_uri
+
+
+def variable(name: str) -> str | None:
+    """Return an environment variable without blanks around it; None where it is not set or nothing is left."""
+    return os.environ.get(name, "").strip() or None
 
 
 @dataclass(frozen=True)
@@ -53,21 +59,38 @@ class Project:
     @property
     def data_folders(self) -> tuple[Path, ...]:
         """Where data files are looked for, in order; downloads go into the last."""
-        named = os.environ.get("NFSTUDY_DATA")
-        return (*((Path(named).expanduser(),) if named else ()), self.root / "data")
+        named = variable("NFSTUDY_DATA")
+        return (*((Path(os.path.expanduser(named)),) if named else ()), self.root / "data")
+
+    @property
+    def kept_reports(self) -> Path:
+        """The folder of what is kept in git: reports of the reference runs, which `reference` alone writes."""
+        return self.root / "reports"
 
     @property
     def reports(self) -> Path:
-        """The folder of the front page, with one for each study's report."""
-        return self.root / "reports"
+        """The folder of the front page of one's own runs, with one for each study's report.
+
+        In a project that ships reference runs it is another than theirs, so that no run of one's own changes what is
+        kept.
+        """
+        ships = any((self.store / "reference").glob("*.tar.xz"))
+        return self.kept_reports / "own" if ships else self.kept_reports
 
     def report(self, study: str) -> Path:
         """Return the folder of a study's report."""
         return self.reports / study
 
     def tracking_uri(self, asked: str | None = None) -> str:
-        """Return `asked`, else $MLFLOW_TRACKING_URI, else the SQLite store under `mlruns/`."""
-        return asked or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(self.store / "mlflow.db")
+        """Return `asked`, else $MLFLOW_TRACKING_URI, else the SQLite store under `mlruns/`.
+
+        Blanks around it do not count, and `~` begins a file's name as in a shell.
+        """
+        uri = (asked or "").strip() or variable("MLFLOW_TRACKING_URI")
+        if not uri:
+            return sqlite_uri(self.store / "mlflow.db")
+        path = uri.removeprefix(SQLITE)
+        return f"{SQLITE}{os.path.expanduser(path)}" if path != uri and path.startswith("~") else uri
 
     @contextmanager
     def study_lock(self, study: str, wait: float = 1.0) -> Iterator[None]:
@@ -119,9 +142,8 @@ class Project:
     def read_costs(self, study: str) -> dict[str, float]:
         """Return what `write_costs` kept, nothing if that cannot be read."""
         try:
-            return {
-                str(key): float(seconds) for key, seconds in json.loads(self._costs_path(study).read_text()).items()
-            }
+            found = json.loads(read_regular(self._costs_path(study), TEXT_BYTES))
+            return {str(key): float(seconds) for key, seconds in found.items()}
         except (OSError, ValueError, AttributeError):
             return {}
 
@@ -142,6 +164,6 @@ class Project:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
-    except OSError:
+        return read_regular(path, TEXT_BYTES).decode().strip()
+    except (OSError, ValueError):
         return ""

@@ -6,7 +6,6 @@ points `nfstudy.<kind>` of installed distributions. What a study's `plugins` nam
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from nfstudy.core.declarations import Declaration, Kind, Likelihood, Values, declarations_of
 from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Record
+from nfstudy.core.suggest import did_you_mean
 
 HOMES: dict[Kind, tuple[str, Literal["folders", "modules"]]] = {
     "flows": ("nfstudy.flows", "folders"),
@@ -117,13 +117,17 @@ def find(kind: Kind, name: str) -> Any:
 def allowed(kind: Kind, name: str = "") -> str:
     """Return the names there are, and the one that may have been meant."""
     names = list(_all(kind))
-    close = difflib.get_close_matches(name, names, n=1)
-    return ", ".join(names) + (f"; did you mean '{close[0]}'?" if close else "")
+    return ", ".join(names) + did_you_mean(name, names)
 
 
 def origin_of(kind: Kind, name: str) -> Origin:
     """Return where a declaration comes from; raises KeyError where there is no such declaration."""
     return _all(kind)[name][1]
+
+
+def distributions() -> set[str]:
+    """Return name and version of the installed distributions that something of what is declared comes from."""
+    return {origin.distribution for found in _declared.values() for _, origin in found.values() if origin.distribution}
 
 
 def likelihoods_of(values: Values) -> dict[str, Likelihood]:

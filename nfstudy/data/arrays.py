@@ -11,12 +11,13 @@ import hashlib
 import math
 import os
 import stat
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -24,6 +25,10 @@ from nfstudy.core.errors import DataError
 
 MAX_BYTES = 2 * 2**30
 """Of a file, and of the arrays of a data set together: 2 GiB."""
+MAX_HEAD = 2**16
+"""Bytes of an array's header; numpy itself takes 10,000, after having read what there is."""
+MAX_MEMBERS, ZIP_END = 10_000, 2**16 + 22
+"""Members of a .npz file, and bytes at its end among which the place of their list stands."""
 MAX_NEIGHBOURS = 10_000
 """Of a path that is not there, so many are compared with it."""
 
@@ -140,6 +145,7 @@ def _suggestion(path: Path) -> str:
 
 def _npz(path: Path) -> dict[str, Entry]:
     entries = {}
+    _check_directory(path)
     with zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
             if not member.endswith(".npy"):
@@ -153,6 +159,35 @@ def _npz(path: Path) -> dict[str, Entry]:
             with archive.open(member) as stream:
                 entries[name] = _declared(path, name, stream, load)
     return entries
+
+
+def _check_directory(path: Path) -> None:
+    """Raise DataError where the list of a .zip's members, of which zipfile makes objects, is larger than sane."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - ZIP_END, 0))
+        tail = file.read(ZIP_END)
+    place = tail.rfind(b"PK\5\6")
+    if place < 0 or len(tail) < place + 22:
+        return  # zipfile says what is wrong.
+    members, size = struct.unpack("<HL", tail[place + 10 : place + 16])
+    if b"PK\6\7" in tail[max(place - 20, 0) : place] or members > MAX_MEMBERS or size > MAX_MEMBERS * 1000:
+        raise DataError(
+            f"{path}: lists more members than a set of arrays has; expected: at most {MAX_MEMBERS:,}, without Zip64"
+        )
+
+
+class _Head:
+    """A stream of which little may be read, for a header says itself how long it is."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._left = stream, MAX_HEAD
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self._left:
+            raise ValueError(f"its header has more than {MAX_HEAD:,} bytes")
+        self._left -= size
+        return self._stream.read(size)
 
 
 def _npy(path: Path) -> Entry:
@@ -175,11 +210,12 @@ def _npy(path: Path) -> Entry:
 def _declared(path: Path, name: str, stream: IO[bytes], load: Callable[[], np.ndarray]) -> Entry:
     """Return what the header of an array in numpy's format says."""
     try:
-        version = np.lib.format.read_magic(stream)
+        head = cast(IO[bytes], _Head(stream))
+        version = np.lib.format.read_magic(head)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
         if read is None:  # 3.0 has a header in UTF-8, for the names of fields.
             return Entry(path, name, (), 0, "records with named fields", load)
-        shape, _, dtype = read(stream)
+        shape, _, dtype = read(head)
     except Exception as error:  # As in `Entry.read`.
         return Entry(path, name, (), 0, f"no array in numpy's format ({_reason(error)})", load)
     if any(side < 0 for side in shape):

@@ -10,6 +10,7 @@ import numpy as np
 
 from nfstudy.core.declarations import DataSource
 from nfstudy.data.dataset import Binarisation, Dataset, Splits, binarise, bits_or_levels, data_generator, make_dataset
+from nfstudy.data.packaged import packaged_file
 
 SHAPE = (8, 8)
 LEVELS = 16
@@ -38,11 +39,8 @@ def read_grey() -> tuple[Splits, str]:
     The images (UCI "Optical Recognition of Handwritten Digits", test part) have no training and test split of their
     own; they are dealt out by one fixed permutation, seeded by `DATA_SEED` and "digits split".
     """
-    # Not at the top: scikit-learn takes over a second to import, and MNIST does not need it.
-    import sklearn
-    from sklearn.datasets import load_digits
-
-    images = load_digits().data.astype(np.uint8)
+    path, package = packaged_file("data/digits.csv.gz")
+    images = np.loadtxt(path, delimiter=",", dtype=np.uint8)[:, :-1]  # The last column is the label.
     order = data_generator("digits split").permutation(len(images))
     train, valid, _ = IMAGES
-    return Splits(*np.split(images[order], [train, train + valid])), f"scikit-learn {sklearn.__version__}, load_digits"
+    return Splits(*np.split(images[order], [train, train + valid])), f"{package}, load_digits"

@@ -119,7 +119,12 @@ def load(data: Any, folders: Sequence[Path], download: bool = True) -> Dataset:
     """
     path = (folders[-1].parent if folders else Path()) / data.path
     places = [path, *(folder / path.name for folder in folders)]
-    path = next((place for place in places if os.path.lexists(place)), path)
+    path = next((place for place in places if os.path.lexists(place)), None)
+    if path is None:
+        looked = ", ".join(map(str, places))
+        raise DataError(
+            f"{looked}: is not there; expected: the file of these runs; hint: put it, or a link to it, into data/"
+        )
     found = read(data, path)
     _check_stated(data, path, found)
     kind, shape, splits, source = found

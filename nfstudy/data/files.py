@@ -6,20 +6,27 @@ import gzip
 import hashlib
 import io
 import logging
+import math
 import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from nfstudy.core.errors import DataError
+from nfstudy.core.reading import read_regular
 
 SUBFOLDERS = ("", "mnist", "binarized_mnist", "MNIST/raw", "cifar-10-batches-bin")
 """Where in a data folder files are looked for; MNIST/raw is how torchvision lays MNIST out."""
 
 TIMEOUT = (5.0, 30.0)
 """Seconds until a mirror has to accept a connection, and between two parts of its answer."""
+
+CHUNK = 2**16
+"""Bytes of a download that are counted at once."""
+MOST_TIMES = 4
+"""A file that is larger by this factor than it should be is not read to find out what it is."""
 
 OFFLINE_COMMAND = "python -m nfstudy run studies/quickstart.yaml"
 
@@ -102,7 +109,7 @@ def check_present(files: Sequence[DataFile], folders: Sequence[Path]) -> None:
 
 def _read(form: DataFile, path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        content = read_regular(path, MOST_TIMES * form.size)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); expected: {form.size:,} bytes") from None
     sha256 = hashlib.sha256(content).hexdigest()
@@ -126,10 +133,12 @@ def _download(file: DataFile, folder: Path) -> list[str]:
     reasons = []
     for mirror in file.mirrors:
         # disable=None shows the bar, which goes to stderr, on terminals only.
-        with tqdm(desc=file.name, total=file.size, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        with _bounded(tqdm, file.size)(
+            desc=file.name, total=file.size, unit="B", unit_scale=True, disable=None, leave=False
+        ) as bar:
             downloader = pooch.HTTPDownloader(
                 progressbar=bar,
-                chunk_size=2**16,
+                chunk_size=CHUNK,
                 timeout=TIMEOUT,
                 headers={"Accept-Encoding": "identity"},  # else a .gz may arrive unpacked, and with another hash
             )
@@ -145,6 +154,31 @@ def _download(file: DataFile, folder: Path) -> list[str]:
             except (OSError, ValueError) as error:
                 reasons.append(f"{mirror}{file.name}: {_reason(error)}")
     return reasons
+
+
+def _bounded(bar: type[Any], most: int) -> type[Any]:
+    """Return a progress bar that ends a download of more bytes than the file has, before that fills the disk.
+
+    What the server says of the size is of no account: pooch puts that into `total`.
+    """
+
+    class Bounded(bar):  # type: ignore[misc]
+        received = 0.0
+
+        def __bool__(self) -> bool:
+            return True
+
+        def update(self, n: float = 1) -> Any:
+            self.received += n
+            if self.received > most + CHUNK:
+                raise ValueError("larger than the file that is expected")
+            return super().update(n)
+
+        def reset(self, total: float | None = None) -> None:
+            self.received = -math.inf  # What follows only fills the bar.
+            super().reset(total)
+
+    return Bounded
 
 
 def _reason(error: OSError | ValueError) -> str:

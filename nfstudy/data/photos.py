@@ -10,6 +10,7 @@ import numpy as np
 
 from nfstudy.core.declarations import DataSource
 from nfstudy.data.dataset import Dataset, Splits, data_generator
+from nfstudy.data.packaged import packaged_file
 from nfstudy.data.patches import Dequantised, PatchSettings, count_patches, make_patches
 
 TILE = 32
@@ -39,15 +40,14 @@ def read_images() -> tuple[Splits, str]:
     left out. The tiles are dealt out to the splits by one fixed permutation, seeded by `DATA_SEED` and "photos split":
     the held-out ones are of the same two photographs, next to training ones.
     """
-    # Not at the top: scikit-learn takes over a second to import, and the other data sets do not need it.
-    import sklearn
-    from sklearn.datasets import load_sample_images
+    from PIL import Image  # Not at the top: declaring a data set loads no image library.
 
-    tiles = np.concatenate([cut_tiles(photograph) for photograph in load_sample_images().images])
+    files = [packaged_file(f"images/{name}.jpg") for name in ("china", "flower")]
+    tiles = np.concatenate([cut_tiles(np.asarray(Image.open(path))) for path, _ in files])
     order = data_generator("photos split").permutation(len(tiles))
     train, valid, _ = IMAGES
     splits = Splits(*np.split(tiles[order], [train, train + valid]))
-    return splits, f"scikit-learn {sklearn.__version__}, load_sample_images"
+    return splits, f"{files[0][1]}, load_sample_images"
 
 
 def cut_tiles(photograph: np.ndarray) -> np.ndarray:

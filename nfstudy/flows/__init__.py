@@ -14,7 +14,9 @@ from nfstudy.core.errors import UserError
 if TYPE_CHECKING:
     from nfstudy.flows.base import Flow
 
-NONE = FlowFamily(name="none", label="diagonal Gaussian", implementation="nfstudy.flows.base:NoFlow", colour=7)
+NONE = FlowFamily(
+    name="none", label="diagonal Gaussian", implementation="nfstudy.flows.base:NoFlow", matrix_biases=False, colour=7
+)
 """K = 0, whatever the family."""
 
 

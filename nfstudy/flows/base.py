@@ -145,8 +145,9 @@ def draw_normal(weights: Tensor, deviation: float, generator: torch.Generator) -
 
 
 def fits_lanes(z: Tensor, steps: Tensor) -> bool:
-    """Return whether `over_lanes` takes these."""
-    return kernels.runs_here(z, steps) and z.dim() > 1 and (steps.dim() == 2 or steps.shape[:-2] == z.shape[-2:-1])
+    """Return whether `over_lanes` takes these; of no samples, the plain formulas give none back."""
+    fits = z.dim() > 1 and (steps.dim() == 2 or steps.shape[:-2] == z.shape[-2:-1])
+    return fits and z.numel() > 0 and kernels.runs_here(z, steps)
 
 
 def in_pieces(

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from nfstudy.core import registry
-from nfstudy.core.atomic import swap_in
+from nfstudy.core.atomic import swap_files_in, swap_in
 from nfstudy.core.declarations import load_function
-from nfstudy.core.errors import ReportError
+from nfstudy.core.errors import ReportError, untold
 from nfstudy.report.claims.inequalities import read_claims
-from nfstudy.report.claims.ledger import evaluate, ledger
+from nfstudy.report.claims.judge import bodies_of
+from nfstudy.report.claims.ledger import ledger
 from nfstudy.report.exhibits.base import Exhibit, stamped
+from nfstudy.report.folder import MANIFEST as MANIFEST
+from nfstudy.report.folder import require_report_folder
 from nfstudy.report.pages.study_page import Page, render_html, render_markdown
 from nfstudy.report.plots.curves import render
 from nfstudy.report.statistics.estimates import Results, gather_results
@@ -26,7 +29,6 @@ from nfstudy.runs.code import UNKNOWN
 from nfstudy.runs.frame import LoggedRuns
 from nfstudy.study.plan import StudyPlan
 
-MANIFEST = "manifest.json"
 LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "seaborn", "tabulate")
 """Those whose version can change the bytes of a report."""
 
@@ -40,7 +42,14 @@ class Report:
     """Name relative to the report's folder -> content; the manifest is the last."""
 
 
-def build_report(plan: StudyPlan, runs: LoggedRuns, folder: Path, partial: bool = False, active: bool = False) -> Path:
+def build_report(
+    plan: StudyPlan,
+    runs: LoggedRuns,
+    folder: Path,
+    partial: bool = False,
+    active: bool = False,
+    tell: Callable[[str], None] = untold,
+) -> Path:
     """Write a study's report into a folder of its own and return the path of its `index.html`.
 
     The same runs give the same bytes. The files of an earlier report there are replaced or removed, others are left
@@ -52,14 +61,23 @@ def build_report(plan: StudyPlan, runs: LoggedRuns, folder: Path, partial: bool 
         folder: where to write, such as `reports/mnist`.
         partial: build although cells are missing, running or failed; the report says so everywhere.
         active: whether a coordinator is at work now, so that runs marked running are.
+        tell: is told what people should know of the runs, such as those that are left out.
 
     Raises:
         ReportError: nothing has run, cells are unfinished without `partial`, or the folder
-            holds a manifest that is not a report's, or cannot be written.
+            holds something else than an earlier report of the study, or cannot be written.
     """
+    there = require_report_folder(folder, plan.name)
     results = gather_results(plan, runs, active)
+    for note in results.notes:
+        tell(note)
+    if results.runs.empty and there:  # Not even in part: somebody may look into another store than before.
+        raise ReportError(
+            f"study {plan.name}, budget {plan.budget}: no runs in this store, and {folder} holds an earlier report; "
+            "hint: name the store that has the runs with --tracking-uri, or another folder with --output"
+        )
     _refuse_unfinished(results, partial)
-    write_files(folder, make_report(results).files)
+    write_files(folder, make_report(results).files, plan.name)
     return folder / "index.html"
 
 
@@ -97,9 +115,10 @@ def make_exhibit(name: str, results: Results) -> Exhibit:
 
 
 def _claims(results: Results) -> Iterator[Exhibit]:
-    """Yield the ledger of the claims of the study's paper, where that has one."""
+    """Yield the ledger of the claims of the study's paper, where that has one, under each budget that has runs."""
     if claims := read_claims(results.paper):
-        yield ledger(evaluate(claims, results), results)
+        others = [body for body in bodies_of(results.study, results.store) if body.budget != results.budget]
+        yield ledger(claims, [results, *others])
 
 
 def _impossible(results: Results) -> Iterator[Exhibit]:
@@ -181,35 +200,22 @@ def _commit(commit: str, dirty: bool, known: bool) -> str:
     return f"{commit or UNKNOWN}{'+dirty' if dirty else ''}{'' if known or commit == UNKNOWN else '+unknown'}"
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Swap a report's files into its folder, after all of them have been made, and remove those of an earlier one.
+def write_files(folder: Path, files: Mapping[str, bytes], study: str | None) -> None:
+    """Have a report's folder hold these files in place of those of an earlier one.
 
     Arguments:
         folder: where to write.
         files: name relative to the folder -> content, its manifest last.
+        study: whose report, swapped in at once; None for the page over all of them, in whose folder others write
+            meanwhile: then files are swapped in one by one.
 
     Raises:
-        ReportError: the folder holds a manifest that is not a report's, or cannot be written.
+        ReportError: the folder holds something else (`require_report_folder`), or cannot be written.
     """
-    stale = _earlier_files(folder) - set(files)
+    stale = require_report_folder(folder, study) - set(files)
     try:
-        swap_in(folder, files, stale)
+        (swap_in if study else swap_files_in)(folder, files, stale)
     except OSError as error:
         raise ReportError(
             f"{folder}: cannot be written: {error.strerror or error}; no run is lost: rebuild the report"
         ) from None
-
-
-def _earlier_files(folder: Path) -> set[str]:
-    """Return the files that the folder's manifest lists, relative to it."""
-    path = folder / MANIFEST
-    if not path.exists():
-        return set()
-    try:
-        names = set(map(PurePosixPath, json.loads(path.read_bytes())["files"]))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ReportError(f"{path}: not the manifest of a report; expected: one written here, or none") from None
-    for name in names:
-        if name.is_absolute() or ".." in name.parts:
-            raise ReportError(f"{path}: lists '{name}'; expected: files inside {folder}")
-    return set(map(str, names))

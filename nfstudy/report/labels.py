@@ -70,14 +70,19 @@ def setting_name(path: str) -> str:
 
 
 def setting_text(value: Any) -> str:
-    """Return a setting's value for people: `500000` -> `500,000`, `None` -> `null` as in a study file."""
+    """Return a setting's value for people: `500000` -> `500,000`, `None` -> `null` as in a study file.
+
+    A number has all its digits: two that differ are two names.
+    """
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return text if float(text := f"{value:g}") == value else repr(value)
+    return str(value)
 
 
 def varied_settings(cells: Sequence[Cell]) -> tuple[str, ...]:

@@ -15,7 +15,9 @@ from pathlib import Path
 from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import ReportError
 from nfstudy.core.project import Project
+from nfstudy.core.reading import TEXT_BYTES, read_regular
 from nfstudy.report.build import MANIFEST
+from nfstudy.report.claims.judge import all_claims, bodies_of, judge_bodies
 from nfstudy.report.pages.overview import build_front, gather_fullest
 from nfstudy.report.pages.readme import results_text
 from nfstudy.report.statistics.estimates import Results
@@ -76,12 +78,12 @@ def write_reference(project: Project, archives: Mapping[str, Archive]) -> tuple[
     """
     readme = project.root / README
     head, tail = _around_results(_read(readme))
-    results = _make(project, archives, project.reports)
+    results = _make(project, archives, project.kept_reports)
     try:
         write_whole(readme, (head + results + tail).encode())
     except OSError as error:
         raise ReportError(f"{readme}: cannot be written: {error.strerror or error}") from None
-    return project.reports / "index.html", readme
+    return project.kept_reports / "index.html", readme
 
 
 def stale_parts(project: Project, archives: Mapping[str, Archive]) -> list[str]:
@@ -94,9 +96,9 @@ def stale_parts(project: Project, archives: Mapping[str, Archive]) -> list[str]:
     head, tail = _around_results(readme)
     with tempfile.TemporaryDirectory() as folder:
         results = _make(project, archives, Path(folder))
-        made, kept = _kept_files(Path(folder), archives), _kept_files(project.reports, archives)
+        made, kept = _kept_files(Path(folder), archives), _kept_files(project.kept_reports, archives)
     differing = sorted(name for name in made.keys() | kept.keys() if made.get(name) != kept.get(name))
-    lines = [f"{project.reports.name}/{name}: {_how(name, made, kept)}" for name in differing]
+    lines = [f"{project.kept_reports.name}/{name}: {_how(name, made, kept)}" for name in differing]
     return lines + ([] if head + results + tail == readme else [f"{README}: the results between its markers differ"])
 
 
@@ -127,7 +129,10 @@ def _make(project: Project, archives: Mapping[str, Archive], folder: Path) -> st
     named = {path.relative_to(project.root).as_posix(): study for path, study in files.items()}
     build_front(named, runs.__getitem__, folder)
     at_once = {results.study.study: _at_once(results, archives[results.study.study]) for results in found}
-    return f"{BEGIN}\n{NOTICE}\n\n{results_text(found, at_once)}\n{END}"
+    judged = judge_bodies(
+        all_claims(), [body for name, study in studies.items() for body in bodies_of(study, runs[name])]
+    )
+    return f"{BEGIN}\n{NOTICE}\n\n{results_text(found, at_once, judged)}\n{END}"
 
 
 def _at_once(results: Results, archive: Archive) -> int:
@@ -163,6 +168,6 @@ def _around_results(readme: str) -> tuple[str, str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path, TEXT_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ReportError(f"{path}: cannot be read: {error}; expected: text in UTF-8") from None

@@ -46,6 +46,8 @@ class Entry:
     """Ours minus the paper's, where the two can be compared."""
     note: str = ""
     run_ids: tuple[str, ...] = ()
+    marked: bool = False
+    """Whether the number is shown with a dagger, which the caption explains."""
 
     def __post_init__(self) -> None:
         if self.quantity and self.value is None and not self.note:
@@ -58,12 +60,13 @@ class Entry:
 
     @property
     def display(self) -> str:
-        """What is printed: the text, `mean ± se (n)`, or the note where there is no number."""
+        """What is printed: the text, `mean ± se (n)` with its marks, or the note where there is no number."""
         if self.quantity is None:
             return self.text
         if self.estimate is None or self.estimate.mean is None:
             return self.note
-        return format_estimate(self.estimate, self.quantity.decimals)
+        number = format_estimate(self.estimate, self.quantity.decimals)
+        return " ".join(filter(None, (self.quantity.mark, number, "†" if self.marked else "")))
 
 
 @dataclass(frozen=True)
@@ -105,12 +108,12 @@ def format_number(value: float, decimals: int, signed: bool = False) -> str:
 
 
 def format_estimate(estimate: Estimate, decimals: int) -> str:
-    """Return `mean ± se (n)`, or `mean (n = 1)` where one run has no standard error."""
+    """Return `mean ± se (n)`, or `mean (n = 1)` where there is no standard error, as of one run or of equal values."""
     if estimate.mean is None:
         raise ValueError("an estimate of no runs; expected: at least one run")
     mean = format_number(estimate.mean, decimals)
     if estimate.se is None:
-        return f"{mean} (n = 1)"
+        return f"{mean} (n = {estimate.n})"
     return f"{mean} ± {format_number(estimate.se, decimals)} ({estimate.n})"
 
 
@@ -162,6 +165,11 @@ _LATEX = str.maketrans(
         "−": "$-$",
         "±": r"$\pm$",
         "≤": r"$\leq$",
+        "≥": r"$\geq$",
+        "†": r"$\dagger$",
+        "Σ": r"$\Sigma$",
+        "√": r"$\surd$",
+        "\u0302": "",  # The hat of Pareto k.
         "×": r"$\times$",
         "‖": r"$\|$",
         "β": r"$\beta$",

@@ -10,20 +10,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nfstudy.core.errors import StoreError
+from nfstudy.core.errors import RunGoneError, StoreError
 from nfstudy.inference.training.checkpoints import CheckpointPlan, checkpoint_path
 from nfstudy.runner.engine import Engine, OtherCodeError, Worker
-from nfstudy.runner.eta import Forecast, format_duration
+from nfstudy.runner.eta import Forecast, epoch_share, format_duration
 from nfstudy.runner.journal import journal_errors
 from nfstudy.runner.options import RetryPolicy
 from nfstudy.runner.progress import StudyProgress
 from nfstudy.runner.scheduler import Scheduler, Task
 from nfstudy.runner.signals import STOP_SECONDS, Interrupted, StopSignal
+from nfstudy.runner.watch import AtWork, Watch
 from nfstudy.runner.worker import Died
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import RESULTS, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.store import Attempt, Store
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Identity
 from nfstudy.study.sections import DataSpec
 
@@ -91,13 +92,14 @@ class Coordinator:
         self.retry = assignment.retry
         self.scheduler, self.pool, self.progress = scheduler, pool, progress
         self.forecast = Forecast(assignment.expected, len(pool.workers))
+        self.watch = Watch(pool, self.retry.worker_timeout, progress.note)
         self.tasks: dict[int, Task] = {}
         """Worker number -> what it is at."""
         self.attempts = Counter(assignment.attempts)
         self.failed: Counter[Identity] = Counter()
         """Attempts of this launch that ended without a result, and no further on than the one before."""
         self.furthest: Counter[Identity] = Counter()
-        """The update from which a trial was gone on with last."""
+        """The update from which a trial was last resumed."""
         self.stopping = False
         self.ran: Counter[str] = Counter()
         self.failures: list[str] = []
@@ -124,6 +126,7 @@ class Coordinator:
                 for worker, message in self.pool.events(STOP_SECONDS):
                     self._handle(worker, message)
                     stop.check()
+                self.watch.look({number: self._at_work(task) for number, task in self.tasks.items()})
                 stop.check()
         except (Interrupted, StoreError, OtherCodeError) as error:
             stop.obey()
@@ -135,7 +138,7 @@ class Coordinator:
         finally:
             with suppress(StoreError), self.places.store.hurried():
                 for task in self.tasks.values():
-                    self.places.store.kill_run(task.run_id)
+                    self._kill_run(task)
         return Summary(self.ran, time.monotonic() - started, tuple(self.failures))
 
     def _wind_down(self, unavailable: bool) -> str:
@@ -171,12 +174,17 @@ class Coordinator:
         trial = task.trial
         self.attempts[trial.identity] += 1
         spec = trial.settings.data
-        task.run_id = self.places.store.start_run(
-            self.places.experiment,
-            trial,
-            self.data[spec.source()] if spec else None,
-            Attempt(worker.device or "", self.pool.threads, self.attempts[trial.identity], worker.environment),
-        )
+        try:
+            task.run_id = self.places.store.start_run(
+                self.places.experiment,
+                trial,
+                self.data[spec.source()] if spec else None,
+                Attempt(worker.device or "", self.pool.threads, self.attempts[trial.identity], worker.environment),
+            )
+        except RunGoneError as error:
+            self.tasks[worker.number] = task
+            self._end(worker, task, TrialResult("failed", reason=str(error)))
+            return
         self.tasks[worker.number] = task
         plan = CheckpointPlan(self._checkpoint(trial.identity), self.retry.checkpoint_every)
         worker.run(trial, task.should_continue is not None, plan)
@@ -186,6 +194,18 @@ class Coordinator:
         task = self.tasks.get(worker.number)
         if task is None:
             return
+        try:
+            self._take(worker, task, message)
+        except RunGoneError as error:
+            task.run_id = ""
+            if isinstance(message, TrialResult):
+                self._end(worker, task, TrialResult("failed", message.update, str(error)))
+            else:  # It goes on from its checkpoint, in another run.
+                self.pool.give_up(worker, str(error))
+
+    def _take(self, worker: Worker, task: Task, message: object) -> None:
+        if not task.run_id and not isinstance(message, Died):
+            return  # Said before it was given up.
         if isinstance(message, EpochRecord):
             self._epoch(worker, task, message)
         elif isinstance(message, Resumed):
@@ -221,10 +241,10 @@ class Coordinator:
 
     def _died(self, worker: Worker, task: Task, message: Died) -> None:
         if self.stopping:
-            self.places.store.kill_run(task.run_id)
+            self._kill_run(task)
             del self.tasks[worker.number]
         elif self._may_retry(task):
-            self.places.store.kill_run(task.run_id)
+            self._kill_run(task)
             self._put_back(worker, task, message.reason)
         else:
             update = task.record.update if task.record else 0
@@ -232,7 +252,8 @@ class Coordinator:
 
     def _end(self, worker: Worker, task: Task, result: TrialResult) -> None:
         trial = task.trial
-        self.places.store.finish_run(task.run_id, result)
+        if task.run_id:
+            self.places.store.finish_run(task.run_id, result)
         if result.outcome == "failed" and result.retry and self._may_retry(task):
             self._put_back(worker, task, f"failed ({result.reason})")
             return
@@ -254,6 +275,18 @@ class Coordinator:
         if "test/nll" in result.metrics:
             words += f", test F {-result.metrics['test/elbo']:.2f}, −ln p {result.metrics['test/nll']:.2f} nats"
         self.progress.ended(worker.number, trial, words, self.done, self.total, self._left())
+
+    def _kill_run(self, task: Task) -> None:
+        """Mark a task's run as cut off, unless it has gone."""
+        if task.run_id:
+            with suppress(RunGoneError):
+                self.places.store.kill_run(task.run_id)
+
+    def _at_work(self, task: Task) -> AtWork:
+        """Return how long a worker at a task may be expected to say nothing: an epoch, or at its end the evaluation."""
+        run = self.forecast.expected(task.trial.cell.key)
+        at_end = task.record is not None and task.record.update >= task.record.updates
+        return AtWork(task.trial.label, run if at_end else run * epoch_share(task.trial.settings))
 
     def _may_retry(self, task: Task) -> bool:
         return not self.stopping and self.failed[task.trial.identity] < self.retry.retries

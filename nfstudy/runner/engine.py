@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from nfstudy.core.errors import UserError
 from nfstudy.inference.training.checkpoints import CheckpointPlan
-from nfstudy.runner.worker import Died, Measure, Message, Order, Ready, Run
+from nfstudy.runner.worker import Alive, Died, Evaluate, Measure, Message, Order, Ready, Run
 from nfstudy.runs.code import code_state, differing, plugin_sources
 from nfstudy.study.cells import Trial
 from nfstudy.study.settings import Settings
@@ -40,6 +40,9 @@ class Worker(ABC):
         """None until it has started."""
         self.environment: Mapping[str, str] | None = None
         """`provenance.environment` of its machine; None where that is the coordinator's."""
+        self.messages = 0
+        """How many it has sent, and of `words` those that are more than a sign of life."""
+        self.words = 0
         self.task: Any = None
         """What the coordinator has given it to do; None when it is idle."""
 
@@ -50,6 +53,10 @@ class Worker(ABC):
     def measure(self, settings: Settings) -> None:
         """Start measuring what a trial with these settings takes."""
         self.send(Measure(settings))
+
+    def evaluate(self, order: Evaluate) -> None:
+        """Start evaluating the kept weights of a run."""
+        self.send(order)
 
     @abstractmethod
     def send(self, order: Order) -> None:
@@ -67,9 +74,18 @@ class Worker(ABC):
     def stop(self) -> None:
         """Ask it to save what it is at and leave."""
 
+    @abstractmethod
+    def kill(self) -> None:
+        """End it at once, whatever it is doing, even if it does not react to anything."""
+
 
 class Engine(ABC):
     """So many workers; one that dies is replaced."""
+
+    shows_life: bool = False
+    """Whether workers send a sign of life every so often: where nothing else tells that a machine is lost."""
+    starts_wait: bool = False
+    """Whether a worker may have to wait before it can start."""
 
     def __init__(self, size: int, threads: int) -> None:
         """Start the workers, which get ready while other things are done.
@@ -85,6 +101,7 @@ class Engine(ABC):
         self._failed_starts = 0
         """How many workers have died before they were ready, since one was."""
         self._stopping = False
+        self._given_up: list[tuple[Worker, Died]] = []
         self.workers = [self._start(number) for number in range(1, size + 1)]
 
     def __enter__(self) -> Self:
@@ -102,8 +119,17 @@ class Engine(ABC):
             WorkerError: workers die before they are ready, one after another.
             OtherCodeError: a worker has loaded other sources than those that runs are logged with.
         """
-        for worker in self._wait(timeout):
+        given_up = bool(self._given_up)
+        while self._given_up:
+            worker, died = self._given_up.pop(0)
+            self._replace_worker(worker, died)
+            yield worker, died
+        for worker in self._wait(0.0 if given_up else timeout):
             message = worker.receive()
+            worker.messages += 1
+            if isinstance(message, Alive):
+                continue
+            worker.words += 1
             if isinstance(message, Died):
                 self._replace_worker(worker, message)
             elif isinstance(message, Ready):
@@ -112,6 +138,12 @@ class Engine(ABC):
                 worker.device, worker.environment = message.device, message.environment
                 self._failed_starts = 0
             yield worker, message
+
+    def give_up(self, worker: Worker, reason: str) -> None:
+        """End a worker that is of no more use; `events` tells of it as of one that died, for this reason."""
+        if worker in self.workers and all(worker is not other for other, _ in self._given_up):
+            worker.kill()
+            self._given_up.append((worker, Died(reason)))
 
     def stop(self) -> None:
         """Ask all workers to save what they are at and leave; `events` tells of each that has."""

@@ -12,6 +12,9 @@ from nfstudy.study.cells import Trial
 from nfstudy.study.sections import ENERGY_EPOCH
 from nfstudy.study.settings import Settings
 
+LONGEST = 3.2e9
+"""Seconds of a run that can be believed: a century."""
+
 
 def run_seconds(settings: Settings, cost: Cost, stage: str = "repetition") -> float:
     """Return the wall-clock seconds of one training run; the trials of a search have no test evaluation."""
@@ -20,6 +23,11 @@ def run_seconds(settings: Settings, cost: Cost, stage: str = "repetition") -> fl
         return test
     epochs = math.ceil(settings.train.updates / _epoch_updates(settings))
     return settings.train.updates * cost.update + epochs * cost.validation + test
+
+
+def epoch_share(settings: Settings) -> float:
+    """Return which part of a run's updates an epoch is, at most 1."""
+    return 1.0 if settings.problem == "drawn" else min(_epoch_updates(settings) / settings.train.updates, 1.0)
 
 
 def _epoch_updates(settings: Settings) -> int:
@@ -49,7 +57,9 @@ def cost_signature(settings: Settings) -> str:
 def logged_seconds(frame: pd.DataFrame) -> dict[str, float]:
     """Return cell key -> mean wall-clock seconds of its finished repetitions."""
     done = frame[(frame["outcome"] == "finished") & (frame["stage"] == "repetition")]
-    means: dict[str, float] = done.groupby("cell")["time/wall_seconds"].mean().dropna().to_dict()
+    # What a store says may have been edited: a time that cannot be one says nothing.
+    done = done[done["time/wall_seconds"].between(0, LONGEST)]
+    means: dict[str, float] = done.groupby("cell")["time/wall_seconds"].mean().to_dict()
     return means
 
 
@@ -58,7 +68,7 @@ class Forecast:
 
     def __init__(self, expected: Mapping[str, float], workers: int) -> None:
         """Take cell key -> expected seconds of one run; an unknown cell counts as their mean."""
-        self._expected = dict(expected)
+        self._expected = {cell: seconds for cell, seconds in expected.items() if 0 <= seconds <= LONGEST}
         known = self._expected.values()
         self._mean = sum(known) / len(known) if known else math.nan
         self._workers = workers
@@ -91,8 +101,8 @@ class Forecast:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration for people, such as `2 h 05 min`; `unknown` for nan."""
-    if math.isnan(seconds):
+    """Return a duration for people, such as `2 h 05 min`; `unknown` for what is none, such as nan."""
+    if not math.isfinite(seconds) or seconds < 0:
         return "unknown"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from nfstudy.core.errors import StoreError
+from nfstudy.core.reading import regular
+
+MAX_BYTES = 2**30
+"""Of a journal: those of 100,000 trials are some 100 MB."""
+MAX_LINE = 2**24
+BLOCK = 2**16
 
 
 @contextmanager
@@ -33,9 +41,24 @@ def drop_torn_line(journal: Path) -> None:
 
     What it said is lost, and found again: proposals depend on what ended before, and that stands in the tracking store.
     """
-    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
-        with journal.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
+    if not journal.exists():
+        return
+    with regular(journal, MAX_BYTES) as file:
+        end = _end_of_lines(file)
+    if end < journal.stat().st_size:
+        os.truncate(journal, end)
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    """Return where the last line of a file that has an end ends."""
+    place = file.seek(0, os.SEEK_END)
+    while place:
+        first = max(place - BLOCK, 0)
+        file.seek(first)
+        if (found := file.read(place - first).rfind(b"\n")) >= 0:
+            return first + found + 1
+        place = first
+    return 0
 
 
 def odd_line(journal: Path, known: Collection[int]) -> str:
@@ -45,11 +68,14 @@ def odd_line(journal: Path, known: Collection[int]) -> str:
         journal: its file.
         known: the codes of the operations that Optuna knows.
     """
-    for number, line in enumerate(journal.read_bytes().splitlines(), start=1):
-        try:
-            operation = json.loads(line)["op_code"]
-        except (ValueError, KeyError, TypeError):
-            return f"line {number} is no record of a trial"
-        if operation not in known:
-            return f"line {number} has operation {operation!r}, where it knows {min(known)} to {max(known)}"
+    with regular(journal, MAX_BYTES) as file:
+        number = 0
+        while line := file.readline(MAX_LINE):
+            number += 1
+            try:
+                operation = json.loads(line)["op_code"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                return f"line {number} is no record of a trial"
+            if operation not in known:
+                return f"line {number} has operation {operation!r}, where it knows {min(known)} to {max(known)}"
     return ""

@@ -20,15 +20,16 @@ from nfstudy.runner.journal import drop_lock, journal_errors
 from nfstudy.runner.options import Launch
 from nfstudy.runner.progress import make_progress
 from nfstudy.runner.scheduler import Scheduler
-from nfstudy.runner.search import study_plan
+from nfstudy.runner.search import further_plan, study_plan
 from nfstudy.runner.signals import StopSignal
-from nfstudy.runs.frame import runs_left, study_cells
-from nfstudy.runs.provenance import DataRecord
+from nfstudy.runs.frame import runs_left, study_cells, trusted
 from nfstudy.runs.result import RESULTS, TrialResult
 from nfstudy.runs.tracking.claim import Claim
 from nfstudy.runs.tracking.retry import RETRY_SECONDS, Retry
 from nfstudy.runs.tracking.store import open_store
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Identity
+from nfstudy.study.plan import Further
 from nfstudy.study.sections import DataSpec
 
 
@@ -39,8 +40,11 @@ def run_study(
     pool: Engine,
     stop: StopSignal,
     claim: Claim | None = None,
+    further: Mapping[str, Further] | None = None,
 ) -> Summary:
-    """Run what is missing of a study; call it with the study's lock held, and its claim taken.
+    """Run what is missing of a study, or `further` repetitions alone.
+
+    Call it with the study's lock held, and its claim taken.
 
     Arguments:
         launch: the study, and how it is run.
@@ -49,6 +53,7 @@ def run_study(
         pool: the workers.
         stop: what may ask to stop.
         claim: on the study, which is kept.
+        further: cell key -> how many repetitions are wanted of it; then of other cells nothing is run.
 
     Raises:
         StoreError: the store or the journal cannot be used, or the study was taken over.
@@ -59,17 +64,25 @@ def run_study(
     store.claim = claim
     experiment = store.experiment(plan.name, study.description or study.title)
     store.kill_left_over(plan.name)
-    frame = store.runs(plan.name).frame()
+    frame = trusted(plan, store.runs(plan.name).frame())
     folder = store.folder or launch.project.store
     places = Places(store, experiment, folder / "optuna" / f"{plan.name}.journal", folder / "checkpoints" / plan.name)
     prune_checkpoints(places.checkpoints, set(_identities(frame[frame["outcome"].isin(RESULTS)])))
     drop_lock(places.journal)
     with journal_errors(places.journal):
-        scheduler = Scheduler(study_plan(plan, places.journal), known_outcomes(frame, plan.budget))
+        if further is None:
+            work = study_plan(plan, places.journal)
+        else:
+            cells = [cell for cell in study_cells(plan, frame) if cell.key in further]
+            work = further_plan(plan, places.journal, cells, further)
+        scheduler = Scheduler(work, known_outcomes(frame, plan.budget))
     with closing(make_progress()) as progress:
         store.retry = Retry(RETRY_SECONDS, progress.note, lambda: bool(stop.name))
-        total = plan.runs_of(len(study_cells(plan, frame)))
-        done = total - runs_left(plan, frame)
+        if further is None:
+            total = plan.runs_of(len(study_cells(plan, frame)))
+            done = total - runs_left(plan, frame)
+        else:
+            total, done = len(scheduler.waiting), 0
         attempts = Counter(_identities(frame))
         assignment = Assignment(plan.name, places, data, expected, launch.retry, attempts, done, total)
         try:

@@ -18,8 +18,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from nfstudy.core.output import outlive_readers
 from nfstudy.core.plugins import Plugin, install_all, installed
-from nfstudy.inference.training.stop import Stopped, StopRequest
+from nfstudy.inference.training.stop import OF_THE_GROUP, Stopped, StopRequest
 from nfstudy.runner.engine import Engine, Worker
 from nfstudy.runner.worker import Died, Message, Order, serve, work_variables
 
@@ -58,6 +59,12 @@ class Process(Worker):
         """Ask it to save what it is at and leave."""
         self.process.terminate()
 
+    def kill(self) -> None:
+        """End it at once, whatever it is doing."""
+        self.process.kill()
+        self.process.join(10)
+        self.connection.close()
+
 
 class Pool(Engine):
     """Worker processes of this machine."""
@@ -91,14 +98,15 @@ class Pool(Engine):
         wanted = work_variables(self.threads)
         before = {name: os.environ.get(name) for name in wanted}
         os.environ.update(wanted)
-        # Ctrl-C reaches the whole group: a new process has it wait until `StopRequest.listen` says what to do with it.
+        # Ctrl-C, or a terminal that is closed, reaches the whole group: a new process has them wait until
+        # `StopRequest.listen` says what to do.
         resource_tracker.ensure_running()  # Else it is started with the process, and lets the signal through again.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_GROUP)
         try:
             process = context.Process(target=_work, args=(theirs, os.getpid(), *self._arguments), daemon=True)
             process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_THE_GROUP)
             for name, value in before.items():
                 if value is None:
                     del os.environ[name]
@@ -133,6 +141,7 @@ def _work(
     try:
         stop.listen()
         _die_with(parent)
+        outlive_readers()
         from nfstudy.data import load_dataset
 
         install_all(plugins)

@@ -22,6 +22,9 @@ class RetryPolicy:
     times.
     """
 
+    worker_timeout: float | None = None
+    """Seconds after which a worker that says nothing is killed, which counts as an attempt; None: it is waited for."""
+
     @property
     def attempts(self) -> int:
         """How many attempts a trial has in all."""

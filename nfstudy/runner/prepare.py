@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 
 from nfstudy.core.project import Project
@@ -10,9 +11,10 @@ from nfstudy.data import Dataset, load_dataset
 from nfstudy.runner.engine import Engine
 from nfstudy.runner.eta import cost_signature, run_seconds
 from nfstudy.runner.signals import STOP_SECONDS, StopSignal
+from nfstudy.runner.watch import AtWork, Watch
 from nfstudy.runner.worker import Ready
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import Cost
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Cell
 from nfstudy.study.plan import StudyPlan
 from nfstudy.study.sections import DataSpec
@@ -34,11 +36,15 @@ def prepare_data(plan: StudyPlan, project: Project) -> dict[DataSpec, DataRecord
 def data_record(dataset: Dataset) -> DataRecord:
     """Return what runs say of a data set."""
     shapes = {"train": dataset.train.shape, "valid": dataset.valid.shape, "test": dataset.test.shape}
-    return DataRecord(dataset.name, dataset.fingerprint, dataset.source, shapes)
+    return DataRecord.of(dataset.name, dataset.fingerprint, dataset.source, shapes)
 
 
 def measure_costs(
-    pool: Engine, cells: Sequence[Cell], stop: StopSignal, meanwhile: Callable[[], None] | None = None
+    pool: Engine,
+    cells: Sequence[Cell],
+    stop: StopSignal,
+    worker_timeout: float | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Return cell key -> expected seconds of one run, measured on the workers, one cell of each cost signature.
 
@@ -46,6 +52,7 @@ def measure_costs(
         pool: the workers.
         cells: all of the study's.
         stop: what may ask to stop.
+        worker_timeout: see `nfstudy.runner.options.RetryPolicy`.
         meanwhile: called again and again.
     """
     signatures = {cell.key: cost_signature(cell.settings) for cell in cells}
@@ -54,6 +61,8 @@ def measure_costs(
         examples.setdefault(signatures[cell.key], cell.settings)
     costs: dict[str, Cost] = {}
     waiting = list(examples)[:: math.ceil(len(examples) / MAX_MEASURED) or 1]
+    watch = Watch(pool, worker_timeout, lambda words: print(words, file=sys.stderr, flush=True))
+    timing = AtWork("timing a few updates")
     while waiting or any(worker.task for worker in pool.workers):
         for worker in pool.workers:
             if worker.device and worker.task is None and waiting:
@@ -68,6 +77,7 @@ def measure_costs(
             # A measurement that fails leaves its cells without an estimate; running them will say why.
             if not isinstance(message, Ready):
                 worker.task = None
+        watch.look({worker.number: timing for worker in pool.workers if worker.task})
     return {
         cell.key: run_seconds(cell.settings, costs[signature])
         for cell in cells

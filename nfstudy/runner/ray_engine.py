@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import secrets
 import signal
 import socket
 import sys
@@ -18,16 +19,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if not any(name in os.environ for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+    # A Ray that we start listens on all of the machine's addresses: nobody is let in without this process's token. Ray
+    # itself would write one into the home folder, where others may read it. It looks when it is imported.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from nfstudy.core.errors import UserError
 from nfstudy.core.plugins import Plugin, install_all, installed
+from nfstudy.core.project import variable
 from nfstudy.data import Dataset
 from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.runner.engine import Engine, Worker
-from nfstudy.runner.worker import Died, Message, Order, serve, work_variables
+from nfstudy.runner.watch import LIFE_SECONDS
+from nfstudy.runner.worker import Alive, Died, Message, Order, serve, work_variables
 from nfstudy.runs.provenance import environment, usable_cores
 from nfstudy.study.sections import DataSpec
 
@@ -75,13 +82,19 @@ class RayWorker(Worker):
         if self.device:
             self.actor.leave.remote()
         else:
-            ray.kill(self.actor)
+            self.kill()
+
+    def kill(self) -> None:
+        """End it at once; where its node does not answer, as soon as that does, or is known to be lost."""
+        ray.kill(self.actor)
 
 
 class RayEngine(Engine):
     """Workers on the nodes of a Ray cluster."""
 
     workers: list[RayWorker]
+    shows_life = True
+    starts_wait = True
 
     def __init__(self, size: int, threads: int, device: str, gpus: float, datasets: Mapping[DataSpec, Dataset]) -> None:
         """Ask the cluster that `join_cluster` joined for actors, which start as it has room for them.
@@ -157,10 +170,16 @@ class _Actor:
     def messages(self) -> Iterator[Message]:
         """Begin to work, and yield what the worker says until it leaves."""
         threading.Thread(target=self._work, daemon=True).start()
-        while (message := self._mailbox.said.get()) is not END:
+        while (message := self._next()) is not END:
             if isinstance(message, BaseException):
                 raise message
             yield message
+
+    def _next(self) -> Message | BaseException | None:
+        try:
+            return self._mailbox.said.get(timeout=LIFE_SECONDS)
+        except queue.Empty:
+            return Alive()
 
     def tell(self, order: Order) -> None:
         """Give the worker an order."""
@@ -230,7 +249,7 @@ def join_cluster(cores: int) -> None:
     Raises:
         UserError: there is no cluster there, or it runs another version of Ray or Python.
     """
-    address = os.environ.get(ADDRESS)
+    address = variable(ADDRESS)
     if address and "://" in address:
         raise UserError(f"{ADDRESS}={address}: expected: HOST:PORT, or auto on a machine of the cluster")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -6,11 +6,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
-from nfstudy.core.errors import UserError
+from nfstudy.core.errors import StoreError, UserError
 from nfstudy.core.plugins import require_recorded
 from nfstudy.core.project import Project
 from nfstudy.data import load_dataset
@@ -24,13 +24,13 @@ from nfstudy.runner.worker import resolve_device
 from nfstudy.runs.code import code_state
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import RerunVerdict, latest_per_identity
-from nfstudy.runs.metrics import known_metrics
-from nfstudy.runs.provenance import DataRecord, environment
+from nfstudy.runs.metrics import LATER_METRICS, known_metrics
+from nfstudy.runs.provenance import environment
 from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.store import Store
-from nfstudy.runs.whole_run import RunCopy
+from nfstudy.runs.whole_run import DataRecord, RunCopy
 from nfstudy.study.cells import Cell, Trial
 
 ABSOLUTE, RELATIVE = 0.1, 1e-3
@@ -100,7 +100,7 @@ def prepare_rerun(
         got = f"{tags[Tag.STAGE]}, {old.record.outcome}"
         raise UserError(f"run {run_id}: got {got}; expected: repetition, {', '.join(RESULTS)}")
     try:
-        require_recorded(_plugins(tags), project.root, plugins)
+        require_recorded(recorded_plugins(tags), project.root, plugins)
         settings = recorded_settings(old.record.params)
     except UserError as error:
         raise UserError(f"run {run_id}: {error}") from None
@@ -147,6 +147,8 @@ def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
         Coordinator(Assignment(trial.study, places, data, expected), scheduler, pool, progress).work(stop)
     frame = store.runs(trial.study).frame(())
     attempts = frame[(frame["rerun_of"] == trial.rerun_of) & ~frame["run_id"].isin(before)]
+    if attempts.empty:
+        raise StoreError(f"{store.uri}: the new run of {trial.label} has been deleted; expected: to find it there")
     new = read_copy(store, latest_per_identity(attempts)["run_id"].item())
     verdict, lines = compare(rerun.old, new)
     store.tag_run(new.record.id, {Tag.RERUN: verdict})
@@ -156,9 +158,12 @@ def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
 def compare(old: RunCopy, new: RunCopy) -> tuple[RerunVerdict, tuple[str, ...]]:
     """Hold a run to an earlier one: identical in every point of every history, or close at the end, or neither.
 
-    Times are not compared. Close is: the same outcome, and of every metric of the test and the validation split a last
+    Times are not compared, and neither are metrics that were not there yet when the old run was made.
+    Close is: the same outcome, and of every metric of the test and the validation split a last
     value x' with |x' − x| ≤ max(`ABSOLUTE`, `RELATIVE` · |x|), both or neither of them finite.
     """
+    younger = new.histories.keys() & LATER_METRICS - old.histories.keys()
+    new = replace(new, histories={name: points for name, points in new.histories.items() if name not in younger})
     if old.same_numbers(new):
         return "identical", ()
     lines, close = [], True
@@ -194,7 +199,7 @@ def _further_metrics(old: RunCopy) -> tuple[str, ...]:
     return tuple(name for name, metric in known_metrics().items() if metric.compute and name in old.histories)
 
 
-def _plugins(tags: Mapping[str, str]) -> list[dict[str, str]]:
+def recorded_plugins(tags: Mapping[str, str]) -> list[dict[str, str]]:
     """Return what a run recorded of its plug-ins; raises UserError where that cannot be read."""
     text = tags.get(Tag.PLUGINS, "[]")
     try:

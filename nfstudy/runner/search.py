@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -34,7 +34,7 @@ from nfstudy.runner.journal import drop_torn_line, odd_line
 from nfstudy.runner.scheduler import Plan, Task
 from nfstudy.runs.result import Outcome, TrialResult
 from nfstudy.study.cells import KEY_VERSION, Cell, Trial
-from nfstudy.study.plan import StudyPlan
+from nfstudy.study.plan import Further, StudyPlan
 from nfstudy.study.spec import Axis, Pruner, Range, Sampling
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -75,14 +75,39 @@ def study_plan(plan: StudyPlan, journal: Path) -> Plan:
     prefix = f"{plan.name}/{plan.budget}/"
     name = prefix + _digest(plan)
     with _as_store_error(journal):
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        drop_torn_line(journal)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
+        storage = _open_storage(journal)
         _abandon_others(storage, prefix, name)
         proposals = Proposals(storage, name, plan.study.grid, plan.sampling, plan.study.settings.seed)
     if plan.sampling:
         return _sampled_plan(plan, storage, proposals, plan.sampling)
     return _exhaustive_plan(plan, storage, proposals)
+
+
+def further_plan(plan: StudyPlan, journal: Path, cells: Sequence[Cell], further: Mapping[str, Further]) -> Plan:
+    """Return the work of further repetitions of some cells, at the settings that their searches have chosen.
+
+    Arguments:
+        plan: the study under the budget.
+        journal: the file in which Optuna keeps the trials.
+        cells: those that get more repetitions.
+        further: cell key -> how many in all, and for which look.
+
+    Raises:
+        StoreError: the journal cannot be read or written.
+    """
+    with _as_store_error(journal):
+        storage = _open_storage(journal)
+    return _further_plan([_cell_plan(plan, cell, storage, None, further[cell.key]) for cell in cells])
+
+
+def _further_plan(work: list[Plan]) -> Plan:
+    yield work
+
+
+def _open_storage(journal: Path) -> JournalStorage:
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    drop_torn_line(journal)
+    return JournalStorage(JournalFileBackend(str(journal)))
 
 
 def _exhaustive_plan(plan: StudyPlan, storage: JournalStorage, proposals: Proposals) -> Plan:
@@ -117,13 +142,14 @@ def _cell_plan(
     cell: Cell,
     storage: JournalStorage,
     should_continue: Callable[[int, float], bool] | None,
+    further: Further | None = None,
 ) -> Plan:
     """Search the cell's nuisance settings, if the study does, then run its repetitions; return their mean F."""
     settings = cell.settings
     if cell.search:
         chosen = yield [_search_plan(plan, cell, storage)]
         settings = settings.replace(chosen[0])
-    repetitions = [Task(trial) for trial in plan.repetitions_of(cell, settings)]
+    repetitions = [Task(trial) for trial in plan.repetitions_of(cell, settings, further)]
     results: list[TrialResult] = []
     if should_continue:
         repetitions[0] = Task(repetitions[0].trial, should_continue)
@@ -293,7 +319,7 @@ def _digest(plan: StudyPlan) -> str:
 
 
 def _abandon_others(storage: JournalStorage, prefix: str, name: str) -> None:
-    """Fail the trials that were under way when the study was stopped and then edited: nobody will go on with them."""
+    """Fail the trials that were under way when the study was stopped and then edited: nobody will resume them."""
     for other in optuna.get_all_study_names(storage):
         if other.startswith(prefix) and other != name and "/search/" not in other:
             study = optuna.load_study(study_name=other, storage=storage)

@@ -1,12 +1,16 @@
-"""Ctrl-C and SIGTERM, as the coordinator takes them: noted, and obeyed between two steps of the work."""
+"""Ctrl-C, SIGTERM and SIGHUP, as the coordinator takes them: noted, and obeyed between two steps of the work."""
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that ask a study to stop."""
 
 STOP_SECONDS = 0.25
 """How long a signal to stop may go unnoticed."""
@@ -20,26 +24,35 @@ PRESS_SECONDS = 1.5
 hold it for minutes."""
 
 
+DEADLINE = "the end of the time given"
+
+
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """The study was stopped from outside; what had ended is saved."""
 
 
 class StopSignal:
-    """Notes Ctrl-C and SIGTERM while it is entered, so that the work can end between two steps and not within one.
+    """Notes a signal to stop while it is entered, so that the work can end between two steps and not within one.
+
+    These are Ctrl-C, SIGTERM, and SIGHUP, which comes when a terminal is closed, unless `nohup` has it ignored.
 
     A step that goes on for longer than `PRESS_SECONDS` after the signal is broken off by Interrupted, and so is all
     that goes on when a second signal comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: float = math.inf) -> None:
+        """Take a time of `time.monotonic` from which on it is as if a signal had come."""
         self.name = ""
-        """The signal that has come; empty until one has."""
+        """The signal that has come, or `DEADLINE`; empty until one has."""
+        self._deadline = deadline
         self._noted = 0.0
         self._held = False
         self._timer = (0.0, 0.0)
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
+        """Raise Interrupted if a signal has come, or the time is over."""
+        if not self.name and time.monotonic() >= self._deadline:
+            self.name = DEADLINE
         if self.name:
             self.obey()
             raise Interrupted(self.name)
@@ -60,7 +73,9 @@ class StopSignal:
         self.check()
 
     def __enter__(self) -> StopSignal:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        nohup = {number for number in STOPPING[2:] if signal.getsignal(number) is signal.SIG_IGN}
+        obeyed = [number for number in STOPPING if number not in nohup]
+        self._before = {number: signal.signal(number, self._note) for number in obeyed}
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -7,17 +7,18 @@ a checkpoint of what it is at and leaves.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pkgutil import walk_packages
 from typing import TYPE_CHECKING, Protocol
 
-from nfstudy.core.errors import UserError
+from nfstudy.core.errors import UserError, without_secrets
 from nfstudy.inference.training.checkpoints import CheckpointPlan, Checkpoints, checkpoint_key
-from nfstudy.inference.training.stop import StopRequest
+from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.runs.code import package_sources, plugin_sources, sources_digest
+from nfstudy.runs.evaluations import EvaluationRequest
 from nfstudy.runs.result import Cost, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.study.cells import Trial
 from nfstudy.study.sections import DataSpec
@@ -54,7 +55,18 @@ class Measure:
     settings: Settings
 
 
-Order = Run | Measure
+@dataclass(frozen=True)
+class Evaluate:
+    """An order to evaluate the kept weights of a run."""
+
+    settings: Settings
+    repetition: int
+    weights: bytes
+    """As `checkpoint.pt` holds them."""
+    request: EvaluationRequest
+
+
+Order = Run | Measure | Evaluate
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,13 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """What came of an order to evaluate."""
+
+    numbers: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Died:
     """A worker has ended, without an answer."""
 
@@ -77,7 +96,16 @@ class Died:
     """Whether it left as it was asked to, after saving what it was at."""
 
 
-Message = Ready | EpochRecord | Resumed | Notice | TrialResult | Cost | Died
+@dataclass(frozen=True)
+class Alive:
+    """A sign of life of a worker on another machine, whatever its trial does."""
+
+
+Message = Ready | EpochRecord | Resumed | Notice | TrialResult | Cost | Evaluated | Died | Alive
+
+
+class CoordinatorGoneError(BaseException):
+    """Nobody is at the other end of a worker's channel; no trial's, and nothing that handles errors sees it."""
 
 
 class Channel(Protocol):
@@ -128,12 +156,15 @@ def serve(
     device = resolve_device(device)
     datasets = _Datasets(find_data)
     sources = load_sources()
-    with suppress(EOFError, OSError):
+    channel = _Line(channel)
+    with suppress(CoordinatorGoneError):
         channel.send(Ready(device, environment, sources))
         while True:
             order = channel.order()
             if isinstance(order, Measure):
                 channel.send(_measure(device, datasets, order.settings))
+            elif isinstance(order, Evaluate):
+                channel.send(_evaluate(device, datasets, order))
             else:
                 channel.send(_run(channel, device, datasets, stop, order, sources_digest(sources)))
 
@@ -166,6 +197,33 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+class _Line:
+    """A channel whose own errors are told from those that a trial raises, which may be the same: EOFError, OSError."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def send(self, message: Message, /) -> None:
+        with _as_gone():
+            self._channel.send(message)
+
+    def order(self) -> Order:
+        with _as_gone():
+            return self._channel.order()
+
+    def answer(self) -> bool:
+        with _as_gone():
+            return self._channel.answer()
+
+
+@contextmanager
+def _as_gone() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        raise CoordinatorGoneError from error
+
+
 class _Datasets:
     """The data sets that a worker has loaded."""
 
@@ -187,6 +245,21 @@ def _measure(device: str, datasets: _Datasets, settings: Settings) -> TrialResul
 
     try:
         return measure_cost(settings, datasets.of(settings), device)
+    except NOT_A_TRIALS:
+        raise
+    except BaseException as error:
+        return _failed(error, 0)
+
+
+def _evaluate(device: str, datasets: _Datasets, order: Evaluate) -> TrialResult | Evaluated:
+    """Evaluate kept weights; whatever goes wrong becomes a failed result."""
+    from nfstudy.inference.training.kept import evaluate_kept
+
+    try:
+        dataset = datasets.of(order.settings)
+        return Evaluated(evaluate_kept(order.settings, dataset, order.repetition, device, order.weights, order.request))
+    except UserError as error:
+        return TrialResult("failed", reason=str(error), retry=False)
     except Exception as error:
         return _failed(error, 0)
 
@@ -208,13 +281,17 @@ def _run(channel: Channel, device: str, datasets: _Datasets, stop: StopRequest, 
         stamp = checkpoint_key(order.trial, dataset.fingerprint if dataset else "")
         checkpoints = Checkpoints(order.plan, stamp, channel.send, stop, code) if order.plan else None
         return run_trial(order.trial, dataset, device, on_epoch, checkpoints)
-    except (EOFError, BrokenPipeError):
+    except NOT_A_TRIALS:
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit too: somebody else's code may raise anything.
         return _failed(error, update)
 
 
-def _failed(error: Exception, update: int) -> TrialResult:
-    reason = f"{type(error).__name__}: {error}"
-    files = {"traceback.txt": traceback.format_exc().encode()}
+NOT_A_TRIALS = (Stopped, CoordinatorGoneError)
+"""What passes through a trial and does not come from it."""
+
+
+def _failed(error: BaseException, update: int) -> TrialResult:
+    reason = without_secrets(f"{type(error).__name__}: {error}")
+    files = {"traceback.txt": without_secrets(traceback.format_exc()).encode(errors="replace")}
     return TrialResult("failed", update, reason, files=files, retry=not isinstance(error, UserError))

@@ -15,7 +15,7 @@ from nfstudy.runs.code import UNKNOWN, CodeState
 from nfstudy.runs.frame import param_text, param_value
 from nfstudy.runs.tags import Tag
 from nfstudy.study.cells import settings_digest
-from nfstudy.study.settings import ADDED_SINCE_KEY_VERSION, Settings
+from nfstudy.study.settings import ADDED_SINCE_KEY_VERSION, Settings, setting_defaults
 
 MACHINE = ("machine", "processor")
 """Entries of `provenance.environment` that, with device and threads, make a kind of machine: there bits are equal."""
@@ -24,7 +24,7 @@ _NUMBERS_DO_NOT_DEPEND_ON = ("platform", "cores")
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a run stood on, or would stand on now."""
+    """The provenance of a run, or that of a run started now."""
 
     commit: str
     changes: str
@@ -99,6 +99,9 @@ def recorded_settings(params: Mapping[str, str]) -> Settings:
         words = f"{path}: {details['msg']}; expected: the settings of this version of nfstudy"
         raise UnknownSettingError(path, words) if details["type"] == "extra_forbidden" else UserError(words) from None
     now = {path: param_text(value) for path, value in settings.flat().items()}
+    # What is idle is not recorded, and means nothing: it has its default.
+    idle = younger.keys() - params.keys() - now.keys()
+    settings = settings.replace({path: setting_defaults()[path] for path in idle})
     for path in sorted(now.keys() - params.keys() - ADDED_SINCE_KEY_VERSION.keys()):
         raise UserError(f"{path}: is not recorded; expected: a run that logged all its settings")
     for path, text in params.items():
@@ -108,7 +111,7 @@ def recorded_settings(params: Mapping[str, str]) -> Settings:
 
 
 def recorded_conditions(tags: Mapping[str, str], environment: bytes | None, diff: bytes | None) -> Conditions:
-    """Return what a run stood on.
+    """Return the recorded provenance of a run.
 
     Arguments:
         tags: the run's.
@@ -129,7 +132,7 @@ def recorded_conditions(tags: Mapping[str, str], environment: bytes | None, diff
 def present_conditions(
     code: CodeState, settings: Settings, data: str, device: str, threads: int, environment: Mapping[str, str]
 ) -> Conditions:
-    """Return what a run would stand on now."""
+    """Return the provenance of a run started now."""
     changes = UNKNOWN if code.dirty is None else _digest(code.diff) if code.dirty else ""
     return Conditions(
         code.commit, changes, settings_digest(settings), data, device, str(threads), environment, code.digest

@@ -14,7 +14,7 @@ import numpy as np
 from nfstudy.core.errors import UserError
 from nfstudy.runs.conditions import UnknownSettingError, recorded_settings
 from nfstudy.runs.frame import param_text
-from nfstudy.runs.metrics import BOUND_TERMS, OF_TRAINING, known_metrics
+from nfstudy.runs.metrics import BOUND_TERMS, CURVES, OF_TRAINING, known_metrics
 from nfstudy.runs.original import CHECKED
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.whole_run import RunCopy, RunRecord
@@ -51,9 +51,9 @@ def check_run(copy: RunCopy, searched: bool) -> str:
         if plugins:
             return OF_PLUGINS
         raise UserError(_contradiction(record, settings))
-    seeds = record.tags.get(Tag.REPETITION)
-    if seeds is not None and seeds != ("0" if record.tags[Tag.STAGE] == "search" else record.tags[Tag.INDEX]):
-        raise UserError(f"tag {Tag.REPETITION}: got {seeds}; expected: that of its index {record.tags[Tag.INDEX]}")
+    # Of other stages it is the index (`readable.trouble`).
+    if record.tags[Tag.STAGE] == "search" and (seeds := record.tags.get(Tag.REPETITION, "0")) != "0":
+        raise UserError(f"tag {Tag.REPETITION}: got {seeds}; expected: that of its stage, 0")
     _check_updates(copy, settings.train.updates)
     return OF_A_SEARCH if searched else CHECKED
 
@@ -102,7 +102,7 @@ def _contradiction(record: RunRecord, settings: Settings) -> str:
 def _check_updates(copy: RunCopy, updates: int) -> None:
     """Hold what was logged to the updates that the settings ask for, and epochs to each other."""
     tags, histories = copy.record.tags, copy.histories
-    ends = {name: int(points["update"][-1]) for name, points in histories.items()}
+    ends = {name: int(points["update"][-1]) for name, points in histories.items() if name not in CURVES}
     ends[f"tag {Tag.UPDATE}"] = int(tags.get(Tag.UPDATE, 0))
     if beyond := sorted(name for name, end in ends.items() if end > updates):
         raise UserError(

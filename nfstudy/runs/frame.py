@@ -7,17 +7,20 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import pandas as pd
 
+from nfstudy.core.errors import SpecError
 from nfstudy.runs.code import UNKNOWN
+from nfstudy.runs.evaluations import evaluation_texts
 from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.original import original_id
+from nfstudy.runs.readable import is_object, trouble
 from nfstudy.runs.result import RESULTS, outcome_of
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
-from nfstudy.study.cells import Cell
+from nfstudy.study.cells import Cell, settings_digest
 from nfstudy.study.plan import StudyPlan
 
 RUN_COLUMNS = {
@@ -43,8 +46,10 @@ RUN_COLUMNS = {
     "threads": "str",
     "rerun_of": "str",
     "rerun": "str",
+    "look": "str",
     "attempt": "int",
     "started": "int",
+    "evaluations": "str",
 }
 """The leading columns of a runs frame.
 
@@ -52,9 +57,11 @@ RUN_COLUMNS = {
 clock that may have been wrong; `attempt` counts the runs of one trial, 1, 2, ..., and is 0 where that was not logged.
 `code_known` says whether commit and `dirty` are what git said, `earlier_code` is empty unless other code has trained a
 part of the run, and `imported` unless it came from an archive: then `checked`, or what could not be checked.
-`rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. After
-them stand one column a setting (its dotted path; text, number, truth or None) and one a metric that is declared (its
-name; float, NaN where the run has none).
+`evaluations` is a JSON list of what `nfstudy.runs.evaluations` reads, empty for none.
+`rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. `look`
+is what the tag of that name tells of a repetition that `decide` has run. After them stand one column a setting (its
+dotted path; text, number, truth or None) and one a metric that is declared (its name; float, NaN where the run has
+none).
 """
 
 LARGEST = sys.float_info.max
@@ -62,13 +69,17 @@ LARGEST = sys.float_info.max
 
 
 def make_frame(rows: Sequence[Mapping[str, Any]], metrics: Collection[str] | None = None) -> pd.DataFrame:
-    """Return the frame of runs, as `LoggedRuns.frame` describes it.
+    """Return the frame of runs, as `LoggedRuns.frame` describes it, and in its `notes` which runs are left out.
 
     Arguments:
-        rows: a value for each of `RUN_COLUMNS`, and `params` and `metrics`, mappings of those that the run has.
+        rows: a value for each of `RUN_COLUMNS`, and `params` and `metrics`, mappings of those that the run has; or of
+            a run that cannot be read, `run_id` and `unreadable`, why.
         metrics: names of metrics that alone are wanted, and no settings; None for all of both.
     """
-    settings = sorted({path for row in rows for path in row["params"]}) if metrics is None else ()
+    left_out = sorted(f"run {row['run_id']}: {row['unreadable']}" for row in rows if "unreadable" in row)
+    rows = [row for row in rows if "unreadable" not in row]
+    others = {*RUN_COLUMNS, *known_metrics()}  # A parameter of such a name is none of ours.
+    settings = sorted({path for row in rows for path in row["params"]} - others) if metrics is None else ()
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in RUN_COLUMNS}
     columns |= {path: pd.array([row["params"].get(path) for row in rows], dtype=object) for path in settings}
     columns |= {
@@ -78,11 +89,26 @@ def make_frame(rows: Sequence[Mapping[str, Any]], metrics: Collection[str] | Non
     }
     frame = pd.DataFrame(columns).astype({name: kind for name, kind in RUN_COLUMNS.items() if kind != "bool"})
     order = ["cell", "stage", "index", "started", "run_id"]
-    return frame.sort_values(order, kind="stable").reset_index(drop=True)
+    return with_notes(frame.sort_values(order, kind="stable").reset_index(drop=True), left_out)
 
 
-def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what `make_frame` takes for one run.
+def notes(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Return what people should know of a store's frame, such as which runs are left out of it, and why."""
+    return tuple(frame.attrs.get(_NOTES, ()))
+
+
+def with_notes(frame: pd.DataFrame, lines: Iterable[str]) -> pd.DataFrame:
+    """Return a frame with further notes; what is made of a frame by pandas need not keep them."""
+    if lines := tuple(lines):
+        frame.attrs = {**frame.attrs, _NOTES: tuple(dict.fromkeys((*notes(frame), *lines)))}
+    return frame
+
+
+_NOTES = "nfstudy.notes"
+
+
+def make_row(run_id: str, status: str, started: int | None, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what `make_frame` takes for one run; whatever somebody has done to it in the store, nothing is raised.
 
     Arguments:
         run_id: the run's id in its store.
@@ -91,10 +117,15 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
         data: the run's `tags`, `params` and `metrics`, by name.
     """
     tags = data["tags"]
-    row = {name: tags.get(tag_of(name), "") for name, kind in RUN_COLUMNS.items() if kind == "str"}
+    reason = trouble(tags) or ("" if started is not None else "start time: is missing; expected: milliseconds")
+    if reason:
+        named = f" ({tags[MlflowTag.RUN_NAME]})" if tags.get(MlflowTag.RUN_NAME) else ""
+        hint = "left out; hint: put back what was edited, or delete the run"
+        return {"run_id": f"{run_id}{named}", "unreadable": f"{reason}; {hint}"}
+    row = {name: tags.get(tag_of(name)) or "" for name, kind in RUN_COLUMNS.items() if kind == "str"}
     return row | {
         "run_id": original_id(run_id, tags),
-        "run_name": tags.get(MlflowTag.RUN_NAME, ""),
+        "run_name": tags.get(MlflowTag.RUN_NAME) or "",
         "index": int(tags.get(Tag.INDEX, 0)),
         "outcome": outcome_of(status, tags.get(Tag.OUTCOME)),
         "update": float(tags.get(Tag.UPDATE, "nan")),
@@ -102,7 +133,8 @@ def make_row(run_id: str, status: str, started: int, data: Mapping[str, Mapping[
         "code_known": tags.get(Tag.COMMIT, UNKNOWN) != UNKNOWN and tags.get(Tag.DIRTY) in ("true", "false"),
         "attempt": int(tags.get(Tag.ATTEMPT, 0)),
         "started": started,
-        "params": {path: param_value(text) for path, text in data["params"].items()},
+        "evaluations": json.dumps(found) if (found := evaluation_texts(tags)) else "",
+        "params": {path: param_value(text or "") for path, text in data["params"].items()},
         "metrics": data["metrics"],
     }
 
@@ -139,9 +171,13 @@ def param_text(value: Any) -> str:
 def param_value(text: str) -> Any:
     """Return the setting that was logged as a text."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return text
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(name)  # NaN and Infinity: no setting is one, and a page cannot embed them.
 
 
 class LoggedRuns(Protocol):
@@ -209,10 +245,57 @@ def study_cells(plan: StudyPlan, frame: pd.DataFrame) -> Sequence[Cell]:
     """
     if not plan.sampling:
         return plan.cells
-    points = [json.loads(text) for text in frame.loc[frame["budget"] == plan.budget, "point"].drop_duplicates()]
-    cells = (plan.cell_at(point) for point in sorted(points, key=plan.place_of))
-    known = set(frame["cell"])
-    return [cell for cell in {cell.key: cell for cell in cells}.values() if cell.key in known]
+    own = frame.loc[frame["budget"] == plan.budget, ["point", "cell"]].drop_duplicates()
+    found = (_cell_there(plan, point, key) for point, key in own.itertuples(index=False, name=None))
+    cells = sorted((cell for cell in found if cell), key=lambda cell: plan.place_of(cell.point))
+    return [*{cell.key: cell for cell in cells}.values()]
+
+
+def _cell_there(plan: StudyPlan, point: str, key: str) -> Cell | None:
+    """Return the cell at a point that a run has logged; None where that is not the run's own cell."""
+    values = json.loads(point)
+    axes = plan.study.grid
+    if not is_object(point) or set(values) != set(axes):
+        return None
+    try:
+        cell = plan.cell_at(values)
+    except SpecError:
+        return None
+    return cell if cell.key == key else None
+
+
+def trusted(plan: StudyPlan, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a study's runs without the repetitions whose settings are not those of the cell that they are tagged with.
+
+    Somebody has edited such a run's tags: its numbers would stand in another row. A note says which are left out.
+    Where a search chooses a cell's settings, that cannot be told.
+    """
+    if plan.search or frame.empty:
+        return frame
+    own = (frame["budget"] == plan.budget) & (frame["stage"] == "repetition")
+    keys = set(frame.loc[own, "cell"])
+    digests = {cell.key: settings_digest(cell.settings) for cell in study_cells(plan, frame) if cell.key in keys}
+    known = frame["cell"].map(digests)
+    wrong = own & known.notna() & (known != frame["settings"])
+    if not wrong.any():
+        return frame
+    told = [
+        f"run {run_id} ({name}): tags nfstudy.cell and nfstudy.settings contradict each other; left out; "
+        "hint: put back what was edited, or delete the run"
+        for run_id, name in frame.loc[wrong, ["run_id", "run_name"]].itertuples(index=False, name=None)
+    ]
+    return with_notes(frame[~wrong].reset_index(drop=True), (*notes(frame), *told))
+
+
+class _Told(NamedTuple):
+    """What the state of a cell depends on, of one of its runs; thousands of small frames would take seconds."""
+
+    stage: str
+    number: int
+    """Its index: of a repetition, or of a trial of a search."""
+    outcome: str
+    reason: str
+    run_id: str
 
 
 def cell_states(plan: StudyPlan, frame: pd.DataFrame, active: bool = False) -> list[CellState]:
@@ -225,8 +308,11 @@ def cell_states(plan: StudyPlan, frame: pd.DataFrame, active: bool = False) -> l
     """
     frame = frame[frame["stage"] != "rerun"]
     runs = latest_per_identity(frame.loc[frame["budget"] == plan.budget]) if not frame.empty else frame
-    by_cell = dict(tuple(runs.groupby("cell"))) if not runs.empty else {}
-    return [_cell_state(cell, by_cell.get(cell.key), plan.repetitions, active) for cell in study_cells(plan, frame)]
+    by_cell: dict[str, list[_Told]] = {}
+    columns = ["cell", "stage", "index", "outcome", "reason", "run_id"]
+    for key, *told in runs[columns].itertuples(index=False, name=None):
+        by_cell.setdefault(key, []).append(_Told(*told))
+    return [_cell_state(cell, by_cell.get(cell.key, ()), plan.repetitions, active) for cell in study_cells(plan, frame)]
 
 
 def runs_left(plan: StudyPlan, frame: pd.DataFrame) -> int:
@@ -240,17 +326,17 @@ def runs_left(plan: StudyPlan, frame: pd.DataFrame) -> int:
     return plan.runs_of(len(cells)) - int(search.sum() + repetitions.sum() + (wanted - 1) * pruned.sum())
 
 
-def _cell_state(cell: Cell, runs: pd.DataFrame | None, wanted: int, active: bool) -> CellState:
-    if runs is None:
+def _cell_state(cell: Cell, runs: Sequence[_Told], wanted: int, active: bool) -> CellState:
+    if not runs:
         return CellState(cell, "missing", wanted, note="not run")
-    repetitions = runs[(runs["stage"] == "repetition") & (runs["index"] <= wanted)]
+    repetitions = [run for run in runs if run.stage == "repetition" and run.number <= wanted]
     ids = {
-        outcome: tuple(repetitions.loc[repetitions["outcome"] == outcome, "run_id"])
+        outcome: tuple(run.run_id for run in repetitions if run.outcome == outcome)
         for outcome in ("finished", "diverged", "failed", "pruned", "running", "killed")
     }
-    running = tuple(runs.loc[runs["outcome"] == "running", "run_id"]) if active else ()
-    told = repetitions[repetitions["outcome"].isin(["diverged", "failed", "pruned"])]
-    notes = [f"{row.outcome}: {row.reason}" for row in told.itertuples()]
+    running = tuple(run.run_id for run in runs if run.outcome == "running") if active else ()
+    told = [run for run in repetitions if run.outcome in ("diverged", "failed", "pruned")]
+    notes = [f"{run.outcome}: {run.reason}" for run in told]
     absent = wanted - len(ids["finished"]) - len(ids["diverged"]) - len(ids["failed"])
     state: State
     if running:
@@ -269,8 +355,8 @@ def _cell_state(cell: Cell, runs: pd.DataFrame | None, wanted: int, active: bool
     return CellState(cell, state, wanted, ids["finished"], ids["diverged"], ids["failed"], running, note)
 
 
-def _why_absent(absent: int, wanted: int, cut_off: bool, runs: pd.DataFrame) -> str:
-    searched = int(((runs["stage"] == "search") & runs["outcome"].isin(RESULTS)).sum())
+def _why_absent(absent: int, wanted: int, cut_off: bool, runs: Sequence[_Told]) -> str:
+    searched = sum(run.stage == "search" and run.outcome in RESULTS for run in runs)
     if cut_off:
         return "cut off"
     if absent < wanted:

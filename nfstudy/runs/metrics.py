@@ -5,7 +5,7 @@ Others come from plug-ins, with the exhibits that show them. Logging what is not
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import Metric
@@ -54,14 +54,16 @@ FREE_ENERGY = Metric(
 NLL = Metric(
     name="test/nll",
     label="−ln p(x)",
-    meaning="−ln p(x), importance-sampled",
+    heading="−ln p(x), upper bound",
+    mark="≤",
+    meaning="−ln p(x), importance-sampled: in expectation an upper bound on it, which comes down with more samples",
     unit=PER_IMAGE,
     better="lower",
     needs={"data.name": ()},
 )
 NLL_ERROR = Metric(
     name="test/nll_mc_se",
-    meaning="Monte-Carlo standard error of test/nll",
+    meaning="test/nll_seed_se by the delta method, which is too small where the weights have a heavy tail",
     unit=PER_IMAGE,
     better="lower",
     needs={"data.name": ()},
@@ -70,10 +72,137 @@ KL = Metric(
     name="test/kl",
     label="KL",
     heading="KL(q‖p(z|x)) = F + ln p(x)",
-    meaning="KL(q_K‖p(z|x)) = F − (−ln p(x)), a gap of two estimates; of an energy F + ln Z",
+    mark="≥",
+    meaning="KL(q_K‖p(z|x)) = F − (−ln p(x)), as much too low as −ln p(x) is too high; of an energy F + ln Z",
     unit=PER_IMAGE,
     better="lower",
 )
+
+_IMAGES = {"data.name": ()}
+
+
+def _of_images(name: str, meaning: str, unit: str = PER_IMAGE, **more: Any) -> Metric:
+    return Metric(name=f"test/{name}", meaning=meaning, unit=unit, needs=_IMAGES, **more)
+
+
+def _of_estimate(end: str, of: str) -> tuple[Metric, ...]:
+    """Return what says how far an estimate of −ln p(x) can be trusted."""
+    return (
+        _of_images(
+            f"nll{end}_seed_se",
+            f"standard deviation of {of} over seeds of the evaluation: its error if the samples were drawn anew",
+            label="± seeds",
+            better="lower",
+            decimals=3,
+        ),
+        _of_images(
+            f"nll{end}_image_se",
+            f"standard error of {of} if other test images were drawn, sd over images / √N",
+            label="± images",
+            better="lower",
+        ),
+        _of_images(
+            f"nll{end}_drop",
+            f"by how much the last doubling of the samples lowered {of}; about as much bias is left, or more",
+            label="last doubling",
+            better="lower",
+            decimals=3,
+        ),
+        _of_images(
+            f"ess{end}",
+            f"median effective sample size of {of}, (Σ w)² / Σ w²",
+            "samples",
+            label="ESS",
+            better="higher",
+            decimals=1,
+        ),
+        _of_images(f"pareto_k{end}", f"median Pareto k̂ of the weights of {of}", "1", label="Pareto k̂", better="lower"),
+        _of_images(
+            f"pareto_k_high{end}",
+            f"share of images with Pareto k̂ > 0.7, whose weights {of} cannot be relied on",
+            "1",
+            label="k̂ > 0.7",
+            better="lower",
+        ),
+    )
+
+
+NLL_SEED_ERROR, NLL_IMAGE_ERROR, NLL_DROP, ESS, PARETO_K, PARETO_K_HIGH = _of_estimate("", "test/nll")
+TIGHT_SEED_ERROR, TIGHT_IMAGE_ERROR, TIGHT_DROP, TIGHT_ESS, TIGHT_PARETO_K, TIGHT_PARETO_K_HIGH = _of_estimate(
+    "_tight", "test/nll_tight"
+)
+TIGHT_NLL = _of_images(
+    "nll_tight",
+    "−ln p(x) of evaluation.tight_images test images by evaluation.tight_samples importance samples; an upper bound",
+    label="−ln p(x), tight",
+    mark="≤",
+    better="lower",
+)
+TIGHT_FREE_ENERGY = _of_images(
+    "elbo_tight",
+    "−F of the same images and samples as test/nll_tight",
+    label="F, same images",
+    better="higher",
+    sign=-1,
+)
+TIGHT_KL = _of_images(
+    "kl_tight", "KL(q_K‖p(z|x)) = F − (−ln p(x)) by the tight estimate", label="KL, tight", mark="≥", better="lower"
+)
+TIGHT_ERROR = _of_images(
+    "nll_tight_mc_se", "test/nll_tight_seed_se by the delta method, which is too small", better="lower"
+)
+TIGHT_SAMPLES = _of_images("tight_samples", "importance samples of test/nll_tight", "samples", decimals=0)
+TIGHT_IMAGES = _of_images("tight_images", "test images of test/nll_tight", "images", decimals=0)
+NLL_CURVE = _of_images(
+    "nll_curve", "−ln p(x) of the images of test/nll_tight over the number of samples, which stands as the step"
+)
+ACTIVE_LATENTS = _of_images(
+    "active_latents",
+    "latent variables whose posterior mean varies over images by more than 0.01 (Burda et al. 2016)",
+    "variables",
+    label="active units",
+    decimals=1,
+)
+LATENT_KL = _of_images(
+    "kl_latent",
+    "KL(q‖N(0, 1)) of a latent variable, of the Gaussian with its moments, mean over images; the step is its rank",
+)
+LOG_DET = _of_images("log_det", "E_q[Σ_k ln|det ∂f_k/∂z_{k−1}|], mean over images", label="Σ ln|det|")
+DISPLACEMENT = _of_images("displacement", "E_q‖z_K − z_0‖, mean over images", "1", label="‖z_K − z_0‖")
+LOG_DET_QUANTILE = _of_images("log_det_quantile", "test/log_det of single images; the step is the percentile")
+DISPLACEMENT_QUANTILE = _of_images(
+    "displacement_quantile", "test/displacement of single images; the step is the percentile", "1"
+)
+GRADIENT_SNR = Metric(
+    name="train/gradient_snr",
+    label="gradient SNR",
+    meaning="‖E[g]‖ / √tr Cov[g] of F's gradient over q's weights at the end, one minibatch, over posterior noise",
+    unit="1",
+    decimals=2,
+)
+PARAMETERS = Metric(
+    name="train/parameters", label="parameters", meaning="numbers that are trained", unit="parameters", decimals=0
+)
+PEAK_MEMORY = Metric(
+    name="time/peak_memory",
+    label="memory (MB)",
+    heading="Peak memory",
+    meaning="most memory that the worker held while it trained and evaluated; on CUDA, of the device",
+    unit="MB",
+    better="lower",
+    decimals=0,
+)
+LATER = (
+    *(NLL_SEED_ERROR, NLL_IMAGE_ERROR, NLL_DROP, ESS, PARETO_K, PARETO_K_HIGH),
+    *(TIGHT_NLL, TIGHT_FREE_ENERGY, TIGHT_KL, TIGHT_ERROR, TIGHT_SAMPLES, TIGHT_IMAGES, NLL_CURVE),
+    *(TIGHT_SEED_ERROR, TIGHT_IMAGE_ERROR, TIGHT_DROP, TIGHT_ESS, TIGHT_PARETO_K, TIGHT_PARETO_K_HIGH),
+    *(ACTIVE_LATENTS, LATENT_KL, LOG_DET, DISPLACEMENT, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE),
+    *(GRADIENT_SNR, PARAMETERS, PEAK_MEMORY),
+)
+CURVES = frozenset(metric.name for metric in (NLL_CURVE, LATENT_KL, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE))
+"""Metrics whose steps are no updates: each says what is counted along it."""
+LATER_METRICS = frozenset(metric.name for metric in LATER)
+"""What runs of before these were logged do not have, and are held to nothing for."""
 
 ENERGY_ERROR = Metric(
     name="test/elbo_mc_se",
@@ -153,6 +282,7 @@ METRICS: dict[str, Metric] = {
         *(FREE_ENERGY, NLL, NLL_ERROR, KL),
         *(ENERGY_ERROR, UNCONFINED, LOG_Z, MASS_LEFT, WINDOW_MASS),
         *(SECONDS, EVALUATION_SECONDS, SPEED),
+        *LATER,
     )
 }
 """Name -> metric of the suite's own."""

@@ -6,23 +6,11 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 LOCK = "constraints.txt"
-
-
-@dataclass(frozen=True)
-class DataRecord:
-    """What a run says of its data set."""
-
-    name: str
-    fingerprint: str
-    source: str
-    shapes: Mapping[str, tuple[int, ...]]
 
 
 @cache

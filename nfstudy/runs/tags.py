@@ -11,6 +11,7 @@ class Tag:
     """Ours; each is a column of the runs frame as well, by the name that follows `PREFIX`, if `RUN_COLUMNS` has it."""
 
     STUDY: Final = "nfstudy.study"
+    """Of a run and of an experiment, which is found by it where somebody has renamed it."""
     BUDGET: Final = "nfstudy.budget"
     CELL: Final = "nfstudy.cell"
     SETTINGS: Final = "nfstudy.settings"
@@ -28,6 +29,10 @@ class Tag:
     RERUN_OF: Final = "nfstudy.rerun_of"
     RERUN: Final = "nfstudy.rerun"
     """What came of a rerun."""
+    LOOK: Final = "nfstudy.look"
+    """Of a repetition beyond the study's number, which `decide` has run: for which look, as JSON."""
+    LOOKED: Final = "nfstudy.looked"
+    """Of such a run: what the claims were after that look, as JSON."""
     NOTICE: Final = "nfstudy.notice"
     RESUMED_AT: Final = "nfstudy.resumed_at"
     COMMIT: Final = "nfstudy.commit"

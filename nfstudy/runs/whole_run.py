@@ -8,24 +8,37 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from nfstudy.core.fields import Record
+from nfstudy.runs.evaluations import Evaluation, evaluation_texts
 from nfstudy.runs.frame import LARGEST
+from nfstudy.runs.metrics import CURVES
 from nfstudy.runs.original import STORES_OWN
+from nfstudy.runs.readable import SHOWN, trouble
 from nfstudy.runs.result import outcome_of
-from nfstudy.runs.tags import IDENTITY, Tag
+from nfstudy.runs.tags import IDENTITY, MlflowTag, Tag
+from nfstudy.study.sections import ENERGY_EPOCH
 
 MAX_FILE_NAME, MAX_FOLDERS = 250, 8
 
 POINT = np.dtype([("update", "<i8"), ("time", "<i8"), ("value", "<f8")])
 """One point of a history: at which update, when (milliseconds since 1970), and the number, which may be nan or ±inf."""
+
+MAX_METRICS = 1000
+"""Of a run."""
+MAX_HISTORY = 1_000_000
+"""Points of one metric of a run, whatever its settings say: 24 MB."""
+MAX_CURVE = 1000
+"""Points of a curve that a run logs at its end, such as the KL divergence of each latent variable."""
+UNSAID_HISTORY = 1000
+"""Points of one metric of a run whose parameters do not say how long it was trained."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in hex digits."""
@@ -35,26 +48,10 @@ Text = Annotated[str, Field(max_length=8000)]
 """As long as MLflow's databases take it."""
 Time = Annotated[int, Field(ge=0, lt=2**53)]
 """Milliseconds since 1970."""
-Key = r"[0-9a-f]{16}"
-TAGS = {
-    Tag.STUDY: r"[a-z0-9][a-z0-9_-]{0,62}",
-    Tag.CELL: Key,
-    Tag.SETTINGS: Key,
-    Tag.STAGE: r"repetition|search|rerun",
-    Tag.INDEX: r"[0-9]{1,9}",
-}
-"""Tags that every run has, and the form of each."""
-OPTIONAL_TAGS = {
-    Tag.OUTCOME: r"finished|diverged|pruned|failed",
-    Tag.UPDATE: r"[0-9]{1,15}",
-    Tag.RERUN_OF: r"[0-9a-f]{32}",
-    Tag.ATTEMPT: r"[0-9]{1,9}",
-}
-"""Tags that reports read as numbers or ids, and the form of each. Any other tag is carried as it is."""
 
 
-class DatasetRecord(Record):
-    """What a run says of its data; the files themselves are not part of an archive."""
+class DataRecord(Record):
+    """What a run says of its data, as MLflow keeps it; the files themselves are not part of an archive."""
 
     name: Annotated[str, Field(max_length=500)]
     digest: Annotated[str, Field(max_length=36)]
@@ -62,6 +59,31 @@ class DatasetRecord(Record):
     source: Text
     profile: Text
     tags: dict[Name, Annotated[str, Field(max_length=500)]]
+
+    @classmethod
+    def of(cls, name: str, fingerprint: str, source: str, shapes: Mapping[str, tuple[int, ...]]) -> DataRecord:
+        """Return the record of a data set.
+
+        Arguments:
+            name: such as `mnist-static`.
+            fingerprint: SHA-256 of its numbers, in hexadecimal.
+            source: one line for people on where they come from.
+            shapes: split -> shape of its array.
+        """
+        return cls(
+            name=name,
+            digest=fingerprint[:32],
+            source_type="nfstudy",
+            source=json.dumps({"source": source, "sha256": fingerprint}),
+            profile=json.dumps({split: list(shape) for split, shape in shapes.items()}),
+            tags={MlflowTag.CONTEXT: "train, valid and test"},
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the numbers, of data that nfstudy recorded."""
+        found: str = json.loads(self.source)["sha256"]
+        return found
 
 
 class RunRecord(Record):
@@ -74,7 +96,7 @@ class RunRecord(Record):
     ended: Time | None
     tags: dict[Name, Text]
     params: dict[Name, Text]
-    datasets: tuple[DatasetRecord, ...]
+    datasets: tuple[DataRecord, ...]
     points: dict[Name, Annotated[int, Field(ge=1, lt=2**32)]]
     """Metric -> how many points its history has; in the order in which they stand among the archive's points."""
     files: dict[str, Digest]
@@ -82,16 +104,21 @@ class RunRecord(Record):
 
     @model_validator(mode="after")
     def _readable(self) -> RunRecord:
-        for key, form in (TAGS | {tag: form for tag, form in OPTIONAL_TAGS.items() if tag in self.tags}).items():
-            if not re.fullmatch(form, self.tags.get(key, ""), re.ASCII):
-                raise ValueError(f"tag {key}: got {self.tags.get(key, '')[:80]!r}; expected: {form}")
+        if reason := trouble(self.tags):
+            raise ValueError(reason)
+        for text in evaluation_texts(self.tags):
+            Evaluation.model_validate_json(text)
         if own := sorted({*STORES_OWN} & self.tags.keys()):
             raise ValueError(f"tag {own[0]}: expected: only in a store, which adds it when it imports a run")
-        if not _is_object(self.tags.get(Tag.POINT, "")):
-            raise ValueError(f"tag {Tag.POINT}: expected: a JSON object, setting -> value")
         for name in self.files:
             if not is_inside(name):
                 raise ValueError(f"file {name[:80]!r}: expected: plain names of files and folders inside the run's own")
+        most = most_points(self.params, self.datasets)
+        if len(self.points) > MAX_METRICS:
+            raise ValueError(f"points: {len(self.points):,} metrics; expected: at most {MAX_METRICS:,}")
+        for metric, count in self.points.items():
+            if count > (allowed := MAX_CURVE if metric in CURVES else most):
+                raise ValueError(f"points: {metric}: {count:,} points; expected: at most {allowed:,}, by its settings")
         folders = {str(folder) for name in self.files for folder in PurePosixPath(name).parents}
         if clash := sorted(folders & self.files.keys()):
             raise ValueError(f"file {clash[0]!r}: is a folder too; expected: one of the two")
@@ -132,6 +159,35 @@ class RunCopy:
         )
 
 
+def most_points(params: Mapping[str, str], datasets: Sequence[DataRecord]) -> int:
+    """Return how many points the history of a metric can have: one an epoch and one at the end.
+
+    Arguments:
+        params: the run's.
+        datasets: what it says of its data, whose training images make the epochs.
+    """
+    updates = _whole(params.get("train.updates", ""))
+    if not updates:
+        return UNSAID_HISTORY
+    images = _whole(params.get("data.train_images", "")) or min(map(_training_images, datasets), default=0)
+    batch = _whole(params.get("train.batch", "")) or 1
+    epoch = max(images // batch, 1) if datasets else ENERGY_EPOCH
+    return min(-(-updates // epoch) + 1, MAX_HISTORY)
+
+
+def _training_images(data: DataRecord) -> int:
+    """Return how many training images a data set has, as a run says; 0 where that cannot be read."""
+    try:
+        return int(json.loads(data.profile)["train"][0])
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return 0
+
+
+def _whole(text: str) -> int:
+    """Return a whole number from 1 that a parameter says, else 0."""
+    return int(text) if re.fullmatch("[1-9][0-9]{0,15}", text, re.ASCII) else 0
+
+
 def is_inside(name: str) -> bool:
     """Say whether a file's name is one inside a run's folder, with nothing hidden and no odd characters."""
     parts = name.split("/")
@@ -160,8 +216,10 @@ def is_history(points: np.ndarray) -> bool:
     return bool(risen.all())
 
 
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
+def why_no_record(error: ValidationError) -> str:
+    """Return why what a store has of a run makes no record, in one line: which part, and what it should be."""
+    details = error.errors(include_url=False)[0]
+    if details["type"] == "value_error":
+        return str(details["ctx"]["error"])
+    where = ".".join(map(str, details["loc"]))
+    return f"{where}: got {repr(details['input'])[:SHOWN]}; expected: what nfstudy logs there"

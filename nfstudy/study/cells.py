@@ -51,7 +51,11 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         """Return dotted path -> value of the settings in use, a searched one's value being its search."""
-        flat = self.settings.identity()
+        settings = self.settings
+        if self.search and "train.weight_decay" in self.search.space:
+            # Whatever it is at first, some trials have one: then what it makes active is active.
+            settings = settings.replace({"train.weight_decay": 1.0})
+        flat = settings.identity()
         if self.search:
             sampling = self.search.sampler.model_dump()
             for path, axis in self.search.space.items():
@@ -88,6 +92,8 @@ class Trial:
     """Of a rerun, which is a repetition trained again and enters no table: the id of the run that it is held to."""
     metrics: tuple[str, ...] = ()
     """Names of the metrics from outside that are computed at its end."""
+    look: str = ""
+    """Of a repetition beyond the study's number: which look it is run for, as runs have it (`runs.tags.Tag.LOOK`)."""
 
     @cached_property
     def identity(self) -> Identity:
@@ -121,8 +127,10 @@ def settings_digest(settings: Settings, version: int = KEY_VERSION) -> str:
 
 
 def _value_text(value: Any) -> str:
-    """Return a setting's value as a study file has it, a number to four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False).strip('"')
+    """Return a setting's value as a study file has it: a number in four digits, or in all where it has more."""
+    if isinstance(value, float):
+        return text if float(text := f"{value:.4g}") == value else repr(value)
+    return json.dumps(value, ensure_ascii=False).strip('"')
 
 
 def _digest(content: Mapping[str, Any], version: int) -> str:

@@ -11,14 +11,14 @@ from pydantic import ValidationError
 
 from nfstudy.core.errors import SpecError
 from nfstudy.study.cells import Cell, Impossible
-from nfstudy.study.settings import Settings
+from nfstudy.study.settings import TRAINED_ON, Settings
 from nfstudy.study.spec import Axis, Range, Search
 
 MAX_CELLS = 100_000
 
 
 def expand(
-    axes: Mapping[str, Axis], base: Settings, budget: str, search: Search | None
+    axes: Mapping[str, Axis], base: Settings, budget: str, search: Search | None, sampled: bool = False
 ) -> tuple[tuple[Cell, ...], tuple[Impossible, ...]]:
     """Return a grid's cells and its impossible points, both in file order; the last axis varies fastest.
 
@@ -30,6 +30,7 @@ def expand(
         base: the settings at every point, but for the axes.
         budget: the name of the budget, part of each key.
         search: the nuisance search inside each cell.
+        sampled: whether a sampler chooses among the points.
 
     Raises:
         SpecError: there are too many points.
@@ -38,6 +39,9 @@ def expand(
     count = math.prod(map(len, values.values()))
     if count > MAX_CELLS:
         raise SpecError(f"the grid has {count:,} points; expected: at most {MAX_CELLS:,}")
+    if search and "train.weight_decay" in search.space and base.train.decay_biases:
+        # Cells are normalized at the study's own decay, which may be 0: it would be lost.
+        raise SpecError("train.decay_biases: got true; expected: false where train.weight_decay is searched for")
     varied = tuple(axes)
     searched = [
         {path: value} for path, axis in (search.space if search else {}).items() for value in range_endpoints(axis)
@@ -49,12 +53,24 @@ def expand(
         try:
             cell = Cell(base.replace(point).normalized(), budget, search, varied, point)
             if cell.key not in cells:
-                for change in searched:
-                    cell.settings.replace(change)
+                tried = [cell.settings, *map(cell.settings.replace, searched)]
+                if reason := next(filter(None, map(_why_not_chosen, tried)), "") if search or sampled else "":
+                    impossible.append(Impossible(point_text(point), reason))
+                    continue
                 cells[cell.key] = cell
         except ValidationError as error:
             impossible.append(Impossible(point_text(point), why_impossible(error)))
     return tuple(cells.values()), tuple(impossible)
+
+
+def _why_not_chosen(settings: Settings) -> str:
+    """Say why nothing can be chosen by the validation bound of trainings with some settings; empty where it can."""
+    if settings.data and settings.data.training_split != "train":
+        split = settings.data.training_split
+        return (
+            f"data.training_split: got {split}, {TRAINED_ON}; expected: train where a search or sampler chooses by it"
+        )
+    return ""
 
 
 def range_endpoints(axis: Axis) -> tuple[Any, ...]:

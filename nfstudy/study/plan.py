@@ -17,6 +17,16 @@ from nfstudy.study.settings import Settings
 from nfstudy.study.spec import Range, Sampling, Search, StudySpec
 
 
+@dataclass(frozen=True)
+class Further:
+    """Repetitions beyond a study's number, that `decide` runs of some cells."""
+
+    repetitions: int
+    """How many in all."""
+    look: str
+    """The look that they are run for, as runs have it (`nfstudy.runs.tags.Tag.LOOK`)."""
+
+
 @dataclass(frozen=True, eq=False)
 class StudyPlan:
     """What a study is under one budget; made by `StudySpec.under`. Its parts are worked out when first asked for."""
@@ -107,11 +117,24 @@ class StudyPlan:
             for path, axis in self.study.grid.items()
         )
 
-    def repetitions_of(self, cell: Cell, settings: Settings | None = None) -> list[Trial]:
-        """List a cell's repetitions, at the settings that its search has chosen where it has one."""
-        indices, settings = range(1, self.repetitions + 1), settings or cell.settings
+    def repetitions_of(
+        self, cell: Cell, settings: Settings | None = None, further: Further | None = None
+    ) -> list[Trial]:
+        """List a cell's repetitions, and `further` ones, at the settings that its search has chosen if it has one."""
+        own, settings = self.repetitions, settings or cell.settings
         metrics = tuple(m.name for m in self.study.metrics if unmet_need(m.needs, settings.flat()) is None)
-        return [Trial(self.name, cell, settings, "repetition", index, metrics=metrics) for index in indices]
+        return [
+            Trial(
+                self.name,
+                cell,
+                settings,
+                "repetition",
+                index,
+                metrics=metrics,
+                look=further.look if further and index > own else "",
+            )
+            for index in range(1, max(own, further.repetitions if further else 0) + 1)
+        ]
 
     def runs_of(self, cells: int) -> int:
         """Return how many runs so many cells have, their searches included; with a sampler, of all it may propose."""
@@ -120,7 +143,7 @@ class StudyPlan:
 
     @cached_property
     def _expanded(self) -> tuple[tuple[Cell, ...], tuple[Impossible, ...]]:
-        return expand(self.study.grid, self.settings, self.budget, self.search)
+        return expand(self.study.grid, self.settings, self.budget, self.search, self.sampling is not None)
 
     def _with_trials(self, sampling: Sampling) -> Sampling:
         trials = self.study.budgets[self.budget].trials

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import errno
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +17,10 @@ from nfstudy.core.declarations import unmet_need
 from nfstudy.core.errors import DataError, SpecError
 from nfstudy.core.fields import OpenRecord
 from nfstudy.core.plugins import install, read_plugin
+from nfstudy.core.reading import read_regular
+from nfstudy.core.suggest import did_you_mean
 from nfstudy.data import resolve_settings
+from nfstudy.study.explain import MAPPINGS, explain
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import CHOICES, Settings, setting_defaults
 from nfstudy.study.settings import SECTIONS as USED_SECTIONS
@@ -23,6 +28,8 @@ from nfstudy.study.spec import Range, Sampling, StudySpec
 from nfstudy.study.yaml_document import UNKNOWN, Document, Mistake, Place, shown
 
 MAX_BYTES = 256 * 1024
+TRIES = 100
+"""How often values are taken away until a record accepts the others."""
 
 SECTIONS = tuple(Settings.model_fields)
 KEYS = (*(key for key in StudySpec.model_fields if key != "settings"), *SECTIONS)
@@ -44,19 +51,27 @@ def read_study(path: Path | str) -> StudySpec:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_regular(path, MAX_BYTES)
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such study file; expected: the path of a YAML file") from None
+        raise SpecError(f"{path}: no such study file; expected: the path of a YAML file{_meant(path)}") from None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise SpecError(f"{path}: is larger; expected: a study file of at most {MAX_BYTES:,} bytes") from None
         raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(raw) > MAX_BYTES:
-        raise SpecError(f"{path}: is larger; expected: a study file of at most {MAX_BYTES:,} bytes")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: byte {error.start} is not UTF-8; expected: text in UTF-8") from None
     return parse_study(text, str(path))
+
+
+def _meant(path: Path) -> str:
+    """Return which study file may have been meant: one beside it, or among those of `studies/` here."""
+    near = {path.parent, path.parent / "studies", Path(), Path("studies")}
+    found = {str(other): other.stem for folder in near for other in (*folder.glob("*.yaml"), *folder.glob("*.yml"))}
+    close = difflib.get_close_matches(path.stem, found.values(), n=1)
+    meant = sorted((name for name, stem in found.items() if close and stem == close[0]), key=len)
+    return f"; did you mean '{meant[0]}'?" if meant else ""
 
 
 def read_studies(folder: Path) -> dict[Path, StudySpec]:
@@ -75,26 +90,69 @@ def read_studies(folder: Path) -> dict[Path, StudySpec]:
     return studies
 
 
+def require_sole(path: Path, study: str, root: Path) -> None:
+    """Make sure that no other study file has a study's name: both would write into one experiment and one report.
+
+    Arguments:
+        path: the study's file.
+        study: its name.
+        root: the project's folder; the files beside `path`, there and in its `studies/` are looked at.
+
+    Raises:
+        SpecError: another one has; one with the same bytes is no other.
+    """
+    try:
+        own = path.read_bytes()
+        folders = dict.fromkeys(folder.resolve() for folder in (path.parent, root, root / "studies"))
+        for other in (each for folder in folders for each in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")))):
+            if other.samefile(path) or not other.is_file() or other.stat().st_size > MAX_BYTES:
+                continue
+            content = other.read_bytes()
+            if content != own and study.encode() in content and _name_in(content, other) == study:
+                raise SpecError(
+                    f"{path}: study: got '{study}' as in {other}; expected: a name of its own, since runs and reports "
+                    "are kept by it"
+                )
+    except OSError:
+        return  # What cannot be read cannot be run either.
+
+
+def _name_in(content: bytes, path: Path) -> Any:
+    """Return what a file calls its study; None where it is no study file."""
+    try:
+        tree = Document(content.decode(), str(path)).tree()
+    except (SpecError, UnicodeDecodeError):
+        return None
+    return tree.get("study") if isinstance(tree, dict) else None
+
+
 def parse_study(text: str, name: str) -> StudySpec:
     """Check a study's text; `name` is what messages call the file. Raises `SpecError`."""
     document = Document(text, name)
     tree = document.tree()
     if not isinstance(tree, dict):
         document.fail([((), f"got {shown(tree)}; expected: a mapping with the keys {', '.join(KEYS)}")])
-    document.fail(_unknown_keys((), tree, KEYS))
-    document.fail(_install_plugins(tree.get("plugins", ()), Path(name).parent))
+    mistakes = [*_unknown_keys((), tree, KEYS)]
+    tree = {key: value for key, value in tree.items() if key in KEYS}
+    if outside := [*_install_plugins(tree.get("plugins", ()), Path(name).parent)]:
+        document.fail([*mistakes, *outside])  # Without them, half of the names would not be known.
 
     settings = {key: tree.pop(key) for key in SECTIONS if key in tree}
-    mistakes = list(_field_mistakes(Settings, settings))
-    study = {**tree, "settings": PLACEHOLDER, "budgets": _budgets(document, tree)}
+    study = {**tree, "settings": PLACEHOLDER, "budgets": _budgets(tree, mistakes)}
     study.setdefault("budget", _default_budget(study["budgets"]))
-    mistakes += _field_mistakes(StudySpec, study)
-    document.fail(mistakes)
-
-    document.fail(_resolve_data(settings, Path(name).parent))
-    document.fail(_field_mistakes(Settings, settings))
-    spec = StudySpec.model_validate({**study, "settings": Settings.model_validate(settings)})
-    document.fail(_meaning_mistakes(spec, tree))
+    mistakes += [*_field_mistakes(Settings, settings), *_field_mistakes(StudySpec, study)]
+    # What is wrong so far is left out, so that all else can be looked at too.
+    study = without_mistakes(StudySpec, study, {"study": "x", "title": "x", "exhibits": ("summary",), "budget": ""})
+    settings = without_mistakes(Settings, settings, {})
+    if not any(where[:1] == ("data",) for where, _ in mistakes):
+        mistakes += _resolve_data(settings, Path(name).parent)
+        mistakes += [found for found in _field_mistakes(Settings, settings) if not mistakes]
+    try:
+        spec = StudySpec.model_validate({**study, "settings": Settings.model_validate(settings)})
+    except ValidationError:  # Settings that are impossible together: what a grid means is told once that is mended.
+        document.fail([*mistakes, *_name_mistakes(study)])
+        raise
+    document.fail([*mistakes, *_meaning_mistakes(spec, bool(mistakes))])
     for budget in spec.budgets:
         try:
             spec.under(budget).check()
@@ -130,19 +188,24 @@ def _resolve_data(settings: dict[str, Any], folder: Path) -> Iterator[Mistake]:
         yield ("data", "path"), str(error)
 
 
-def _budgets(document: Document, tree: dict[str, Any]) -> dict[str, Any]:
-    """Split each budget's flat mapping into its own keys and the settings it changes."""
+def _budgets(tree: dict[str, Any], mistakes: list[Mistake]) -> dict[str, Any]:
+    """Split each budget's flat mapping into its own keys and the settings it changes; add what is wrong with them."""
     budgets = tree.get("budgets", {"default": {}})
     if not isinstance(budgets, dict):
-        document.fail([(("budgets",), f"got {shown(budgets)}; expected: a mapping of budget names")])
+        mistakes.append((("budgets",), f"got {shown(budgets)}; expected: a mapping of budget names"))
+        return {"default": {"settings": {}}}
     split = {}
     for name, changes in budgets.items():
         where = ("budgets", name)
         if not isinstance(changes, dict):
-            document.fail([(where, f"got {shown(changes)}; expected: a mapping of settings to values")])
+            mistakes.append((where, f"got {shown(changes)}; expected: a mapping of settings to values"))
+            changes = {}
         own = {key: changes[key] for key in ("repetitions", "trials") if key in changes}
         others = {key: value for key, value in changes.items() if key not in own}
-        document.fail(_unknown_keys(where, others, ("repetitions", "trials", "train.schedule", *overridable())))
+        unknown = [*_unknown_keys(where, others, ("repetitions", "trials", "train.schedule", *overridable()))]
+        mistakes += unknown
+        for place, _ in unknown:
+            del others[str(place[-1])]
         split[name] = {"settings": others, **own}
     return split
 
@@ -151,13 +214,35 @@ def _default_budget(budgets: Mapping[str, Any]) -> str:
     return "laptop" if "laptop" in budgets else next(iter(budgets), "")
 
 
-def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake]:
-    """Yield what types cannot say: names that must exist, values each axis may take, exhibits that can be made."""
+def _name_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Yield the axes that are no settings, of a study whose settings are not known."""
+    search = study.get("search")
+    space = search.get("space") if isinstance(search, Mapping) else None
+    places: tuple[tuple[Place, Any], ...] = (("grid",), study.get("grid")), (("search", "space"), space)
+    for where, axes in places:
+        for path in axes if isinstance(axes, Mapping) else ():
+            if path not in (*overridable(), *_fixed_settings()):
+                yield (*where, path), _no_setting(path)
+
+
+def _no_setting(path: str) -> str:
+    allowed = overridable()
+    return f"no such setting; expected: {', '.join(allowed)}{did_you_mean(path, allowed)}"
+
+
+def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistake]:
+    """Yield what types cannot say: names that must exist, values each axis may take, exhibits that can be made.
+
+    Arguments:
+        spec: the study.
+        in_part: whether some of it stands in for what is wrong in the file; then what depends on that is not told.
+    """
     used = USED_SECTIONS[spec.settings.problem]
     for section in sorted(spec.settings.model_fields_set - set(used)):
         yield (section,), f"is not used together with '{used[0]}'; expected: {', '.join(used)}"
-    if spec.budget not in spec.budgets:
-        yield ("budget",), f"got '{spec.budget}'; expected: {', '.join(spec.budgets)}"
+    if spec.budget not in spec.budgets and spec.budget:
+        hint = did_you_mean(spec.budget, spec.budgets)
+        yield ("budget",), f"got '{spec.budget}'; expected: {', '.join(spec.budgets)}{hint}"
     axes: list[tuple[Place, str, Any]] = [(("grid", path), path, axis) for path, axis in spec.grid.items()]
     if spec.search:
         axes += [(("search", "space", path), path, axis) for path, axis in spec.search.space.items()]
@@ -167,9 +252,9 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
         if path in fixed:
             yield where, ONCE
         elif path not in allowed:
-            yield where, f"no such setting; expected: {', '.join(allowed)}{_suggest(path, allowed)}"
+            yield where, _no_setting(path)
         elif isinstance(axis, Range):
-            if where[0] == "grid" and not isinstance(spec.sampler, Sampling):
+            if where[0] == "grid" and not isinstance(spec.sampler, Sampling) and not in_part:
                 yield where, "got a range; expected: a list of values (a range needs a sampler other than exhaustive)"
             for end in ("low", "high"):
                 yield from _value_mistakes(spec.settings, (*where, end), path, getattr(axis, end))
@@ -191,7 +276,7 @@ def _meaning_mistakes(spec: StudySpec, tree: dict[str, Any]) -> Iterator[Mistake
             if path in spec.grid or (spec.search and path in spec.search.space):
                 yield ("budgets", name, path), "is an axis of the grid or of the search; expected: any other setting"
     flat = spec.settings.flat()
-    for index, exhibit in enumerate(spec.exhibits):
+    for index, exhibit in () if in_part else enumerate(spec.exhibits):
         if unmet := unmet_need(registry.find("exhibits", exhibit).needs, flat):
             path, values = unmet
             there = f"{path} {flat[path]}" if path in flat else f"no {path}"
@@ -206,7 +291,7 @@ def _fixed_settings() -> set[str]:
 
 def _is_unresolved(settings: Settings, name: Any) -> bool:
     """Say whether a source needs a look at the data, which a study has only at its own one."""
-    source = registry.all_of("data").get(name)
+    source = registry.all_of("data").get(name) if isinstance(name, str) else None
     return bool(source and source.resolve and settings.data and settings.data.name != name)
 
 
@@ -226,7 +311,51 @@ def _value_mistakes(settings: Settings, where: Place, path: str, value: Any) -> 
     except ValidationError as error:
         for details in error.errors():
             tail = tuple(part for part in details["loc"][1:] if isinstance(value, Mapping) and part in value)
-            yield (*where, *tail), _explain(details, value if not tail else details["input"])
+            yield (*where, *tail), explain(details, value if not tail else details["input"])
+
+
+def without_mistakes(
+    record: type[BaseModel], values: Mapping[str, Any], stand_ins: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return values without those that a record refuses, and `stand_ins` for what it must have.
+
+    What remains may still be refused as a whole.
+    """
+    kept = copy.deepcopy(dict(values))
+    for _ in range(TRIES):
+        try:
+            record.model_validate(kept)
+        except ValidationError as error:
+            dropped = [_drop(kept, tuple(details["loc"]), stand_ins) for details in error.errors()]
+            if not any(dropped):
+                break
+        else:
+            break
+    return kept
+
+
+def _drop(tree: dict[str, Any], place: Place, stand_ins: Mapping[str, Any]) -> bool:
+    """Take away what stands at a place of nested mappings, or else what holds it; say whether anything was."""
+    branch, key = tree, ""
+    for part in place:
+        inner = branch.get(key) if key else branch
+        if not isinstance(inner, dict) or part not in inner:
+            if key:
+                continue  # The tag of a union, or a place inside a list.
+            break
+        branch, key = inner, str(part)
+    if not key:
+        top = str(place[0]) if place else ""
+        if top in stand_ins and tree.get(top) != stand_ins[top]:
+            tree[top] = stand_ins[top]
+            return True
+        return False
+    if branch is tree and key in stand_ins:
+        changed = bool(tree[key] != stand_ins[key])
+        tree[key] = stand_ins[key]
+        return changed
+    del branch[key]
+    return True
 
 
 def _field_mistakes(record: type[BaseModel], values: dict[str, Any]) -> Iterator[Mistake]:
@@ -237,7 +366,9 @@ def _field_mistakes(record: type[BaseModel], values: dict[str, Any]) -> Iterator
         for details in error.errors():
             if details["type"] == "too_short" and tuple(details["loc"]) in places:
                 continue  # Since what was there is wrong, which is told of.
-            where, message = tuple(details["loc"]), _explain(details, details["input"])
+            where = tuple(details["loc"])
+            keys = _known_keys((*where, "")) if details["type"] in MAPPINGS else ()
+            message = explain(details, details["input"], keys)
             if details["type"] == "union_tag_invalid":
                 where = (*where, "name")
             if message == UNKNOWN:
@@ -250,30 +381,6 @@ def _field_mistakes(record: type[BaseModel], values: dict[str, Any]) -> Iterator
             yield where, message
 
 
-def _explain(details: Mapping[str, Any], seen: Any) -> str:
-    """Turn one of pydantic's error records into 'got ...; expected: ...'."""
-    kind, message, context = details["type"], details["msg"], details.get("ctx", {})
-    if kind == "missing":
-        return "is missing; expected: a value for this key"
-    if kind == "extra_forbidden":
-        return UNKNOWN
-    if kind == "value_error":
-        return str(context["error"])
-    if kind == "literal_error":
-        return f"got {shown(seen)}; expected: {context['expected']}"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        got = context.get("tag", shown(seen))
-        return f"got {got}; expected: a name among {context.get('expected_tags', 'the known ones')}"
-    if kind == "string_pattern_mismatch":
-        return f"got {shown(seen)}; expected: text that matches {context['pattern']}"
-    return f"got {shown(seen)}; expected: {message.removeprefix('Input should be ').removeprefix('a valid ')}"
-
-
-def _suggest(word: str, allowed: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(word), list(allowed), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
 def _unknown_keys(where: Place, mapping: Mapping[str, Any], allowed: tuple[str, ...]) -> Iterator[Mistake]:
     """Yield the keys of a mapping that are not allowed."""
     for key in mapping:
@@ -282,7 +389,7 @@ def _unknown_keys(where: Place, mapping: Mapping[str, Any], allowed: tuple[str, 
 
 
 def _unknown(where: Place, allowed: tuple[str, ...]) -> str:
-    return f"{UNKNOWN}; expected: {', '.join(allowed)}{_suggest(str(where[-1]), allowed)}"
+    return f"{UNKNOWN}; expected: {', '.join(allowed)}{did_you_mean(str(where[-1]), allowed)}"
 
 
 def _blamed(document: Document, message: str, budget: str) -> Place:

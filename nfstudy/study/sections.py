@@ -177,7 +177,11 @@ class TrainSpec(Record):
     clip_norm: Positive | None = None
     """Scale gradients down to this norm where they exceed it; null is never."""
     weight_decay: NonNegative = 0.0
-    """Adam only: λ of w ← w − η λ w beside each update, of matrices and not of biases (Loshchilov & Hutter 2019)."""
+    """Adam only: λ of w ← w − η λ w beside each update, of weights and not of biases (Loshchilov & Hutter 2019)."""
+    decay_biases: bool = False
+    """With `weight_decay`: whether biases that a flow keeps as a matrix, a row a step, decay as well. So it was before
+    there was this choice, in NICE and IAF and in no other family, whose comparison under a decay was not like for
+    like; true is for runs of that time."""
     schedule: Schedule = ConstantSchedule(name="constant")
     precision: Literal["float32", "bfloat16"] = "float32"
     """Images only: to what the operands of the Maxout layers' matrix products are rounded while training. Weights, the
@@ -196,3 +200,7 @@ class EvaluationSpec(Record):
     """S, importance samples for each test image."""
     test_images: Count | None = None
     """Evaluate the first so many test images only; null is all of them."""
+    tight_samples: Annotated[int, Field(ge=2, le=10_000_000)] = 5000
+    """Images only: importance samples of the tight estimate, which stands beside that of `samples`."""
+    tight_images: Annotated[int, Field(ge=0, le=10_000_000)] = 1000
+    """Images only: how many test images it is made of, the first ones of those evaluated; 0 is no tight estimate."""

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -52,6 +53,8 @@ _ACTIVE_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "train.weight_decay": ("train.optimiser", ("adam",)),
     "train.precision": ("problem", ("images",)),
     "evaluation.test_images": ("problem", ("images",)),
+    "evaluation.tight_samples": ("problem", ("images",)),
+    "evaluation.tight_images": ("problem", ("images",)),
 }
 
 ADDED_SINCE_KEY_VERSION: dict[str, Any] = {
@@ -59,10 +62,15 @@ ADDED_SINCE_KEY_VERSION: dict[str, Any] = {
     "train.precision": "float32",
     "train.averaging": None,
     "train.keep": "last",
+    "train.decay_biases": True,
+    "evaluation.tight_samples": 5000,
+    "evaluation.tight_images": 1000,
     "model.likelihood": None,
 }
 """Settings younger than `cells.KEY_VERSION`, and the value of each that means what was done before there was a choice.
-At that value they are no part of a cell's identity, so that runs made before keep their place."""
+At that value they are no part of a cell's identity, so that runs made before keep their place. It is the default too,
+but for `train.decay_biases`, where what was done before is not what should be done; and runs made before there was a
+tight estimate are those without one, as it changes no other number."""
 
 
 def active_when() -> dict[str, tuple[str, tuple[Any, ...]]]:
@@ -164,6 +172,13 @@ class Settings(Record):
         used = flatten(self.model_dump(include=set(self._sections)))
         return {path: value for path, value in used if path not in idle}
 
+    def recorded(self) -> Settings:
+        """Return them as runs keep them: a data file outside the project by its name, as folders are of one machine."""
+        fields = self.data.declaration.not_identity if self.data else ()
+        values = {field: getattr(self.data, field) for field in fields}
+        outside = {f: Path(v).name for f, v in values.items() if isinstance(v, str) and Path(v).is_absolute()}
+        return self.model_copy(update={"data": self.data.model_copy(update=outside)}) if outside and self.data else self
+
     def identity(self) -> dict[str, Any]:
         """Return what of `flat` tells these settings from others, and the plug-ins' versions.
 
@@ -184,6 +199,13 @@ class Settings(Record):
         return {key: origin for key, origin in found.items() if origin != registry.BUILT_IN}
 
     @property
+    def _biases_may_decay(self) -> bool:
+        """Whether `train.decay_biases` changes a number: there is a decay, and a flow with biases to decay."""
+        family: FlowFamily = registry.find("flows", self.flow.family)
+        decay = self.train.optimiser == "adam" and self.train.weight_decay > 0
+        return decay and self.flow.length > 0 and family.matrix_biases
+
+    @property
     def _sections(self) -> tuple[str, ...]:
         return SECTIONS[self.problem]
 
@@ -195,6 +217,8 @@ class Settings(Record):
             for path, (switch, values) in rules.items()
             if present[switch] not in values and getattr(self, path.partition(".")[0])
         ]
+        if not self._biases_may_decay:
+            idle.append("train.decay_biases")
         if self.data:
             used = registry.likelihood_of(self.data.values, self.model.likelihood).fields
             further = (field for record in registry.records_of("likelihoods") for field in record.model_fields)
@@ -306,6 +330,8 @@ def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str
     if flow.length > 0 and model.latent < family.least_latent:
         why = f", which {family.why_least}" if family.why_least else ""
         yield "model.latent", model.latent, f"at least {family.least_latent} with flow.family {flow.family}{why}"
+    if data.training_split != "train" and settings.train.keep == "best":
+        yield "train.keep", "best", f"last with data.training_split {data.training_split}, {TRAINED_ON}"
     if data.training_split != "train" and data.values in ("levels", "patches"):
         allowed = "train, where training images are drawn anew and validation images are not"
         yield "data.training_split", data.training_split, allowed
@@ -330,5 +356,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
+TRAINED_ON = "which trains on the images of the validation bound"
 CHOICES = ("data.name", "energy.name", "drawn.density")
 """The settings that have no default."""

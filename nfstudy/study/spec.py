@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import Metric
 from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Count, Record
+from nfstudy.core.suggest import did_you_mean
 from nfstudy.study.settings import Settings
+from nfstudy.study.yaml_document import shown
 
 if TYPE_CHECKING:
     from nfstudy.study.plan import StudyPlan
@@ -91,13 +93,22 @@ class Exhaustive(Record):
 Sampler = Annotated[Exhaustive | Sampling, Field(discriminator="name")]
 
 
+def _is_number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"got {shown(value)}; expected: a finite number")
+    return value
+
+
+Number = Annotated[float | int, BeforeValidator(_is_number)]
+
+
 class Range(Record):
     """An interval to draw a setting from, both ends included."""
 
-    low: float | int
-    high: float | int
+    low: Number
+    high: Number
     log: bool = False
-    step: float | int | None = None
+    step: Number | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:
@@ -110,9 +121,31 @@ class Range(Record):
         return self
 
 
-Scalar = bool | int | float | str
-Choices = Annotated[tuple[Scalar | None, ...], Field(min_length=1, max_length=10_000)]
-Axis = Choices | Range
+def _is_scalar(value: Any) -> Any:
+    if value is not None and not isinstance(value, (bool, int, float, str)):
+        raise ValueError(f"got {shown(value)}; expected: text, a number, true, false or null")
+    return value
+
+
+def _is_axis(value: Any) -> Any:
+    if not isinstance(value, (list, tuple, dict, Range)):
+        raise ValueError(f"got {shown(value)}; expected: a list of values, in [ ], or a range with low and high")
+    return value
+
+
+Scalar = Annotated[bool | int | float | str | None, BeforeValidator(_is_scalar)]
+Choices = Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=10_000)]
+LIST, RANGE = "<list>", "<range>"
+"""What pydantic's paths call the two forms of an axis."""
+
+
+def _form(axis: Any) -> str:
+    return RANGE if isinstance(axis, (dict, Range)) else LIST
+
+
+Axis = Annotated[
+    Annotated[Choices, Tag(LIST)] | Annotated[Range, Tag(RANGE)], Discriminator(_form), BeforeValidator(_is_axis)
+]
 
 
 class Search(Record):
@@ -137,7 +170,7 @@ NO_PAPER = "none"
 
 def _known_exhibit(name: str) -> str:
     if name not in registry.all_of("exhibits"):
-        raise ValueError(f"got '{name}'; expected: {registry.allowed('exhibits', name)}")
+        raise ValueError(f"got {shown(name)}; expected: {registry.allowed('exhibits', name)}")
     return name
 
 
@@ -184,8 +217,7 @@ class StudySpec(Record):
 
         name = self.budget if budget is None else budget
         if name not in self.budgets:
-            close = difflib.get_close_matches(name, self.budgets, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(name, self.budgets)
             raise SpecError(f"study {self.study}: no budget '{name}'; expected: {', '.join(self.budgets)}{hint}")
         plan = self._plans.get(name)
         if plan is None or plan.study is not self:  # `model_copy` copies what is cached, too.

@@ -133,7 +133,7 @@ class Document:
             if part in nodes:
                 key, value = nodes[part]
                 found.append(part)
-            elif position == len(where) - 1 and isinstance(part, str) and part[:1].islower():
+            elif position == len(where) - 1 and isinstance(part, str) and part.isidentifier() and part[0].islower():
                 missing = (part,)
         return tuple(found), key, value, missing
 

@@ -78,9 +78,9 @@ ROOMS = {
     "inference.weights": ("study",),
     "inference.likelihoods": ("core", "study", "inference.weights"),
     "inference.models": ("core", "flows", "study", "inference.weights", "inference.likelihoods"),
-    "inference.problems": ("core", "flows", "data", "study", "inference.models", "inference.likelihoods"),
+    "inference.problems": ("core", "flows", "data", "study", "runs", "inference.models", "inference.likelihoods"),
     "inference.training": ("core", "data", "study", "runs", "inference.models", "inference.problems"),
-    "runner": ("core", "data", "study", "runs", "runs.tracking", "inference.training"),
+    "runner": ("nfstudy", "core", "data", "study", "runs", "runs.tracking", "inference.training"),
     "report.labels": ("core", "study"),
     "report.paper": ("core", "study", "report.labels"),
     "report.statistics": (*_REPORT_BASE, "report.labels", "report.paper"),
@@ -91,7 +91,7 @@ ROOMS = {
         *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "plots")),
     ),
     "report.claims": (
-        *("core", "study", "runs.tracking"),
+        *("core", "study", "runs", "runs.tracking"),
         *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "exhibits")),
     ),
     "report": (

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from nfstudy.core import registry
 from nfstudy.core.kernels.linear import Linear, linear, linear_batch_last, product
+from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.maxout import Maxout, _Maxout, plain_maxout
 from nfstudy.inference.training.optimisers import FusedRMSprop, make_optimiser
-from nfstudy.study.sections import TrainSpec
+from nfstudy.study.sections import FlowSpec, ModelSpec, TrainSpec
 
 
 def draw(*shape, dtype=torch.float32, seed=0):
@@ -129,9 +131,10 @@ def test_rmsprop_goes_on_from_torchs_state():
 
 def test_weight_decay_shrinks_matrices_alone_and_none_is_plain_adam():
     def trained(decay, optimiser=None):
-        parameters = [torch.nn.Parameter(draw(3, 2)), torch.nn.Parameter(draw(3))]
+        named = {"weight": torch.nn.Parameter(draw(3, 2)), "bias": torch.nn.Parameter(draw(3))}
+        parameters = list(named.values())
         train = TrainSpec(optimiser="adam", learning_rate=0.01, weight_decay=decay)
-        optimiser = optimiser(parameters, lr=0.01) if optimiser else make_optimiser(parameters, train)
+        optimiser = optimiser(parameters, lr=0.01) if optimiser else make_optimiser(named, train)
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
         optimiser.step()
@@ -142,3 +145,21 @@ def test_weight_decay_shrinks_matrices_alone_and_none_is_plain_adam():
     decayed, same = trained(0.5)
     torch.testing.assert_close(decayed, matrix - 0.01 * 0.5 * draw(3, 2))
     assert torch.equal(same, bias)
+
+
+@pytest.mark.parametrize("family", ["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"])
+def test_no_bias_of_any_family_decays_and_families_say_whether_one_could(family):
+    flow = FlowSpec(family=family, length=2, autoregressive_hidden=8, autoregressive_layers=2, coupling_layers=2)
+    model = DLGM(6, ModelSpec(latent=4, hidden=8, layers=1, maxout=2), flow)
+    named = dict(model.named_parameters())
+
+    def decaying(**settings):
+        train = TrainSpec(optimiser="adam", weight_decay=0.1, **settings)
+        groups = make_optimiser(named, train).param_groups
+        inside = {id(weight) for group in groups if group["weight_decay"] for weight in group["params"]}
+        return {name for name, weight in named.items() if id(weight) in inside}
+
+    assert decaying() == {n for n in named if n.endswith("weight") or n.split(".")[1].startswith("w_")}
+    assert decaying(decay_biases=True) == {n for n, weight in named.items() if weight.dim() > 1}
+    could = registry.find("flows", family).matrix_biases
+    assert could == (decaying() != decaying(decay_biases=True))

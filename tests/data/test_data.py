@@ -1,5 +1,6 @@
 """Data sets: what is in them, how they are told apart, and how their files are found, checked and downloaded."""
 
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -303,7 +304,7 @@ class Server(http.server.ThreadingHTTPServer):
     """
 
     def __init__(self, folder):
-        self.folder, self.asked = folder, []
+        self.folder, self.asked, self.sent = folder, [], 0
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -317,6 +318,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append(self.path)
+        if self.path.startswith("/endless/"):
+            return self.send_endlessly()
         if not self.path.startswith(("/cut/", "/labelled/")):
             return super().do_GET()
         content = (self.server.folder / self.path.strip("/")).read_bytes()
@@ -327,6 +330,15 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content[: len(content) // 2] if self.path.startswith("/cut/") else content)
         return None
+
+    def send_endlessly(self):
+        """Send what has no end, until nobody takes it any more."""
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(10_000):
+                self.wfile.write(bytes(2**16))
+                self.server.sent += 2**16
 
     def log_message(self, *arguments):
         """Keep the tests' output clean."""
@@ -392,6 +404,14 @@ def test_when_all_mirrors_fail_the_error_says_why_and_nothing_is_left(tmp_path, 
     assert f"{dead_mirror}tiny.amat: ConnectionError" in message
     assert "cut/tiny.amat: " in message
     assert files_under(tmp_path) == []
+
+
+def test_a_download_that_does_not_end_is_ended(tmp_path, server):
+    put(server.folder / "good/tiny.amat", CONTENT)
+    mirrors = [f"{server.address}endless/", f"{server.address}good/"]
+    assert read_files([data_file(mirrors=mirrors)], [tmp_path]) == [CONTENT]
+    assert server.sent < 50 * 2**20, "no more than the network's buffers took"
+    assert files_under(tmp_path) == [tmp_path / "mnist/tiny.amat"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, server):

@@ -355,3 +355,16 @@ def test_the_logarithm_of_zero_adds_nothing_and_has_gradient_zero():
     assert total.tolist() == pytest.approx([0, math.log(1.5)])
     total.sum().backward()
     torch.testing.assert_close(x.grad, torch.tensor([0.0, 1 / 1.5]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("samples", "images"), [(0, 3), (2, 0)], ids=["no samples", "no images"])
+def test_nothing_comes_back_as_nothing(family, samples, images):
+    flow = flow_of(family)
+    features = draw(images, FEATURES, dtype=next(flow.parameters()).dtype)
+    z = torch.zeros(samples, images, 5, dtype=features.dtype, requires_grad=True)
+    parameters = flow.parameters_from(features)
+    z_K, log_det = flow(z, parameters)
+    assert (z_K.shape, log_det.shape) == (z.shape, z.shape[:-1])
+    (z_K.sum() + log_det.sum()).backward()
+    assert flow.inverse(z.detach(), parameters).shape == z.shape

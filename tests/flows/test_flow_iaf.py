@@ -275,3 +275,16 @@ def test_parameters_of_different_numbers_of_steps_or_layers_are_refused():
             iaf_flow(draw(6, 4), *wrong)
         with pytest.raises(ValueError, match=r"zip\(\) argument"):
             invert_iaf_flow(draw(6, 4), *wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_inverse_of_a_long_chain_with_large_weights_is_finite(dtype):
+    latent, length, hidden = 40, 80, 24
+    places, stream = torch.arange(latent), torch.Generator().manual_seed(0)
+    order = torch.stack([places.flip(0) if k % 2 else places for k in range(length)])
+    for scale in (3.0, 50.0):
+        shapes = ((length, hidden, latent), (length, hidden), (length, 2 * latent, hidden), (length, 2 * latent))
+        weights = [scale * torch.randn(shape, generator=stream, dtype=dtype) for shape in shapes]
+        found = invert_iaf_flow(torch.randn(2, latent, generator=stream, dtype=dtype), order, *weights)
+        assert found.dtype == dtype
+        assert torch.isfinite(found).all()

@@ -216,3 +216,18 @@ def test_a_free_step_starts_at_the_identity_exactly_where_no_feature_moves_it():
     assert torch.equal(z_k, z)
     assert not log_det.any()
     assert (flow.split(*parameters)[1].norm(dim=-1) >= 1).all()
+
+
+def test_the_example_that_is_worked_by_hand_in_the_documents():
+    z, u, w = (torch.tensor([pair], dtype=torch.float64) for pair in ((1.0, 2.0), (0.5, -0.3), (1.0, 0.5)))
+    b = torch.tensor([0.1], dtype=torch.float64)
+    # a = wᵀz + b = 2.1, tanh a = 0.970452, wᵀu = 0.35, sech²a = 0.058223.
+    out, log_det = free_planar_flow(z, u, w, b)
+    torch.testing.assert_close(out, torch.tensor([[1.48523, 1.70886]], dtype=torch.float64), atol=5e-6, rtol=0)
+    assert log_det.exp().item() == pytest.approx(1.020378, abs=5e-7)
+    # m(wᵀu) = −1 + ln(1 + e^0.35) = −0.116645: û = u + (m − wᵀu) w/‖w‖².
+    u_hat, _ = constrain_u(u, w)
+    torch.testing.assert_close(u_hat, torch.tensor([[0.1267, -0.4866]], dtype=torch.float64), atol=1e-4, rtol=0)
+    out, log_det = planar_flow(z, u, w, b)
+    torch.testing.assert_close(out, torch.tensor([[1.12296, 1.52773]], dtype=torch.float64), atol=5e-6, rtol=0)
+    assert log_det.exp().item() == pytest.approx(0.99321, abs=5e-6)

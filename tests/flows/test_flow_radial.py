@@ -171,3 +171,20 @@ def test_a_free_step_starts_at_the_identity_exactly_where_no_feature_moves_it():
     z_k, log_det = flow(z, flow.parameters_from(torch.zeros(0, dtype=torch.float64)))
     assert torch.equal(z_k, z)
     assert not log_det.any()
+
+
+@pytest.mark.parametrize("raw", [-80.0, -90.0, -800.0, -1e4], ids=lambda raw: f"alpha of {raw:g}")
+@pytest.mark.parametrize("constraint", [True, False], ids=["constrained", "free"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_at_its_own_centre_is_finite_however_small_alpha_is(raw, constraint, dtype):
+    flow = RadialFlow(3, 1, 0, constraint)
+    for beta in (0.5, 30.0, -50.0, -1000.0):
+        steps = torch.tensor([[[0.0, 0.0, 0.0, raw, beta]]], dtype=dtype).requires_grad_()
+        z = torch.zeros(1, 3, dtype=dtype, requires_grad=True)
+        plain = radial_flow if constraint else free_radial_flow
+        for out, log_det in (flow(z, (steps,)), plain(z, *flow.split(steps))):
+            gradients = torch.autograd.grad(out.sum() + log_det.sum(), [z, steps])
+            assert all(torch.isfinite(each).all() for each in (out, log_det, *gradients))
+            assert not out.any()
+        if constraint:
+            assert not flow.inverse(torch.zeros(1, 3, dtype=dtype), (steps,)).any()

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import io
 import json
+import os
 import re
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from nfstudy.core.atomic import LOCK
 from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.training.checkpoints import (
@@ -218,6 +220,7 @@ TRIAL = {"cell": "c", "stage": "repetition", "index": 1, "settings": "s", "data"
 @pytest.fixture
 def written(tmp_path):
     path = tmp_path / "folder" / "x.checkpoint"
+    path.parent.mkdir()
     write_checkpoint(path, TRIAL, Checkpoint(1.5, b"state" * 1000, ("one", "two")))
     return path
 
@@ -397,11 +400,32 @@ def test_done_trials_and_drafts_are_swept_and_others_left(tmp_path):
     done, open_ = ("k1", "repetition", 1, "s1"), ("k1", "repetition", 2, "s1")
     for identity in (done, open_):
         write_checkpoint(checkpoint_path(tmp_path, identity), TRIAL, Checkpoint(0.0, b""))
-    (tmp_path / ".k1-abc").mkdir()  # What a kill leaves of `draft_of`.
-    (tmp_path / ".k1-abc" / "draft").write_bytes(b"half")
+    (tmp_path / ".k1-abc.draft").mkdir()  # What a kill leaves of `draft_of`.
+    for name in (LOCK, "draft"):
+        (tmp_path / ".k1-abc.draft" / name).write_bytes(b"half")
     prune_checkpoints(tmp_path, {done, ("k2", "search", 0, "s2")})
     assert [path.name for path in tmp_path.iterdir()] == ["k1-repetition-2-s1.checkpoint"]
     prune_checkpoints(tmp_path / "none", {done})
+
+
+def test_only_a_regular_file_of_a_sane_size_is_read_as_a_checkpoint(tmp_path):
+    pipe, sparse = tmp_path / "a.checkpoint", tmp_path / "b.checkpoint"
+    os.mkfifo(pipe)
+    with sparse.open("wb") as file:
+        file.truncate(40 * 10**9)
+    for path, words in (pipe, "is a pipe, socket or device"), (sparse, r"has 40,000,000,000 bytes; expected: at most"):
+        with pytest.raises(CheckpointError, match=words):
+            read_checkpoint(path, TRIAL)
+
+
+def test_a_folder_that_was_moved_under_a_training_is_not_made_anew(tmp_path):
+    path, told = tmp_path / "mlruns" / "checkpoints" / "x.checkpoint", []
+    checkpoints = Checkpoints(CheckpointPlan(path, 0.0), TRIAL, told.append, StopRequest())
+    checkpoints.save(b"first")
+    (tmp_path / "mlruns").rename(tmp_path / "elsewhere")
+    checkpoints.save(b"second")
+    assert "cannot write a checkpoint: No such file or directory" in told[0].words
+    assert [each.name for each in tmp_path.iterdir()] == ["elsewhere"]
 
 
 def test_what_a_checkpoint_belongs_to_tells_trials_apart():

@@ -23,12 +23,19 @@ SETTINGS = Settings.model_validate(
         "model": {"latent": 2, "hidden": 8, "layers": 1, "maxout": 2},
         "flow": {"family": "planar", "length": 2},
         "train": {"updates": 8, "batch": 5, "optimiser": "adam", "learning_rate": 0.01},
-        "evaluation": {"samples": 20, "test_images": 12},
+        "evaluation": {"samples": 20, "test_images": 12, "tight_samples": 60, "tight_images": 7},
     }
 )
-TEST_METRICS = {"test/elbo", "test/nll", "test/nll_mc_se", "test/kl"}
-TIMES = {"time/wall_seconds", "time/evaluation_seconds", "time/updates_per_second"}
-FILES = {"checkpoint.pt", "samples.png", "reconstructions.png"}
+BOUNDS = {"test/elbo", "test/nll", "test/nll_mc_se", "test/kl"}
+TEST_METRICS = BOUNDS | {f"test/{name}" for name in ("nll_seed_se", "nll_image_se", "nll_drop", "ess")}
+TIGHT = {
+    *(f"test/{name}_tight" for name in ("elbo", "nll", "kl", "ess", "pareto_k", "pareto_k_high")),
+    *(f"test/nll_tight_{name}" for name in ("mc_se", "seed_se", "image_se", "drop")),
+    *("test/tight_samples", "test/tight_images"),
+}
+FIT = {"test/active_latents", "test/log_det", "test/displacement", "train/gradient_snr", "train/parameters"}
+TIMES = {"time/wall_seconds", "time/evaluation_seconds", "time/updates_per_second", "time/peak_memory"}
+FILES = {"checkpoint.pt", "samples.png", "reconstructions.png", "images.csv"}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +55,7 @@ def run(dataset, values=(), stage="repetition", index=1, on_epoch=lambda record:
 def test_a_repetition_is_evaluated_on_the_test_set(dataset):
     result = run(dataset)
     assert (result.outcome, result.update, result.reason) == ("finished", 8, "")
-    assert set(result.metrics) == TEST_METRICS | TIMES <= set(METRICS)
+    assert set(result.metrics) == TEST_METRICS | TIGHT | FIT | TIMES <= set(METRICS)
     assert set(result.files) == FILES
     assert result.metrics["test/kl"] == pytest.approx(-result.metrics["test/elbo"] - result.metrics["test/nll"])
     assert result.metrics["time/wall_seconds"] > result.metrics["time/evaluation_seconds"] > 0
@@ -60,7 +67,7 @@ def test_the_checkpoint_gives_the_test_metrics_again(dataset):
     model.load_state_dict(torch.load(io.BytesIO(result.files["checkpoint.pt"]), weights_only=True))
     seed = derive_seed(SETTINGS.seed, "evaluation", "test")
     estimates = evaluate_likelihood(model, dataset.test[:12], 20, seed)
-    assert {f"test/{name}": value for name, value in estimates._asdict().items()} == {
+    assert {f"test/{name}": value for name, value in estimates.numbers().items()} == {
         name: result.metrics[name] for name in TEST_METRICS
     }
 
@@ -101,7 +108,7 @@ def test_only_the_first_images_are_used(dataset, key):
     images[count:] = 1 - images[count:]
     result, altered = run(dataset), run(dataclasses.replace(dataset, **{split: images}))
     whole = run(dataset, {key: None})
-    for name in TEST_METRICS:
+    for name in BOUNDS:
         assert result.metrics[name] == altered.metrics[name] != whole.metrics[name]
 
 
@@ -109,7 +116,7 @@ def test_a_diverged_trial_has_a_reason_and_no_test_numbers(dataset):
     result = run(dataset, {"train.learning_rate": 1e6, "train.updates": 200})
     assert result.outcome == "diverged"
     assert f"at update {result.update}" in result.reason
-    assert set(result.metrics) == {"time/wall_seconds"}
+    assert set(result.metrics) == {"time/wall_seconds", "time/peak_memory"}
     assert result.files == {}
 
 
@@ -131,7 +138,7 @@ def test_a_problem_without_parameters_is_evaluated_and_not_trained():
         Trial("tiny", Cell(settings.normalized(), "full"), settings, "repetition", 1), None, "cpu", told.append
     )
     assert (result.outcome, result.update, result.reason, told) == ("finished", 0, "", [])
-    assert set(result.metrics) == {"test/window_mass", "time/wall_seconds", "time/evaluation_seconds"}
+    assert set(result.metrics) == {"test/window_mass", "train/parameters", *TIMES} - {"time/updates_per_second"}
     assert set(result.files) == {"density.npy", "density.png"}
 
 

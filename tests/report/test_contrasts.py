@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nfstudy.report.statistics.contrasts import Contrast, contrast_of, decide, seeds_to_decide
+from nfstudy.report.statistics.contrasts import contrast_of, decide, holm
 
-T_2, T_3 = 4.302653, 3.182446
-"""Student's t at 0.975 with 2 and 3 degrees of freedom, from a printed table."""
+T_2 = 4.302653
+"""Student's t at 0.975 with 2 degrees of freedom, from a printed table."""
 
 
 def values(*numbers, start=1):
@@ -36,14 +36,34 @@ def test_distances_shrink_whichever_is_the_lower_one():
     # |4 − 4| − |3 − 5| = −2 and |5 − 4| − |8 − 6| = −1: mean −1.5, variance 0.5.
     cells = [{1: 4.0, 2: 5.0}, {1: 4.0, 2: 4.0}, {1: 3.0, 2: 8.0}, {1: 5.0, 2: 6.0}]
     found = contrast_of((1, -1, 1, -1), cells, distances=True)
-    assert (found.mean, found.variances) == (-1.5, (0.5,))
+    assert (found.mean, found.variances) == (-1.5, (pytest.approx(0.5),))
     with pytest.raises(ValueError, match="no repetition that all cells share"):
         contrast_of((1, -1, 1, -1), [{1: 4.0}, {2: 4.0}, {1: 3.0}, {1: 5.0}], distances=True)
 
 
 def test_only_repetitions_that_all_cells_have_are_pairs():
-    found = contrast_of((1, -1), ({1: 5.0, 2: 7.0, 4: 100.0}, {1: 4.0, 2: 5.0, 3: -100.0}))
-    assert (found.repetitions, found.mean, found.n) == ((1, 2), 1.5, 2)
+    found = contrast_of((1, -1), ({1: 5.0, 2: 7.0, 3: 8.0, 4: 100.0}, {1: 4.0, 2: 5.0, 3: 6.0, 5: -100.0}))
+    assert (found.repetitions, found.n) == ((1, 2, 3), 3)
+    assert found.mean == pytest.approx(5 / 3, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "pairs"),
+    [
+        pytest.param((1, 2), (1, 2, 3), (1, 2), id="two pairs, all that one cell has"),
+        pytest.param((1, 2, 4), (1, 2, 3), (), id="two pairs, and a third value each"),
+        pytest.param((1, 2, 3), (3, 4, 5), (), id="one pair"),
+        pytest.param((1, 2, 3), (1, 2, 3, 4), (1, 2, 3), id="three pairs"),
+    ],
+)
+def test_too_few_pairs_discard_no_values(first, second, pairs):
+    rng = np.random.default_rng(3)
+    cells = [{r: float(rng.normal()) for r in own} for own in (first, second)]
+    found = contrast_of((1, -1), cells)
+    assert found.repetitions == pairs
+    if not pairs:
+        by_scipy = stats.ttest_ind(*(list(cell.values()) for cell in cells), equal_var=False)
+        assert found.interval(0.95) == pytest.approx(tuple(by_scipy.confidence_interval(0.95)), abs=1e-12)
 
 
 def test_without_shared_repetitions_the_interval_is_welchs():
@@ -78,7 +98,8 @@ def test_one_value_has_no_interval(cells):
     found = contrast_of((1, -1), cells)
     assert (found.mean, found.n, found.se, found.interval(0.95)) == (2.0, 1, None, None)
     assert decide(found.interval(0.95), -math.inf, 0) == "undecided"
-    assert seeds_to_decide(found, -math.inf, 0, 0.95) is None
+    assert (found.p_within(-math.inf, 0), found.p_outside(-math.inf, 0)) == (1.0, 1.0)
+    assert found.lack == "an interval takes at least 2 seeds"
 
 
 @pytest.mark.parametrize(
@@ -93,8 +114,8 @@ def test_one_value_has_no_interval(cells):
         ((-9.0, 9.0), -0.5, 0.5, "undecided"),
         ((0.6, 0.9), -0.5, 0.5, "contradicted"),
         ((-0.9, -0.5), -0.5, 0.5, "contradicted"),
-        ((0.0, 0.0), -math.inf, 0.0, "contradicted"),
-        ((0.0, 0.0), -0.5, 0.5, "supported"),
+        ((0.1, 0.1), -math.inf, 0.0, "undecided"),
+        ((0.0, 0.0), -0.5, 0.5, "undecided"),
         (None, -0.5, 0.5, "undecided"),
     ],
 )
@@ -102,53 +123,69 @@ def test_an_interval_decides_when_it_lies_on_one_side(interval, lower, upper, de
     assert decide(interval, lower, upper) == decision
 
 
-def test_seeds_to_decide_by_hand():
-    # Mean −2, sd 1, against 0: 3 seeds leave t se = 4.30/√3 = 2.48 > 2, and 4 leave 3.18/2 = 1.59 < 2.
-    found = contrast_of((1,), (values(-1, -2, -3),))
-    assert T_2 / math.sqrt(3) > 2 > T_3 / math.sqrt(4)
-    assert seeds_to_decide(found, -math.inf, 0.0, 0.95) == 4
-    # The nearer bound counts, 0.5 away: 17 seeds leave 2.1199/√17 = 0.514, and 18 leave 2.1098/√18 = 0.497.
-    assert seeds_to_decide(found, -2.5, 0.0, 0.95) == 18
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pytest.param((values(3.5, 4.5), values(3.0, 4.0)), id="two equal differences"),
+        pytest.param((values(97.1, 98.3, 91.7), values(92.1, 93.3, 86.7)), id="equal but for rounding"),
+        pytest.param((values(5.0, 5.0), values(3.0, 4.0, 7.0, start=3)), id="unpaired, one cell with equal values"),
+        pytest.param((values(0.0, 0.0), values(0.0, 0.0)), id="zeros"),
+    ],
+)
+def test_equal_values_say_nothing_of_the_spread_and_decide_nothing(cells):
+    found = contrast_of((1, -1), cells, noise=(0.1, 0.1))
+    assert (found.se, found.interval(0.95)) == (None, None)
+    assert (found.p_within(-1e6, 1e6), found.p_outside(-math.inf, -1e6)) == (1.0, 1.0)
+    assert found.lack == "equal values: no spread to judge by"
 
 
-def test_seeds_to_decide_are_the_fewest_and_at_most_a_thousand():
-    # sd 1, t_999(0.975) = 1.96234: 1,000 seeds leave 0.06205, 999 leave 0.06209.
-    one = (1.0,)
-    assert seeds_to_decide(Contrast(0.06207, (3,), one, (1, 2, 3)), -math.inf, 0.0, 0.95) == 1000
-    assert seeds_to_decide(Contrast(0.06203, (3,), one, (1, 2, 3)), -math.inf, 0.0, 0.95) is None
-    assert seeds_to_decide(Contrast(0.0, (3,), one, (1, 2, 3)), -math.inf, 0.0, 0.95) is None
+def test_a_p_value_is_where_the_interval_meets_the_bound():
+    # Differences 1, 2, 3: mean 2, se 1/√3. scipy's one-sided tests of the same three numbers.
+    found = contrast_of((1,), (values(1, 2, 3),))
+    greater = stats.ttest_1samp([1, 2, 3], 0, alternative="greater").pvalue
+    assert found.p_outside(-math.inf, 0) == pytest.approx(greater, abs=1e-12)
+    assert found.p_within(-math.inf, 0) == pytest.approx(1 - greater, abs=1e-12)
+    low, high = found.interval(0.95)
+    assert found.p_within(low, math.inf) == pytest.approx(0.025, abs=1e-12)
+    # Two tests, the worse of both counts; against an interval both tails count, the far one little.
+    assert found.p_within(low - 9, high) == pytest.approx(0.025, abs=1e-12)
+    far = stats.t.sf(math.sqrt(3) * (2 - 1 + 8), 2)
+    assert found.p_outside(-7, 1) == pytest.approx(stats.t.sf(math.sqrt(3), 2) + far, abs=1e-12)
 
 
-def test_seeds_to_decide_without_pairs_are_those_of_each_cell():
-    # Variances 1 and 1: se² = 2/n, ν = 2 (n − 1). At distance 2: n = 3: t_4 = 2.776445, half-width 2.267;
-    # n = 4: t_6 = 2.446912, half-width 1.730.
-    found = contrast_of((1, -1), (values(1, 2, 3), values(3, 4, 5, start=4)))
-    assert found.mean == -2.0
-    assert 2.776445 * math.sqrt(2 / 3) > 2 > 2.446912 * math.sqrt(2 / 4)
-    assert seeds_to_decide(found, -math.inf, 0.0, 0.95) == 4
+def test_monte_carlo_errors_add_up_and_do_not_fall_with_the_repetitions():
+    # se² = 1/3 + (0.3 + 0.2)², and the degrees of freedom stay those of the spread.
+    found = contrast_of((1, -1), (values(91, 72, 103), values(90, 70, 100)), noise=(0.3, 0.2))
+    assert found.noise == pytest.approx(0.5)
+    assert found.se == pytest.approx(math.sqrt(1 / 3 + 0.25), abs=1e-12)
+    assert found.freedom == 2
+    assert found.interval(0.95)[1] == pytest.approx(2 + T_2 * math.sqrt(1 / 3 + 0.25), abs=1e-5)
 
 
-def test_equal_differences_have_an_interval_without_width():
-    found = contrast_of((1, -1), (values(3.5, 4.5, 9.0), values(3.0, 4.0, 8.5)))
-    assert (found.se, found.interval(0.95)) == (0.0, (0.5, 0.5))
-    assert decide(found.interval(0.95), -math.inf, 0.0) == "contradicted"
-    assert seeds_to_decide(found, -math.inf, 0.0, 0.95) == 2
+def test_holm_by_hand():
+    # Sorted 0.01, 0.02, 0.03, 0.5 times 4, 3, 2, 1: 0.04, 0.06, 0.06, 0.5, each at least the one before.
+    assert holm([0.03, 0.5, 0.01, 0.02]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "start"),
+    ("first", "second", "start", "noise"),
     [
-        pytest.param(3, 3, 1, id="3 pairs"),
-        pytest.param(6, 9, 20, id="unpaired, 6 and 9 values, spread 1 and 3"),
+        pytest.param(3, 3, 1, 0.0, id="3 pairs"),
+        pytest.param(6, 9, 20, 0.0, id="unpaired, 6 and 9 values, spread 1 and 3"),
+        pytest.param(3, 3, 1, 3.0, id="3 pairs, under noise that all values share"),
     ],
 )
-def test_intervals_cover_the_truth_as_often_as_they_say(first, second, start):
-    """Of 3,000 intervals of 95 %, the share that covers has a standard deviation of 0.4 %; Welch's is approximate."""
-    rng, trials, covered = np.random.default_rng(7), 3000, 0
+def test_intervals_cover_the_truth_as_often_as_they_say(first, second, start, noise):
+    """Of 2,000 intervals of 95 %, the share that covers has a standard deviation of 0.5 %; Welch's is approximate."""
+    rng, trials, covered = np.random.default_rng(7), 2000, 0
     for _ in range(trials):
         shared = rng.normal(0, 10, max(first, second))  # what a seed does to both cells alike
-        a = shared[:first] * (start == 1) + rng.normal(2, 1, first)
+        a = shared[:first] * (start == 1) + rng.normal(2, 1, first) + rng.normal(0, noise)
         b = shared[:second] * (start == 1) + rng.normal(0, 3, second)
-        low, high = contrast_of((1, -1), (values(*a), values(*b, start=start))).interval(0.95)
+        found = contrast_of((1, -1), (values(*a), values(*b, start=start)), noise=(noise, 0.0))
+        low, high = found.interval(0.95)
         covered += low < 2 < high
-    assert covered / trials == pytest.approx(0.95, abs=0.016)
+    assert covered / trials > 0.935
+    assert noise or covered / trials < 0.965

@@ -35,6 +35,22 @@ def test_estimate_by_hand(values, mean, se):
     assert found.run_ids == tuple(f"run{i}" for i in range(len(values)))
 
 
+def test_a_monte_carlo_error_is_not_divided_by_the_runs():
+    assert estimate({"a": 1.0, "b": 2.0, "c": 3.0}, noise=0.5).se == pytest.approx(math.sqrt(1 / 3 + 0.25), abs=1e-12)
+    assert estimate({"a": 1.0}, noise=0.5).se is None
+
+
+def test_the_errors_of_a_difference_add_up_and_further_repetitions_are_in_no_estimate():
+    runs = FakeRuns()
+    for index, (error, nll_error) in enumerate([(0.3, 0.0), (0.4, 0.2), (0.0, 0.1), (9.0, 9.0)], start=1):
+        runs.add(trial(index), test__elbo_mc_se=error, test__nll_mc_se=nll_error, test__elbo=-97.0 - index)
+    cell = gather_results(SPEC.under("laptop"), runs).cells[0]
+    f, nll = math.sqrt((0.3**2 + 0.4**2) / 3), math.sqrt((0.2**2 + 0.1**2) / 3)
+    assert [cell.noise(quantity) for quantity in BOUNDS] == pytest.approx([f, f + nll, nll])
+    assert (cell.estimate(FREE_ENERGY).n, cell.estimate(FREE_ENERGY).mean, cell.ended) == (3, 99.0, 4)
+    assert [*cell.by_repetition(FREE_ENERGY, further=True)] == [1, 2, 3, 4]
+
+
 def test_values_that_are_not_finite_are_left_out_and_counted():
     found = estimate({"a": 1.0, "b": math.nan, "c": math.inf, "d": 3.0})
     assert (found.n, found.mean, found.left_out, found.run_ids) == (2, 2.0, 2, ("a", "d"))
@@ -84,7 +100,8 @@ def test_a_retry_counts_once_and_other_budgets_and_searches_do_not_count():
     runs.add(trial(7, stage="search"), test__nll=20.0)
     results = gather_results(SPEC.under("laptop"), runs)
     found = results.cells[0].estimate(NLL)
-    assert (found.n, found.mean, found.se) == (2, 91.0, 1.0)
+    # The planted runs say that their Monte-Carlo error is 0.01, which two runs may share.
+    assert (found.n, found.mean, found.se) == (2, 91.0, pytest.approx(math.hypot(1.0, 0.01), abs=1e-12))
     assert sorted(results.runs["attempts"]) == [1, 1, 2]
 
 

@@ -96,7 +96,9 @@ def test_every_number_opens_the_runs_it_comes_from(tmp_path):
         assert file == "small/index.html"
         assert anchor in lines
         assert anchor in (f"run-{ids[0]}", "runs")
-    shown = re.findall(r'data-runs="([^"]+)">(\d+\.\d\d) ± \d+\.\d\d \(2\)</a>', page)
+    shown = re.findall(
+        r'data-runs="([^"]+)">(?:[≤≥] )?(\d+\.\d\d) ± \d+\.\d\d \(2\)</a>', page.partition('class="study"')[2]
+    )
     values = {record["run_id"]: record for record in runs.records}
     signs = {"test/nll": 1, "test/kl": 1, "test/elbo": -1, "train/elbo": -1, "valid/elbo": -1}
     assert len(shown) == 3 + 9 + 6, "of Table 2, of Figure 4, of the ends of the learning curves"
@@ -201,14 +203,15 @@ def test_a_study_is_shown_under_the_budget_that_has_runs(tmp_path):
     assert gather_fullest(spec, FakeRuns()).budget == "full"
 
 
-def test_claims_are_judged_on_their_own_study(tmp_path):
+def test_claims_are_judged_on_every_study_that_bears_on_them(tmp_path):
     spec = study(SMALL, study="mnist", repetitions="3")
     page, _ = build(tmp_path / "run", run_all(spec, "full"), spec)
     words = re.findall(r'<strong data-verdict="([^"]+)">\1</strong>', page)
     assert len(words) == page.count('<li id="claim-')
     assert "undecided" in words, "some of its cells have run"
     page, _ = build(tmp_path / "other", run_all(study(SMALL), "full"))
-    assert set(re.findall(r'<strong data-verdict="([^"]+)">', page)) == {"not run"}
+    assert re.search(r'<th scope="col" class="words">small full</th>', page)
+    assert re.search(r'">undecided</strong> on small full <span class="remark">', page)
 
 
 def test_two_builds_give_the_same_bytes_and_leave_other_files(tmp_path):
@@ -236,7 +239,7 @@ def test_a_browser_runs_the_script_without_a_complaint(tmp_path):
     build(tmp_path, run_all(study(SMALL), "full"))
     page = (tmp_path / "index.html").read_text()
     opened = """<script>addEventListener("load", () => {
-      document.querySelector("a[data-runs]").click();
+      document.querySelector(".study a[data-runs]").click();
       const panel = document.getElementById("panel");
       document.title = `${panel.querySelectorAll("svg polyline").length} ${panel.open}`;
     });</script></body>"""

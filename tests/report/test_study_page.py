@@ -195,7 +195,7 @@ def test_figure_4_gives_all_three_quantities_and_the_points_that_are_not_run():
     assert [axes.get_title() for axes in shown.drawings[0].figure.axes] == [
         "(a) Free energy F = −ELBO",
         "(b) KL(q‖p(z|x)) = F + ln p(x)",
-        "(c) −ln p(x)",
+        "(c) −ln p(x), upper bound",
     ]
 
 
@@ -226,7 +226,7 @@ def test_summary_shows_diverged_failed_and_missing_cells():
     )
     rows = exhibit("summary", spec, runs).tables[0].rows
     assert [(row.name, row.entries[2].display, row.entries[-2].display, row.entries[-1].display) for row in rows] == [
-        ("diagonal Gaussian, K = 0", "90.90 (n = 1)", "1 of 2", "diverged"),
+        ("diagonal Gaussian, K = 0", "≤ 90.90 (n = 1)", "1 of 2", "diverged"),
         ("NF (planar), K = 10", "2 of 2 failed", "0 of 2", "failed"),
         ("NICE-perm, K = 10", "not run", "0 of 2", "missing"),
     ]
@@ -243,7 +243,7 @@ def test_learning_curves_and_samples_say_when_there_is_nothing_to_show():
 def test_learning_curves_say_that_validation_images_were_trained_on(split, told):
     spec = study(SMALL.replace("binarisation: static", f"binarisation: static, training_split: {split}"))
     (drawing,) = exhibit("learning-curves", spec, run_all(spec, "full")).drawings
-    assert ("train on the validation images too" in drawing.caption) is told
+    assert ("also train on the validation images" in drawing.caption) is told
 
 
 def test_samples_take_the_first_repetition_and_name_its_runs():
@@ -397,8 +397,8 @@ def test_stale_files_go_and_foreign_ones_stay(tmp_path):
     [
         ("{}", "not the manifest of a report"),
         ("no JSON", "not the manifest of a report"),
-        ('{"files": {"../victim": ""}}', "lists '../victim'"),
-        ('{"files": {"/victim": ""}}', "lists '/victim'"),
+        ('{"study": "small", "files": {"../victim": ""}}', "lists '../victim'"),
+        ('{"study": "small", "files": {"/victim": ""}}', "lists '/victim'"),
     ],
     ids=["other JSON", "no JSON", "upwards", "absolute"],
 )

@@ -109,10 +109,10 @@ def test_csv_holds_full_precision_and_every_quantity():
 
 def test_markdown_is_exact():
     assert to_markdown(table()).splitlines() == [
-        "| row           |   paper |             ours |",
-        "|:--------------|--------:|-----------------:|",
-        r"| NF\_1 \| 50 % |  ≤ 85.7 | 87.00 ± 1.00 (2) |",
-        r"| \<b\>         |         |          not run |",
+        "| row           |   paper |               ours |",
+        "|:--------------|--------:|-------------------:|",
+        r"| NF\_1 \| 50 % |  ≤ 85.7 | ≤ 87.00 ± 1.00 (2) |",
+        r"| \<b\>         |         |            not run |",
         "",
         r"*A\_caption ±*",
     ]
@@ -120,7 +120,7 @@ def test_markdown_is_exact():
 
 def test_latex_has_rules_and_escapes():
     text = to_latex(table())
-    assert r"NF\_1 | 50 \% & $\leq$ 85.7 & 87.00 $\pm$ 1.00 (2) \\" in text
+    assert r"NF\_1 | 50 \% & $\leq$ 85.7 & $\leq$ 87.00 $\pm$ 1.00 (2) \\" in text
     assert r"\textless{}b\textgreater{} &  & not run \\" in text
     assert r"\caption{A\_caption $\pm$}" in text
     assert [rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lrr}")] == [True] * 4

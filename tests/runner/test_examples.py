@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.command_line import TINY, digests, frame_of, nfstudy, numbers_of, write_study
+from support.command_line import TINY, exhibit_digests, frame_of, nfstudy, spawned, write_study
 from support.plugins import SHIFT, WRONG
 
 from nfstudy.runs.archive.reader import read_archive
+
+IMPORTED = "runs were imported from an archive"
 
 pytestmark = pytest.mark.end_to_end
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -20,10 +22,12 @@ def householder(tmp_path_factory):
     """A folder in which the example has been run."""
     folder = tmp_path_factory.mktemp("empty") / "householder"
     shutil.copytree(EXAMPLES / "householder", folder)
+    study = folder / "householder.yaml"
+    study.write_text(study.read_text().replace("updates: 600", "updates: 100"))
     checked = nfstudy(folder, "check-plugin", "householder.py")
     assert checked.returncode == 0, checked.stderr
     assert "flows householder: 16 chains satisfy the flow contract" in checked.stdout
-    done = nfstudy(folder, "run", "householder.yaml", "--workers", "2")
+    done = spawned(folder, "run", "householder.yaml", "--workers", "2")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -77,11 +81,12 @@ def test_its_runs_travel_with_the_file_and_no_code_is_run_where_they_arrive(hous
     assert refused.returncode == 2
     assert "hint: name it with --plugin" in refused.stderr
     for name in ("householder.py", "householder.yaml"):
-        shutil.copy(EXAMPLES / "householder" / name, tmp_path)
+        shutil.copy(householder / name, tmp_path)
     assert nfstudy(tmp_path, "report", "householder.yaml").returncode == 0
     reports = [folder / "reports" / "householder" for folder in (householder, tmp_path)]
     assert nfstudy(householder, "report", "householder.yaml").returncode == 0
-    assert digests(reports[0]) == digests(reports[1])
+    assert exhibit_digests(reports[0]) == exhibit_digests(reports[1])
+    assert [IMPORTED in (report / "index.md").read_text() for report in reports] == [False, True]
 
 
 @pytest.mark.parametrize("fault", ["log-determinant", "no class"])
@@ -136,7 +141,8 @@ def test_an_exhibit_from_outside_is_shown_with_a_metric_that_its_runs_log_and_th
     assert nfstudy(there, "import", "all.tar.xz").returncode == 0
     for place in (folder, there):
         assert nfstudy(place, "report", "active-units.yaml").returncode == 0
-    assert digests(report) == digests(there / "reports" / "active-units")
+    assert exhibit_digests(report) == exhibit_digests(there / "reports" / "active-units") != {}
+    assert IMPORTED in (there / "reports" / "active-units" / "index.md").read_text()
 
 
 def test_a_metric_that_is_wrong_is_refused_before_anything_is_trained(tmp_path):
@@ -148,17 +154,3 @@ def test_a_metric_that_is_wrong_is_refused_before_anything_is_trained(tmp_path):
     assert done.returncode == 2
     assert "error: plug-in active_units.py: metric test/active_units, of images: AttributeError" in done.stderr
     assert "nothing has been trained" in done.stderr
-
-
-def test_actors_of_ray_have_the_plug_in_too(tmp_path, monkeypatch):
-    pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    folder = write_study(tmp_path / "cluster", SHIFTED.replace("repetitions: 2", "repetitions: 1"))
-    (folder / "shift.py").write_text(SHIFT)
-    done = nfstudy(folder, "run", "tiny.yaml", "--engine", "ray", "--workers", "1")
-    assert done.returncode == 0, done.stderr
-    assert numbers_of(folder)
-    alone = write_study(tmp_path / "alone", SHIFTED.replace("repetitions: 2", "repetitions: 1"))
-    (alone / "shift.py").write_text(SHIFT)
-    assert nfstudy(alone, "run", "tiny.yaml", "--workers", "1").returncode == 0
-    assert numbers_of(folder) == numbers_of(alone)

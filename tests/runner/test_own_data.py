@@ -8,8 +8,12 @@ import pytest
 from scipy.io import savemat
 from support.command_line import frame_of, nfstudy, numbers_in
 
-from nfstudy.core.errors import SpecError
+from nfstudy.core.errors import DataError, SpecError
+from nfstudy.data import load_dataset
+from nfstudy.runs.conditions import recorded_settings
+from nfstudy.runs.frame import param_text
 from nfstudy.runs.tracking.store import open_store
+from nfstudy.study.cells import settings_digest
 from nfstudy.study.reader import parse_study, read_study
 
 STUDY = """\
@@ -113,6 +117,23 @@ def test_a_run_records_the_file_and_its_numbers(finished):
     assert source.startswith("own.npz SHA-256 ")
     assert "valid: 30 of train, drawn once" in source
     assert str(finished) not in (finished / "reports/own/index.html").read_text()
+
+
+def test_a_run_names_a_file_outside_the_project_without_its_folder(tmp_path):
+    path = tmp_path / "elsewhere" / "own.npz"
+    path.parent.mkdir()
+    np.savez(path, **halves(BITS))
+    settings = parse_study(STUDY % f"path: {path}", "own.yaml").settings
+    assert settings.data.path == str(path)
+    recorded = settings.recorded()
+    assert recorded.data.path == "own.npz"
+    assert recorded_settings({name: param_text(value) for name, value in recorded.flat().items()}) == recorded
+    assert settings_digest(recorded) == settings_digest(settings)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError, match=r"data/own.npz: is not there; .* hint: put it"):
+        load_dataset(recorded.data.source(), [tmp_path / "data"])
+    (tmp_path / "data/own.npz").symlink_to(path)
+    assert load_dataset(recorded.data.source(), [tmp_path / "data"]).name == "file-bits"
 
 
 @pytest.mark.end_to_end
@@ -231,12 +252,3 @@ def test_what_is_read_is_not_varied(tmp_path, monkeypatch):
         parse_study(varied, "own.yaml")
     study = parse_study(text.replace("flow.length: [0, 2]", "data.binarisation: [static, dynamic]"), "own.yaml")
     assert len({cell.key for cell in study.under("default").cells}) == 2
-
-
-@pytest.mark.end_to_end
-def test_actors_of_a_cluster_train_on_the_file(finished, tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[cluster]')")
-    folder = write(tmp_path, "path: own.npz", **halves(BITS))
-    done = nfstudy(folder, "run", "own.yaml", "--engine", "ray", "--workers", "1")
-    assert done.returncode == 0, done.stderr
-    assert numbers_in(frame_of(folder, "own")) == numbers_in(frame_of(finished, "own"))

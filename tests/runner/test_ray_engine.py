@@ -3,11 +3,15 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 from support.cluster import NODE, actors_of, mlflow_server, ray_cluster, wait_until
-from support.command_line import TINY, frame_of, launch, nfstudy, numbers_in, numbers_of, wait_for, write_study
-from support.postgres import free_port, running_postgres
+from support.command_line import TINY, frame_of, launch, nfstudy, numbers_in, numbers_of, python, wait_for, write_study
+from support.plugins import SHIFT
+from support.postgres import running_postgres
+from support.processes import free_port
 
+from nfstudy.runner import watch
 from nfstudy.runner.worker import Died, Ready
 from nfstudy.runs.tracking.open import load_frame
 from nfstudy.runs.tracking.sql_runs import SqlStore
@@ -37,11 +41,20 @@ def tracked(tmp_path):
             yield database, address
 
 
-@pytest.fixture
-def cluster(monkeypatch):
+@pytest.fixture(scope="module")
+def head():
+    """A cluster of one node."""
     with ray_cluster() as cluster:
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         yield cluster
+
+
+@pytest.fixture
+def cluster(head, monkeypatch):
+    """That cluster; nodes that a test adds go with it."""
+    monkeypatch.setenv("RAY_ADDRESS", head.address)
+    yield head
+    for node in [*head.worker_nodes]:
+        head.remove_node(node, allow_graceful=False)
 
 
 def test_a_lost_worker_a_lost_node_a_restarted_database_and_a_killed_driver_change_nothing(
@@ -108,6 +121,22 @@ def test_a_study_on_a_cluster_is_stopped_and_gone_on_with(undisturbed, cluster, 
     assert numbers_of(folder) == undisturbed
 
 
+def test_actors_have_the_plug_in_and_the_file_of_data(cluster, tmp_path):
+    text = TINY.replace("[planar, nice-perm]", "[shift]").replace("repetitions: 2", "plugins: [shift.py]")
+    text = text.replace("{name: digits}", "{name: file, path: own.npz}").replace(", test_images: 50", "")
+    pixels = (np.random.default_rng(1).random((150, 16)) < 0.3).astype(np.uint8)
+    found = []
+    for name, engine in (("cluster", ["--engine", "ray"]), ("alone", [])):
+        folder = write_study(tmp_path / name, text)
+        (folder / "shift.py").write_text(SHIFT)
+        np.savez(folder / "own.npz", train=pixels[:100], test=pixels[100:])
+        done = nfstudy(folder, "run", "tiny.yaml", "--workers", "1", *engine)
+        assert done.returncode == 0, done.stderr
+        found.append(numbers_of(folder))
+    assert len(found[0]) == 2
+    assert found[0] == found[1]
+
+
 def test_workers_share_a_gpu_and_wait_for_room(cluster):
     from nfstudy.runner.ray_engine import open_cluster
 
@@ -123,6 +152,24 @@ def test_workers_share_a_gpu_and_wait_for_room(cluster):
         assert left is ready[0]
         assert died.clean_exit
         assert until(engine, Ready)[0] is waiting
+
+
+def test_a_worker_that_stands_still_and_stays_connected_is_given_up(cluster, monkeypatch):
+    from nfstudy.runner.ray_engine import open_cluster
+
+    monkeypatch.setattr(watch, "LOST_SECONDS", 3.0)
+    with open_cluster(1, 1, 1, "auto", 0.0, {}) as engine:
+        first, _ = until(engine, Ready)
+        (pid,) = actors_of(cluster.head_node)
+        os.kill(pid, signal.SIGSTOP)
+        watcher, told = watch.Watch(engine, None, print), []
+        while not told:
+            told = [message for _, message in engine.events(0.2) if isinstance(message, Died)]
+            watcher.look({})
+        assert told == [Died("its worker gave no sign of life for 3 s")]
+        second, _ = until(engine, Ready)
+        assert second is not first
+    wait_until(lambda: pid not in actors_of(cluster.head_node))
 
 
 def until(engine, kind):
@@ -155,9 +202,8 @@ def test_a_users_mistake_about_engines_is_told(name, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.rglob("*.db")) == []
 
 
-def test_without_ray_the_engine_says_how_to_get_it(tmp_path, monkeypatch):
-    (tmp_path / "ray.py").write_text("raise ImportError('No module named ray')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = nfstudy(write_study(tmp_path), "run", "tiny.yaml", "--engine", "ray")
+def test_without_ray_the_engine_says_how_to_get_it(tmp_path):
+    code = "import sys; sys.modules['ray'] = None; from nfstudy.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = python(write_study(tmp_path), code, "run", "tiny.yaml", "--engine", "ray")
     assert done.returncode == 2
     assert "hint: pip install 'nfstudy[cluster]'" in done.stderr

@@ -212,3 +212,24 @@ def test_numbers_that_moved_have_their_exit_code(finished, tmp_path, shift, code
     assert "to be expected" not in done.stdout, "another number of threads may change bits"
     frame = frame_of(folder)
     assert frame.loc[frame["stage"] == "rerun", "rerun"].tolist() == [words]
+
+
+def test_a_run_of_before_keeps_what_decayed_in_it():
+    settings = CELL.settings.replace(
+        {
+            **{"flow.family": "nice-perm", "flow.length": 2, "model.latent": 4},
+            **{"train.optimiser": "adam", "train.weight_decay": 0.1, "train.decay_biases": True},
+        }
+    )
+    params = params_of(settings)
+    assert params.pop("train.decay_biases") == "true"
+    assert recorded_settings(params).train.decay_biases
+    # Where none decays, there is nothing to keep.
+    assert not recorded_settings(params_of(settings.replace({"flow.family": "planar"}))).train.decay_biases
+
+
+def test_metrics_that_were_not_there_yet_are_held_to_nothing():
+    numbers = {"test/nll": points((10, 0, 1.5))}
+    old, new = copy(1, histories=numbers), copy(2, histories=numbers | {"test/nll_tight": points((10, 0, 1.4))})
+    assert compare(old, new) == ("identical", ())
+    assert compare(new, old)[0] == "differs"

@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import signal
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from support import disks, small_mnist
-from support.cluster import children_of, mlflow_server
-from support.command_line import TINY, frame_of, launch, numbers_in, numbers_of, wait_for, write_study
+from support.cluster import SERVER_GROUP, mlflow_server
+from support.command_line import TINY, frame_of, launch, nfstudy, numbers_in, numbers_of, wait_for, write_study
+from support.processes import workers_of
 
 from nfstudy.__main__ import main
 from nfstudy.core.errors import SpecError
@@ -34,8 +36,11 @@ STUDIES = Path(__file__).parents[2] / "studies"
 
 @pytest.fixture
 def command(monkeypatch, capfd):
-    """Give the function that runs a command in a folder, in this process: (exit code, output, errors)."""
+    """Give the function that runs a command in a folder, in this patched process: (exit code, output, errors)."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    import_module("torch._dynamo")  # Which each worker would import otherwise.
+    fork = multiprocessing.get_context("fork")  # For workers without the seconds of their imports.
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
 
     def run(folder, *arguments):
         monkeypatch.chdir(folder)
@@ -61,31 +66,31 @@ def calm(tmp_path_factory):
     return numbers_of(folder)
 
 
-def test_an_impossible_cell_is_named_and_the_others_go_on(tmp_path, command):
+def test_an_impossible_cell_is_named_and_the_others_go_on(tmp_path):
     folder = write_study(tmp_path, MIXED)
-    code, out, err = command(folder, "run", "tiny.yaml", "--workers", "1")
-    assert code == 1
-    assert "3 runs to do, 1 impossible grid points skipped" in out
-    assert "3 missing, 1 impossible" in out
-    assert f"impossible: flow.family nice-perm, flow.length 2, model.latent 1: {REASON}" in err
+    done = nfstudy(folder, "run", "tiny.yaml", "--workers", "1")
+    assert done.returncode == 1
+    assert "3 runs to do, 1 impossible grid points skipped" in done.stdout
+    assert "3 missing, 1 impossible" in done.stdout
+    assert f"impossible: flow.family nice-perm, flow.length 2, model.latent 1: {REASON}" in done.stderr
     assert len(numbers_of(folder)) == 3
     page = (folder / "reports" / "tiny" / "index.md").read_text()
     assert "incomplete: 3 of 3 cells, 1 impossible" in page
     assert "at least 2 with flow.family nice-perm" in page
-    code, out, _ = command(folder, "status", "tiny.yaml")
-    assert code == 0
-    assert "3 done, 1 impossible" in out
-    assert REASON in out
-    code, _, err = command(folder, "report", "tiny.yaml")
-    assert code == 2
-    assert "1 of 4 cells are unfinished" in err
-    assert f"flow.family nice-perm, flow.length 2, model.latent 1: impossible ({REASON})" in err
-    code, out, _ = command(folder, "run", "tiny.yaml")
-    assert code == 1
-    assert "0 runs to do" in out
+    done = nfstudy(folder, "status", "tiny.yaml")
+    assert done.returncode == 0
+    assert "3 done, 1 impossible" in done.stdout
+    assert REASON in done.stdout
+    done = nfstudy(folder, "report", "tiny.yaml")
+    assert done.returncode == 2
+    assert "1 of 4 cells are unfinished" in done.stderr
+    assert f"flow.family nice-perm, flow.length 2, model.latent 1: impossible ({REASON})" in done.stderr
+    done = nfstudy(folder, "run", "tiny.yaml")
+    assert done.returncode == 1
+    assert "0 runs to do" in done.stdout
 
 
-def test_a_run_left_over_beside_a_finished_study_is_closed_by_the_next_launch(tmp_path, command):
+def test_a_run_left_over_beside_a_finished_study_is_closed_by_the_next_launch(tmp_path):
     folder, study = write_study(tmp_path, SHORT), parse_study(SHORT, "tiny.yaml")
     store = open_store(f"sqlite:///{folder}/mlruns/mlflow.db", create=True)
     for cell in study.under("default").cells:
@@ -93,8 +98,8 @@ def test_a_run_left_over_beside_a_finished_study_is_closed_by_the_next_launch(tm
         twice = [store.start_run(store.experiment("tiny"), trial, None, Attempt("cpu", 1)) for _ in range(2)]
         store.finish_run(twice[1], TrialResult("finished", 60))
     assert sorted(frame_of(folder)["outcome"]) == ["finished"] * 2 + ["running"] * 2
-    code, out, _ = command(folder, "run", "tiny.yaml")
-    assert (code, "0 runs to do" in out) == (0, True)
+    done = nfstudy(folder, "run", "tiny.yaml")
+    assert (done.returncode, "0 runs to do" in done.stdout) == (0, True)
     assert sorted(frame_of(folder)["outcome"]) == ["finished"] * 2 + ["killed"] * 2
 
 
@@ -187,11 +192,6 @@ def test_data_altered_while_a_study_runs_are_noticed_by_the_next_worker_and_what
     assert numbers_of(folder).items() > first.items()
 
 
-def children_with(pid, word):
-    """Return the process ids of a process's children with a word in their command line."""
-    return [child for child in children_of(pid) if word in Path(f"/proc/{child}/cmdline").read_text()]
-
-
 def stop_at_work(process, folder, again=None):
     """Send SIGTERM to a study with two runs under way, and once more after so many seconds; return the exit code."""
     before = time.monotonic()
@@ -216,7 +216,7 @@ def test_a_second_signal_ends_a_study_at_once_and_it_goes_on(tmp_path, calm):
     process = launch(folder, "run", "tiny.yaml", "--workers", "2", "--checkpoint-every", "0.05")
     try:
         wait_for_checkpoints(process, folder)
-        for worker in children_with(process.pid, "spawn_main"):
+        for worker in workers_of(process.pid):
             os.kill(worker, signal.SIGSTOP)  # Else they would be gone before the second signal.
         assert stop_at_work(process, folder, again=1.5) == 130
     finally:
@@ -235,7 +235,7 @@ def test_a_study_whose_server_has_fallen_silent_stops_in_time_and_goes_on(tmp_pa
     (tmp_path / "server").mkdir()
     folder = write_study(tmp_path / "client", LONG)
     with mlflow_server(f"sqlite:///{tmp_path}/server/mlflow.db", tmp_path / "server") as address:
-        (group,) = children_with(os.getpid(), address.rpartition(":")[2])
+        group = int((tmp_path / "server" / SERVER_GROUP).read_text())
         arguments = ("run", "tiny.yaml", "--workers", "2", "--tracking-uri", address)
         process = launch(folder, *arguments, "--checkpoint-every", "0.05")
         try:

@@ -19,7 +19,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from support.archives import members_of
-from support.command_line import TINY, digests, frame_of, nfstudy, numbers_of, write_study
+from support.command_line import TINY, digests, frame_of, launch, nfstudy, numbers_of, python, write_study
 from support.fake_copies import CONTENTS, STUDY, consistent, copy, points, rebuilt, small_archive
 from support.filled_store import fill
 from support.processes import free_port
@@ -126,9 +126,9 @@ def test_the_same_runs_give_the_same_bytes_whichever_way_they_are_read(filled, t
 def test_numbers_come_back_bit_for_bit(tmp_path):
     odd = np.array([0.1 + 0.2, -0.0, 5e-324, 1.7976931348623155e308, math.inf, -math.inf, math.nan])
     history = points(*((update, 10 * update, value) for update, value in enumerate(odd)))
-    small_archive(tmp_path / "x", [copy(1, histories={"test/nll": history})])
+    small_archive(tmp_path / "x", [copy(1, histories={"test/nll_curve": history})])
     (run,) = read_archive(tmp_path / "x").runs
-    assert run.histories["test/nll"]["value"].tobytes() == odd.tobytes()
+    assert run.histories["test/nll_curve"]["value"].tobytes() == odd.tobytes()
 
 
 def test_checkpoints_are_left_out_unless_asked_for(filled, tmp_path):
@@ -264,7 +264,7 @@ def test_an_import_that_is_killed_is_completed_by_the_next(filled, tmp_path, whe
     archive = read_archive(tmp_path / "x")
     uri, whole = f"sqlite:///{tmp_path}/to/mlflow.db", f"sqlite:///{tmp_path}/whole/mlflow.db"
     open_store(uri, create=True)
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "x", uri, *when], check=False)
+    done = python(tmp_path, KILLED, tmp_path / "x", uri, *when)
     assert done.returncode == -signal.SIGKILL
     assert read_copies(SqlStore(uri), "s") == []
     assert import_runs(archive, uri).new == 4
@@ -281,8 +281,9 @@ def test_what_cannot_be_exported_or_imported_is_said(filled, tmp_path):
     assert not (tmp_path / "x").exists()
     store = open_store(filled)
     store.client.set_tag(store.runs("s").frame()["run_id"][0], "nfstudy.cell", "../../etc")
-    with pytest.raises(ArchiveError, match=r"cannot be exported: .*nfstudy\.cell"):
-        export_runs(filled, "s", tmp_path / "x")
+    told = []
+    export_runs(filled, "s", tmp_path / "x", tell=told.append)
+    assert "tag nfstudy.cell: got '../../etc'" in told[0]
     archive = read_archive(small_archive(tmp_path / "y"))
     with pytest.raises(StoreError, match=r"tracking store http://127\.0\.0\.1:1: "):
         import_runs(archive, "http://127.0.0.1:1")
@@ -512,6 +513,13 @@ def epochs(*updates):
     return points(*((update, 1_790_000_000_000 + update, 1.0) for update in updates))
 
 
+def test_the_steps_of_curves_are_no_updates(tmp_path):
+    curves = {"test/nll_curve": epochs(1, 5000), "test/kl_latent": epochs(0, 1, 2), "test/log_det_quantile": epochs(50)}
+    path = small_archive(tmp_path / "x", [told_otherwise(copy(1), histories=curves)])
+    (run,) = read_archive(path).runs
+    assert run.numbers("test/nll_curve") == [(1, 1.0), (5000, 1.0)]
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [
@@ -522,7 +530,7 @@ def epochs(*updates):
         ({"tags": {"nfstudy.cell": "0" * 16}}, "not of 0000000000000000, whose number it claims to be"),
         ({"tags": {"nfstudy.settings": "0" * 16}}, "its settings are those of cell"),
         ({"tags": {"nfstudy.budget": "smoke"}}, "its settings are those of cell"),
-        ({"tags": {"nfstudy.repetition": "2"}}, "expected: that of its index 1"),
+        ({"tags": {"nfstudy.stage": "search", "nfstudy.repetition": "1"}}, "expected: that of its stage, 0"),
         ({"tags": {"nfstudy.update": "1000000000"}}, "of update 1,000,000,000; expected: at most its train.updates"),
         ({"histories": {"test/nll": epochs(21)}}, "test/nll is of update 21"),
         ({"histories": {"train/elbo": epochs(5, 15, 20)}}, "train/elbo: its epochs have gaps"),
@@ -622,11 +630,7 @@ class served:  # noqa: N801 - it reads as a word
         self.folder, self.port = folder, free_port()
 
     def __enter__(self):
-        command = [sys.executable, "-m", "nfstudy", "ui", "--port", str(self.port)]
-        with open(self.folder / "ui.txt", "w") as output:
-            self.process = subprocess.Popen(
-                command, cwd=self.folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        self.process = launch(self.folder, "ui", "--port", str(self.port))
         address = f"http://127.0.0.1:{self.port}"
         for _ in range(240):
             try:
@@ -634,7 +638,7 @@ class served:  # noqa: N801 - it reads as a word
                 return address
             except OSError:
                 time.sleep(0.5)
-        raise AssertionError((self.folder / "ui.txt").read_text())
+        raise AssertionError((self.folder / "out.txt").read_text())
 
     def __exit__(self, *exception):
         os.killpg(self.process.pid, signal.SIGINT)

@@ -2,13 +2,12 @@
 
 import re
 import signal
-import subprocess
-import sys
+from dataclasses import replace
 
 import pytest
 from mlflow.tracking import MlflowClient
 from support.cluster import mlflow_server
-from support.command_line import TINY, digests, frame_of, nfstudy, write_study
+from support.command_line import TINY, digests, frame_of, nfstudy, python, write_study
 from support.filled_store import fill
 from support.postgres import running_postgres
 
@@ -128,7 +127,7 @@ def test_an_import_that_is_killed_is_made_whole_by_the_next(packed, server, tmp_
         ("delete_tag", 1, 1),
         ("log_inputs", 1, 2),
     ):
-        done = subprocess.run([sys.executable, "-c", KILLED, packed, server, name, str(calls)], check=False)
+        done = python(tmp_path, KILLED, packed, server, name, calls)
         assert done.returncode == -signal.SIGKILL, name
         half = [run for run in MlflowClient(server).search_runs(["1"]) if IMPORTING in run.data.tags]
         assert len(half) == 1, name
@@ -160,7 +159,7 @@ def test_what_a_server_would_keep_otherwise_is_refused(packed, server):
     archive = read_archive(packed)
     first = archive.runs[0]
     record = first.record.model_copy(update={"params": first.record.params | {"odd.text": "x" * 7000}})
-    changed = type(archive)(archive.path, archive.manifest, (type(first)(record, first.histories), *archive.runs[1:]))
+    changed = replace(archive, runs=(type(first)(record, first.histories), *archive.runs[1:]))
     with pytest.raises(StoreError, match=f"run {record.id} was not stored as it was sent"):
         import_runs(changed, server)
     assert open_runs(server)("s").frame().empty

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.fork_server import Command
 
 from nfstudy.core.errors import StoreError, StoreUnavailableError
 from nfstudy.core.launcher import Launcher
@@ -19,12 +20,12 @@ from nfstudy.core.project import Project
 from nfstudy.core.sqlite_uri import sqlite_uri
 from nfstudy.runs.frame import RUN_COLUMNS, cell_states, runs_left
 from nfstudy.runs.metrics import METRICS
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.claim import Claim, TakenOverError
 from nfstudy.runs.tracking.open import is_live, load_frame
 from nfstudy.runs.tracking.retry import Retry
 from nfstudy.runs.tracking.store import Attempt, Store, open_store, resolve_artifacts
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Trial
 from nfstudy.study.reader import parse_study
 
@@ -36,7 +37,7 @@ STUDY = parse_study(
     "s.yaml",
 )
 CELLS = STUDY.under("default").cells
-DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
+DATA = DataRecord.of("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
 
 
 def start(store, trial, point=None):
@@ -267,12 +268,14 @@ def test_the_store_is_in_wal_mode(store, tmp_path):
 
 def test_processes_that_make_one_store_at_once_all_succeed(tmp_path):
     code = (
-        "import sys; from nfstudy.runs.tracking.store import open_store; "
-        "open_store(sys.argv[1], create=True).experiment(sys.argv[2])"
+        "import sys; from support.template_store import MIGRATING; from nfstudy.runs.tracking import store; "
+        "store.SqlAlchemyStore = MIGRATING; store.open_store(sys.argv[1], create=True).experiment(sys.argv[2])"
     )
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
-    processes = [subprocess.Popen([sys.executable, "-c", code, uri, f"study-{i}"]) for i in range(4)]
-    assert [process.wait() for process in processes] == [0] * 4
+    with open(tmp_path / "out.txt", "w") as output:
+        processes = [Command([uri, f"study-{i}"], tmp_path, output, output, code=code) for i in range(4)]
+        codes = [process.wait() for process in processes]
+    assert codes == [0] * 4, (tmp_path / "out.txt").read_text()
     store = open_store(uri)
     assert {e.name for e in store.client.search_experiments()} == {"Default", *(f"study-{i}" for i in range(4))}
 
@@ -288,7 +291,7 @@ def test_stores_that_cannot_be_used_are_clear_errors(tmp_path):
     with pytest.raises(StoreError, match=r"tracking address \./mlruns"):
         open_store("./mlruns")
     (tmp_path / "mlflow.db").write_text("no database " * 100)
-    with pytest.raises(StoreError, match="not a database"):
+    with pytest.raises(StoreError, match="not a SQLite database"):
         open_store(f"sqlite:///{tmp_path}/mlflow.db")
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nfstudy.core.errors import SpecError
 from nfstudy.core.seeds import derive_seed
 from nfstudy.study.cells import Trial, settings_digest
 from nfstudy.study.reader import parse_study
@@ -145,7 +146,7 @@ def test_labels_tell_cells_apart_whatever_the_grid_varies():
     labels = [cell.label for cell in cells]
     assert len(set(labels)) == len(cells) == 3 * 8
     assert labels[8] == "planar K=4 D=40, train.precision float32, train.learning_rate 0.001, train.clip_norm null"
-    assert labels[11].endswith("train.learning_rate 0.0001234, train.clip_norm 9")
+    assert labels[11].endswith("train.learning_rate 0.00012345, train.clip_norm 9")
 
 
 def test_the_trials_of_a_search_do_not_enter_the_cells_key_but_the_search_does():
@@ -176,11 +177,60 @@ def test_seeds_are_pinned_and_their_parts_do_not_run_together():
 
 def test_settings_younger_than_the_keys_move_none_at_the_value_they_had_before():
     plain = Settings(data=DataSpec(name="digits"))
-    assert all(setting_defaults()[path] == value for path, value in ADDED_SINCE_KEY_VERSION.items())
+    # What was done before is the default, but for what should not be done any more.
+    others = {path for path, value in ADDED_SINCE_KEY_VERSION.items() if setting_defaults()[path] != value}
+    assert others == {"train.decay_biases"}
     assert settings_digest(plain) == settings_digest(plain.replace(ADDED_SINCE_KEY_VERSION))
     plain = plain.replace({"train.optimiser": "adam"})
     others = {"train.weight_decay": 0.1, "train.precision": "bfloat16", "train.averaging": 0.99, "train.keep": "best"}
+    others |= {"evaluation.tight_samples": 100, "evaluation.tight_images": 0}
     # A likelihood other than the suite's own takes a plug-in: tests/data/test_plugin_data.py.
-    assert {*others, "model.likelihood"} == set(ADDED_SINCE_KEY_VERSION)
+    assert {*others, "model.likelihood", "train.decay_biases"} == set(ADDED_SINCE_KEY_VERSION)
     digests = {settings_digest(plain.replace({path: value})) for path, value in others.items()}
     assert len(digests | {settings_digest(plain)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    ("family", "moves"), [("planar", False), ("sylvester", False), ("nice-perm", True), ("iaf", True)]
+)
+def test_a_cell_has_its_old_key_with_biases_that_decay_where_some_did(family, moves):
+    """Pinned at the commit before `train.decay_biases`: 2-D biases of NICE and IAF decayed then."""
+    before = {
+        "planar": "59b933409a2c14fd",
+        "sylvester": "4714d0be7865c531",
+        "nice-perm": "6775cd757ce69d7a",
+        "iaf": "741dc01dead81b56",
+    }
+    decay = STUDY.replace("updates: 100", "updates: 100, optimiser: adam, weight_decay: 0.1")
+    text = decay.replace("[planar, nice-perm]", f"[{family}]").replace("[2, 40]", "[40]").replace("[0, 4]", "[4]")
+    (now,), (then,) = (keys(each).values() for each in (text, text.replace("adam,", "adam, decay_biases: true,")))
+    assert then == before[family]
+    assert (now != then) == moves
+
+
+def test_without_a_decay_the_biases_setting_moves_no_key_and_a_searched_decay_counts_as_one():
+    assert keys(STUDY.replace("updates: 100", "updates: 100, decay_biases: true")) == keys()
+    search = "search: {sampler: {name: random, trials: 2}, space: {train.weight_decay: [0.0, 0.1]}}\n"
+    adam = STUDY.replace("updates: 100", "updates: 100, optimiser: adam")
+    (cell, *_) = [c for c in study(adam + search).under("laptop").cells if c.settings.flow.family == "nice-perm"]
+    assert cell.identity()["train.decay_biases"] is False
+    with pytest.raises(SpecError, match=r"train\.decay_biases: got true; expected: false where"):
+        study(adam.replace("adam", "adam, decay_biases: true") + search).under("laptop").check()
+
+
+def test_what_is_chosen_by_the_validation_bound_is_not_trained_on_it():
+    both = STUDY.replace("{name: digits}", "{name: digits, training_split: train+valid}")
+    assert study(both).under("laptop").cells
+    search = "search: {sampler: {name: random, trials: 2}, space: {train.learning_rate: [0.1, 0.2]}}\n"
+    for text, setting in (
+        (both + search, "data.training_split"),
+        (both + "sampler: {name: random, trials: 2}\n", "data.training_split"),
+        (
+            STUDY + search.replace("train.learning_rate: [0.1, 0.2]", "data.training_split: [train, train+valid]"),
+            "data.training_split",
+        ),
+        (both.replace("updates: 100", "updates: 100, keep: best"), "train.keep"),
+    ):
+        with pytest.raises(SpecError, match=rf"{setting}: got .*; expected: (train|last) ") as caught:
+            study(text).under("laptop").check()
+        assert "trains on the images of the validation bound" in str(caught.value)

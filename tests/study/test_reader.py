@@ -1,10 +1,12 @@
 """Study files: what is accepted, and that each mistake is named with its place, value and what was allowed."""
 
+import re
+
 import pytest
 
 from nfstudy.core.errors import SpecError
 from nfstudy.study.lr_schedules import CosineAnnealingLR
-from nfstudy.study.reader import MAX_BYTES, parse_study, read_study
+from nfstudy.study.reader import MAX_BYTES, overridable, parse_study, read_study
 from nfstudy.study.spec import Range, Sampling
 
 GOOD = """\
@@ -215,6 +217,106 @@ def test_all_mistakes_are_told_at_once():
         parse_study(changed("updates: 100", "updates: 0") + "model: {latent: 0, hiden: 3}\n", "x.yaml")
     message = str(caught.value)
     assert all(f"x.yaml:{place}" in message for place in ("5:12", "15:17", "15:20"))
+
+
+TOGETHER = (
+    changed("flow.length: [0, 4]", "flow.lenght: [0]\n  flow.length: [1, {a: 1}]\n  model.latent: 3")
+    .replace("title: An example", "titel: An example")
+    .replace("laptop: {}", "laptop: {train.updates: many, train.uptades: 1}\n  small: 3")
+    .replace("repetitions: 2", "repetitions: 2.5\nsampler: tpe\nsearch: 3\nmodel: [3]\npaper: rezende2016")
+    .replace("[summary]", "[summry, 4]")
+)
+ALL_OF_IT = [
+    "titel: unknown key; expected: study, title",
+    "title: is missing",
+    "grid.flow.lenght: no such setting; expected: ",
+    "grid.flow.length.1: got a mapping; expected: text, a number, true, false or null",
+    "grid.model.latent: got 3; expected: a list of values, in [ ], or a range with low and high",
+    "budgets.laptop.train.updates: got 'many'; expected: integer",
+    "budgets.laptop.train.uptades: unknown key",
+    "budgets.small: got 3; expected: a mapping of settings to values",
+    "repetitions: got 2.5; expected: integer",
+    "sampler: got 'tpe'; expected: a mapping with the keys name, trials",
+    "search: got 3; expected: a mapping with the keys sampler, space",
+    "model: got a list; expected: a mapping with the keys latent, hidden",
+    "paper: got 'rezende2016'; expected: none, rezende2015; did you mean 'rezende2015'?",
+    "exhibits.0: got 'summry'; expected: summary",
+    "exhibits.1: got 4; expected: text",
+]
+
+
+def test_every_mistake_of_every_kind_is_told_at_once():
+    with pytest.raises(SpecError) as caught:
+        parse_study(TOGETHER, "x.yaml")
+    message = str(caught.value)
+    missing = [words for words in ALL_OF_IT if words not in message]
+    assert not missing, message
+    assert message.count("x.yaml:") == len(ALL_OF_IT), message
+
+
+WRONG = ("text", "3", "2.5", "-1", "true", "null", "[1, [2]]", "[]", "{a: 1}", "{}", ".nan", ".inf", "''", "1e400")
+INNER = re.compile(
+    r"Input should|valid (string|tuple|dictionary|integer|number)|instance of|pydantic|validat|literal|discriminator"
+    r"|tuple\[|<list>|<range>|Spec\b|Settings|function-|NoneType|\bobject\b"
+)
+"""Words that are pydantic's, or the code's, and not the file's."""
+FLAWED = "study: x\ntitle: T\nexhibits: [summary]\n"
+
+
+def places():
+    """Every key of a study file and every setting: what stands before and behind a value of it."""
+    for key in ("study", "title", "description", "grid", "sampler", "search", "repetitions", "budgets", "budget",
+                "exhibits", "paper", "plugins", "data", "energy", "drawn", "q0", "model", "flow", "objective", "train",
+                "evaluation", "seed"):  # fmt: skip
+        yield f"{key}: ", ""
+    for path in overridable():
+        section, _, field = path.partition(".")
+        if field:
+            other = "{name: digits, " if section == "data" and field != "name" else "{"
+            yield f"{section}: {other}{field}: ", "}"
+            yield f"grid: {{{path}: ", "}"
+            yield f"budgets: {{a: {{{path}: ", "}}"
+    yield from (
+        ("sampler: {name: tpe, trials: ", "}"),
+        ("sampler: {name: ", ", trials: 3}"),
+        ("sampler: {name: tpe, trials: 3, pruner: ", "}"),
+        ("sampler: {name: tpe, trials: 3, pruner: {name: ", "}}"),
+        ("search: {sampler: ", ", space: {seed: [1, 2]}}"),
+        ("search: {sampler: {name: tpe, trials: 3}, space: ", "}"),
+        ("grid: {train.learning_rate: {low: ", ", high: 0.1}}"),
+        ("train: {schedule: ", "}"),
+        ("train: {schedule: {name: StepLR, step_size: ", "}}"),
+        ("budgets: {a: ", "}"),
+        ("budgets: {a: {repetitions: ", "}}"),
+        ("exhibits: [", "]"),
+    )
+
+
+def refusal(text):
+    """Return what is said of a study file that is refused; empty where it is not."""
+    try:
+        parse_study(text, "x.yaml")
+    except SpecError as error:
+        return str(error)
+    return ""
+
+
+def test_no_key_and_no_wrong_value_is_answered_in_words_of_the_code():
+    """Of all places and wrong values a few hundred, spread evenly and so that every place and every value is met."""
+    tried = 0
+    for number, (before, behind) in enumerate(places()):
+        for value in WRONG[number % 7 :: 7]:
+            line = f"{before}{value}{behind}\n"
+            key = line.partition(":")[0]
+            text = "".join(each for each in FLAWED.splitlines(True) if not each.startswith(f"{key}:")) + line
+            text += "" if key in ("data", "energy", "drawn") else "data: {name: digits}\n"
+            message = refusal(text)
+            told = [row for row in message.splitlines() if row.startswith("x.yaml")]
+            assert bool(told) == bool(message), message
+            assert all("expected" in row for row in told), message
+            assert not [row for row in told if INNER.search(row)], message
+            tried += 1
+    assert tried > 400
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n"])

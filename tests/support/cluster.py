@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -11,22 +9,36 @@ from pathlib import Path
 
 import pytest
 
-from support.postgres import free_port
+from nfstudy.runs.tracking.uris import database_file, is_sqlite
+from support.fork_server import Command
+from support.processes import children_of, free_port
+from support.template_store import template
 
+SERVER_GROUP = "server.pid"
+"""The file that names the server's process group."""
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
 @contextmanager
 def mlflow_server(backend, folder):
-    """Serve a database, and artifacts through the server; give its address."""
+    """Serve a database, which is new if it is SQLite, and artifacts through the server; give its address."""
     address = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", backend, "--artifacts-destination", str(folder), "--serve-artifacts"]
+    arguments = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--serve-artifacts"]
+    arguments += ["--backend-store-uri", backend, "--artifacts-destination", str(folder)]
+    if is_sqlite(backend):
+        database_file(backend).write_bytes(template())
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with open(folder / "server.txt", "w") as output:
-        process = subprocess.Popen(
-            command, env=os.environ | quiet, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        process = Command(
+            arguments,
+            folder,
+            output,
+            output,
+            code="from mlflow.cli import cli; cli()",
+            environment=os.environ | quiet,
+            own_session=True,
         )
+    (folder / SERVER_GROUP).write_text(str(process.pid))
     try:
         wait_until(lambda: is_served(f"{address}/health") or process.poll() is not None, 120)
         assert process.poll() is None, (folder / "server.txt").read_text()
@@ -68,10 +80,6 @@ def actors_of(node):
         except OSError:
             pass  # It has gone.
     return found
-
-
-def children_of(pid):
-    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
 def wait_until(condition, seconds=60):

@@ -9,12 +9,18 @@ import numpy as np
 
 from nfstudy.runs.archive.writer import END, FILES, MANIFEST, POINTS, RUNS, pack_points, packed_member, write_archive
 from nfstudy.runs.frame import param_text
-from nfstudy.runs.whole_run import POINT, RunCopy, RunRecord
+from nfstudy.runs.whole_run import POINT, DataRecord, RunCopy, RunRecord
 from nfstudy.study.cells import Cell, settings_digest
 from nfstudy.study.settings import Settings
 
 STUDY = "s"
-FITTED = {"energy": {"name": "u1"}, "flow": {"family": "planar", "length": 2}, "train": {"updates": 20}}
+FITTED = {
+    "data": {"name": "digits"},
+    "flow": {"family": "planar", "length": 2},
+    "train": {"updates": 20, "batch": 200},
+}
+DATA = DataRecord.of("digits", "ab" * 32, "", {"train": (1000, 64)})
+"""Of which an epoch is 5 updates."""
 PICTURE, PACKAGES = b"\x89PNG picture", b'{"python": "3.11"}'
 CONTENTS = {hashlib.sha256(content).hexdigest(): content for content in (PICTURE, PACKAGES)}
 
@@ -57,7 +63,7 @@ def copy(number, outcome="finished", histories=None, of=None, **tags):
         ended=1_790_000_000_400,
         tags={f"nfstudy.{name}": text for name, text in own.items() if name != "outcome" or outcome != "killed"},
         params={path: param_text(value) for path, value in settings.flat().items()},
-        datasets=(),
+        datasets=(DATA,),
         points={metric: len(history) for metric, history in histories.items()},
         files={"environment.json": packages, "samples.png": picture},
     )

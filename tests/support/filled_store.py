@@ -7,19 +7,19 @@ from dataclasses import replace
 
 from mlflow.entities import Metric
 
-from nfstudy.runs.provenance import DataRecord
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tracking.store import Attempt, open_store
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.reader import parse_study
 
 SPEC = parse_study(
-    "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 30, learning_rate: 1e-3}\n"
+    "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 30, batch: 240, learning_rate: 1e-3}\n"
     "grid: {flow.family: [planar], flow.length: [0, 2]}\nrepetitions: 3\nexhibits: [summary]\n",
     "s.yaml",
 )
 PLAN = SPEC.under("default")
 TRIALS = [trial for cell in PLAN.cells for trial in PLAN.repetitions_of(cell)]
-DATA = DataRecord("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
+DATA = DataRecord.of("digits-static", "ab" * 32, "scikit-learn", {"train": (1197, 64)})
 
 
 def fill(folder):

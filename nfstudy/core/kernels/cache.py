@@ -18,7 +18,11 @@ from typing import Any
 from numba import njit
 from numba.core.caching import IndexDataCacheFile
 
+from nfstudy.core.reading import read_regular
+
 PACKAGE = Path(__file__).resolve().parents[2]
+ENTRY_BYTES = 2**28
+"""Of one compiled function."""
 LIBRARIES = ("numba", "llvmlite", "numpy")
 
 
@@ -44,7 +48,7 @@ class _BoundFiles(IndexDataCacheFile):
 
     def _load_data(self, name: str) -> Any:
         try:
-            stamp, digest, content = pickle.loads(Path(self._data_path(name)).read_bytes())
+            stamp, digest, content = pickle.loads(read_regular(Path(self._data_path(name)), ENTRY_BYTES))
             if stamp == self._source_stamp and digest == hashlib.sha256(content).hexdigest():
                 return pickle.loads(content)
         except OSError:

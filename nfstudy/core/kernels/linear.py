@@ -33,7 +33,13 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, precision: torch.d
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    if a.device.type == "cpu" and a.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available():
+    sizeable = a.numel() and b.numel()  # Of nothing, oneDNN makes no product.
+    if (
+        sizeable
+        and a.device.type == "cpu"
+        and a.dtype in (torch.float32, torch.bfloat16)
+        and torch.backends.mkldnn.is_available()
+    ):
         return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
     return functional.linear(a, b, bias)
 

@@ -23,6 +23,8 @@ from nfstudy.flows.iaf.kernel import autoregressive_chain
 
 OPEN = 1.0
 """Where a gate stands before it has learned: σ(1) = 0.73, one of the two values that Kingma et al. suggest."""
+FARTHEST = 1e150
+"""Of a variable that an inverse comes back with; its products with weights stay within the range of float64."""
 LOG_OPEN = -math.log1p(math.exp(-OPEN))
 
 
@@ -82,16 +84,21 @@ def invert_iaf_flow(
     """Return z_0 of given z_K under `iaf_flow`, whose arguments these are; without gradients.
 
     The variables are found one after another, in each step's order. Where a gate g all but closes, z_k hardly holds the
-    variable any more: it comes back with the rounding of z_k divided by g, and those after it with that in m and s.
+    variable any more: it comes back with the rounding of z_k divided by g, and those after it with that in m and s. So
+    all of it is in float64, and a number beyond ±`FARTHEST` is cut there, as is the result at the range of z's type:
+    it is finite for every finite z and weights, and means something where z_0 holds in z_K.
     """
     _require_order(z.shape[-1])
-    steps = _steps(order, w_in, b_in, w_out, b_out, w_hidden, b_hidden)
+    kind, z = z.dtype, z.double()
+    weights = (w_in.double(), b_in.double(), w_out.double(), b_out.double())
+    steps = _steps(order, *weights, tuple(w.double() for w in w_hidden), tuple(b.double() for b in b_hidden))
     for places, (layers, w_out_k, b_out_k) in reversed([*zip(order, steps, strict=True)]):
         gated, z = z * math.exp(LOG_OPEN), torch.zeros_like(z)
         for place in range(z.shape[-1]):
             m, s = _network(z, layers, w_out_k, b_out_k)
-            z = torch.where(places == place, m + (gated - m) / s.sigmoid(), z)
-    return z
+            found = m + (gated - m) / s.sigmoid().clamp(min=torch.finfo(z.dtype).tiny)
+            z = torch.where(places == place, found.clamp(-FARTHEST, FARTHEST), z)
+    return z.clamp(torch.finfo(kind).min, torch.finfo(kind).max).to(kind)
 
 
 def autoregressive_masks(order: Tensor, hidden: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ PLANAR = FlowFamily(
     settings=ConstraintSettings,
     inverse_needs={"constraint": True},
     drawn=True,
+    matrix_biases=False,
     colour=0,
     examples=({}, {"constraint": False}),
 )

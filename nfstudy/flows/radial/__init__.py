@@ -10,6 +10,7 @@ RADIAL = FlowFamily(
     settings=ConstraintSettings,
     inverse_needs={"constraint": True},
     drawn=True,
+    matrix_biases=False,
     colour=2,
     examples=({}, {"constraint": False}),
 )

@@ -21,6 +21,10 @@ from nfstudy.flows.base import (
 )
 from nfstudy.flows.radial.kernel import RadialChain
 
+NEAR = 1e-18
+"""Where α + r is less than this, a step's scale β̂h is that of this: z is at z0 but for its rounding, and stays
+there. The logarithm of its determinant is not touched."""
+
 
 def radial_flow(z: Tensor, z0: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     """Apply K radial steps f(z) = z + β̂ h (z − z0), h = 1/(α + r), r = ‖z − z0‖, eq. (14) with Appendix A.
@@ -30,7 +34,9 @@ def radial_flow(z: Tensor, z0: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Ten
         (1 + β̂h)^(D−1) (1 + β̂h + β̂h′r),    1 + β̂h = (r + p)/(α + r),
                                            1 + β̂h + β̂h′r = (r² + 2αr + αp)/(α + r)²,
 
-    sums of positive terms only, whose logarithms are finite even where the determinant underflows.
+    sums of positive terms only, whose logarithms are finite even where the determinant underflows. All numbers are
+    finite, and so are the gradients of one step, for every α > 0, at z0 too; an α below some 1e-32 (float64:
+    2e-302) counts as that.
 
     Arguments:
         z: z_0, (..., B, D); leading axes are samples, over which the parameters are broadcast without copies.
@@ -41,6 +47,7 @@ def radial_flow(z: Tensor, z0: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Ten
     Returns:
         z_K, (..., B, D), and Σ_k ln|det ∂f_k/∂z_{k−1}| in nats, (..., B).
     """
+    alpha = _normal(alpha)
     z, r = _steps(z, z0, alpha, constrain_beta(beta, alpha))
     log_r, log_p, log_reach = log_nonnegative(r), log_softplus(beta), (alpha + r).log()
     across = torch.logaddexp(log_r, log_p) - log_reach
@@ -54,10 +61,12 @@ def free_radial_flow(z: Tensor, z0: Tensor, alpha: Tensor, beta: Tensor) -> tupl
     Where β < −α a step cannot be inverted: the numbers of such a chain are then of no density. Arguments and results
     are those of `radial_flow`.
     """
+    alpha = _normal(alpha)
     z, r = _steps(z, z0, alpha, beta)
-    across = 1 + beta / (alpha + r)
-    along = 1 + alpha * beta / (alpha + r).square()
-    return z, ((z.shape[-1] - 1) * across.abs().log() + along.abs().log()).sum(-1)
+    reach = alpha + r
+    # Of 1 + βh and 1 + βh + βh′r; quotients of their own would leave the range of floats where α + r is next to 0.
+    across, along = reach + beta, reach + (alpha / reach) * beta
+    return z, ((z.shape[-1] - 1) * across.abs().log() + along.abs().log() - z.shape[-1] * reach.log()).sum(-1)
 
 
 @torch.no_grad()
@@ -67,7 +76,7 @@ def invert_radial_flow(z: Tensor, z0: Tensor, alpha: Tensor, beta: Tensor) -> Te
     A step maps the distance r to r′ = r (r + p)/(α + r), so r is the positive root of r² + (p − r′) r − α r′ = 0, taken
     in the form that does not cancel; the direction from z0 stays.
     """
-    p = softplus(beta)
+    alpha, p = _normal(alpha), softplus(beta)
     for z0_k, alpha_k, p_k in reversed([*zip(z0.unbind(-2), alpha.unbind(-1), p.unbind(-1), strict=True)]):
         offset = z - z0_k
         r_out = torch.linalg.vector_norm(offset, dim=-1)
@@ -84,9 +93,14 @@ def _steps(z: Tensor, z0: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, 
     for z0_k, alpha_k, beta_k in zip(z0.unbind(-2), alpha.unbind(-1), beta.unbind(-1), strict=True):
         offset = z - z0_k
         r = torch.linalg.vector_norm(offset, dim=-1)
-        z = torch.addcmul(z, offset, (beta_k / (alpha_k + r)).unsqueeze(-1))
+        z = torch.addcmul(z, offset, (beta_k / (alpha_k + r).clamp(min=NEAR)).unsqueeze(-1))
         distances.append(r)
     return z, torch.stack(distances, dim=-1)
+
+
+def _normal(alpha: Tensor) -> Tensor:
+    """Return α > 0, or 2²⁰ of the least normal number of its type where that is more; sums of 1/α are then finite."""
+    return alpha.clamp(min=torch.finfo(alpha.dtype).tiny * 2**20)
 
 
 def constrain_beta(beta: Tensor, alpha: Tensor) -> Tensor:

@@ -17,13 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nfstudy.core.kernels import COMPILED, differentiable_once
+from nfstudy.core.kernels import COMPILED, PART, differentiable_once
 from nfstudy.core.kernels.cache import compiled
 from nfstudy.core.kernels.elementary import log, sigmoid, softplus
 from nfstudy.core.kernels.path import apply_chain, gradients_of_chain
 
 FLOOR = -600.0
 """Below such a β, p = e^β to rounding, and a step's scaling p/α at its reference point may be no normal number."""
+LEAST_ALPHA = 1e-290
+"""α and, for gradients, p below it count as it: so quotients by them stay within the range of float64."""
+LARGEST_SCALE = 1e18
+"""Of |β̂h|: beyond it z is at z0 but for its rounding, and stays there; float32 would overflow."""
 
 
 class RadialChain(torch.autograd.Function):
@@ -50,6 +54,12 @@ class RadialChain(torch.autograd.Function):
         return gradients_of_chain(ctx, chain_backward, grad_z, grad_log_det)
 
 
+@compiled(**PART)
+def capped(scale):
+    """Return a step's scale within ±`LARGEST_SCALE`; one that is not finite stays so, and shows."""
+    return min(max(scale, -LARGEST_SCALE), LARGEST_SCALE) if abs(scale) < math.inf else scale
+
+
 @compiled(**COMPILED)
 def chain(steps, constraint, path, end, log_det):
     """Turn end (S, D, B) from z_0 into z_K, and fill path (K or 0, S, D, B) with every z_{k−1} and log_det (S, B)."""
@@ -61,7 +71,7 @@ def chain(steps, constraint, path, end, log_det):
     for k in range(len(steps)):
         underflows = 0
         for i in range(images):
-            alpha[i] = softplus(np.float64(steps[k, latent, i]))[0]
+            alpha[i] = max(softplus(np.float64(steps[k, latent, i]))[0], LEAST_ALPHA)
             beta = np.float64(steps[k, latent + 1, i])
             p[i] = softplus(beta)[0] if constraint else alpha[i] + beta
             underflows |= constraint & (beta < FLOOR)
@@ -81,7 +91,7 @@ def chain(steps, constraint, path, end, log_det):
                 scale, across = (p[i] - alpha[i]) / q, (r + p[i]) / q
                 along = across - scale * (r / q) if scale < 0 else 1 + scale * (alpha[i] / q)
                 log_step[i] = (latent - 1) * log(abs(across)) + log(abs(along))
-                c[i] = kind(scale)
+                c[i] = kind(capped(scale))
             if underflows:
                 for i in range(images):
                     if steps[k, latent + 1, i] < FLOOR and square[i] == 0:
@@ -115,9 +125,9 @@ def chain_backward(path, steps, grad_z, grad_log_det, grad_steps, constraint):
             for i in range(images):
                 x, beta = np.float64(steps[k, latent, i]), np.float64(steps[k, latent + 1, i])
                 grad_c, grad_total = np.float64(pulled[i]), np.float64(grad_log_det[s, i])
-                alpha, alpha_by_x = softplus(x)[0], sigmoid(x)[0]
-                p = softplus(beta)[0] if constraint else alpha + beta
-                p_by_beta = sigmoid(beta)[0] if constraint else 1.0
+                alpha, alpha_by_x = max(softplus(x)[0], LEAST_ALPHA), sigmoid(x)[0]
+                p = max(softplus(beta)[0], LEAST_ALPHA) if constraint else alpha + beta
+                p_by_beta = max(sigmoid(beta)[0], LEAST_ALPHA) if constraint else 1.0
                 p_by_alpha = 0.0 if constraint else 1.0
                 r = math.sqrt(np.float64(square[i]))
                 q = alpha + r
@@ -133,7 +143,7 @@ def chain_backward(path, steps, grad_z, grad_log_det, grad_steps, constraint):
                 at_z0 = r == 0
                 inverse_r[i] = kind(0.0 if at_z0 else 1 / r)
                 grad_r[i] = kind(0.0 if at_z0 else slope)
-                c[i] = kind(scale)
+                c[i] = kind(capped(scale))
                 grad_steps[k, latent, i] += kind(grad_x + p_by_alpha * alpha_by_x * grad_beta)
                 grad_steps[k, latent + 1, i] += kind(grad_beta)
             for d in range(latent):

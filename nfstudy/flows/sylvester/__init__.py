@@ -20,6 +20,7 @@ SYLVESTER = FlowFamily(
     label="Sylvester",
     implementation="nfstudy.flows.sylvester.flow:SylvesterFlow",
     settings=SylvesterSettings,
+    matrix_biases=False,
     colour=3,
     examples=({}, {"sylvester_columns": 1}),
 )

@@ -112,7 +112,9 @@ def _triangles(packed: Tensor, r_tilde: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 def _by_image(z: Tensor, b: Tensor) -> Tensor:
     """Return z as (B, S, D), S samples of each image; as (1, S, D) where all rows share the parameters."""
-    return z.reshape(-1, b.shape[0] if b.dim() == 3 else 1, z.shape[-1]).transpose(0, 1)
+    images = b.shape[0] if b.dim() == 3 else 1
+    samples = math.prod(z.shape[:-2] if b.dim() == 3 else z.shape[:-1])  # Of no images, −1 would be any number.
+    return z.reshape(samples, images, z.shape[-1]).transpose(0, 1)
 
 
 def _steps(rows: Tensor, inward: Tensor, outward: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,7 +194,7 @@ class SylvesterFlow(Flow):
         rows, columns = self._upper_triangle().to(b.device)
         square = triangle.new_zeros(*triangle.shape[:-1], self.columns**2)
         r_tilde = square.index_copy(-1, rows * self.columns + columns, triangle)
-        return packed.unflatten(-1, (self.latent, self.columns)), r_tilde.unflatten(-1, (self.columns, -1)), b
+        return packed.unflatten(-1, (self.latent, self.columns)), r_tilde.unflatten(-1, (self.columns, self.columns)), b
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return z_K, (..., B, D), and the summed log-determinants in nats, (..., B); see `sylvester_flow`."""

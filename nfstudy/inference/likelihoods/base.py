@@ -38,6 +38,13 @@ class Likelihood(nn.Module, ABC):
     def picture(self, features: Tensor) -> Tensor:
         """Return a typical image (..., N), on the scale of x, for h(z) (..., F)."""
 
+    def draw(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Return images x (B, N) drawn from p(x|z), for h(z) (B, F); of a CPU generator.
+
+        Only images that a model draws itself need it, on which estimates of ln p(x) can be held to the truth.
+        """
+        raise NotImplementedError(f"{type(self).__name__} draws no images; expected: a likelihood with `draw`")
+
     def encoder_input(self, x: Tensor) -> Tensor:
         """Return what the inference network is given of images x (B, N)."""
         return x

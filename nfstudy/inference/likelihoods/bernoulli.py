@@ -29,6 +29,11 @@ class Bernoulli(Likelihood):
         """Return Σ_i ln σ((2 x_i − 1) l_i), finite and exact for logits of any size; x of zeros and ones."""
         return functional.logsigmoid((2 * x - 1) * self.logits(features)).sum(-1)
 
+    def draw(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Return bits, as floats."""
+        means = self.picture(features)
+        return (torch.rand(means.shape, generator=generator).to(means.device) < means).to(means)
+
     def picture(self, features: Tensor) -> Tensor:
         """Return the means p(x_i = 1|z)."""
         return self.logits(features).sigmoid()

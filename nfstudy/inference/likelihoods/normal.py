@@ -59,6 +59,12 @@ class Gaussian(Likelihood):
         raw = self.excess_bias if self.excess is None else self.excess(features) + self.excess_bias
         return self.floor + functional.softplus(raw)
 
+    def draw(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Return μ + √α ε, ε from N(0, I)."""
+        location = self.location(features)
+        noise = torch.randn(location.shape, generator=generator, dtype=location.dtype).to(location.device)
+        return location + self.variance(features).sqrt() * noise
+
     def picture(self, features: Tensor) -> Tensor:
         """Return the means μ."""
         return self.location(features)
@@ -78,6 +84,11 @@ class LogitNormal(Gaussian):
         """Return −½ Σ_i [(logit(x_i) − μ_i)² / α_i + ln(2π α_i)] − Σ_i ln(x_i (1 − x_i)), for x within (0, 1)."""
         gaussian = super().forward(torch.logit(x), features)
         return gaussian - (x.log() + torch.log1p(-x)).sum(-1)
+
+    def draw(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Return numbers within (0, 1), whose logits are μ + √α ε; those that would round to 0 or 1 stay within."""
+        least = torch.finfo(features.dtype).eps
+        return super().draw(features, generator).sigmoid().clamp(least, 1 - least)
 
     def picture(self, features: Tensor) -> Tensor:
         """Return the medians σ(μ), where the means have no closed form."""

@@ -57,6 +57,7 @@ class DLGM(nn.Module):
         super().__init__()
         units = model.hidden // model.maxout if model.hidden_counts == "pieces" else model.hidden
         self.rule = model.initialisation
+        self.latent = model.latent
         self.encoder = _maxout_layers(pixels, units, model, precision)
         self.mean = Linear(units, model.latent)
         self.log_variance = Linear(units, model.latent)
@@ -114,6 +115,10 @@ class DLGM(nn.Module):
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Return ln p(x|z) (..., B) in nats, for images x (B, N) and z (..., B, D)."""
         return self.likelihood(x, self.decoder(z))
+
+    def draw(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Return images (B, N) drawn from p(x|z), for z (B, D); by a CPU generator."""
+        return self.likelihood.draw(self.decoder(z), generator)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the image (..., N) that z (..., D) is most plainly of, numbers from 0 to 1; `Likelihood.picture`."""

@@ -1,4 +1,4 @@
-"""Held-out numbers: the bound at β = 1, and −ln p(x) by importance sampling with its Monte-Carlo error."""
+"""Held-out numbers: the bound at β = 1, and −ln p(x) by importance sampling, with what says how far it is off."""
 
 from __future__ import annotations
 
@@ -10,12 +10,30 @@ import torch
 from torch import Tensor
 
 from nfstudy.core.seeds import derive_seed
+from nfstudy.inference.models.importance import SeedSpread, effective_sizes, log_means, pareto_k, sample_numbers
 from nfstudy.inference.models.objective import BoundTerms, LatentVariableModel, bound_terms
 
 IMAGES_AT_ONCE = 100
 SAMPLES_AT_ONCE = 16
 """With `IMAGES_AT_ONCE`, bounds the memory of an evaluation. For every multiple of 16 the result is the same, because
 torch's CPU generator makes normal draws in sixteens, and blocks are drawn whole."""
+WEIGHTS_AT_ONCE = 2**25
+"""Log weights that are kept at once, in float64: with very many samples, fewer images are taken together."""
+HIGH_K = 0.7
+"""Of k̂: above it, an estimate from a practical number of samples is not to be relied on (Vehtari et al. 2024)."""
+
+
+class PerImage(NamedTuple):
+    """What the importance samples say of each image; arrays (N,) in float64."""
+
+    elbo: np.ndarray
+    """The mean log weight, in nats."""
+    nll: np.ndarray
+    """−ln (1/S) Σ w, in nats."""
+    effective_size: np.ndarray
+    """(Σ w)² / Σ w², from 1 to S."""
+    pareto_k: np.ndarray
+    """k̂ of the largest weights; NaN for too few samples."""
 
 
 class LikelihoodEstimates(NamedTuple):
@@ -26,9 +44,41 @@ class LikelihoodEstimates(NamedTuple):
     nll: float
     """−ln p(x), importance-sampled; in expectation an upper bound on it."""
     nll_mc_se: float
-    """Monte-Carlo standard error of `nll`: its spread if the samples, not the images, were drawn anew."""
+    """`nll_seed_se` by the delta method, which is too small where the weights have a heavy tail."""
     kl: float
     """KL(q_K‖p(z|x)) = −elbo − nll."""
+    nll_seed_se: float
+    """Standard deviation of `nll` over seeds of the evaluation: its error if the samples, not the images, were drawn
+    anew; by `importance.SeedSpread`."""
+    curve: dict[int, float]
+    """Number of samples n -> E[−ln (1/n) Σ w], averaged over the images and over disjoint blocks of the samples."""
+    images: PerImage
+    """Of each image."""
+
+    def numbers(self) -> dict[str, float]:
+        """Return what is logged, by name; what cannot be said of so few images or samples is left out.
+
+        Beside those above: `nll_image_se`, the standard error of `nll` if other images were drawn, sd / √N; `ess`, the
+        median effective sample size; `pareto_k`, the median k̂; `pareto_k_high`, the share of images with k̂ > 0.7; and
+        `nll_drop`, by how much the last doubling of the samples lowered `nll`, about as much as is left where the
+        bias falls as 1/S, and less than that where it falls more slowly.
+        """
+        found = {name: getattr(self, name) for name in ("elbo", "nll", "nll_mc_se", "kl")}
+        half, _ = [*self.curve.values()][-2:]
+        k = self.images.pareto_k
+        further = {
+            "nll_seed_se": self.nll_seed_se,
+            "nll_image_se": _standard_error(self.images.nll),
+            "nll_drop": half - self.nll,
+            "ess": float(np.median(self.images.effective_size)),
+            "pareto_k": float(np.median(k)),
+            "pareto_k_high": float(np.where(np.isnan(k), k, k > HIGH_K).mean()),
+        }
+        return found | {name: value for name, value in further.items() if not math.isnan(value)}
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 @torch.inference_mode()
@@ -42,7 +92,12 @@ def evaluate_bound(model: LatentVariableModel, images: np.ndarray, seed: int) ->
 
     Returns:
         elbo, log_likelihood, log_prior, log_q0, log_det: means over the images, in nats.
+
+    Raises:
+        ValueError: there are no images, of which there is no mean.
     """
+    if not len(images):
+        raise ValueError("0 images: expected: at least 1")
     generator = torch.Generator().manual_seed(seed)
     sums = torch.zeros(len(BoundTerms._fields), dtype=torch.float64)
     for start in range(0, len(images), IMAGES_AT_ONCE):
@@ -60,7 +115,7 @@ def evaluate_likelihood(model: LatentVariableModel, images: np.ndarray, samples:
 
     w_s = p(x|z_s) p(z_s) / q_K(z_s|x),  z_s ~ q_K(·|x),  −ln p(x) ≈ −ln (1/S) Σ_s w_s
 
-    The Monte-Carlo standard error of one image's estimate is sd(w) / (√S · mean(w)) by the delta method; the mean's is
+    By the delta method, the standard deviation of one image's estimate is sd(w) / (√S · mean(w)), and the mean's
     √(Σ se²) / N, the images' samples being independent.
 
     Arguments:
@@ -69,10 +124,18 @@ def evaluate_likelihood(model: LatentVariableModel, images: np.ndarray, samples:
         samples: S, at least 2.
         seed: of the posterior noise; each image has a stream of its own, so that neither its neighbours nor the sizes
             of the blocks change its estimate.
+
+    Raises:
+        ValueError: there are no images, of which there is no mean, or fewer than 2 samples, which have no spread.
     """
+    if not len(images) or samples < 2:
+        raise ValueError(f"{len(images)} images, {samples} samples: expected: at least 1 and at least 2")
     elbo = nll = variance = 0.0
-    for start in range(0, len(images), IMAGES_AT_ONCE):
-        x = _as_input(images[start : start + IMAGES_AT_ONCE], model)
+    sizes = sample_numbers(samples)
+    curve, spread, parts = np.zeros(len(sizes)), SeedSpread(samples), list[PerImage]()
+    at_once = min(IMAGES_AT_ONCE, max(1, WEIGHTS_AT_ONCE // samples))
+    for start in range(0, len(images), at_once):
+        x = _as_input(images[start : start + at_once], model)
         streams = [
             torch.Generator().manual_seed(derive_seed(seed, "importance samples", start + i)) for i in range(len(x))
         ]
@@ -80,13 +143,28 @@ def evaluate_likelihood(model: LatentVariableModel, images: np.ndarray, samples:
         elbo += weights.mean.sum().item()
         nll -= weights.log_mean.sum().item()
         variance += weights.log_mean_variance.sum().item()
+        logs = weights.logs.cpu().numpy()
+        spread.add(logs)
+        curve -= [log_means(logs, size).mean(axis=0).sum() for size in sizes]
+        ours = (weights.mean.cpu().numpy(), -weights.log_mean.cpu().numpy())
+        parts.append(PerImage(*ours, effective_sizes(logs), pareto_k(logs)))
     count = len(images)
-    return LikelihoodEstimates(elbo / count, nll / count, math.sqrt(variance) / count, -(elbo + nll) / count)
+    return LikelihoodEstimates(
+        elbo / count,
+        nll / count,
+        math.sqrt(variance) / count,
+        -(elbo + nll) / count,
+        math.sqrt(spread.variance() / count),
+        dict(zip(sizes, (curve / count).tolist(), strict=True)),
+        PerImage(*map(np.concatenate, zip(*parts, strict=True))),
+    )
 
 
 class _LogWeights(NamedTuple):
-    """Of S log weights l_s = ln w_s an image, each (B,) in float64."""
+    """S log weights l_s = ln w_s an image, and what they come to, each (B,) in float64."""
 
+    logs: Tensor
+    """l_s, (S, B)."""
     mean: Tensor
     """(1/S) Σ l_s."""
     log_mean: Tensor
@@ -101,10 +179,12 @@ def _log_weights(model: LatentVariableModel, x: Tensor, samples: int, streams: l
     latent = posterior.mean.shape[-1]
     total, first, second = torch.zeros(3, len(x), dtype=torch.float64, device=x.device)
     largest = torch.full_like(total, -torch.inf)
+    logs = []
     for start in range(0, samples, SAMPLES_AT_ONCE):
         draws = [torch.randn(SAMPLES_AT_ONCE, latent, generator=stream, dtype=x.dtype) for stream in streams]
         noise = torch.stack(draws, dim=1)[: samples - start].to(x.device)
         block = bound_terms(model, x, noise, posterior).elbo.double()
+        logs.append(block)
         previous, largest = largest, torch.maximum(largest, block.amax(0))
         shrink = (previous - largest).exp()
         weights = (block - largest).exp()
@@ -113,7 +193,7 @@ def _log_weights(model: LatentVariableModel, x: Tensor, samples: int, streams: l
         second = second * shrink**2 + weights.square().sum(0)
     # var(w) / (S mean(w)²) = (S Σw² / (Σw)² − 1) / (S − 1); equal weights may round below 0.
     relative_variance = ((samples * second / first**2 - 1) / (samples - 1)).clamp(min=0)
-    return _LogWeights(total / samples, largest + (first / samples).log(), relative_variance)
+    return _LogWeights(torch.cat(logs), total / samples, largest + (first / samples).log(), relative_variance)
 
 
 def _as_input(images: np.ndarray, model: LatentVariableModel) -> Tensor:

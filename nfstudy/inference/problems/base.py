@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import nn
 
 from nfstudy.inference.models.objective import BoundTerms
 from nfstudy.study.settings import Settings
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What more is logged of a trained problem, beside its test/* metrics."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Name -> value."""
+    curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    """Name -> what is counted -> value; what that is stands in the metric's meaning."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """File name -> content."""
 
 
 class Problem(Protocol):
@@ -21,8 +34,11 @@ class Problem(Protocol):
     device: str
     """Where its tensors live, such as `cpu` or `cuda:0`."""
 
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Return what is trained, by name; `optimisers.is_bias` and `variational` go by names."""
+
     def parameters(self) -> list[nn.Parameter]:
-        """Return what is trained."""
+        """Return the values of `named_parameters`."""
 
     def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
         """Yield the terms of the bound, with gradients, on the first so many minibatches of an epoch (1, 2, ...).
@@ -30,11 +46,22 @@ class Problem(Protocol):
         Those before `start` are left out; what they would draw is drawn and dropped, so that the others draw the same.
         """
 
+    def repeated_terms(self, count: int) -> Iterator[BoundTerms]:
+        """Yield the terms of the bound, with gradients, so many times on one minibatch, with other noise each time."""
+
     def validate(self) -> dict[str, float]:
         """Return `BoundTerms.numbers` at β = 1 on held-out images or noise, the same every time; in nats."""
 
     def test(self) -> dict[str, float]:
         """Return the test/* metrics, by their names without `test/`."""
 
+    def diagnose(self) -> Diagnosis:
+        """Return what `test` does not: what says how far its numbers can be trusted, and what the fit looks like."""
+
     def files(self) -> dict[str, bytes]:
         """Return what is kept of the trained problem: file name -> content."""
+
+
+def variational(named: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
+    """Return the parameters of q: those that are not of the generative network."""
+    return [weight for name, weight in named.items() if not name.startswith(("decoder.", "likelihood."))]

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nfstudy.core.errors import UserError
 from nfstudy.core.seeds import derive_seed
 from nfstudy.data import Dataset
 from nfstudy.inference.likelihoods import load_likelihood
+from nfstudy.inference.models.ais import Annealing, ais_likelihood, bracket_likelihood
+from nfstudy.inference.models.diagnostics import summarise_posteriors
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_bound, evaluate_likelihood
 from nfstudy.inference.models.objective import BoundTerms, bound_terms
+from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.image_grid import image_grid
+from nfstudy.runs.evaluations import EvaluationRequest
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
 
@@ -24,6 +29,11 @@ SAMPLES_GRID = 8
 """Rows and columns of `samples.png`."""
 RECONSTRUCTIONS = 8
 """Images in `reconstructions.png`."""
+DIAGNOSED = 100
+"""Test images whose posteriors are summarised where there is no tight estimate, which says how many."""
+MOST_LATENTS = 1000
+"""Latent variables whose KL is logged, the largest first."""
+PERCENTILES = (0, 5, 10, 25, 50, 75, 90, 95, 100)
 
 
 class ImageProblem:
@@ -52,6 +62,10 @@ class ImageProblem:
         self.images = torch.tensor(self.dataset.train, device=device)
         self.epoch_updates = len(self.images) // settings.train.batch
 
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the model's parameters."""
+        return dict(self.model.named_parameters())
+
     def parameters(self) -> list[nn.Parameter]:
         """Return the model's parameters."""
         return list(self.model.parameters())
@@ -65,18 +79,82 @@ class ImageProblem:
             if update >= start:
                 yield bound_terms(self.model, x, noise.to(self.device))
 
+    def repeated_terms(self, count: int) -> Iterator[BoundTerms]:
+        """Yield the terms (batch,) of a minibatch, that of an epoch which no training has, by new noise each time."""
+        self.model.train()
+        (x,) = self._batches(0, 1)
+        stream = self._generator("posterior noise", 0)
+        for _ in range(count):
+            yield bound_terms(
+                self.model, x, torch.randn(len(x), self.settings.model.latent, generator=stream).to(self.device)
+            )
+
     def validate(self) -> dict[str, float]:
         """Return the bound on the validation images."""
         self.model.eval()
         return evaluate_bound(self.model, self.dataset.valid, derive_seed(self.settings.seed, "evaluation", "valid"))
 
     def test(self) -> dict[str, float]:
-        """Return `evaluation.LikelihoodEstimates` on the test images."""
+        """Return `evaluation.LikelihoodEstimates.numbers` on the test images."""
         self.model.eval()
-        evaluation = self.settings.evaluation
         seed = derive_seed(self.settings.seed, "evaluation", "test")
-        images = self.dataset.test[: evaluation.test_images]
-        return evaluate_likelihood(self.model, images, evaluation.samples, seed)._asdict()
+        return evaluate_likelihood(self.model, self._test_images(), self.settings.evaluation.samples, seed).numbers()
+
+    def diagnose(self) -> Diagnosis:
+        """Return the tight estimate with its convergence curve, and `diagnostics.PosteriorSummary` of the same images.
+
+        The tight estimate's noise is drawn anew for each repetition. The file `images.csv` has a line an image.
+        """
+        self.model.eval()
+        spec = self.settings.evaluation
+        metrics, curves, columns = dict[str, float](), dict[str, Mapping[int, float]](), dict[str, np.ndarray]()
+        if spec.tight_images:
+            images = self._test_images()[: spec.tight_images]
+            seed = derive_seed(self.settings.seed, "evaluation", "tight", self.repetition)
+            tight = evaluate_likelihood(self.model, images, spec.tight_samples, seed)
+            metrics = {f"test/{_tight_name(name)}": value for name, value in tight.numbers().items()}
+            metrics |= {"test/tight_samples": float(spec.tight_samples), "test/tight_images": float(len(images))}
+            curves["test/nll_curve"] = tight.curve
+            of_each = tight.images
+            columns = {"nll_tight": of_each.nll, "ess": of_each.effective_size, "pareto_k": of_each.pareto_k}
+        seed = derive_seed(self.settings.seed, "diagnostics", self.repetition)
+        posteriors = summarise_posteriors(self.model, self._test_images()[: spec.tight_images or DIAGNOSED], seed)
+        metrics |= {
+            "test/active_latents": float(posteriors.active),
+            "test/log_det": float(posteriors.log_det.mean()),
+            "test/displacement": float(posteriors.displacement.mean()),
+        }
+        curves["test/kl_latent"] = dict(enumerate(np.sort(posteriors.kl)[::-1][:MOST_LATENTS].tolist(), start=1))
+        columns |= {"log_det": posteriors.log_det, "displacement": posteriors.displacement}
+        for name in ("log_det", "displacement"):
+            quantiles = np.percentile(columns[name], PERCENTILES)
+            curves[f"test/{name}_quantile"] = dict(zip(PERCENTILES, quantiles.tolist(), strict=True))
+        return Diagnosis(metrics, curves, {"images.csv": _csv(columns)})
+
+    def evaluate(self, request: EvaluationRequest) -> dict[str, float]:
+        """Return what an estimator says of −ln p(x) of the first test images, or of images that the model draws.
+
+        Where there are fewer test images than asked for, it is of all; `images` says of how many it is.
+
+        Raises:
+            UserError: images are to be drawn, which the model's likelihood does not do.
+        """
+        self.model.eval()
+        images = self._test_images()[: request.images]
+        seed = derive_seed(self.settings.seed, "evaluation again", request.seed, self.repetition)
+        if request.estimator == "importance":
+            return evaluate_likelihood(self.model, images, request.samples, seed).numbers() | {"images": len(images)}
+        annealing = Annealing(request.temperatures or 1, request.samples)
+        if request.estimator == "ais":
+            return ais_likelihood(self.model, images, annealing, seed).numbers() | {"images": len(images)}
+        try:
+            bracket, _ = bracket_likelihood(self.model, request.images, annealing, seed)
+        except NotImplementedError as error:
+            raise UserError(str(error)) from None
+        return bracket.numbers() | {"images": request.images}
+
+    def _test_images(self) -> np.ndarray:
+        return self.dataset.test[: self.settings.evaluation.test_images]
 
     def files(self) -> dict[str, bytes]:
         """Return the weights, and pictures of samples and reconstructions."""
@@ -144,6 +222,20 @@ def draw_pixels(values: Tensor, dataset: Dataset, stream: torch.Generator) -> Te
         uniform = torch.randint(dataset.levels, values.shape, generator=stream, dtype=torch.uint8)
         values = uniform.to(values.device) < values
     return values.float()
+
+
+def _tight_name(name: str) -> str:
+    """Return the tight estimate's name of a number: `kl` -> `kl_tight`, `nll_seed_se` -> `nll_tight_seed_se`."""
+    quantity, _, rest = name.partition("_")
+    return f"{quantity}_tight_{rest}" if quantity == "nll" and rest else f"{name}_tight"
+
+
+def _csv(columns: Mapping[str, np.ndarray]) -> bytes:
+    """Return a table with a line an image, numbers to six digits."""
+    lines = (
+        ",".join((str(i), *(f"{v:.6g}" for v in row))) for i, row in enumerate(zip(*columns.values(), strict=True))
+    )
+    return "\n".join((",".join(("image", *columns)), *lines, "")).encode()
 
 
 def _used_images(dataset: Dataset, spec: DataSpec) -> Dataset:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nfstudy.core.seeds import derive_seed
 from nfstudy.flows import make_flow
 from nfstudy.inference.models.objective import BoundTerms
+from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.density_grid import CELLS, array_file, window_mass
 from nfstudy.inference.problems.energies import energy, log_density, log_normaliser, window_grid
 from nfstudy.inference.problems.image_grid import image_grid
@@ -81,9 +82,13 @@ class EnergyProblem:
         self.model.initialise(settings.seed, repetition)
         self.model.to(device)
 
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Return those of q0 and of the flow."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.numel()}
+
     def parameters(self) -> list[nn.Parameter]:
         """Return those of q0 and of the flow."""
-        return [parameter for parameter in self.model.parameters() if parameter.numel()]
+        return list(self.named_parameters().values())
 
     def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
         """Yield the terms (batch,) on fresh samples; −U stands for the log-likelihood, and there is no prior."""
@@ -93,6 +98,10 @@ class EnergyProblem:
             if update >= start:
                 terms, _ = self._terms(noise)
                 yield terms
+
+    def repeated_terms(self, count: int) -> Iterator[BoundTerms]:
+        """Yield the terms (batch,) of as many batches of fresh samples."""
+        yield from self.training_terms(0, count)
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
@@ -128,6 +137,10 @@ class EnergyProblem:
             "mass_left": left / samples,
             "window_mass": window_mass(self._window_density),
         }
+
+    def diagnose(self) -> Diagnosis:
+        """Return nothing: `test` says it all."""
+        return Diagnosis()
 
     def files(self) -> dict[str, bytes]:
         """Return the parameters; q_K(z) and p(z) on the window's grid, per unit area, as arrays and as a picture."""

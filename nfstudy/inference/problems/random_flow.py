@@ -14,6 +14,7 @@ from nfstudy.core.seeds import derive_seed
 from nfstudy.flows import make_flow
 from nfstudy.flows.base import StepHead
 from nfstudy.inference.models.objective import BoundTerms
+from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.density_grid import CELLS, array_file, window_mass
 from nfstudy.inference.problems.energies import window_grid
 from nfstudy.inference.problems.image_grid import image_grid
@@ -41,11 +42,19 @@ class DrawnProblem:
         if settings.flow.length:
             self._draw_steps()
 
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Return none."""
+        return {}
+
     def parameters(self) -> list[nn.Parameter]:
         """Return none."""
         return []
 
     def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
+        """Yield nothing."""
+        return iter(())
+
+    def repeated_terms(self, count: int) -> Iterator[BoundTerms]:
         """Yield nothing."""
         return iter(())
 
@@ -56,6 +65,10 @@ class DrawnProblem:
     def test(self) -> dict[str, float]:
         """Return the integral of q_K over the window, `window_mass`."""
         return {"window_mass": window_mass(self._density)}
+
+    def diagnose(self) -> Diagnosis:
+        """Return nothing: `test` says it all."""
+        return Diagnosis()
 
     def files(self) -> dict[str, bytes]:
         """Return q_K(z) on the window's grid, per unit area, as an array and as a picture."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nfstudy.core.atomic import draft_of
+from nfstudy.core.atomic import draft_of, sweep
+from nfstudy.core.reading import regular
 from nfstudy.inference.training.stop import StopRequest
 from nfstudy.runs.code import UNKNOWN
 from nfstudy.runs.result import Notice, Resumed
@@ -28,6 +28,10 @@ FORMAT = 1
 ENDING = ".checkpoint"
 LONGEST_HEAD = 10_000
 """Bytes; what has no end of line by then is no checkpoint."""
+
+
+LARGEST = 2**30
+"""Bytes; those of the paper's largest model are some 40 MB."""
 
 
 class CheckpointError(Exception):
@@ -51,10 +55,9 @@ def checkpoint_path(folder: Path, identity: Identity) -> Path:
 def prune_checkpoints(folder: Path, done: Collection[Identity]) -> None:
     """Remove the checkpoints of trials that are done, and drafts that a kill has left; nobody may be writing there."""
     names = {checkpoint_path(folder, identity).name for identity in done}
-    for path in folder.glob("*") if folder.is_dir() else ():
-        if path.name.startswith("."):
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name in names:
+    sweep(folder)
+    for path in folder.glob(f"*{ENDING}") if folder.is_dir() else ():
+        if path.name in names:
             path.unlink(missing_ok=True)
 
 
@@ -84,7 +87,8 @@ def write_checkpoint(path: Path, trial: Mapping[str, str | int], checkpoint: Che
     """Put a checkpoint in the place of the one before, at once and for good; raises OSError and leaves that one."""
     digest = hashlib.sha256(checkpoint.state).hexdigest()
     head = {"format": FORMAT, "trial": trial, "seconds": checkpoint.seconds, "code": checkpoint.code, "sha256": digest}
-    with draft_of(path, durable=True) as draft, draft.open("wb") as file:
+    # Its folder was made with the trial; one that is gone has been moved, with the checkpoints of before.
+    with draft_of(path, durable=True, make_folder=False) as draft, draft.open("wb") as file:
         file.write(json.dumps(head).encode() + b"\n")
         file.write(checkpoint.state)
 
@@ -96,7 +100,7 @@ def read_checkpoint(path: Path, trial: Mapping[str, str | int]) -> Checkpoint | 
         CheckpointError: it cannot be read, is truncated, altered, of another format or another trial.
     """
     try:
-        with path.open("rb") as file:
+        with regular(path, LARGEST) as file:
             line = file.readline(LONGEST_HEAD)
             state = file.read()
     except FileNotFoundError:
@@ -144,12 +148,14 @@ class Checkpoints:
             code: the digest of the sources that train it.
         """
         self.earlier = 0.0
-        """Wall-clock seconds that earlier attempts put into the checkpoint that was gone on from."""
+        """Wall-clock seconds that earlier attempts spent up to the checkpoint that was resumed."""
         self._plan, self._trial, self._tell, self._stop = plan, trial, tell, stop
         self._code: tuple[str, ...] = (code,)
         """Of all that trained it, in order."""
         self._began = self._last = time.monotonic()
         self._failing = False
+        with suppress(OSError):  # `save` will tell.
+            plan.path.parent.mkdir(parents=True, exist_ok=True)
 
     @property
     def due(self) -> bool:

@@ -22,11 +22,13 @@ def measure_cost(settings: Settings, dataset: Dataset | None, device: str) -> Co
     # A schedule may not fit so short a training, and costs nothing to speak of.
     little = settings.replace({"train.schedule": {"name": "constant"}, "train.updates": TIMED})
     validation_scale = test_scale = 1.0
+    evaluation = settings.evaluation
     if dataset:
-        test_images = min(settings.evaluation.test_images or len(dataset.test), len(dataset.test))
-        few, few_samples = min(test_images, TEST_IMAGES), min(settings.evaluation.samples, TEST_SAMPLES)
+        test_images = min(evaluation.test_images or len(dataset.test), len(dataset.test))
+        few, few_samples = min(test_images, TEST_IMAGES), min(evaluation.samples, TEST_SAMPLES)
         little = little.replace({"evaluation.test_images": few, "evaluation.samples": few_samples})
-        test_scale = test_images / few * settings.evaluation.samples / few_samples
+        tight = min(evaluation.tight_images, test_images) * evaluation.tight_samples
+        test_scale = (test_images * evaluation.samples + tight) / (few * few_samples)
         validation_scale = len(dataset.valid) / min(len(dataset.valid), VALID_IMAGES)
         train = dataset.train[: settings.train.batch * TIMED]
         dataset = dataclasses.replace(dataset, train=train, valid=dataset.valid[:VALID_IMAGES])

@@ -78,7 +78,7 @@ class _Loop:
         self.settings = settings
         self.checkpoints = checkpoints
         self.parameters = problem.parameters()
-        self.optimiser = make_optimiser(self.parameters, settings.train)
+        self.optimiser = make_optimiser(problem.named_parameters(), settings.train)
         self.schedule = make_schedule(self.optimiser, settings.train)
         decay = settings.train.averaging
         self.averages = Averages(self.parameters, decay) if decay and self.parameters else None

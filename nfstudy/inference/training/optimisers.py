@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -51,19 +51,35 @@ def _fits(group: dict[str, Any], weight: nn.Parameter) -> bool:
     return bool(fits)
 
 
-def make_optimiser(parameters: list[nn.Parameter], train: TrainSpec) -> Optimizer:
+def is_bias(name: str) -> bool:
+    """Say whether a parameter is a bias, by its name: `head.bias`, `b_out`, `b_hidden.0`, `excess_bias`."""
+    return any(part.startswith(("b_", "bias")) or part.endswith("bias") for part in name.split("."))
+
+
+def make_optimiser(named: Mapping[str, nn.Parameter], train: TrainSpec) -> Optimizer:
     """Return RMSprop, or Adam with decoupled weight decay, with the settings' learning rate and constants.
 
-    Biases do not decay: those of a flow's head hold the chain that it starts from.
+    Biases do not decay, whatever their shape: those of a flow hold the chain that it starts from. With
+    `train.decay_biases` they do where they have two axes or more.
+
+    Arguments:
+        named: name -> parameter, of those that are trained.
+        train: the settings.
     """
+    parameters = list(named.values())
     if train.optimiser == "rmsprop":
         return FusedRMSprop(
             parameters, lr=train.learning_rate, alpha=train.decay, eps=train.epsilon, momentum=train.momentum
         )
-    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+    # Without a decay the groups are those of before there was the choice: a checkpoint of that time still fits them.
+    by_shape = train.decay_biases or not train.weight_decay
+    decays = [weight.dim() > 1 and (by_shape or not is_bias(name)) for name, weight in named.items()]
     groups = [
-        {"params": matrices, "weight_decay": train.weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.dim() <= 1], "weight_decay": 0.0},
+        {
+            "params": [weight for weight, own in zip(parameters, decays, strict=True) if own is wanted],
+            "weight_decay": train.weight_decay if wanted else 0.0,
+        }
+        for wanted in (True, False)
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

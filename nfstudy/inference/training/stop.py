@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+OF_THE_GROUP = frozenset({signal.SIGINT, signal.SIGHUP})
+"""Signals that a terminal sends to all processes that were started from it: Ctrl-C, and that it was closed."""
+
 
 class Stopped(BaseException):
     """A worker has been asked to stop, and has saved what there was to save; nothing that handles errors sees it."""
@@ -20,9 +23,10 @@ class StopRequest:
         self._held = False
 
     def listen(self) -> None:
-        """Take SIGTERM from now on. Ctrl-C reaches the whole group, where the coordinator decides."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        """Take SIGTERM from now on. What reaches the whole group, the coordinator decides on."""
+        for number in OF_THE_GROUP:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_THE_GROUP)
         signal.signal(signal.SIGTERM, self._note)
 
     def check(self) -> None:

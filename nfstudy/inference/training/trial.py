@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from nfstudy.data import Dataset
+from nfstudy.inference.models.diagnostics import gradient_snr
 from nfstudy.inference.problems import make_problem
-from nfstudy.inference.problems.base import Problem
+from nfstudy.inference.problems.base import Problem, variational
 from nfstudy.inference.problems.metrics import compute_metric
 from nfstudy.inference.training.checkpoints import Checkpoints
 from nfstudy.inference.training.loop import fit
+from nfstudy.inference.training.memory import peak_memory, reset_peak_memory
 from nfstudy.runs.result import OnEpoch, TrialResult
 from nfstudy.study.cells import Trial
+
+GRADIENTS = 16
+"""Draws of the gradient that its signal-to-noise ratio is estimated from."""
 
 
 def run_trial(
@@ -37,27 +42,36 @@ def run_trial(
         repetition the test/* metrics and the files too, and the metrics from outside that the trial names.
     """
     started = time.perf_counter()
+    reset_peak_memory(device)
     problem = make_problem(trial.settings, dataset, trial.repetition, device)
     end = TrialResult("finished")
     if problem.parameters():
         end = fit(problem, trial.settings, on_epoch, checkpoints)
     metrics = {"time/updates_per_second": end.update / end.seconds} if end.seconds and end.outcome != "diverged" else {}
+    curves: Mapping[str, Mapping[int, float]] = {}
     files, reason = {}, ""
     if trial.stage != "search" and end.outcome == "finished":
         evaluation_started = time.perf_counter()
         test = problem.test()
-        metrics["time/evaluation_seconds"] = time.perf_counter() - evaluation_started
         not_finite = [f"test/{name} is {value}" for name, value in test.items() if not math.isfinite(value)]
         if not_finite:
             end = replace(end, outcome="diverged", reason=not_finite[0])
         else:
             metrics |= {f"test/{name}": value for name, value in test.items()}
-            files = problem.files()
+            diagnosis = problem.diagnose()
+            metrics |= {**diagnosis.metrics, "train/parameters": sum(weight.numel() for weight in problem.parameters())}
+            if problem.parameters():
+                snr = gradient_snr(problem.repeated_terms(GRADIENTS), variational(problem.named_parameters()))
+                metrics |= {} if math.isnan(snr) else {"train/gradient_snr": snr}
+            curves, files = diagnosis.curves, {**problem.files(), **diagnosis.files}
             further, reason, tracebacks = _further_metrics(trial.metrics, problem)
             metrics, files = metrics | further, files | tracebacks
+        metrics["time/evaluation_seconds"] = time.perf_counter() - evaluation_started
+    if memory := peak_memory(device):
+        metrics["time/peak_memory"] = memory
     earlier = checkpoints.earlier if checkpoints else 0.0
     metrics["time/wall_seconds"] = earlier + time.perf_counter() - started
-    return replace(end, reason=end.reason or reason, metrics=metrics, files=files)
+    return replace(end, reason=end.reason or reason, metrics=metrics, curves=curves, files=files)
 
 
 def _further_metrics(names: Sequence[str], problem: Problem) -> tuple[dict[str, float], str, dict[str, bytes]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from nfstudy.core.errors import ReportError
 from nfstudy.papers.rezende2015.published import FIGURE_3
 from nfstudy.report.exhibits.base import Drawing, Exhibit, cell_row, measured, remark, runs_behind, stamped
 from nfstudy.report.labels import Label, family_name
@@ -300,4 +301,10 @@ def _pictures(store: LoggedRuns, cells: Sequence[CellResult]) -> dict[tuple[str,
 def _array(store: LoggedRuns, run_id: str, name: str) -> np.ndarray | None:
     """Return a run's picture with z2 pointing down, as the paper draws it; None where there is none."""
     content = store.artifact(run_id, name) if run_id else None
-    return None if content is None else np.flipud(np.load(io.BytesIO(content), allow_pickle=False))
+    if content is None:
+        return None
+    try:
+        array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ReportError(f"run {run_id}, {name}: not a readable array ({error}); expected: a .npy file") from None
+    return np.flipud(array)

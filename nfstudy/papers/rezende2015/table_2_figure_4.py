@@ -10,6 +10,7 @@ from nfstudy.report.exhibits.base import (
     NOT_HERE,
     Drawing,
     Exhibit,
+    bounded,
     cell_row,
     curves_of,
     difference_entry,
@@ -35,11 +36,11 @@ def table_2(results: Results) -> Exhibit:
     rows = [row for line in TABLE_2 for row in _table_2_rows(line, results)]
     caption = (
         "−ln p(x) on the MNIST test set, in nats per image; lower is better. Ours: mean ± standard error (number of "
-        "runs) of the importance-sampled estimate. Difference: ours − paper. The paper's ≤ marks the same kind of "
-        "estimate, cut to one decimal; it is not the free energy F."
+        "runs) of the importance-sampled estimate, in expectation an upper bound (≤), as the paper's is, which is cut "
+        "to one decimal; it is not the free energy F. Difference: ours − paper."
     )
     table = Table(
-        "table-2", stamped(caption, results), ("row", "paper", "ours", "difference", "note", "runs"), tuple(rows)
+        "table-2", bounded(caption, results), ("row", "paper", "ours", "difference", "note", "runs"), tuple(rows)
     )
     named = {(line.family, line.length) for line in TABLE_2}
     others = sum((result.label.family, result.label.length) not in named for result in results.cells)
@@ -82,7 +83,7 @@ def figure_4(results: Results) -> Exhibit:
     drawing = Drawing("figure-4", figure, stamped(caption, results))
     table = Table(
         "figure-4",
-        stamped(
+        bounded(
             "The points of the figure, in nats per image: ours as mean ± standard error (number of runs), the paper's "
             "as read off its vector drawing ± half its error bar. Difference: ours − paper.",
             results,

@@ -13,6 +13,7 @@ from nfstudy.report.exhibits.base import (
     CurveGroup,
     Drawing,
     Exhibit,
+    bounded,
     cell_row,
     curve_groups,
     curves_of,
@@ -29,7 +30,7 @@ from nfstudy.report.labels import Label, family_name, setting_text
 from nfstudy.report.paper import Published
 from nfstudy.report.plots.curves import Curve, Panel, draw_curves
 from nfstudy.report.statistics.contrasts import contrast_of
-from nfstudy.report.statistics.estimates import CellResult, Estimate, Results
+from nfstudy.report.statistics.estimates import CellResult, Estimate, Results, runs_of
 from nfstudy.report.tables import Entry, Row, Table, format_number
 from nfstudy.runs.metrics import NLL
 
@@ -37,7 +38,7 @@ COLUMNS = ("row", "paper", "ours", "difference", "note", "runs")
 TITLE = "Table 3: −ln p(x) on CIFAR-10 patches"
 
 PATCH_NLL = dataclasses.replace(NLL, unit="nats per patch")
-STEP = dataclasses.replace(PATCH_NLL, label="change of −ln p(x)", heading="Change of −ln p(x) from K = 0")
+STEP = dataclasses.replace(PATCH_NLL, label="change of −ln p(x)", heading="Change of −ln p(x) from K = 0", mark="")
 
 PUBLISHED = {length: paper for (_, length), paper in TABLE_3.items()}
 """K -> −ln p(x) of the paper."""
@@ -47,7 +48,8 @@ STEPS = (*itertools.pairwise(LENGTHS), (LENGTHS[0], LENGTHS[-1]))
 
 LEVEL_CAPTION = (
     "−ln p(x) on patches of the CIFAR-10 test images, in nats per patch; lower is better; a density may exceed 1. "
-    "Ours: mean ± standard error (number of runs) of the importance-sampled estimate. Difference: ours − paper."
+    "Ours: mean ± standard error (number of runs) of the importance-sampled estimate, in expectation an upper bound "
+    "(≤). Difference: ours − paper."
 )
 STEP_CAPTION = (
     "What longer chains change in −ln p(x): longer − shorter, in nats per patch. Ours: mean ± standard error (number "
@@ -75,7 +77,7 @@ def table_3(results: Results) -> Exhibit:
     levels = tuple(row for place in TABLE_3 for row in _level_rows(*place, results))
     steps = tuple(_step_row(group, *step) for group in planar for step in STEPS)
     tables = (
-        Table("table-3", stamped(LEVEL_CAPTION, results), COLUMNS, levels),
+        Table("table-3", bounded(LEVEL_CAPTION, results), COLUMNS, levels),
         Table("table-3-steps", stamped(STEP_CAPTION, results), COLUMNS, steps),
     )
     panels = [
@@ -137,19 +139,20 @@ def _step(group: CurveGroup, shorter: int, longer: int, paper: Published) -> Ent
         estimate=found,
         reference=paper,
         difference=None if mean is None else mean - paper.value,
-        note="; ".join(notes) or ("" if found else "no repetition in common"),
+        note="; ".join(notes) or ("" if found else "nothing to compare"),
         run_ids=found.run_ids if found else (),
     )
 
 
 def _change(longer: CellResult, shorter: CellResult) -> Estimate | None:
-    """Average longer − shorter over the repetitions that both have finished; None where there are none."""
-    own, other = (cell.by_repetition(PATCH_NLL) for cell in (longer, shorter))
-    pairs = [repetition for repetition in own if repetition in other]
-    if not pairs:
+    """Return longer − shorter, in pairs or by means as `contrast_of` has it; None where one has finished nothing."""
+    cells = (longer, shorter)
+    values = [cell.by_repetition(PATCH_NLL) for cell in cells]
+    if not all(values):
         return None
-    contrast = contrast_of((1, -1), [{r: cell[r][1] for r in pairs} for cell in (own, other)])
-    return Estimate(contrast.n, contrast.mean, contrast.se, tuple(cell[r][0] for cell in (own, other) for r in pairs))
+    numbers = [{r: value for r, (_, value) in cell.items()} for cell in values]
+    contrast = contrast_of((1, -1), numbers, noise=[cell.noise(PATCH_NLL) for cell in cells])
+    return Estimate(contrast.n, contrast.mean, contrast.se, runs_of(contrast, values))
 
 
 def _change_curves(groups: Sequence[CurveGroup]) -> list[Curve]:

@@ -30,6 +30,17 @@ from nfstudy.study.yaml_document import Document, shown
 QUANTITIES = {quantity.title: quantity for quantity in BOUNDS}
 """Name in a ledger -> metric."""
 
+Group = Literal["order", "gain", "level"]
+"""What a claim is about: which of our cells is lower, or how alike they are; how much a longer flow gains, beside the
+paper's gain; or the level of a number, beside the paper's."""
+
+GROUPS: Mapping[Group, str] = {
+    "order": "Order: our cells against each other",
+    "gain": "Gain: a difference of ours against the paper's",
+    "level": "Level: numbers of ours against the paper's",
+}
+"""In the order in which they are shown, each with its heading."""
+
 Length = Annotated[int, Field(ge=0, le=100_000)]
 Lengths = Annotated[tuple[Length, ...], Field(min_length=1)]
 
@@ -185,7 +196,7 @@ class Claim(Record):
     exhibit: Annotated[str, _known("exhibits")]
     """The exhibit of our reports that shows the same numbers."""
     study: Annotated[str, Field(min_length=1)]
-    """The study whose runs are the evidence."""
+    """The study that is made for it; it is judged on every other one too whose cells have these settings."""
     on: Annotated[dict[str, Scalar], Field(default_factory=dict)]
     """Dotted path -> value of the settings that all its cells have."""
     each: Annotated[dict[str, tuple[Scalar, ...]], Field(default_factory=dict)]
@@ -201,6 +212,12 @@ class Claim(Record):
     def facts(self) -> PaperFacts:
         """What the paper says whose claim it is."""
         return self._facts
+
+    @property
+    def group(self) -> Group:
+        """What it is about."""
+        forms: dict[str, Group] = {"gains": "gain", "near": "level"}
+        return forms.get(self.inequality.form, "order")
 
     def parts(self) -> tuple[Part, ...]:
         """Expand the claim; raises ReportError where it needs a number that the paper does not give."""
@@ -269,6 +286,19 @@ class Part:
         """Both bounds of the contrast, in the quantity's unit; the lower may be −∞."""
         centre = self.published.value if self.inequality.about_paper and self.published else 0.0
         return centre + self.inequality.lower, centre + self.inequality.upper
+
+    def way(self, mean: float) -> str:
+        """Say which way a contrast of this mean departs, such as `ours is lower by 4.1 nats`."""
+        inequality = self.inequality
+        off = mean - (self.published.value if inequality.about_paper and self.published else 0.0)
+        size = f"{format_number(abs(off), self.quantity.decimals)} nats"
+        if inequality.about_paper and len(inequality.terms) == 1:
+            return f"ours is {'lower' if off < 0 else 'higher'} by {size}"
+        if inequality.about_paper:
+            return f"our gain is {'smaller' if off < 0 else 'larger'} by {size}"
+        if inequality.distances:
+            return f"the distance {'shrinks' if off < 0 else 'grows'} by {size}"
+        return f"{Label(*inequality.terms[0][1]).row} is {'lower' if off < 0 else 'higher'} by {size}"
 
     @property
     def text(self) -> str:

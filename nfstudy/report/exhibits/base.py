@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from nfstudy.core.declarations import Metric
+from nfstudy.report.exhibits.trust import trust_text, why_not_converged
 from nfstudy.report.labels import Label, on_curve
 from nfstudy.report.paper import Published
 from nfstudy.report.plots.curves import Curve
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.report.tables import Entry, Row, Table, format_number
+from nfstudy.runs.metrics import LATER_METRICS
 
 MAX_CURVES = 24
 """More curves, as a sampled study may have, cannot be told apart in a figure; its tables hold all cells."""
@@ -64,14 +66,18 @@ def measured(result: CellResult, quantity: Metric, reference: Published | None =
     """
     found = result.estimate(quantity)
     reason = reference.why_not_comparable(result.cell.settings) if reference else ""
-    left_out = f"{found.left_out} without a finite value" if found.left_out else ""
+    unmeasured = quantity.name in LATER_METRICS  # A finished run without it was made before there was the metric.
+    missing = "not measured" if unmeasured else "without a finite value"
+    left_out = "" if not found.left_out else missing if not found.n and unmeasured else f"{found.left_out} {missing}"
+    warning = why_not_converged(result, quantity) if found.n else ""
     return Entry(
         quantity=quantity,
         estimate=found,
         reference=reference,
         difference=found.mean - reference.value if reference and found.mean is not None and not reason else None,
-        note="; ".join(filter(None, (result.note, left_out, reason))),
+        note="; ".join(filter(None, (result.note, left_out, reason, warning))),
         run_ids=found.run_ids,
+        marked=bool(warning),
     )
 
 
@@ -95,6 +101,11 @@ def cell_row(result: CellResult, entries: Sequence[Entry], name: str = "") -> Ro
 def stamped(caption: str, results: Results) -> str:
     """Return a caption that says so where the study is incomplete."""
     return f"{caption} [{results.stamp}]" if results.stamp else caption
+
+
+def bounded(caption: str, results: Results) -> str:
+    """Return the caption of a table with −ln p(x) or KL: `stamped`, and how far these can be trusted."""
+    return stamped(" ".join(filter(None, (caption, trust_text(results)))), results)
 
 
 def curve_groups(results: Results) -> list[CurveGroup]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nfstudy.core.declarations import Metric
-from nfstudy.report.exhibits.base import Drawing, Exhibit, cell_row, measured, remark, runs_behind, stamped
+from nfstudy.report.exhibits.base import Drawing, Exhibit, bounded, cell_row, measured, remark, runs_behind, stamped
 from nfstudy.report.labels import setting_name, setting_text, varied_settings
 from nfstudy.report.plots.forest import Difference, DifferencePanel, draw_differences
 from nfstudy.report.statistics.contrasts import Contrast, contrast_of
-from nfstudy.report.statistics.estimates import CellResult, Estimate, Results
+from nfstudy.report.statistics.estimates import CellResult, Estimate, Results, runs_of
 from nfstudy.report.tables import Entry, Table, format_interval
 from nfstudy.study.settings import flatten
 
@@ -52,10 +52,12 @@ class Comparison:
         """Return cell − default; None for the default itself, and where either has no value."""
         if self.default is None or self.is_default:
             return None
-        values = [cell.by_repetition(quantity) for cell in (self.result, self.default)]
+        cells = (self.result, self.default)
+        values = [cell.by_repetition(quantity) for cell in cells]
         if not all(values):
             return None
-        return contrast_of((1, -1), [{r: value for r, (_, value) in cell.items()} for cell in values])
+        numbers = [{r: value for r, (_, value) in cell.items()} for cell in values]
+        return contrast_of((1, -1), numbers, noise=[cell.noise(quantity) for cell in cells])
 
 
 def effects(results: Results) -> Exhibit:
@@ -119,7 +121,7 @@ def _means(comparisons: Sequence[Comparison], results: Results) -> Table:
         mark = Entry(text="default" if found.is_default else "")
         rows.append(cell_row(found.result, [*entries, mark, remark(entries), runs_behind(entries[0])]))
     columns = ("row", *(quantity.title for quantity in results.bounds), "default", "note", "runs")
-    return Table("effects", stamped(MEANS_CAPTION.format(unit=results.unit), results), columns, tuple(rows))
+    return Table("effects", bounded(MEANS_CAPTION.format(unit=results.unit), results), columns, tuple(rows))
 
 
 def _differences(comparisons: Sequence[Comparison], results: Results) -> Table:
@@ -136,7 +138,7 @@ def _differences(comparisons: Sequence[Comparison], results: Results) -> Table:
 def _difference_entries(found: Comparison, quantity: Metric) -> tuple[Entry, Entry, Entry, Entry]:
     """Return the difference, its interval, whether 0 lies in that, and what the numbers lack."""
     # One decimal more than levels have: pairs share their seeds, so their difference is known better than either.
-    shown = replace(quantity, label=f"{quantity.title}, difference", decimals=quantity.decimals + 1)
+    shown = replace(quantity, label=f"{quantity.title}, difference", mark="", decimals=quantity.decimals + 1)
     contrast = found.contrast(quantity)
     if contrast is None:
         why = "no cell at the default" if found.default is None else "nothing to compare"
@@ -144,20 +146,18 @@ def _difference_entries(found: Comparison, quantity: Metric) -> tuple[Entry, Ent
     run_ids, interval = _runs_of(contrast, quantity, found), contrast.interval(LEVEL)
     text = inside = note = ""
     if interval is None:
-        note = "an interval takes at least 2 repetitions"
+        note = contrast.lack
     else:
         text = format_interval(interval, shown.decimals)
         inside = "yes" if interval[0] <= 0 <= interval[1] else "no"
-        note = "" if contrast.repetitions else "no repetition in common: difference of means, Welch's interval"
+        note = "" if contrast.repetitions else "too few pairs: difference of means, Welch's interval"
     estimate = Estimate(contrast.n, contrast.mean, contrast.se, run_ids)
     entry = Entry(quantity=shown, estimate=estimate, note=note, run_ids=run_ids)
     return entry, Entry(text=text), Entry(text=inside), Entry(text=note)
 
 
 def _runs_of(contrast: Contrast, quantity: Metric, found: Comparison) -> tuple[str, ...]:
-    cells = [cell.by_repetition(quantity) for cell in (found.result, found.default) if cell]
-    used = [set(contrast.repetitions) or set(cell) for cell in cells]
-    return tuple(cell[r][0] for cell, kept in zip(cells, used, strict=True) for r in sorted(kept))
+    return runs_of(contrast, [cell.by_repetition(quantity) for cell in (found.result, found.default) if cell])
 
 
 def _dots(comparisons: Sequence[Comparison], quantity: Metric) -> Iterator[Difference]:

@@ -16,6 +16,7 @@ from nfstudy.report.exhibits.base import (
     CurveGroup,
     Drawing,
     Exhibit,
+    bounded,
     cell_row,
     curves_of,
     drawn_groups,
@@ -53,12 +54,21 @@ def summary(results: Results) -> Exhibit:
     further = "".join(f" {metric.title.capitalize()}: {metric.meaning}." for metric in results.study.metrics)
     caption = (
         "Every cell of the study on the test set: mean ± standard error (number of runs) over its finished "
-        f"repetitions. F, KL and −ln p(x) in {results.unit}, lower is better; seconds of training and evaluation; "
-        f"parameter updates a second of training.{further}"
+        f"repetitions. F, KL and −ln p(x) in {results.unit}, lower is better{_bounds(results)}; seconds of training "
+        f"and evaluation; parameter updates a second of training.{further}"
     )
     headers = ("cell", *(quantity.title for quantity in columns), "runs", "state")
-    table = Table("summary", stamped(caption, results), headers, tuple(rows))
+    table = Table("summary", bounded(caption, results), headers, tuple(rows))
     return Exhibit("summary", "Summary", "", (table,))
+
+
+def _bounds(results: Results) -> str:
+    """Return what the signs ≤ and ≥ mean, where they stand."""
+    if not results.study.settings.data:
+        return ""
+    samples = results.plan.settings.evaluation.samples
+    of_nll = f", −ln p(x) by {samples:,} importance samples: in expectation an upper bound (≤)"
+    return f"{of_nll}, so that KL is a lower one (≥)"
 
 
 def summary_table(results: Results) -> Table:
@@ -81,7 +91,7 @@ def flow_length(results: Results) -> Exhibit:
     )
     table = Table(
         "flow-length",
-        stamped(f"The points of the figure, in {results.unit}: mean ± standard error (number of runs).", results),
+        bounded(f"The points of the figure, in {results.unit}: mean ± standard error (number of runs).", results),
         ("row", *(quantity.title for quantity in results.bounds), "note"),
         tuple(
             cell_row(result, [*entries, remark(entries)])
@@ -131,7 +141,7 @@ def learning_curves(results: Results) -> Exhibit:
         caption += " The diagonal Gaussian (K = 0) stands in every panel that it agrees with."
     data = [result.cell.settings.data for result in results.cells]
     if any(spec and spec.training_split == "train+valid" for spec in data):
-        caption += " These runs train on the validation images too, so that their F is none of held-out images."
+        caption += " These runs also train on the validation images, so their F there is not held-out."
     drawings: tuple[Drawing, ...] = ()
     if facets:
         figure = draw_histories("Learning curves", f"F ({results.unit})", facets, results.stamp)
@@ -212,5 +222,5 @@ def _picture(store: LoggedRuns, run_id: str, name: str) -> np.ndarray | None:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ReportError(f"run {run_id}, {name}: not a readable picture ({error}); expected: a PNG file") from None

@@ -4,36 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import Paper
+from nfstudy.core.errors import StudyDeletedError, untold
 from nfstudy.report.build import MANIFEST, Report, make_report, manifest, write_files
-from nfstudy.report.claims.inequalities import read_claims
-from nfstudy.report.claims.ledger import CAPTION, VERDICTS, ClaimVerdict, evaluate, ledger
+from nfstudy.report.claims.inequalities import GROUPS, read_claims
+from nfstudy.report.claims.judge import bodies_of, judge_bodies
+from nfstudy.report.claims.ledger import BODIES_CAPTION, CAPTION, JudgedClaim, body_names, ledger_table
+from nfstudy.report.claims.verdicts import VERDICTS, ClaimVerdict
 from nfstudy.report.exhibits.base import stamped
 from nfstudy.report.pages.embedded import embed_runs
 from nfstudy.report.pages.study_page import Page, data_address, environment, run_line
 from nfstudy.report.statistics.estimates import Results, gather_results
 from nfstudy.report.tables import Row, Table
+from nfstudy.runs.archive.runs import ArchivedRuns
 from nfstudy.runs.frame import LoggedRuns
 from nfstudy.study.spec import StudySpec
 
 _SHOWN_OF_A_PART = ("verdict", "ours", "interval", "paper", "note")
 """Columns of the ledger; a number opens its runs, so they need none."""
 _JSON = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
-
-
-@dataclass(frozen=True)
-class JudgedClaim:
-    """A claim of the paper as the page shows it."""
-
-    found: ClaimVerdict
-    parts: Table | None
-    """Its parts that have runs; None where there are none."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,8 @@ class FrontPage:
     """Study file -> study, for those that have none."""
     claims: Sequence[JudgedClaim]
     """The ledgers of the papers."""
+    parts: Mapping[tuple[str, str], Table]
+    """(id of a claim, body of evidence) -> its parts that have runs."""
     papers: Sequence[Paper]
     """Those that the studies rebuild."""
 
@@ -60,10 +57,20 @@ class FrontPage:
         return _over([paper.title for paper in self.papers])
 
     @property
-    def verdicts(self) -> list[tuple[str, int]]:
-        """(verdict, how many claims), in the ledger's order of verdicts."""
-        counts = Counter(claim.found.verdict for claim in self.claims)
+    def bodies(self) -> list[str]:
+        """The bodies of evidence that bear on any claim."""
+        return body_names(self.claims)
+
+    def verdicts(self, body: str) -> list[tuple[str, int]]:
+        """(verdict, how many claims) of one body of evidence, in the ledger's order of verdicts."""
+        counts = Counter(claim.bodies[body].verdict for claim in self.claims if body in claim.bodies)
         return [(word, counts[word]) for word in VERDICTS]
+
+    @property
+    def groups(self) -> list[tuple[str, list[JudgedClaim]]]:
+        """(heading, claims) of each group that has any."""
+        found = [(text, [c for c in self.claims if c.claim.group == group]) for group, text in GROUPS.items()]
+        return [(text, claims) for text, claims in found if claims]
 
     @property
     def pages(self) -> list[Page]:
@@ -99,6 +106,7 @@ def build_front(
     runs_of: Callable[[str], LoggedRuns],
     folder: Path,
     is_active: Callable[[str], bool] = lambda _: False,
+    tell: Callable[[str], None] = untold,
 ) -> Path:
     """Write the report of every study that has runs, and the front page over all of them; return the page's path.
 
@@ -111,23 +119,40 @@ def build_front(
         runs_of: name of a study -> its logged runs.
         folder: where to write, such as `reports`; each study gets a folder in it.
         is_active: whether a coordinator is at work on a study now.
+        tell: is told what people should know of the runs, such as those that are left out.
 
     Raises:
-        ReportError: a folder holds a manifest that is not a report's.
+        ReportError: a folder holds something else than an earlier report of its study.
     """
     ordered = sorted(studies.items(), key=lambda item: not _shows_paper(item[1]))
-    found = {path: gather_fullest(study, runs_of(study.study), is_active(study.study)) for path, study in ordered}
+    found = {path: _gather(study, runs_of(study.study), is_active(study.study)) for path, study in ordered}
+    for note in dict.fromkeys(note for results in found.values() for note in results.notes):
+        tell(note)
     reports = {path: make_report(results) for path, results in found.items() if len(results.runs)}
     for report in reports.values():
-        write_files(folder / report.page.results.study.study, report.files)
+        name = report.page.results.study.study
+        write_files(folder / name, report.files, name)
     idle = {path: study for path, study in studies.items() if path not in reports}
     named = {study.paper for study in studies.values()}
     papers = [paper for name, paper in registry.all_of("papers").items() if name in named]
-    claims = judge({results.study.study: results for results in found.values()}, papers)
-    front = FrontPage(reports, idle, claims, papers)
+    bodies = [
+        body
+        for study, results in ((study, found[path]) for path, study in studies.items())
+        for body in bodies_of(study, results.store, is_active(study.study))
+    ]
+    claims = judge_bodies([claim for paper in papers for claim in read_claims(paper)], bodies)
+    front = FrontPage(reports, idle, claims, _parts_of(claims, bodies), papers)
     files = {"index.html": _render(front).encode()}
-    write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)})
+    write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)}, None)
     return folder / "index.html"
+
+
+def _gather(study: StudySpec, runs: LoggedRuns, active: bool) -> Results:
+    """Read a study that may have been deleted from the store: then it has no runs, and a note says how to have them."""
+    try:
+        return gather_fullest(study, runs, active)
+    except StudyDeletedError as error:
+        return replace(gather_fullest(study, ArchivedRuns(None)), notes=(str(error),))
 
 
 def _shows_paper(study: StudySpec) -> bool:
@@ -150,19 +175,19 @@ def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) ->
     return max([own, *others], key=lambda results: (_finished(results), len(results.runs)))
 
 
-def judge(found: Mapping[str, Results], papers: Sequence[Paper]) -> list[JudgedClaim]:
-    """Judge every claim of some papers on the study that gathers its evidence (name -> results)."""
-    judged = []
-    for claim in (claim for paper in papers for claim in read_claims(paper)):
-        results = found.get(claim.study)
-        (verdict,) = evaluate([claim], results)
-        judged.append(JudgedClaim(verdict, _parts(verdict, results) if results and verdict.with_runs else None))
-    return judged
+def _parts_of(claims: Sequence[JudgedClaim], bodies: Sequence[Results]) -> dict[tuple[str, str], Table]:
+    """Return (id of a claim, body) -> the ledger's lines of its parts, each under its statement."""
+    by_name = {results.name: results for results in bodies}
+    return {
+        (judged.claim.id, body): _parts(found, by_name[body])
+        for judged in claims
+        for body, found in judged.bodies.items()
+    }
 
 
 def _parts(found: ClaimVerdict, results: Results) -> Table:
-    """Return the ledger's lines of a claim's parts, each under its statement."""
-    (table,) = ledger([found], results).tables
+    """Return the ledger's lines of a claim's parts on one body of evidence, each under its statement."""
+    table = ledger_table([found], results)
     columns = table.columns[1:]
     kept = [place for place, column in enumerate(columns) if column in _SHOWN_OF_A_PART]
     rows = tuple(
@@ -170,7 +195,7 @@ def _parts(found: ClaimVerdict, results: Results) -> Table:
         for row in table.rows[1:]
     )
     headers = ("statement", *(columns[place] for place in kept))
-    caption = stamped("In nats. Ours: mean ± standard error (number of repetitions).", results)
+    caption = stamped(f"{results.name}, in nats. Ours: mean ± standard error (number of repetitions).", results)
     return Table(f"claim-{found.claim.id}", caption, headers, rows)
 
 
@@ -189,6 +214,7 @@ def _render(front: FrontPage) -> str:
     return made.get_template("front.html.jinja").render(
         front=front,
         caption=CAPTION,
+        bodies_caption=BODIES_CAPTION,
         version=version("nfstudy"),
         pictures={path: _pictures(report) for path, report in front.reports.items()},
         lines=lines,

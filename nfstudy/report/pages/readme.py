@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import ExhibitDeclaration, load_function
 from nfstudy.report.claims.inequalities import read_claims
-from nfstudy.report.claims.ledger import VERDICTS, evaluate
+from nfstudy.report.claims.ledger import JudgedClaim, counts_text, judge_on, side_by_side
 from nfstudy.report.exhibits.base import (
     cell_row,
     difference_entry,
@@ -20,25 +21,32 @@ from nfstudy.report.exhibits.base import (
 )
 from nfstudy.report.pages.study_page import Page
 from nfstudy.report.paper import Published
-from nfstudy.report.statistics.estimates import Results
-from nfstudy.report.tables import Entry, Table, format_number, markdown_text, to_markdown
+from nfstudy.report.statistics.contrasts import contrast_of, decide
+from nfstudy.report.statistics.estimates import CellResult, Results
+from nfstudy.report.tables import Entry, Table, format_interval, format_number, markdown_text, to_markdown
 from nfstudy.runs.metrics import FREE_ENERGY, NLL, SECONDS
 
 ENVIRONMENT = "environment.json"
 """The file of a run that says what machine it ran on (`nfstudy.runs.provenance.environment`)."""
 
+LEVEL = 0.95
+"""Of the intervals by which a level is reached or missed."""
+
 LEVEL_CAPTION = (
     "−ln p(x) on the test set, in {unit}; lower is better. Ours: mean ± standard error (number of runs). Difference: "
-    "ours − paper; the paper's level is reached where that is not above 0. F is the free energy, another number."
+    "ours − paper; the paper's level is reached where its whole 95 % t interval lies below 0, missed where it lies "
+    "above, and undecided where 0 lies in it; each interval by itself, the paper's number taken as printed. F is the "
+    "free energy, another number."
 )
 
 
-def results_text(found: Sequence[Results], at_once: Mapping[str, int]) -> str:
-    """Return the section as Markdown, a part for each study.
+def results_text(found: Sequence[Results], at_once: Mapping[str, int], judged: Sequence[JudgedClaim] = ()) -> str:
+    """Return the section as Markdown: a part for each study, and the claims on all of them.
 
     Arguments:
         found: the studies that have runs, each under the budget that its report in `reports/<study>/` shows.
         at_once: name of a study -> how many of its runs were under way at the same time, at most.
+        judged: the claims, on every body of evidence.
     """
     order = list(shown_exhibits())
 
@@ -46,7 +54,8 @@ def results_text(found: Sequence[Results], at_once: Mapping[str, int]) -> str:
         shown = [order.index(name) for name in results.study.exhibits if name in order]
         return min(shown, default=len(order)), results.study.study
 
-    return "\n".join(_part(results, at_once[results.study.study]) for results in sorted(found, key=rank))
+    parts = [_part(results, at_once[results.study.study]) for results in sorted(found, key=rank)]
+    return "\n".join([*parts, *filter(None, [claims_text(judged)])])
 
 
 def shown_exhibits() -> dict[str, ExhibitDeclaration]:
@@ -96,7 +105,7 @@ def levels_beside_paper(name: str, results: Results, published: Mapping[tuple[st
             published_entry(paper),
             ours,
             difference_entry(ours),
-            Entry(text="; ".join(filter(None, (_level(ours), remark([ours]).text)))),
+            Entry(text="; ".join(filter(None, (_level(result, ours), remark([ours]).text)))),
             measured(result, FREE_ENERGY),
         )
         rows.append(cell_row(result, entries, label.curve))
@@ -105,24 +114,38 @@ def levels_beside_paper(name: str, results: Results, published: Mapping[tuple[st
     return Table(name, caption, columns, tuple(rows))
 
 
-def _level(ours: Entry) -> str:
-    """Say whether the paper's level is reached, or by how much it is missed; empty where the two cannot be compared."""
-    if ours.difference is None:
+def _level(result: CellResult, ours: Entry) -> str:
+    """Say whether the paper's level is reached, by an interval; empty where the two cannot be compared."""
+    if ours.difference is None or ours.reference is None:
         return ""
-    missed = format_number(ours.difference, 2)
-    return f"missed by {missed}" if float(missed.replace("−", "-")) > 0 else "reached"
+    values = {repetition: value for repetition, (_, value) in result.by_repetition(NLL).items()}
+    interval = contrast_of((1,), [values], noise=[result.noise(NLL)]).interval(LEVEL)
+    if interval is None:
+        return "undecided: no interval"
+    ends = (interval[0] - ours.reference.value, interval[1] - ours.reference.value)
+    words = {
+        "supported": "reached",
+        "contradicted": f"missed by {format_number(ours.difference, 2)}",
+        "undecided": f"undecided {format_interval(ends, 2)}",
+    }
+    return words[decide(ends, -math.inf, 0.0)]
+
+
+def claims_text(judged: Sequence[JudgedClaim]) -> str:
+    """Return the claims that have evidence, with a column for each body of evidence, as Markdown."""
+    shown = [found for found in judged if found.bodies]
+    if not shown:
+        return ""
+    rest = len(judged) - len(shown)
+    without = f"\n{rest} more claims have no runs.\n" if rest else ""
+    return f"### Claims of the paper\n\n{to_markdown(side_by_side(shown))}{without}"
 
 
 def _claims(results: Results) -> str:
-    """Count the verdicts on the claims that the study is the evidence for, and name those that are not supported."""
-    own = [claim for claim in read_claims(results.paper) if claim.study == results.study.study]
-    judged = evaluate(own, results)
-    counts = []
-    for word in VERDICTS:
-        ids = [found.claim.id for found in judged if found.verdict == word]
-        named = f" ({', '.join(ids)})" if word != "supported" else ""
-        counts += [f"{len(ids)} {word}{named}"] if ids else []
-    return f"of {len(own)} claims of the paper, {'; '.join(counts)}." if own else ""
+    """Count the verdicts on the claims that the study's runs bear on."""
+    judged = judge_on(read_claims(results.paper), [results])
+    own = [verdict for found in judged for verdict in found.bodies.values()]
+    return f"of {len(own)} claims of the paper that these runs bear on, {counts_text(own)}." if own else ""
 
 
 def cost(results: Results, at_once: int) -> str:

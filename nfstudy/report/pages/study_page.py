@@ -7,7 +7,6 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -99,7 +98,7 @@ class Page:
     @property
     def warnings(self) -> list[str]:
         """Say what makes the runs hard to reproduce or to compare with each other."""
-        runs, found = self.results.runs, []
+        runs, found = self.results.runs, [f"{line[:1].upper()}{line[1:]}." for line in self.results.notes]
         commits = runs.loc[runs["code_known"].astype(bool), "commit"].nunique()
         if commits > 1:
             found.append(f"The runs come from {commits} commits.")
@@ -124,12 +123,10 @@ class Page:
         study = self.results.study
         axes = {**study.grid, **(study.search.space if study.search else {})}
         rows = []
-        flat = self.results.plan.settings.flat()
+        flat = self.results.plan.settings.recorded().flat()
         stated_by_path = self.results.facts.stated_settings(flat)
         for path, value in flat.items():
             axis = axes.get(path)
-            if path == "data.path":  # Its folder is of one machine.
-                value = Path(value).name
             if axis is None:
                 shown = setting_text(value)
             elif isinstance(axis, tuple):
@@ -163,10 +160,9 @@ class Page:
             for result, run in runs_by_cell(self.results, (*RUN_COLUMNS, "attempts", *paths))
         ]
 
-    @property
+    @cached_property
     def rerun_rows(self) -> Sequence[RerunRow]:
         """The reruns, by cell in the study's order."""
-        reruns = self.results.reruns
         return [
             RerunRow(
                 id=run["run_id"],
@@ -177,8 +173,7 @@ class Page:
                 commit=_code(run),
                 machine=_machine(run),
             )
-            for result in self.results.cells
-            for run in reruns[reruns["cell"] == result.cell.key].to_dict("records")
+            for result, run in _by_cell(self.results, self.results.reruns)
         ]
 
 
@@ -192,9 +187,16 @@ def runs_by_cell(
         columns: those that are wanted, if the runs have them; None for all.
     """
     runs = results.runs if columns is None else results.runs[results.runs.columns.intersection([*columns])]
-    by_cell = dict(tuple(runs.groupby("cell")))
+    yield from _by_cell(results, runs)
+
+
+def _by_cell(results: Results, runs: pd.DataFrame) -> Iterator[tuple[CellResult, dict[str, Any]]]:
+    """Yield some runs with their cells; all are taken out of the frame at once, as its rows are slow one by one."""
+    by_cell: dict[str, list[dict[str, Any]]] = {}
+    for run in runs.to_dict("records"):
+        by_cell.setdefault(run["cell"], []).append(run)
     for result in results.cells:
-        for run in by_cell.get(result.cell.key, runs.iloc[:0]).to_dict("records"):
+        for run in by_cell.get(result.cell.key, ()):
             yield result, run
 
 

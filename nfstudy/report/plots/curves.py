@@ -102,7 +102,12 @@ def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
 
 
 def draw_curves(
-    title: str, x_label: str, panels: Sequence[Panel], stamp: str = "", columns: int | None = None
+    title: str,
+    x_label: str,
+    panels: Sequence[Panel],
+    stamp: str = "",
+    columns: int | None = None,
+    log_x: bool = False,
 ) -> Figure:
     """Draw panels side by side over one x, with one legend below them.
 
@@ -112,6 +117,7 @@ def draw_curves(
         panels: at least one; curves of one label are one entry of the legend.
         stamp: printed in a corner when not empty, such as `incomplete: 3 of 9 cells`.
         columns: panels in a row; None for all in one.
+        log_x: whether x is on a logarithmic axis.
     """
     columns = min(columns or len(panels), len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -128,7 +134,10 @@ def draw_curves(
                 _draw_curve(axes, curve)
             axes.set(title=panel.title, xlabel=x_label, ylabel=panel.y_label)
             lengths = sorted({x for curve in panel.curves for x in curve.x})
-            axes.xaxis.set_major_locator(FixedLocator(lengths) if len(lengths) <= 6 else MaxNLocator(integer=True))
+            if log_x:
+                axes.set_xscale("log")
+            else:
+                axes.xaxis.set_major_locator(FixedLocator(lengths) if len(lengths) <= 6 else MaxNLocator(integer=True))
         _legend(figure, all_axes)
         finish(figure, title, stamp)
     return figure

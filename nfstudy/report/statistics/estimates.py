@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,16 +14,33 @@ from nfstudy.core import registry
 from nfstudy.core.declarations import Metric, Paper, Values
 from nfstudy.report.labels import Label, label_cells
 from nfstudy.report.paper import PaperFacts, facts_of, paper_of
-from nfstudy.runs.frame import RERUN_VERDICTS, CellState, LoggedRuns, cell_states, latest_per_identity
-from nfstudy.runs.metrics import FREE_ENERGY, KL, NLL
+from nfstudy.report.statistics.contrasts import Contrast
+from nfstudy.runs.frame import (
+    RERUN_VERDICTS,
+    CellState,
+    LoggedRuns,
+    cell_states,
+    latest_per_identity,
+    notes,
+    trusted,
+)
+from nfstudy.runs.metrics import ENERGY_ERROR, FREE_ENERGY, KL, NLL, NLL_ERROR
+from nfstudy.runs.result import RESULTS
 from nfstudy.study.cells import Cell, Impossible
 from nfstudy.study.plan import StudyPlan
 from nfstudy.study.spec import StudySpec
 
-KL_ON_PLANE = replace(KL, heading="KL(q‖p) = F + ln Z")
+KL_ON_PLANE = replace(KL, heading="KL(q‖p) = F + ln Z", mark="")
 
 BOUNDS = (FREE_ENERGY, KL, NLL)
 """The three panels of the paper's Figure 4, in its order."""
+
+ERRORS_OF = {
+    FREE_ENERGY.name: (ENERGY_ERROR.name,),
+    NLL.name: (NLL_ERROR.name,),
+    KL.name: (ENERGY_ERROR.name, NLL_ERROR.name),
+}
+"""Metric -> the metrics of its Monte-Carlo standard error; the errors of a difference add up, at most."""
 
 
 def unit_of(values: Values | None, likelihood: str | None = None) -> str:
@@ -38,27 +56,29 @@ class Estimate:
     mean: float | None
     """None with n = 0."""
     se: float | None
-    """Standard error of the mean, sd / √n with n − 1 in the sd; None with n < 2."""
+    """Standard error of the mean, √(sd² / n + m²) with n − 1 in the sd; None with n < 2."""
     run_ids: tuple[str, ...]
     """The runs averaged, by repetition."""
     left_out: int = 0
     """Runs without a finite value."""
 
 
-def estimate(values: Mapping[str, float]) -> Estimate:
+def estimate(values: Mapping[str, float], noise: float = 0.0) -> Estimate:
     """Average one value a run.
 
-    mean = Σ x_i / n;  se = √(Σ (x_i − mean)² / (n − 1)) / √n.
+    mean = Σ x_i / n;  se = √(Σ (x_i − mean)² / (n − 1) / n + m²).
 
     Arguments:
         values: run id -> value, in the unit that mean and se then have; values that are not finite are left out and
             counted.
+        noise: m, the Monte-Carlo standard error of one value; runs may share their noise, so that n does not divide it.
     """
     finite = {run_id: value for run_id, value in values.items() if math.isfinite(value)}
     n = len(finite)
     numbers = np.fromiter(finite.values(), dtype=float, count=n)
-    mean = float(numbers.mean()) if n else None
-    se = float(numbers.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    with np.errstate(over="ignore", invalid="ignore"):  # Of numbers beyond 1e154, which are shown as what they are.
+        mean = float(numbers.mean()) if n else None
+        se = math.hypot(float(numbers.std(ddof=1)) / math.sqrt(n), noise) if n > 1 else None
     return Estimate(n, mean, se, tuple(finite), len(values) - n)
 
 
@@ -70,6 +90,8 @@ class CellResult:
     label: Label
     repetitions: pd.DataFrame
     """One row a repetition that has been started, whatever came of it (`nfstudy.runs.frame.RUN_COLUMNS`)."""
+    further: pd.DataFrame
+    """The same of repetitions beyond the study's number, which `decide` has run: in no table, but in verdicts."""
 
     @property
     def cell(self) -> Cell:
@@ -101,21 +123,39 @@ class CellResult:
 
     def estimate(self, metric: Metric) -> Estimate:
         """Average a metric over the finished repetitions."""
-        return estimate({run_id: value for _, run_id, value in self._values(metric)})
+        return estimate({run_id: value for _, run_id, value in _values(self.repetitions, metric)}, self.noise(metric))
 
-    def by_repetition(self, metric: Metric) -> dict[int, tuple[str, float]]:
-        """Return repetition -> (run id, value) of the finished repetitions with a finite value."""
+    def by_repetition(self, metric: Metric, further: bool = False) -> dict[int, tuple[str, float]]:
+        """Return repetition -> (run id, value) of the finished ones with a finite value; with `further`, of all."""
+        rows = pd.concat([self.repetitions, self.further]) if further else self.repetitions
         return {
-            repetition: (run_id, value) for repetition, run_id, value in self._values(metric) if math.isfinite(value)
+            repetition: (run_id, value) for repetition, run_id, value in _values(rows, metric) if math.isfinite(value)
         }
 
-    def _values(self, metric: Metric) -> Iterator[tuple[int, str, float]]:
-        """Return (repetition, run id, value) of the finished repetitions; NaN where the metric was not logged."""
-        finished = self.repetitions[self.repetitions["outcome"] == "finished"]
-        numbers = finished.get(metric.name, pd.Series(math.nan, finished.index))
-        values = metric.sign * numbers.astype(float)
-        # As lists: thousands of runs are then walked through many times as fast as in their columns.
-        return zip(finished["index"].tolist(), finished["run_id"].tolist(), values.tolist(), strict=True)
+    def noise(self, metric: Metric, further: bool = False) -> float:
+        """Return the Monte-Carlo standard error of one value: the root mean square of what its runs have logged."""
+        rows = pd.concat([self.repetitions, self.further]) if further else self.repetitions
+        errors = [
+            rows.loc[rows["outcome"] == "finished", name] for name in ERRORS_OF.get(metric.name, ()) if name in rows
+        ]
+        squares = [(found.astype(float) ** 2).mean() for found in errors]
+        return math.fsum(math.sqrt(square) for square in squares if math.isfinite(square))
+
+    @property
+    def ended(self) -> int:
+        """How many repetitions have ended without a gap, from the first: 1, ..., n, with those that have diverged."""
+        done = pd.concat([self.repetitions, self.further])
+        found = set(done.loc[done["outcome"].isin(RESULTS), "index"])
+        return next(n for n in range(len(found) + 1) if n + 1 not in found)
+
+
+def _values(rows: pd.DataFrame, metric: Metric) -> Iterator[tuple[int, str, float]]:
+    """Return (repetition, run id, value) of the finished repetitions; NaN where the metric was not logged."""
+    finished = rows[rows["outcome"] == "finished"]
+    numbers = finished.get(metric.name, pd.Series(math.nan, finished.index))
+    values = metric.sign * numbers.astype(float)
+    # As lists: thousands of runs are then walked through many times as fast as in their columns.
+    return zip(finished["index"].tolist(), finished["run_id"].tolist(), values.tolist(), strict=True)
 
 
 @dataclass(frozen=True)
@@ -129,6 +169,8 @@ class Results:
     """One row a trial of these cells, searches included, with how many `attempts` it took."""
     reruns: pd.DataFrame
     """One row a rerun of these runs that was held to its original; no other number comes from them."""
+    notes: tuple[str, ...] = ()
+    """What people should know of the runs: such as those that are left out, as somebody has edited their tags."""
 
     @property
     def study(self) -> StudySpec:
@@ -173,11 +215,41 @@ class Results:
         return tuple(result for result in self.cells if not result.complete)
 
     @property
+    def name(self) -> str:
+        """What the runs are called as a body of evidence, such as `mnist laptop`."""
+        return f"{self.study.study} {self.budget}"
+
+    @property
+    def first_look(self) -> int:
+        """At how many repetitions the first look was: the study's number, or a smaller one that runs have recorded.
+
+        So a number that is raised in the file after further looks were taken counts as one of those.
+        """
+        recorded = (first_of(text) for text in self.runs["look"].dropna().unique())
+        return min([self.plan.repetitions, *(first for first in recorded if first)])
+
+    @property
     def stamp(self) -> str:
         """`incomplete: 3 of 9 cells` where some are unfinished, with how many others are impossible; else empty."""
         done = len(self.cells) - len(self.unfinished)
         others = f", {len(self.impossible)} impossible" if self.impossible else ""
         return f"incomplete: {done} of {len(self.cells)} cells{others}" if self.unfinished or others else ""
+
+
+def runs_of(contrast: Contrast, values: Sequence[Mapping[int, tuple[str, float]]]) -> tuple[str, ...]:
+    """Return the ids of the runs behind a contrast of cells, given repetition -> (run id, value) of each."""
+    used = [set(contrast.repetitions) or set(cell) for cell in values]
+    found = (cell[r][0] for cell, kept in zip(values, used, strict=True) for r in sorted(kept))
+    return tuple(dict.fromkeys(found))
+
+
+def first_of(look: str) -> int | None:
+    """Return the size of the first look that a run's tag `Tag.LOOK` tells; None where it does not."""
+    try:
+        first = json.loads(look)["first"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return first if isinstance(first, int) and first > 0 else None
 
 
 def gather_results(plan: StudyPlan, store: LoggedRuns, active: bool = False) -> Results:
@@ -188,7 +260,8 @@ def gather_results(plan: StudyPlan, store: LoggedRuns, active: bool = False) -> 
         store: its runs.
         active: whether a coordinator is at work now (see `nfstudy.runs.frame.cell_states`).
     """
-    frame = store.frame()
+    frame = trusted(plan, store.frame())
+    told = notes(frame)
     states = cell_states(plan, frame, active)
     frame = frame[(frame["budget"] == plan.budget) & frame["cell"].isin([state.cell.key for state in states])]
     again = frame["stage"] == "rerun"
@@ -198,7 +271,8 @@ def gather_results(plan: StudyPlan, store: LoggedRuns, active: bool = False) -> 
     labels = label_cells([state.cell for state in states])
     cells = []
     for state, label in zip(states, labels, strict=True):
-        own = runs[(runs["cell"] == state.cell.key) & (runs["stage"] == "repetition") & (runs["index"] <= state.wanted)]
-        cells.append(CellResult(state, label, own))
+        own = runs[(runs["cell"] == state.cell.key) & (runs["stage"] == "repetition")]
+        beyond = own["index"] > state.wanted
+        cells.append(CellResult(state, label, own[~beyond], own[beyond]))
     reruns = reruns[reruns["rerun_of"].isin(runs["run_id"])]
-    return Results(plan, store, tuple(cells), runs, reruns)
+    return Results(plan, store, tuple(cells), runs, reruns, told)

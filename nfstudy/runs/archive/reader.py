@@ -2,36 +2,107 @@
 
 No part is unpacked before it is known how large it may be, and none is unpickled. A member's header must be the one
 that `writer` writes, byte for byte: so links, devices, paths, duplicates and unknown members cannot be expressed.
+Memory is taken for the runs' records (`MAX_RUNS` bytes of JSON), one file and one history at a time; all else of a
+large archive waits in a temporary file that has no name and goes with the process.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import lzma
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 from pydantic import ValidationError
 
 from nfstudy.core.errors import UserError
-from nfstudy.runs.archive.manifest import FORMAT, ArchiveError, Manifest, Member
-from nfstudy.runs.archive.writer import BLOCK, END, MANIFEST, header
+from nfstudy.core.reading import free_bytes, regular
+from nfstudy.runs.archive.manifest import FORMAT, MAX_STORED, ArchiveError, Manifest, Member
+from nfstudy.runs.archive.writer import BLOCK, END, FILES, MANIFEST, POINTS, RUNS, header
 from nfstudy.runs.consistency import check_run
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.whole_run import POINT, RunCopy, RunRecord, is_history
 
-MAX_MANIFEST = 64 * 2**20
-"""Bytes; some 300,000 files."""
+MAX_ARCHIVE = 2**32
+"""Bytes of the packed file."""
+MAX_MANIFEST = 16 * 2**20
+"""Bytes; some 80,000 files."""
+IN_MEMORY = 64 * 2**20
+"""Bytes unpacked that are kept in memory."""
 MAX_MEMORY = 128 * 2**20
 """Bytes that unpacking may take for itself."""
 CHUNK = 2**16
+UNPACKED_CHUNK = 2**20
 
 _ALLOWED = "expected: a complete archive written by `export`"
+
+
+class _Unpacked:
+    """The members of an archive, unpacked and checked: in memory, or in a nameless temporary file."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        """Make the place for them; raises ArchiveError where a temporary file of that size has no room."""
+        size = sum(member.size for member in manifest.members)
+        if size > IN_MEMORY and size > (free := free_bytes()):
+            raise ArchiveError(
+                f"{path}: unpacks to {size:,} bytes, and {tempfile.gettempdir()} has {free:,} left; "
+                "hint: free some, or set TMPDIR to a folder with more room"
+            )
+        self._file: IO[bytes] = tempfile.TemporaryFile() if size > IN_MEMORY else io.BytesIO()  # noqa: SIM115
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def take(self, packed: _Packed, member: Member) -> None:
+        """Unpack the member that comes next."""
+        self._places[member.name] = (self._file.seek(0, os.SEEK_END), member.size)
+        packed.member(member, self._file)
+
+    def content(self, name: str) -> bytes | None:
+        """Return a member's content, None where there is no such member."""
+        if name not in self._places:
+            return None
+        first, size = self._places[name]
+        self._file.seek(first)
+        return self._file.read(size)
+
+    def points(self) -> np.ndarray:
+        """Return the bytes of all points as they are stored: one row for each byte of a point, one column a point."""
+        first, size = self._places[POINTS]
+        if isinstance(self._file, io.BytesIO):
+            flat = np.frombuffer(self._file.getbuffer()[first : first + size], np.uint8)
+        elif size:
+            self._file.flush()
+            flat = np.memmap(self._file, np.uint8, "r", first, (size,))
+        else:
+            flat = np.empty(0, np.uint8)
+        return flat.reshape(POINT.itemsize, -1)
+
+
+@dataclass(frozen=True)
+class _Histories(Mapping[str, np.ndarray]):
+    """A run's histories, each read when it is asked for."""
+
+    points: np.ndarray
+    """Of the archive, from `_Unpacked.points`."""
+    spans: Mapping[str, tuple[int, int]]
+    """Metric -> its first point and the one after its last."""
+
+    def __getitem__(self, metric: str) -> np.ndarray:
+        first, end = self.spans[metric]
+        return self.points[:, first:end].T.copy().view(POINT).ravel()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.spans)
+
+    def __len__(self) -> int:
+        return len(self.spans)
 
 
 @dataclass(frozen=True)
@@ -42,21 +113,44 @@ class Archive:
     manifest: Manifest
     runs: tuple[RunCopy, ...]
     """Sorted by their ids."""
+    unpacked: _Unpacked = field(repr=False, compare=False)
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """Unpack the files once more, and yield (digest, content) of each; raises ArchiveError."""
-        with _opened(self.path) as packed:
-            manifest, _ = _read_manifest(packed)
-            if manifest != self.manifest:
-                raise ArchiveError(f"{self.path}: was modified while it was read; {_ALLOWED}")
-            for member in manifest.members:
-                content = packed.member(member)
-                if member.name.startswith("files/"):
-                    yield member.sha256, content
+        """Yield (digest, content) of each file, one after the other."""
+        for member in self.manifest.members[2:]:
+            yield member.sha256, self.content(member.sha256) or b""
+
+    def content(self, digest: str) -> bytes | None:
+        """Return the content of a file, None where there is no such file."""
+        return self.unpacked.content(f"{FILES}{digest}")
+
+    def stored_bytes(self, runs: Collection[RunCopy]) -> int:
+        """Return the bytes of the files of some of its runs, each as often as there are runs that have it."""
+        sizes = {member.sha256: member.size for member in self.manifest.members}
+        return sum(sizes[digest] for run in runs for digest in run.record.files.values())
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return what an archive says of itself; nothing else of it is read, or known to be so.
+
+    Raises:
+        ArchiveError: as `read_archive`.
+    """
+    with _opened(path) as packed:
+        return _read_manifest(packed)[0]
+
+
+def is_archive(path: Path) -> bool:
+    """Say whether a file is an archive, as its beginning has it."""
+    try:
+        read_manifest(path)
+    except ArchiveError:
+        return False
+    return True
 
 
 def read_archive(path: Path) -> Archive:
-    """Read and check an archive; nothing is written.
+    """Read and check an archive; nothing is written but a temporary file.
 
     Raises:
         ArchiveError: the file is missing, truncated, altered, too large, of an unknown format, or not an archive; or a
@@ -64,13 +158,16 @@ def read_archive(path: Path) -> Archive:
     """
     with _opened(path) as packed:
         manifest, places = _read_manifest(packed)
-        contents = [packed.member(member) for member in manifest.members[:2]]
-        for member in manifest.members[2:]:
-            packed.member(member)
+        unpacked = _Unpacked(path, manifest)
+        for member in manifest.members:
+            unpacked.take(packed, member)
         packed.end()
-    records = _read_records(contents[0], manifest, places)
-    points = np.frombuffer(contents[1], np.uint8).reshape(POINT.itemsize, -1).T.copy().view(POINT).ravel()
-    return Archive(path, manifest, tuple(_checked(list(_with_histories(records, points, places)), places)))
+    records = _read_records(unpacked.content(RUNS) or b"", manifest, places)
+    copies = list(_with_histories(records, unpacked.points(), places))
+    archive = Archive(path, manifest, tuple(_checked(copies, places)), unpacked)
+    if (size := archive.stored_bytes(archive.runs)) > MAX_STORED:
+        raise ArchiveError(f"{path}: its runs' files take {size:,} bytes in a store; expected: at most {MAX_STORED:,}")
+    return archive
 
 
 class _Packed:
@@ -90,14 +187,18 @@ class _Packed:
             left -= len(part)
         return b"".join(parts)
 
-    def member(self, member: Member) -> bytes:
-        """Return the content of the member that comes next, which must be this one."""
+    def member(self, member: Member, into: IO[bytes]) -> None:
+        """Write the content of the member that comes next, which must be this one."""
         if self.read(BLOCK) != header(member.name, member.size):
             raise ArchiveError(f"{self._path}: {member.name} is not where the manifest lists it; {_ALLOWED}")
-        content = self.read(member.size)
-        if hashlib.sha256(content).hexdigest() != member.sha256 or any(self.read(-member.size % BLOCK)):
+        digest, left = hashlib.sha256(), member.size
+        while left:
+            part = self.read(min(left, UNPACKED_CHUNK))
+            digest.update(part)
+            into.write(part)
+            left -= len(part)
+        if digest.hexdigest() != member.sha256 or any(self.read(-member.size % BLOCK)):
             raise ArchiveError(f"{self._path}: {member.name} is corrupted (SHA-256 mismatch); {_ALLOWED}")
-        return content
 
     def end(self) -> None:
         """Make sure that nothing follows."""
@@ -124,7 +225,7 @@ class _Packed:
 @contextmanager
 def _opened(path: Path) -> Iterator[_Packed]:
     try:
-        with path.open("rb") as file:
+        with regular(path, MAX_ARCHIVE) as file:
             yield _Packed(file, path)
     except FileNotFoundError:
         raise ArchiveError(f"{path}: no such file; expected: an archive written by `export`") from None
@@ -164,7 +265,7 @@ def _read_manifest(packed: _Packed) -> tuple[Manifest, str]:
 def _read_records(content: bytes, manifest: Manifest, place: str) -> list[RunRecord]:
     records: list[RunRecord] = []
     listed = {member.sha256 for member in manifest.members[2:]}
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+    for number, line in enumerate(map(_without_end, io.BytesIO(content)), 1):
         where = f"{place}: runs.jsonl line {number}"
         try:
             record = RunRecord.model_validate_json(line)
@@ -182,20 +283,26 @@ def _read_records(content: bytes, manifest: Manifest, place: str) -> list[RunRec
         records.append(record)
     used = {digest for record in records for digest in record.files.values()}
     counts = (len(records), sum(sum(record.points.values()) for record in records))
-    if content.rpartition(b"\n")[2] or counts != (manifest.runs, manifest.points) or used != listed:
+    if (content and content[-1:] != b"\n") or counts != (manifest.runs, manifest.points) or used != listed:
         raise ArchiveError(f"{place}: runs, points or files do not match the counts of its manifest; {_ALLOWED}")
     return records
+
+
+def _without_end(line: bytes) -> bytes:
+    return line.removesuffix(b"\n")
 
 
 def _with_histories(records: list[RunRecord], points: np.ndarray, place: str) -> Iterator[RunCopy]:
     first = 0
     for record in records:
-        histories = {}
+        spans = {}
         for metric, count in record.points.items():
-            histories[metric] = history = points[first : first + count]
+            spans[metric] = (first, first + count)
+            first += count
+        histories = _Histories(points, spans)
+        for metric, history in histories.items():
             if not is_history(history):
                 raise ArchiveError(f"{place}: run {record.id}: {metric}: its points are out of order; {_ALLOWED}")
-            first += count
         yield RunCopy(record, histories)
 
 

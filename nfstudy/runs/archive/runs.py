@@ -41,7 +41,7 @@ class ArchivedRuns:
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """Return a file of a run, or None where it has no such file."""
         copy = self._copies.get(run_id)
-        return self._contents.get(copy.record.files.get(name, "")) if copy else None
+        return self.archive.content(copy.record.files.get(name, "")) if self.archive and copy else None
 
     def link(self, run_id: str) -> None:
         """Return None: an archive has no pages."""
@@ -49,11 +49,6 @@ class ArchivedRuns:
     @cached_property
     def _copies(self) -> dict[str, RunCopy]:
         return {copy.record.id: copy for copy in (self.archive.runs if self.archive else ())}
-
-    @cached_property
-    def _contents(self) -> dict[str, bytes]:
-        """Digest -> content of every file, unpacked once."""
-        return dict(self.archive.files()) if self.archive else {}
 
 
 def _row(copy: RunCopy) -> dict[str, object]:

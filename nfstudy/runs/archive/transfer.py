@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,20 +14,24 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from nfstudy.core.atomic import write_whole
-from nfstudy.core.errors import StoreError
-from nfstudy.runs.archive.manifest import ArchiveError
-from nfstudy.runs.archive.reader import Archive
+from nfstudy.core.errors import StoreError, untold
+from nfstudy.core.reading import free_bytes, read_regular
+from nfstudy.runs.archive.manifest import MAX_FILE, ArchiveError
+from nfstudy.runs.archive.reader import Archive, is_archive
 from nfstudy.runs.archive.writer import write_archive
 from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.open import SqlRuns, open_runs
 from nfstudy.runs.tracking.sql_export import artifact_address, description_of, insert_copies, known_ids, read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
-from nfstudy.runs.tracking.uris import artifact_folder, is_sqlite
+from nfstudy.runs.tracking.uris import artifact_folder, database_file, is_sqlite
 from nfstudy.runs.whole_run import RunCopy, RunRecord
 
 CHECKPOINTS = (".pt",)
 """Suffixes of the files that are exported only on request: nearly all of a study's bytes, and no report reads them."""
+
+POINT_BYTES = 500
+"""Of one point in a SQLite store: its row and index entry, and both again in the journal until all is written."""
 
 Files = Callable[[], Iterator[tuple[str, bytes]]]
 """Yields (digest, content) of each file of an archive."""
@@ -74,7 +80,14 @@ class Imported:
     """A line for each run that was skipped, as the store has it with different numbers. For people."""
 
 
-def export_runs(uri: str, study: str, path: Path, budget: str | None = None, checkpoints: bool = False) -> int:
+def export_runs(
+    uri: str,
+    study: str,
+    path: Path,
+    budget: str | None = None,
+    checkpoints: bool = False,
+    tell: Callable[[str], None] = untold,
+) -> int:
     """Write an archive of a study's runs, killed and failed attempts included, and return how many there are.
 
     Reports tell of every attempt, so all are needed to rebuild them; runs that are still running are left out.
@@ -85,12 +98,14 @@ def export_runs(uri: str, study: str, path: Path, budget: str | None = None, che
         path: the archive.
         budget: only its runs; None for all.
         checkpoints: whether to keep the files of `CHECKPOINTS`.
+        tell: is told of each run that is left out, and how many have lost their files.
 
     Raises:
         StoreError: the store cannot be read.
         ArchiveError: there are no such runs, they cannot be put into an archive, or it cannot be written.
     """
-    source = _source(uri, study)
+    require_replaceable(path)
+    source = _source(uri, study, tell)
     try:
         copies = [copy for copy in source.copies() if budget in (None, copy.record.tags.get(Tag.BUDGET))]
         if not copies:
@@ -107,11 +122,34 @@ def export_runs(uri: str, study: str, path: Path, budget: str | None = None, che
                     places[digest] = (run_id, name)
             record = RunRecord.model_validate(dict(copy.record) | {"files": files})
             whole.append(replace(copy, record=record))
+        if bare := [copy.record.id for copy in whole if not copy.record.files]:
+            tell(
+                f"{len(bare)} of {len(whole)} runs have no files in the store, not even their settings.json, and are "
+                f"exported without: {', '.join(bare[:3])}{' ...' if len(bare) > 3 else ''}; hint: put the store's "
+                "artifacts/ back, if it was moved or purged, and export again"
+            )
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise ArchiveError(f"{uri}: a run of '{study}' cannot be exported: {reason}") from None
-    write_archive(path, study, source.description(), whole, lambda digest: source.content(*places[digest]))
+    write_archive(path.resolve(), study, source.description(), whole, lambda digest: source.content(*places[digest]))
     return len(whole)
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise ArchiveError unless a path is an empty place, an empty file or an archive: all else would be lost."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        if not os.path.islink(path):
+            return
+        raise ArchiveError(f"{path}: is a link that leads nowhere; expected: a new name, or an archive") from None
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot be written: {error.strerror or error}") from None
+    if stat.S_ISREG(found.st_mode) and (found.st_size == 0 or is_archive(path)):
+        return
+    raise ArchiveError(
+        f"{path}: is there already, and no archive of nfstudy; expected: a new name, or an archive, which is replaced"
+    )
 
 
 def import_runs(archive: Archive, uri: str) -> Imported:
@@ -135,8 +173,22 @@ def import_runs(archive: Archive, uri: str) -> Imported:
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise StoreError(f"{uri}: a run of '{archive.manifest.study}' cannot be compared: {reason}") from None
+    _require_room(archive, new, uri)
     target.insert(new, archive.files)
     return Imported(len(new), known, conflicts)
+
+
+def _require_room(archive: Archive, new: Sequence[RunCopy], uri: str) -> None:
+    """Raise StoreError where the disk of a SQLite store has no room for new runs."""
+    if not is_sqlite(uri):
+        return
+    points = sum(sum(run.record.points.values()) for run in new)
+    needed, folder = archive.stored_bytes(new) + points * POINT_BYTES, database_file(uri).parent
+    if needed > (free := free_bytes(folder)):
+        raise StoreError(
+            f"{folder}: the {len(new):,} new runs of {archive.path} need some {needed:,} bytes, and {free:,} are left; "
+            "expected: as much room; nothing was imported"
+        )
 
 
 def _compared(archive: Archive, target: Target) -> tuple[list[RunCopy], int, tuple[str, ...]]:
@@ -180,13 +232,13 @@ def _target(archive: Archive, uri: str) -> Target:
     return _FileTarget(database, experiment, study, store.tidy)
 
 
-def _source(uri: str, study: str) -> Source:
+def _source(uri: str, study: str, tell: Callable[[str], None]) -> Source:
     """Return how a study's runs are read from a store; raises StoreError where there is none."""
     if is_sqlite(uri) and isinstance(open_runs(uri)(study), SqlRuns):
-        return _FileSource(SqlStore(uri), study)
+        return _FileSource(SqlStore(uri), study, tell)
     from nfstudy.runs.tracking.mlflow_export import ServedSource
 
-    return ServedSource(uri, study)
+    return ServedSource(uri, study, tell)
 
 
 @dataclass(frozen=True)
@@ -195,12 +247,13 @@ class _FileSource:
 
     store: SqlStore
     study: str
+    tell: Callable[[str], None]
 
     def description(self) -> str:
         return description_of(self.store, self.study)
 
     def copies(self) -> list[RunCopy]:
-        return read_copies(self.store, self.study)
+        return read_copies(self.store, self.study, self.tell)
 
     def names(self, run_id: str) -> Iterator[str]:
         folder = self._folder(run_id)
@@ -209,7 +262,7 @@ class _FileSource:
     def content(self, run_id: str, name: str) -> bytes:
         path = self._folder(run_id) / name
         try:
-            return path.read_bytes()
+            return read_regular(path, MAX_FILE)
         except OSError as error:
             raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from None
 

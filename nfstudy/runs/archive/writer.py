@@ -19,11 +19,11 @@ from nfstudy import __version__
 from nfstudy.core.atomic import draft_of
 from nfstudy.runs.archive.manifest import (
     FORMAT,
-    MAX_MEMBER,
     MAX_UNPACKED,
     ArchiveError,
     Manifest,
     Member,
+    most_bytes,
 )
 from nfstudy.runs.whole_run import POINT, RunCopy
 
@@ -58,8 +58,8 @@ def write_archive(
     sizes = [(digest, len(_checked(digest, content))) for digest in digests]
     members = [_member(RUNS, lines), _member(POINTS, points)]
     for name, size in [(RUNS, len(lines)), (POINTS, len(points)), *sizes]:
-        if size > MAX_MEMBER:
-            raise ArchiveError(f"{path}: {name} would have {size:,} bytes; expected: at most {MAX_MEMBER:,}")
+        if size > (most := most_bytes(name)):
+            raise ArchiveError(f"{path}: {name} would have {size:,} bytes; expected: at most {most:,}")
     members += [Member(name=FILES + digest, size=size, sha256=digest) for digest, size in sizes]
     total = sum(member.size for member in members)
     if total > MAX_UNPACKED:

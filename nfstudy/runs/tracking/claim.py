@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Protocol
 
 from nfstudy.core.errors import StoreError
@@ -40,6 +40,9 @@ class ClaimStore(Protocol):
 
     def tag_study(self, study: str, name: str, text: str) -> None:
         """Set a tag of the study's experiment."""
+
+    def hurried(self) -> AbstractContextManager[None]:
+        """Wait for answers only briefly in this context."""
 
 
 class Claim:
@@ -94,9 +97,13 @@ class Claim:
             )
         self._show()
 
-    def release(self) -> None:
-        """Give the study back, unless it is another's."""
-        with suppress(StoreError):
+    def release(self, hurry: bool = False) -> None:
+        """Give the study back, unless it is another's.
+
+        Arguments:
+            hurry: do not wait for a store that does not answer; the claim then ends by itself.
+        """
+        with suppress(StoreError), self._store.hurried() if hurry else nullcontext():
             if Launcher.read(self._store.study_tag(self._study, Tag.LAUNCHER)) == self._own:
                 self._store.tag_study(self._study, Tag.LAUNCHER, "")
 
@@ -112,8 +119,10 @@ def claimed(claim: Claim, insist: bool = False) -> Iterator[Claim]:
     claim.take(insist)
     try:
         yield claim
-    finally:
-        claim.release()
+    except BaseException:  # Somebody wants to end, or the store is what has failed.
+        claim.release(hurry=True)
+        raise
+    claim.release()
 
 
 def at_work_elsewhere(text: str, own: Launcher) -> Launcher | None:

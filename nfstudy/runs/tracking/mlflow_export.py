@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from mlflow.entities import DatasetInput, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from pydantic import ValidationError
 
-from nfstudy.core.errors import StoreError, UserError
+from nfstudy.core.errors import StoreError, UserError, untold
+from nfstudy.runs.frame import notes
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID, original_id, original_tags
-from nfstudy.runs.tags import MlflowTag
-from nfstudy.runs.tracking.mlflow_runs import StudyRuns
+from nfstudy.runs.tags import MlflowTag, Tag
+from nfstudy.runs.tracking.mlflow_runs import StudyRuns, find_experiment
 from nfstudy.runs.tracking.store import Store, open_store
-from nfstudy.runs.whole_run import DatasetRecord, RunCopy, RunRecord, make_points
+from nfstudy.runs.whole_run import DataRecord, RunCopy, RunRecord, make_points, why_no_record
+
+SHORTEST_ID = 4
+"""Digits of an id that are taken for the beginning of one."""
+MANY = 20
+"""Runs that a message about an id lists."""
 
 
 def read_copy(store: Store, run_id: str) -> RunCopy:
@@ -23,7 +30,8 @@ def read_copy(store: Store, run_id: str) -> RunCopy:
 
     Arguments:
         store: where it is.
-        run_id: its id in the store, or the one that it had where it was imported from.
+        run_id: its id in the store, or the one that it had where it was imported from; or the beginning of one, or of
+            the key of a cell with one repetition, if it is no other's.
 
     Raises:
         UserError: there is no such run, or it is not one that nfstudy has logged to its end.
@@ -37,14 +45,15 @@ def read_copy(store: Store, run_id: str) -> RunCopy:
         }
     except MlflowException as error:
         raise UserError(
-            f"run {run_id}: {' '.join(str(error).split())[:300]}; expected: the id of a run in {store.uri}"
+            f"run {run_id}: {' '.join(str(error).split())[:300]}; "
+            f"expected: the id of a run in {store.uri}, or its first digits"
         ) from None
     if IMPORTING in run.data.tags:
         raise UserError(f"run {run_id}: its import was interrupted; hint: import its archive again")
     try:
         return RunCopy(record_of(run, points), points)
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:300]
+    except ValidationError as error:
+        reason = why_no_record(error)
         raise UserError(f"run {run_id}: {reason}; expected: a run of nfstudy that has ended") from None
 
 
@@ -83,22 +92,30 @@ def file_names(store: Store, run_id: str, folder: str | None = None) -> Iterator
 class ServedSource:
     """A store behind MLflow's API; implements `nfstudy.runs.archive.transfer.Source`."""
 
-    def __init__(self, uri: str, study: str) -> None:
-        """Open it; raises StoreError where that cannot be."""
+    def __init__(self, uri: str, study: str, tell: Callable[[str], None] = untold) -> None:
+        """Open it; raises StoreError where that cannot be. `tell` is told of each run that is left out, and why."""
+        self._tell = tell
         self._store = open_store(uri)
         self._runs: StudyRuns = self._store.runs(study)
 
     def description(self) -> str:
         """Return the note of the study's experiment."""
         with self._store.asked():
-            found = self._store.client.get_experiment_by_name(self._runs.study)
+            found = find_experiment(self._store.client, self._store.uri, self._runs.study)
         return found.tags.get(MlflowTag.NOTE, "") if found else ""
 
     def copies(self) -> list[RunCopy]:
         """Return the runs that have ended, without their files, sorted by id."""
         frame = self._runs.frame(())
-        ended = sorted(frame.loc[frame["outcome"] != "running", "run_id"])
-        return [read_copy(self._store, self._runs.own_id(run_id)) for run_id in ended]
+        for note in notes(frame):
+            self._tell(note)
+        found = []
+        for run_id in sorted(frame.loc[frame["outcome"] != "running", "run_id"]):
+            try:
+                found.append(read_copy(self._store, self._runs.own_id(run_id)))
+            except UserError as error:
+                self._tell(f"{error}; left out")
+        return found
 
     def names(self, run_id: str) -> Iterator[str]:
         """Yield the names of a run's files, relative to the run's folder."""
@@ -113,24 +130,41 @@ class ServedSource:
 
 
 def _find_run(store: Store, run_id: str) -> Run:
-    """Return a run by its id in the store or its original one; raises MlflowException where there is none."""
+    """Return a run by its id in the store or its original one, or by what begins one run's id or one run's cell key.
+
+    Raises:
+        MlflowException: there is none.
+        UserError: there are several.
+    """
     try:
         return store.client.get_run(run_id)
     except MlflowException as error:
         missing = error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
-        if not missing or not re.fullmatch("[0-9a-f]{32}", run_id):
+        if not missing or not re.fullmatch(f"[0-9a-f]{{{SHORTEST_ID},32}}", run_id):
             raise
-        query = f"tags.`{ORIGINAL_RUN_ID}` = '{run_id}'"
-        found = store.client.search_runs([*store.studies().values()], query)
-        whole = [run for run in found if IMPORTING not in run.data.tags]
-        if not whole:
-            raise
-        return whole[0]
+        cell = f"tags.`{Tag.CELL}` LIKE '{run_id}%' and tags.`{Tag.STAGE}` = 'repetition'"
+        for what, query in (
+            ("id", f"tags.`{ORIGINAL_RUN_ID}` LIKE '{run_id}%'"),
+            ("id", f"attributes.run_id LIKE '{run_id}%'"),
+            ("cell key", cell),
+        ):
+            found = store.client.search_runs([*store.studies().values()], query, max_results=MANY)
+            whole = [run for run in found if IMPORTING not in run.data.tags]
+            if len(whole) > 1:
+                shown = ", ".join(
+                    f"{original_id(run.info.run_id, run.data.tags)} ({run.info.run_name})" for run in whole
+                )
+                raise UserError(
+                    f"run {run_id}: begins the {what} of {len(whole)} runs; expected: one of {shown}"
+                ) from None
+            if whole:
+                return whole[0]
+        raise
 
 
-def _dataset(used: DatasetInput) -> DatasetRecord:
+def _dataset(used: DatasetInput) -> DataRecord:
     data = used.dataset
-    return DatasetRecord(
+    return DataRecord(
         name=data.name,
         digest=data.digest,
         source_type=data.source_type,

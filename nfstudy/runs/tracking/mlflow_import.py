@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, ViewType
+from mlflow.entities import Metric, Param, Run, ViewType
 
 from nfstudy.core.errors import StoreError
 from nfstudy.runs.original import IMPORTED, IMPORTING, ORIGINAL_RUN_ID, original_id
 from nfstudy.runs.tags import MlflowTag, Tag
 from nfstudy.runs.tracking.mlflow_export import file_names, read_copy, record_of
 from nfstudy.runs.tracking.mlflow_runs import PAGE
-from nfstudy.runs.tracking.store import Store
-from nfstudy.runs.whole_run import DatasetRecord, RunCopy, RunRecord
+from nfstudy.runs.tracking.store import Store, dataset_input
+from nfstudy.runs.whole_run import RunCopy, RunRecord
 
+POINTS_AT_ONCE = 10_000
+"""Of a history, in memory as MLflow's objects."""
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
@@ -72,15 +74,14 @@ class ApiTarget:
         run_id = client.create_run(
             self._experiment, start_time=record.started, tags=record.tags | marks, run_name=record.name
         ).info.run_id
-        points = [
-            Metric(metric, value, time, update)
-            for metric, history in copy.histories.items()
-            for update, time, value in history.tolist()
-        ]
         # The client sends at most 1,000 points and 100 parameters at once.
-        client.log_batch(run_id, metrics=points, params=[Param(*pair) for pair in record.params.items()])
+        client.log_batch(run_id, params=[Param(*pair) for pair in record.params.items()])
+        for metric, history in copy.histories.items():
+            for first in range(0, len(history), POINTS_AT_ONCE):
+                some = history[first : first + POINTS_AT_ONCE].tolist()
+                client.log_batch(run_id, metrics=[Metric(metric, value, time, update) for update, time, value in some])
         if record.datasets:
-            client.log_inputs(run_id, datasets=[*map(_dataset_input, record.datasets)])
+            client.log_inputs(run_id, datasets=[*map(dataset_input, record.datasets)])
         self._upload(run_id, record.files, contents)
         if record.ended is None:
             client.update_run(run_id, status=record.status)
@@ -135,10 +136,3 @@ class ApiTarget:
                 )
             yield from page
             token = page.token or None
-
-
-def _dataset_input(data: DatasetRecord) -> DatasetInput:
-    dataset = Dataset(
-        name=data.name, digest=data.digest, source_type=data.source_type, source=data.source, profile=data.profile
-    )
-    return DatasetInput(dataset, [InputTag(*pair) for pair in data.tags.items()])

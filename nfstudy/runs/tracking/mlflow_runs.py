@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.core.errors import StoreError
-from nfstudy.runs.frame import make_frame, make_history, make_row
+from nfstudy.core.errors import StoreError, StudyDeletedError, without_secrets
+from nfstudy.runs.frame import make_frame, make_history, make_row, with_notes
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 from nfstudy.runs.tags import Tag
+from nfstudy.runs.tracking.renamed import renamed_note, require_one
+from nfstudy.runs.tracking.uris import is_served
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Metric, Run
     from mlflow.tracking import MlflowClient
 
+_ACTIVE, _DELETED = 1, 2
+"""MLflow's ViewType, which it takes as numbers."""
 PAGE = 1000
 """Runs that a store is asked for at once."""
 
@@ -44,7 +48,8 @@ class StudyRuns:
             for run in self._search()
             if IMPORTING not in run.data.tags
         ]
-        return make_frame(rows, metrics)
+        frame = make_frame(rows, metrics)
+        return with_notes(frame, renamed_note(self.study, self._name)) if self._name else frame
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""
@@ -63,13 +68,13 @@ class StudyRuns:
         return None
 
     def link(self, run_id: str) -> str | None:
-        """Return the address of the run's page where a tracking server is set, else None."""
-        if not self.uri.startswith(("http://", "https://")):
+        """Return the address of the run's page, without user information, where a tracking server is set, else None."""
+        if not is_served(self.uri):
             return None
         with self.asked():
             experiment = self._experiment()
         return (
-            f"{self.uri.rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{self.own_id(run_id)}"
+            f"{without_secrets(self.uri).rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{self.own_id(run_id)}"
             if experiment
             else None
         )
@@ -77,6 +82,13 @@ class StudyRuns:
     def own_id(self, run_id: str) -> str:
         """Return the store's id of a run of the study."""
         return self._own_ids.get(run_id, run_id)
+
+    @cached_property
+    def _name(self) -> str:
+        """The name that the study's experiment has in the store; empty where there is none."""
+        with self.asked():
+            experiment = self._experiment()
+        return experiment.name if experiment else ""
 
     @cached_property
     def _own_ids(self) -> dict[str, str]:
@@ -100,7 +112,35 @@ class StudyRuns:
                 token = page.token or None
 
     def _experiment(self) -> Experiment | None:
-        return self.client.get_experiment_by_name(self.study)
+        return find_experiment(self.client, self.uri, self.study)
+
+
+def find_experiment(client: MlflowClient, uri: str, study: str) -> Experiment | None:
+    """Return the experiment of a study: of that name, or else the one that its tags, or its runs', say is the study's.
+
+    Raises:
+        StudyDeletedError: it has been deleted.
+        StoreError: it has another name, and so has a second one.
+    """
+    named = client.get_experiment_by_name(study)
+    if named is not None and named.lifecycle_stage == "active":
+        return named
+    ours = f"tags.`{Tag.STUDY}` = '{study}'"
+    if tagged := [*client.search_experiments(_ACTIVE, PAGE, filter_string=ours)]:
+        return _the_one(tagged, uri, study)
+    active = {each.experiment_id: each for each in client.search_experiments(_ACTIVE, PAGE)}
+    runs = client.search_runs([*active], filter_string=ours, max_results=PAGE) if active else []
+    if ids := {run.info.experiment_id for run in runs}:
+        return _the_one([active[each] for each in sorted(ids)], uri, study)
+    deleted = [*([named] if named else []), *client.search_experiments(_DELETED, PAGE, filter_string=ours)]
+    if deleted:
+        raise StudyDeletedError.of(uri, study, str(deleted[0].experiment_id))
+    return None
+
+
+def _the_one(found: Sequence[Experiment], uri: str, study: str) -> Experiment:
+    require_one(uri, study, [each.name for each in found])
+    return found[0]
 
 
 def _place(point: Metric) -> tuple[int, int, bool, float]:

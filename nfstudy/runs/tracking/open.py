@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.core.errors import StoreError
+from nfstudy.core.errors import StoreError, StudyDeletedError
 from nfstudy.core.launcher import Launcher
 from nfstudy.core.project import Project
-from nfstudy.runs.frame import LoggedRuns, make_frame
+from nfstudy.core.reading import read_regular
+from nfstudy.runs.frame import LoggedRuns, make_frame, with_notes
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.claim import at_work_elsewhere
+from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.sql_runs import SqlStore
-from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_sqlite
+from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_served, is_sqlite
+
+ARTIFACT_BYTES = 2**28
+"""Of one file of a run."""
 
 if TYPE_CHECKING:
     from nfstudy.runs.tracking.store import Store
@@ -52,7 +57,7 @@ class SqlRuns:
         if not is_sqlite(self.store.uri) or not address.startswith(ARTIFACTS):
             return self._by_api.artifact(run_id, name)
         try:
-            return (artifact_folder(address, self.store.uri) / name).read_bytes()
+            return read_regular(artifact_folder(address, self.store.uri) / name, ARTIFACT_BYTES)
         except OSError:
             return None
 
@@ -74,9 +79,11 @@ def open_runs(uri: str) -> Callable[[str], LoggedRuns]:
     Raises:
         StoreError: there is no store, or it cannot be opened or understood.
     """
+    require_address(uri)
     if is_sqlite(uri) and not database_file(uri).exists():
         raise StoreError(f"{database_file(uri)}: no store; hint: run a study first, or pass another --tracking-uri")
-    if not uri.startswith(("http://", "https://")):
+    require_answer(uri)
+    if not is_served(uri):
         store = SqlStore(uri)
         if store.is_known():
             return lambda study: SqlRuns(store, study)
@@ -85,9 +92,18 @@ def open_runs(uri: str) -> Callable[[str], LoggedRuns]:
 
 def load_frame(uri: str, study: str, metrics: Collection[str] | None = None) -> pd.DataFrame:
     """Return the runs of a study, none where the store has not been made yet; see `LoggedRuns.frame`."""
+    require_address(uri)
     if is_sqlite(uri) and not database_file(uri).exists():
         return make_frame([], metrics)
     return open_runs(uri)(study).frame(metrics)
+
+
+def load_undeleted(uri: str, study: str, metrics: Collection[str] | None = None) -> pd.DataFrame:
+    """Return the runs of a study as `load_frame` does; of one that has been deleted none, and a note that says so."""
+    try:
+        return load_frame(uri, study, metrics)
+    except StudyDeletedError as error:
+        return with_notes(make_frame([], metrics), [str(error)])
 
 
 def is_live(project: Project, uri: str, study: str) -> bool:
@@ -99,7 +115,7 @@ def is_live(project: Project, uri: str, study: str) -> bool:
     text = ""
     with suppress(StoreError):
         store = SqlStore(uri)
-        own = not uri.startswith(("http://", "https://")) and store.is_known()
+        own = not is_served(uri) and store.is_known()
         text = store.study_tag(study, Tag.LAUNCHER) if own else _open_store(uri).study_tag(study, Tag.LAUNCHER)
     return at_work_elsewhere(text, Launcher.here(project.root)) is not None
 

@@ -9,26 +9,30 @@ from __future__ import annotations
 import hashlib
 import math
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from sqlalchemy import Connection
 
-from nfstudy.core.errors import StoreError
+from nfstudy.core.errors import StoreError, untold
 from nfstudy.runs.frame import LARGEST
 from nfstudy.runs.original import IMPORTED, IMPORTING, original_id, original_tags
 from nfstudy.runs.tags import MlflowTag, Tag
-from nfstudy.runs.tracking.sql_runs import IDS_A_QUERY, SqlStore
+from nfstudy.runs.tracking.sql_runs import IDS_A_QUERY, SqlStore, find_experiment
 from nfstudy.runs.tracking.uris import ARTIFACTS, database_file
-from nfstudy.runs.whole_run import DatasetRecord, RunCopy, RunRecord, make_points
+from nfstudy.runs.whole_run import DataRecord, RunCopy, RunRecord, make_points, why_no_record
 
 BUSY_SECONDS = 20.0
 """How long another writer, such as a server, may hold the database."""
 
 RUNS_AT_ONCE = 50
 """Points of so many are in memory as rows, which take ten times what arrays take."""
+
+POINTS_AT_ONCE = 10_000
+"""Of a history that is written."""
 
 _RUNS = (
     "run_uuid",
@@ -61,24 +65,35 @@ _INPUT_TAGS = ("input_uuid", "name", "value")
 _ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
-def read_copies(store: SqlStore, study: str) -> list[RunCopy]:
+def read_copies(store: SqlStore, study: str, tell: Callable[[str], None] = untold) -> list[RunCopy]:
     """Return a study's runs that have ended, without the names of their files, sorted by id.
 
+    Arguments:
+        store: the database.
+        study: whose runs.
+        tell: is told of each run that is left out, since it has what no archive may hold.
+
     Raises:
-        ValueError: a run has what no archive may hold (pydantic's ValidationError).
         StoreError: the database cannot be read.
     """
-    copies = store.read(lambda connection: list(_copies(connection, study)))
+
+    def read(connection: Connection) -> list[RunCopy]:
+        found = find_experiment(connection, store.uri, study)
+        return list(_copies(connection, found.id, study, tell)) if found else []
+
+    copies = store.read(read)
     return sorted(copies, key=lambda copy: copy.record.id)
 
 
 def description_of(store: SqlStore, study: str) -> str:
     """Return the note of the study's experiment."""
-    asked = (
-        "SELECT value FROM experiment_tags JOIN experiments USING (experiment_id) "
-        f"WHERE name = ? AND workspace = 'default' AND key = '{MlflowTag.NOTE}'"
-    )
-    return store.read(lambda connection: connection.exec_driver_sql(asked, (study,)).scalar()) or ""
+    asked = f"SELECT value FROM experiment_tags WHERE experiment_id = ? AND key = '{MlflowTag.NOTE}'"
+
+    def note(connection: Connection) -> str | None:
+        found = find_experiment(connection, store.uri, study)
+        return connection.exec_driver_sql(asked, (found.id,)).scalar() if found else None
+
+    return store.read(note) or ""
 
 
 def known_ids(store: SqlStore, run_ids: Sequence[str]) -> set[str]:
@@ -113,13 +128,13 @@ def artifact_address(study: str, run_id: str) -> str:
     return f"{ARTIFACTS}{study}/{run_id}/artifacts"
 
 
-def _copies(connection: Connection, study: str) -> Iterator[RunCopy]:
+def _copies(connection: Connection, experiment: int, study: str, tell: Callable[[str], None]) -> Iterator[RunCopy]:
     asked = (
-        "SELECT run_uuid, runs.name, status, start_time, end_time FROM runs JOIN experiments USING (experiment_id) "
-        "JOIN tags USING (run_uuid) WHERE experiments.name = ? AND workspace = 'default' AND status IN (?, ?, ?) "
+        "SELECT run_uuid, runs.name, status, start_time, end_time FROM runs "
+        "JOIN tags USING (run_uuid) WHERE experiment_id = ? AND status IN (?, ?, ?) "
         f"AND runs.lifecycle_stage = 'active' AND tags.key = '{Tag.STUDY}' AND tags.value = ? ORDER BY run_uuid"
     )
-    rows = connection.exec_driver_sql(asked, (study, *_ENDED, study)).all()
+    rows = connection.exec_driver_sql(asked, (experiment, *_ENDED, study)).all()
     for first in range(0, len(rows), RUNS_AT_ONCE):
         some = rows[first : first + RUNS_AT_ONCE]
         ids = [row[0] for row in some]
@@ -131,18 +146,22 @@ def _copies(connection: Connection, study: str) -> Iterator[RunCopy]:
             own, said = histories.get(run_id, {}), tags.get(run_id, {})
             if IMPORTING in said:
                 continue
-            record = RunRecord(
-                id=original_id(run_id, said),
-                name=name,
-                status=status,
-                started=started,
-                ended=ended,
-                tags=original_tags(said),
-                params=params.get(run_id, {}),
-                datasets=tuple(datasets.get(run_id, ())),
-                points={metric: len(history) for metric, history in own.items()},
-                files={},
-            )
+            try:
+                record = RunRecord(
+                    id=original_id(run_id, said),
+                    name=name,
+                    status=status,
+                    started=started,
+                    ended=ended,
+                    tags=original_tags(said),
+                    params=params.get(run_id, {}),
+                    datasets=tuple(datasets.get(run_id, ())),
+                    points={metric: len(history) for metric, history in own.items()},
+                    files={},
+                )
+            except ValidationError as error:
+                tell(f"run {run_id} ({name}): {why_no_record(error)}; left out")
+                continue
             yield RunCopy(record, own)
 
 
@@ -173,8 +192,8 @@ def _histories(connection: Connection, run_ids: Sequence[str]) -> dict[str, dict
     }
 
 
-def _datasets(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[DatasetRecord]]:
-    found: dict[str, list[DatasetRecord]] = {}
+def _datasets(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[DataRecord]]:
+    found: dict[str, list[DataRecord]] = {}
     marks = ", ".join("?" * len(run_ids))
     rows = connection.exec_driver_sql(
         "SELECT destination_id, input_uuid, name, digest, dataset_source_type, dataset_source, dataset_profile "
@@ -187,7 +206,7 @@ def _datasets(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[
         tags = connection.exec_driver_sql(
             "SELECT name, value FROM input_tags WHERE input_uuid = ? ORDER BY name", (input_id,)
         )
-        record = DatasetRecord(
+        record = DataRecord(
             name=name,
             digest=digest,
             source_type=source_type,
@@ -209,9 +228,13 @@ def _insert(connection: sqlite3.Connection, experiment: int, study: str, copy: R
     )
     _rows(connection, "params", _PAIRS, [(record.id, *pair) for pair in record.params.items()])
     for metric, history in copy.histories.items():
-        points = [(record.id, metric, *_kept(*point)) for point in history.tolist()]
-        _rows(connection, "metrics", _METRICS, points)
-        _rows(connection, "latest_metrics", _METRICS, [max(points, key=lambda point: point[2:5])])
+        latest: list[tuple[Any, ...]] = []
+        for first in range(0, len(history), POINTS_AT_ONCE):
+            some = history[first : first + POINTS_AT_ONCE].tolist()
+            points = [(record.id, metric, *_kept(*point)) for point in some]
+            _rows(connection, "metrics", _METRICS, points)
+            latest = [max(latest + points, key=lambda point: point[2:5])]
+        _rows(connection, "latest_metrics", _METRICS, latest)
     for dataset in record.datasets:
         _insert_dataset(connection, experiment, record.id, dataset)
 
@@ -223,7 +246,7 @@ def _kept(update: int, time: int, value: float) -> tuple[int, int, float, bool]:
     return update, time, math.copysign(LARGEST, value) if math.isinf(value) else value, False
 
 
-def _insert_dataset(connection: sqlite3.Connection, experiment: int, run_id: str, dataset: DatasetRecord) -> None:
+def _insert_dataset(connection: sqlite3.Connection, experiment: int, run_id: str, dataset: DataRecord) -> None:
     """Write what a run says of its data; runs on the same data share one row."""
     where = (experiment, dataset.name, dataset.digest)
     asked = "SELECT dataset_uuid FROM datasets WHERE experiment_id = ? AND name = ? AND digest = ?"

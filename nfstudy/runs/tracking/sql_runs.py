@@ -10,16 +10,17 @@ import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 from sqlalchemy import Connection, Engine, NullPool, Select, TableClause, column, create_engine, select, table
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from nfstudy.core.errors import StoreError
-from nfstudy.runs.frame import make_frame, make_history, make_row
+from nfstudy.core.errors import StoreError, StudyDeletedError
+from nfstudy.runs.frame import make_frame, make_history, make_row, with_notes
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 from nfstudy.runs.tags import Tag
+from nfstudy.runs.tracking.renamed import renamed_note, require_one
 from nfstudy.runs.tracking.uris import database_file, is_sqlite
 
 REVISIONS = ("dc11669786a5",)
@@ -35,8 +36,8 @@ def _table(name: str, *columns: str) -> TableClause:
 
 
 _VERSION = _table("alembic_version", "version_num")
-_EXPERIMENTS = _table("experiments", "experiment_id", "name", "workspace")
-_STUDY_TAGS = _table("experiment_tags", "experiment_id", "key", "value")
+_EXPERIMENTS = _table("experiments", "experiment_id", "name", "workspace", "lifecycle_stage")
+_EXPERIMENT_TAGS = _table("experiment_tags", "experiment_id", "key", "value")
 _RUNS = _table("runs", "run_uuid", "experiment_id", "status", "start_time", "lifecycle_stage", "artifact_uri")
 _TAGS = _table("tags", "run_uuid", "key", "value")
 _PARAMS = _table("params", "run_uuid", "key", "value")
@@ -59,7 +60,7 @@ class SqlStore:
 
     def frame(self, study: str, metrics: Collection[str] | None = None) -> pd.DataFrame:
         """Return one row a run of a study; see `nfstudy.runs.frame.LoggedRuns.frame`."""
-        return self.read(lambda connection: _frame(connection, study, metrics))
+        return self.read(lambda connection: _frame(connection, self.uri, study, metrics))
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""
@@ -67,21 +68,30 @@ class SqlStore:
 
     def own_ids(self, study: str) -> dict[str, str]:
         """Return original id -> the store's own, of a study's runs that were imported through MLflow's API."""
-        own = _runs_of(study, _RUNS.c.run_uuid)
         half = select(_TAGS.c.run_uuid).where(_TAGS.c.key == IMPORTING)
-        asked = select(_TAGS.c.value, _TAGS.c.run_uuid).where(
-            _TAGS.c.key == ORIGINAL_RUN_ID, _TAGS.c.run_uuid.in_(own), _TAGS.c.run_uuid.not_in(half)
-        )
-        return self.read(lambda connection: dict(map(tuple, connection.execute(asked))))
+
+        def ids(connection: Connection) -> dict[str, str]:
+            if (found := find_experiment(connection, self.uri, study)) is None:
+                return {}
+            own = _runs_of(found.id, study, _RUNS.c.run_uuid)
+            asked = select(_TAGS.c.value, _TAGS.c.run_uuid).where(
+                _TAGS.c.key == ORIGINAL_RUN_ID, _TAGS.c.run_uuid.in_(own), _TAGS.c.run_uuid.not_in(half)
+            )
+            return dict(map(tuple, connection.execute(asked)))
+
+        return self.read(ids)
 
     def study_tag(self, study: str, name: str) -> str:
         """Return a tag of the study's experiment, empty where there is none."""
-        asked = (
-            select(_STUDY_TAGS.c.value)
-            .select_from(_STUDY_TAGS.join(_EXPERIMENTS, _STUDY_TAGS.c.experiment_id == _EXPERIMENTS.c.experiment_id))
-            .where(_EXPERIMENTS.c.name == study, _EXPERIMENTS.c.workspace == "default", _STUDY_TAGS.c.key == name)
-        )
-        return str(self.read(lambda connection: connection.execute(asked).scalar()) or "")
+
+        def text(connection: Connection) -> str:
+            if (found := find_experiment(connection, self.uri, study)) is None:
+                return ""
+            e = _EXPERIMENT_TAGS.c
+            asked = select(e.value).where(e.experiment_id == found.id, e.key == name)
+            return str(connection.execute(asked).scalar() or "")
+
+        return self.read(text)
 
     def artifact_address(self, run_id: str) -> str | None:
         """Return where a run keeps its files, None where there is no such run."""
@@ -133,15 +143,45 @@ def _engine(address: str) -> Engine:
 def _is_known(connection: Connection) -> bool:
     if connection.execute(select(_VERSION.c.version_num)).scalar() not in REVISIONS:
         return False
-    for known in (_EXPERIMENTS, _RUNS, _TAGS, _PARAMS, _LATEST, _METRICS):
+    for known in (_EXPERIMENTS, _EXPERIMENT_TAGS, _RUNS, _TAGS, _PARAMS, _LATEST, _METRICS):
         connection.execute(select(known).limit(0))
     return True
 
 
-def _frame(connection: Connection, study: str, metrics: Collection[str] | None) -> pd.DataFrame:
+class Experiment(NamedTuple):
+    """A study's experiment."""
+
+    id: int
+    name: str
+
+
+def find_experiment(connection: Connection, uri: str, study: str) -> Experiment | None:
+    """Return the experiment of a study, as `mlflow_runs.find_experiment` does, with its errors."""
+    e, default = _EXPERIMENTS.c, _EXPERIMENTS.c.workspace == "default"
+    ours = _TAGS.c.key == Tag.STUDY, _TAGS.c.value == study
+    by_runs = select(_RUNS.c.experiment_id).where(
+        _RUNS.c.lifecycle_stage == "active", _RUNS.c.run_uuid.in_(select(_TAGS.c.run_uuid).where(*ours))
+    )
+    by_tag = select(_EXPERIMENT_TAGS.c.experiment_id).where(
+        _EXPERIMENT_TAGS.c.key == Tag.STUDY, _EXPERIMENT_TAGS.c.value == study
+    )
+    asked = select(e.experiment_id, e.name).where(default).order_by(e.experiment_id)
+    for condition in (e.name == study, e.experiment_id.in_(by_tag), e.experiment_id.in_(by_runs)):
+        if found := connection.execute(asked.where(e.lifecycle_stage == "active", condition)).all():
+            require_one(uri, study, [name for _, name in found])
+            return Experiment(*found[0])
+    deleted = asked.where(e.lifecycle_stage == "deleted", (e.name == study) | e.experiment_id.in_(by_tag))
+    for id, _ in connection.execute(deleted):
+        raise StudyDeletedError.of(uri, study, str(id))
+    return None
+
+
+def _frame(connection: Connection, uri: str, study: str, metrics: Collection[str] | None) -> pd.DataFrame:
+    if (found := find_experiment(connection, uri, study)) is None:
+        return make_frame([], metrics)
     # Runs first: a run that is finished has all its numbers, whatever is written while the others are read.
-    runs = connection.execute(_runs_of(study, _RUNS.c.run_uuid, _RUNS.c.status, _RUNS.c.start_time)).all()
-    own = _runs_of(study, _RUNS.c.run_uuid)
+    runs = connection.execute(_runs_of(found.id, study, _RUNS.c.run_uuid, _RUNS.c.status, _RUNS.c.start_time)).all()
+    own = _runs_of(found.id, study, _RUNS.c.run_uuid)
     # All tags, though few are looked at: picking them by name is slower, as it takes a search for each run and name.
     tags = _by_run(connection, select(_TAGS).where(_TAGS.c.run_uuid.in_(own)))
     params = _by_run(connection, select(_PARAMS).where(_PARAMS.c.run_uuid.in_(own))) if metrics is None else {}
@@ -161,7 +201,7 @@ def _frame(connection: Connection, study: str, metrics: Collection[str] | None) 
         for run_id, status, started in runs
         if IMPORTING not in tags.get(run_id, {})
     ]
-    return make_frame(rows, metrics)
+    return with_notes(make_frame(rows, metrics), renamed_note(study, found.name))
 
 
 def _by_run(connection: Connection, asked: Select[*tuple[Any, ...]]) -> dict[str, dict[str, Any]]:
@@ -172,12 +212,11 @@ def _by_run(connection: Connection, asked: Select[*tuple[Any, ...]]) -> dict[str
     return found
 
 
-def _runs_of(study: str, *columns: Any) -> Select[*tuple[Any, ...]]:
+def _runs_of(experiment: int, study: str, *columns: Any) -> Select[*tuple[Any, ...]]:
     """Ask for a study's active runs: those of its experiment that nfstudy has logged."""
     return (
         select(*columns)
-        .select_from(_RUNS.join(_EXPERIMENTS, _RUNS.c.experiment_id == _EXPERIMENTS.c.experiment_id))
-        .where(_EXPERIMENTS.c.name == study, _EXPERIMENTS.c.workspace == "default", _RUNS.c.lifecycle_stage == "active")
+        .where(_RUNS.c.experiment_id == experiment, _RUNS.c.lifecycle_stage == "active")
         .where(_RUNS.c.run_uuid.in_(select(_TAGS.c.run_uuid).where(_TAGS.c.key == Tag.STUDY, _TAGS.c.value == study)))
     )
 

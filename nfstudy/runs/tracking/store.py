@@ -13,7 +13,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,14 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("PGCONNECT_TIMEOUT", "10")  # Else a PostgreSQL that does not answer is waited for for minutes.
 
 import mlflow
 import mlflow.store.db.utils
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repo import ArtifactRepository as ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -40,22 +42,25 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from nfstudy import __version__
-from nfstudy.core.atomic import draft_of
-from nfstudy.core.errors import StoreError, StoreUnavailableError
+from nfstudy.core.atomic import draft_of, sweep
+from nfstudy.core.errors import RunGoneError, StoreError, StoreUnavailableError, without_secrets
 from nfstudy.core.plugins import installed
 from nfstudy.core.project import Project
 from nfstudy.core.sqlite_uri import SQLITE, sqlite_uri
 from nfstudy.runs.code import code_state
 from nfstudy.runs.frame import param_text
 from nfstudy.runs.metrics import known_metrics
-from nfstudy.runs.provenance import DataRecord, environment
+from nfstudy.runs.provenance import environment
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.runs.tracking.busy_timeout import shorten_busy_timeout
 from nfstudy.runs.tracking.claim import Claim
-from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns
+from nfstudy.runs.tracking.database import file_identity, require_ours, require_same_file
+from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns, find_experiment
+from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.retry import Retry, may_pass, reason
 from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_sqlite
+from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Trial, settings_digest
 
 for _noisy in ("alembic", "mlflow.tracking.fluent"):
@@ -71,6 +76,8 @@ HURRIED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 """How a server is asked by somebody who wants to end."""
 
 ANALYSED_ROWS = 1000
+CREATION_SECONDS = 120.0
+"""How long another process may take to make a store that we wait for."""
 
 
 def resolve_artifacts(artifact_uri: str, tracking_uri: str | None, registry_uri: str | None) -> ArtifactRepository:
@@ -107,6 +114,7 @@ class Store:
         """With which what runs say is written; everything else is tried once."""
         self.claim: Claim | None = None
         """On the study that is run: it is kept while runs are written, and nothing is once it is another's."""
+        self._file = file_identity(uri)
 
     @property
     def folder(self) -> Path | None:
@@ -118,20 +126,20 @@ class Store:
         return _as_store_error(self.uri)
 
     def experiment(self, study: str, description: str = "") -> str:
-        """Return the id of the study's experiment, made if it is not there."""
+        """Return the id of the study's experiment, made if it is not there; raises StudyDeletedError."""
         with _as_store_error(self.uri):
-            found = self.client.get_experiment_by_name(study)
+            found = find_experiment(self.client, self.uri, study)
             if found is None:
                 location = f"{ARTIFACTS}{study}" if is_sqlite(self.uri) else None
-                tags = {MlflowTag.NOTE: description} if description else {}
+                tags = {Tag.STUDY: study} | ({MlflowTag.NOTE: description} if description else {})
                 return self.client.create_experiment(study, artifact_location=location, tags=tags)
-            if found.lifecycle_stage != "active":
-                raise StoreError(f"{self.uri}: experiment '{study}' is deleted; hint: restore it, or rename the study")
             if is_sqlite(self.uri) and not _resolves_here(found):
                 raise StoreError(
                     f"{self.uri}: experiment '{study}' keeps its artifacts at {found.artifact_location}; "
                     f"expected: {ARTIFACTS}{study} (another tool made it: rename the study)"
                 )
+            if found.tags.get(Tag.STUDY) != study:
+                self.client.set_experiment_tag(found.experiment_id, Tag.STUDY, study)
             return found.experiment_id
 
     def studies(self) -> dict[str, str]:
@@ -141,7 +149,7 @@ class Store:
 
     def start_run(self, experiment: str, trial: Trial, data: DataRecord | None, attempt: Attempt) -> str:
         """Create a run with everything that would reproduce it, before training starts; return its id."""
-        code, machine = code_state(), attempt.environment or environment()
+        code, machine, settings = code_state(), attempt.environment or environment(), trial.settings.recorded()
         tags = {
             MlflowTag.SOURCE_NAME: "nfstudy",
             MlflowTag.SOURCE_TYPE: "LOCAL",
@@ -156,6 +164,7 @@ class Store:
             Tag.ATTEMPT: str(attempt.number),
             Tag.POINT: json.dumps(trial.cell.point, sort_keys=True),
             **({Tag.RERUN_OF: trial.rerun_of} if trial.rerun_of else {}),
+            **({Tag.LOOK: trial.look} if trial.look else {}),
             Tag.COMMIT: code.commit,
             Tag.DIRTY: code.cleanliness,
             Tag.CODE: code.digest,
@@ -170,12 +179,12 @@ class Store:
         }
         name = f"{trial.label} ({trial.cell.budget})"
         run_id: str = self._write(self.client.create_run, experiment, tags=tags, run_name=name).info.run_id
-        params = [Param(path, param_text(value)) for path, value in trial.settings.flat().items()]
-        self._write(self.client.log_batch, run_id, params=params)
+        params = [Param(path, param_text(value)) for path, value in settings.flat().items()]
+        self._write_of(run_id, self.client.log_batch, run_id, params=params)
         if data:
-            self._write(self.client.log_inputs, run_id, datasets=[_dataset_input(data)])
+            self._write_of(run_id, self.client.log_inputs, run_id, datasets=[dataset_input(data)])
         files = {
-            "settings.json": json.dumps(trial.settings.model_dump(), indent=2).encode(),
+            "settings.json": json.dumps(settings.model_dump(), indent=2).encode(),
             "environment.json": json.dumps(machine, indent=2).encode(),
         }
         files |= {f"plugins/{Path(p.name).name}": p.source.encode() for p in installed() if p.source}
@@ -184,22 +193,27 @@ class Store:
 
     def log_epoch(self, run_id: str, record: EpochRecord) -> None:
         """Log one epoch's numbers in one batch, at the step of its last update."""
-        self._log_metrics(run_id, record.metrics, record.update)
+        self._log_points(run_id, [(name, record.update, value) for name, value in record.metrics.items()])
 
     def finish_run(self, run_id: str, result: TrialResult) -> None:
         """Log how a run ended; its status is set last, so a run marked finished has all its numbers and files."""
-        self._log_metrics(run_id, result.metrics, result.update)
+        ends = [(name, result.update, value) for name, value in result.metrics.items()]
+        curves = [(name, step, value) for name, curve in result.curves.items() for step, value in curve.items()]
+        self._log_points(run_id, ends + curves)
         self._log_files(run_id, result.files)
         self.tag_run(run_id, {Tag.OUTCOME: result.outcome, Tag.REASON: result.reason, Tag.UPDATE: str(result.update)})
-        self._write(self.client.set_terminated, run_id, "FAILED" if result.outcome == "failed" else "FINISHED")
+        self._write_of(
+            run_id, self.client.set_terminated, run_id, "FAILED" if result.outcome == "failed" else "FINISHED"
+        )
 
     def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Put tags on a run."""
-        self._write(self.client.log_batch, run_id, tags=[RunTag(name, text[:5000]) for name, text in tags.items()])
+        plain = {name: without_secrets(text)[:5000] for name, text in tags.items()}
+        self._write_of(run_id, self.client.log_batch, run_id, tags=[RunTag(*pair) for pair in plain.items()])
 
     def kill_run(self, run_id: str) -> None:
         """Mark a run that was cut off."""
-        self._write(self.client.set_terminated, run_id, "KILLED")
+        self._write_of(run_id, self.client.set_terminated, run_id, "KILLED")
 
     def kill_left_over(self, study: str) -> None:
         """Mark the runs of a study that nobody is at work on, while we hold its lock.
@@ -207,7 +221,7 @@ class Store:
         They were cut off, or were made twice: a server may have made a run and its answer got lost.
         """
         with _as_store_error(self.uri):
-            found = self.client.get_experiment_by_name(study)
+            found = find_experiment(self.client, self.uri, study)
             query = f"tags.`{Tag.STUDY}` = '{study}' and attributes.status = 'RUNNING'"
             while runs := self.client.search_runs([found.experiment_id], query, max_results=PAGE) if found else []:
                 for run in runs:
@@ -218,20 +232,22 @@ class Store:
 
         Raises:
             TakenOverError: another launcher has taken the study over.
+            StoreUnavailableError: its file has been moved or replaced.
         """
         if self.claim:
+            require_same_file(self.uri, self._file)
             self.claim.keep()
 
     def study_tag(self, study: str, name: str) -> str:
         """Return a tag of the study's experiment, empty where there is none."""
         with _as_store_error(self.uri):
-            found = self.client.get_experiment_by_name(study)
+            found = find_experiment(self.client, self.uri, study)
             return str(found.tags.get(name, "")) if found else ""
 
     def tag_study(self, study: str, name: str, text: str) -> None:
         """Set a tag of the study's experiment, which must be there."""
         with _as_store_error(self.uri):
-            found = self.client.get_experiment_by_name(study)
+            found = find_experiment(self.client, self.uri, study)
             if found is None:
                 raise StoreError(f"{self.uri}: there is no experiment '{study}'")
             self.client.set_experiment_tag(found.experiment_id, name, text)
@@ -264,13 +280,15 @@ class Store:
                 connection.execute("ANALYZE")
                 connection.commit()
 
-    def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        unknown = metrics.keys() - known_metrics().keys()
+    def _log_points(self, run_id: str, numbers: Sequence[tuple[str, int, float]]) -> None:
+        """Log (metric, step, value); the step is the update, or what is counted along a curve."""
+        unknown = {name for name, _, _ in numbers} - known_metrics().keys()
         if unknown:
             raise ValueError(f"metric names {sorted(unknown)}; expected: those that are declared")
         now = int(time.time() * 1000)
-        points = [Metric(name, float(value), now, step) for name, value in metrics.items()]
-        self._write(self.client.log_batch, run_id, metrics=points)
+        points = [Metric(name, float(value), now, step) for name, step, value in numbers]
+        for first in range(0, len(points), PAGE):
+            self._write_of(run_id, self.client.log_batch, run_id, metrics=points[first : first + PAGE])
 
     def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         if not files:
@@ -284,17 +302,38 @@ class Store:
                     path.write_bytes(content)
                 self.client.log_artifacts(run_id, folder)
 
-        self._write(upload)
+        self._write_of(run_id, upload)
 
     def _write(self, call: Callable[..., Written], *arguments: Any, **named: Any) -> Written:
         """Write to the store as patiently as it should be; MLflow drops the second of two equal points."""
 
         def once() -> Written:
+            require_same_file(self.uri, self._file)
             self.keep()
             with _as_store_error(self.uri):
                 return call(*arguments, **named)
 
         return self.retry.retry_while_unavailable(once)
+
+    def _write_of(self, run_id: str, call: Callable[..., Written], *arguments: Any, **named: Any) -> Written:
+        """Write what belongs to a run; raises RunGoneError where somebody has deleted it."""
+        try:
+            return self._write(call, *arguments, **named)
+        except StoreUnavailableError:
+            raise
+        except StoreError as error:
+            if self._is_gone(run_id):
+                raise RunGoneError(f"its run {run_id} has been deleted from the store") from error
+            raise
+
+    def _is_gone(self, run_id: str) -> bool:
+        """Say whether the store has a run no more, or only as a deleted one."""
+        try:
+            return bool(self.client.get_run(run_id).info.lifecycle_stage != "active")
+        except MlflowException as error:
+            return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
+        except (SQLAlchemyError, OSError):
+            return False
 
 
 def _plugin_tags() -> dict[str, str]:
@@ -310,6 +349,7 @@ def open_store(uri: str, create: bool = False) -> Store:
     Raises:
         StoreError: there is no store and `create` is false, or it cannot be opened or understood.
     """
+    require_address(uri)
     if is_sqlite(uri):
         path = database_file(uri)
         uri = sqlite_uri(path)
@@ -321,8 +361,9 @@ def open_store(uri: str, create: bool = False) -> Store:
             if not create:
                 raise StoreError(f"{path}: no store; hint: run a study first, or pass another --tracking-uri")
             _create_database(path, uri)
-    elif "://" not in uri:
-        raise StoreError(f"tracking address {uri}: expected: sqlite:///FILE, http(s)://SERVER, or a database's address")
+        require_ours(path)
+        sweep(path.parent)
+    require_answer(uri)
     shorten_busy_timeout()
     with _as_store_error(uri):
         store = Store(uri)
@@ -334,7 +375,7 @@ def _create_database(path: Path, uri: str) -> None:
     """Make the schema once; half-made databases are what a race or a kill would leave, so it appears by one rename."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with FileLock(path.with_suffix(".lock"), timeout=CREATION_SECONDS):
             if path.exists():
                 return
             with draft_of(path) as draft:
@@ -342,6 +383,11 @@ def _create_database(path: Path, uri: str) -> None:
                     SqlAlchemyStore(sqlite_uri(draft), ARTIFACTS).engine.dispose()
                 with closing(sqlite3.connect(draft)) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")
+    except Timeout:
+        raise StoreError(
+            f"{path}: another process has been making this store for {CREATION_SECONDS:.0f} s; hint: see what it does, "
+            "or end it"
+        ) from None
     except OSError as error:
         raise StoreError(f"{path.parent}: cannot be written: {error.strerror or error}") from None
 
@@ -364,12 +410,9 @@ def _as_store_error(uri: str) -> Iterator[None]:
         raise kind(f"tracking store {uri}: {reason(error)}") from error
 
 
-def _dataset_input(data: DataRecord) -> DatasetInput:
+def dataset_input(data: DataRecord) -> DatasetInput:
+    """Return what a run says of its data as MLflow takes it."""
     dataset = Dataset(
-        name=data.name,
-        digest=data.fingerprint[:32],
-        source_type="nfstudy",
-        source=json.dumps({"source": data.source, "sha256": data.fingerprint}),
-        profile=json.dumps({split: list(shape) for split, shape in data.shapes.items()}),
+        name=data.name, digest=data.digest, source_type=data.source_type, source=data.source, profile=data.profile
     )
-    return DatasetInput(dataset, [InputTag(MlflowTag.CONTEXT, "train, valid and test")])
+    return DatasetInput(dataset, [InputTag(*pair) for pair in data.tags.items()])

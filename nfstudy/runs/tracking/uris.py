@@ -17,6 +17,11 @@ def is_sqlite(uri: str) -> bool:
     return uri.startswith(SQLITE)
 
 
+def is_served(uri: str) -> bool:
+    """Say whether a tracking address is a server's."""
+    return uri.startswith(("http://", "https://"))
+
+
 def database_file(uri: str) -> Path:
     """Return the file of a SQLite address, absolute."""
     return sqlite_path(uri)

@@ -1,0 +1,94 @@
+"""What a variational fit looks like from inside: latent variables in use, how far a flow moves, noise of gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import digamma
+from torch import Tensor, nn
+
+from nfstudy.inference.models.dlgm import DLGM
+from nfstudy.inference.models.objective import BoundTerms
+
+SAMPLES = 32
+"""Of q_K(z|x) for each image: a flow has no closed form for its moments."""
+NUMBERS_AT_ONCE = 2**22
+"""Of z, for as many images as fit, but for at least one."""
+ACTIVE = 0.01
+"""Burda et al. (2016): a latent variable is active if its posterior mean varies over the images by more than this."""
+
+
+class PosteriorSummary(NamedTuple):
+    """Posteriors q_K(z|x) of N images, each by S samples."""
+
+    active: int
+    """How many latent variables have Var_x(E_q[z_d]) > `ACTIVE`."""
+    kl: np.ndarray
+    """(D,), nats: E_x KL(N(m_d, v_d)‖N(0, 1)), m_d and v_d being the moments of q_K(z_d|x); without a flow, where q is
+    that Gaussian, the KL of each latent variable."""
+    log_det: np.ndarray
+    """(N,), nats: E_q[Σ_k ln|det ∂f_k/∂z_{k−1}|] of each image."""
+    displacement: np.ndarray
+    """(N,): E_q‖z_K − z_0‖ of each image."""
+
+
+@torch.inference_mode()
+def summarise_posteriors(model: DLGM, images: np.ndarray, seed: int) -> PosteriorSummary:
+    """Summarise the posteriors of images (N, pixels).
+
+    From S samples an image: the variance of a mean over them is too large by v/S, which is taken off, and so is it off
+    a mean's square; of a Gaussian, E[ln v̂] = ln v + ψ((S − 1)/2) − ln((S − 1)/2), which is put right as well.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parameter = next(model.parameters())
+    means, variances, log_dets, displacements = [], [], [], []
+    at_once = max(1, NUMBERS_AT_ONCE // (SAMPLES * model.mean.out_features))
+    for start in range(0, len(images), at_once):
+        x = torch.tensor(images[start : start + at_once], dtype=parameter.dtype, device=parameter.device)
+        posterior = model.infer(x)
+        noise = torch.randn(SAMPLES, *posterior.mean.shape, generator=generator, dtype=x.dtype).to(x.device)
+        z_0 = posterior.mean + (0.5 * posterior.log_variance).exp() * noise
+        z_K, _, log_det = model.sample(posterior, noise)
+        means.append(z_K.double().mean(0))
+        variances.append(z_K.double().var(0))
+        log_dets.append(log_det.double().mean(0))
+        displacements.append(torch.linalg.vector_norm((z_K - z_0).double(), dim=-1).mean(0))
+    mean, variance = torch.cat(means), torch.cat(variances)
+    half = (SAMPLES - 1) / 2
+    log_variance = variance.clamp(min=torch.finfo(torch.float64).tiny).log() - (float(digamma(half)) - math.log(half))
+    kl = 0.5 * (mean.square() - variance / SAMPLES + variance - 1 - log_variance).mean(0)
+    activity = mean.var(0) - variance.mean(0) / SAMPLES if len(mean) > 1 else torch.zeros_like(kl)
+    return PosteriorSummary(
+        int((activity > ACTIVE).sum()),
+        kl.cpu().numpy(),
+        torch.cat(log_dets).cpu().numpy(),
+        torch.cat(displacements).cpu().numpy(),
+    )
+
+
+def gradient_snr(terms: Iterable[BoundTerms], weights: list[nn.Parameter]) -> float:
+    """Return the signal-to-noise ratio ‖E[g]‖ / √tr Cov[g] of the gradient g of F over some weights, at β = 1.
+
+    ‖E[g]‖² is estimated without bias, ‖ḡ‖² − tr Ĉov/R, and is 0 where that is negative: R draws do not tell it from 0.
+
+    Arguments:
+        terms: those of R ≥ 2 draws of g, such as of one minibatch with other noise.
+        weights: over which the gradient is taken; those that it does not reach have the gradient 0.
+    """
+    total = [torch.zeros_like(weight, dtype=torch.float64) for weight in weights]
+    squares = count = 0.0
+    for drawn in terms:
+        gradients = torch.autograd.grad(-drawn.elbo.mean(), weights, allow_unused=True)
+        found: list[Tensor | None] = [None if gradient is None else gradient.double() for gradient in gradients]
+        for whole, part in zip(total, found, strict=True):
+            if part is not None:
+                whole += part
+                squares += part.square().sum().item()
+        count += 1
+    mean_square = sum(whole.square().sum().item() for whole in total) / count**2
+    noise = (squares - count * mean_square) / (count - 1)
+    return math.sqrt(max(0.0, mean_square - noise / count) / noise) if noise > 0 else math.nan

@@ -1,0 +1,176 @@
+"""`evaluate`: kept weights evaluated again, once each, into the records of runs that stay as they were logged."""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from functools import partial
+
+import pytest
+from support.command_line import TINY, frame_of, write_study
+
+from nfstudy.__main__ import main
+from nfstudy.core.launcher import Launcher
+from nfstudy.data import load_dataset
+from nfstudy.runner import evaluate as module
+from nfstudy.runner import worker
+from nfstudy.runs.evaluations import EvaluationRequest, make_request, read_evaluations
+from nfstudy.runs.tags import Tag
+from nfstudy.runs.tracking.claim import Claim
+from nfstudy.runs.tracking.store import open_store
+
+pytestmark = pytest.mark.end_to_end
+
+STUDY = TINY.replace("[0, 2]", "[2]").replace("[planar, nice-perm]", "[planar]").replace("updates: 60", "updates: 12")
+STUDY = STUDY.replace("[summary, flow-length]", "[evaluations]")
+FAST = ("--samples", "30", "--images", "10", "--workers", "1")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Return a folder with a study of two finished runs."""
+    folder = write_study(tmp_path_factory.mktemp("made"), STUDY)
+    (folder / "mlruns").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        assert run("run", "tiny.yaml", "--workers", "1") == 0
+    return folder
+
+
+class Here:
+    """An engine of one worker, in this process."""
+
+    number, device = 1, "cpu"
+
+    def __init__(self, *arguments):
+        self.workers, self.orders = [self], []
+        self.evaluate = self.orders.append
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def events(self, timeout):
+        datasets = worker._Datasets(partial(load_dataset, folders=(), download=False))
+        return [(self, worker._evaluate(self.device, datasets, self.orders.pop()))] if self.orders else []
+
+
+@pytest.fixture
+def here(monkeypatch):
+    monkeypatch.setattr("nfstudy.runner.local_engine.Pool", Here)
+
+
+@pytest.fixture
+def folder(made, tmp_path, monkeypatch):
+    copy = shutil.copytree(made, tmp_path / "copy")
+    monkeypatch.chdir(copy)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return copy
+
+
+def run(*arguments):
+    try:
+        return main([*map(str, arguments)])
+    except SystemExit as end:
+        return end.code
+
+
+def kept(folder):
+    frame = frame_of(folder)
+    pairs = zip(frame["run_id"], frame["evaluations"], strict=True)
+    return {run_id: list(read_evaluations(text, run_id)) for run_id, text in pairs}
+
+
+def test_runs_are_evaluated_once_and_keep_what_they_had_logged(folder, capsys):
+    before = frame_of(folder).drop(columns="evaluations")
+    assert run("evaluate", "tiny.yaml", *FAST) == 0
+    assert "2 evaluated" in capsys.readouterr().out
+    found = kept(folder)
+    assert frame_of(folder).drop(columns="evaluations").equals(before)
+    for (each,) in found.values():
+        assert each.request == EvaluationRequest(samples=30, images=10)
+        assert each.numbers["images"] == 10
+        assert 15 < each.numbers["nll"] < 60
+    assert run("evaluate", "tiny.yaml", *FAST) == 0
+    assert "0 evaluated, 2 had been before" in capsys.readouterr().out
+    assert kept(folder) == found
+
+
+def test_evaluations_add_up_and_travel_with_archives(folder, here, capsys):
+    run_id = next(iter(kept(folder)))
+    assert run("evaluate", run_id, *FAST, "--seed", "7") == 0
+    assert run("evaluate", run_id, "--estimator", "ais", "--images", "4", "--temperatures", "5", "--workers", "1") == 0
+    assert run("evaluate", run_id, "--estimator", "bdmc", "--images", "4", "--temperatures", "5", "--workers", "1") == 0
+    assert [len(each) for each in kept(folder).values()] == [3, 0]
+    # Archives carry them, and reports show them.
+    assert run("export", "tiny.yaml", "a.tar.xz") == 0
+    after = kept(folder)
+    (folder / "other" / "mlruns").mkdir(parents=True)
+    other = ("--tracking-uri", f"sqlite:///{folder}/other/mlruns/mlflow.db")
+    assert run("import", "a.tar.xz", *other) == 0
+    assert kept(folder / "other") == after
+    assert run("report", "tiny.yaml", *other) == 0
+    assert "ais, 8 chains, 5 temperatures, 4 images, seed 1" in (folder / "reports" / "tiny" / "index.md").read_text()
+    # The archive has no weights.
+    capsys.readouterr()
+    assert run("evaluate", run_id, *FAST, *other, "--seed", "8") == 2
+    assert "has no kept weights (checkpoint.pt)" in capsys.readouterr().err
+    assert run("evaluate", "tiny.yaml", *FAST, *other, "--seed", "8") == 2
+    assert kept(folder / "other") == after
+
+
+def test_after_an_interruption_the_others_are_done(folder, here, monkeypatch, capsys):
+    class Stopped(module.StopSignal):
+        def check(self):
+            if len([each for each in kept(folder).values() if each]) == 1:
+                from nfstudy.runner.signals import Interrupted
+
+                raise Interrupted("SIGTERM")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "StopSignal", Stopped)
+        assert run("evaluate", "tiny.yaml", *FAST) == 130
+    assert sorted(map(len, kept(folder).values())) == [0, 1]
+    assert run("evaluate", "tiny.yaml", *FAST) == 0
+    assert "1 evaluated, 1 had been before" in capsys.readouterr().out
+
+
+def test_what_cannot_be_evaluated_is_refused(folder, here, capsys):
+    frame = frame_of(folder)
+    cut, altered = frame["run_id"]
+    with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as connection:
+        connection.execute("UPDATE runs SET status = 'KILLED' WHERE run_uuid = ?", (cut,))
+        connection.commit()
+    (weights,) = (folder / "mlruns" / "artifacts").rglob(f"{altered}/**/checkpoint.pt")
+    weights.write_bytes(b"no weights")
+    assert run("evaluate", cut, *FAST) == 2
+    assert f"run {cut}: got repetition, killed; expected: a finished repetition" in capsys.readouterr().err
+    assert run("evaluate", "tiny.yaml", *FAST) == 2
+    assert "checkpoint.pt cannot be read into the model" in capsys.readouterr().err
+    assert run("evaluate", "tiny.yaml", "--temperatures", "4") == 2
+    assert "temperatures: got 4" in capsys.readouterr().err
+    assert run("evaluate", cut, "--budget", "default") == 2
+    assert run("evaluate", "nowhere.yaml") == 2
+    assert not any(kept(folder).values())
+
+
+def test_what_is_asked_has_one_key_and_a_text_that_is_none_of_an_evaluation_is_told_of():
+    request = make_request("ais", 1, samples=None, images=5, temperatures=None)
+    assert (request.samples, request.images, request.temperatures) == (8, 5, 200)
+    assert request.key == make_request("ais", 1, images=5).key != make_request("ais", 2, images=5).key
+    with pytest.raises(Exception, match=r"run r: tag nfstudy\.evaluation"):
+        list(read_evaluations(json.dumps(["{}"]), "r"))
+
+
+def test_a_study_that_a_launcher_elsewhere_is_at_work_on_is_left_to_it(folder, here, capsys):
+    store = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
+    Claim(store, "tiny", Launcher("far", 22, "/elsewhere", "2026-01-02", "aa")).take()
+    assert run("evaluate", "tiny.yaml", *FAST) == 2
+    assert "is being run by another launcher: pid 22 on far, folder /elsewhere" in capsys.readouterr().err
+    assert [each for each in kept(folder).values() if each] == []
+    store.tag_study("tiny", Tag.LAUNCHER, "")
+    assert run("evaluate", "tiny.yaml", *FAST) == 0
+    assert store.study_tag("tiny", Tag.LAUNCHER) == "", "given back"
