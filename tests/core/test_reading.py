@@ -47,7 +47,7 @@ READERS = {
     "a.npz": (list_arrays, DataError),
     "a.mat": (list_arrays, DataError),
     "claims.json": (read_baseline, ReportError),
-    "report/manifest.json": (lambda path: write_files(path.parent, {}), ReportError),
+    "report/manifest.json": (lambda path: write_files(path.parent, {}, "tiny"), ReportError),
     "journal": (drop_torn_line, OSError),
     "other journal": (lambda path: odd_line(path, ()), OSError),
 }

@@ -67,9 +67,9 @@ def test_the_curve_and_the_gain_by_hand():
         "≤ 91.50 ± 0.50 (2)",
     ]
     assert [entry.display for entry in gains.rows[0].entries[:3]] == [
-        "5.00 ± 0.00 (2)",
-        "1.50 ± 0.00 (2)",
-        "1.00 ± 0.00 (2)",
+        "5.00 (n = 2)",  # Equal differences have no error.
+        "1.50 (n = 2)",
+        "1.00 (n = 2)",
     ]
     _, kl, _ = shown.drawings[0].figure.axes
     assert next(line.get_ydata().tolist() for line in kl.lines if len(line.get_xdata()) == 3) == [0.0, 8.0, 9.0]

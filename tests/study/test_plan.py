@@ -34,9 +34,9 @@ def expansions(monkeypatch):
     """The names of the budgets under which a grid has been expanded, in order."""
     budgets, expand = [], plan_module.expand
 
-    def counted(axes, base, budget, search):
+    def counted(axes, base, budget, *rest):
         budgets.append(budget)
-        return expand(axes, base, budget, search)
+        return expand(axes, base, budget, *rest)
 
     monkeypatch.setattr(plan_module, "expand", counted)
     return budgets
