@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from nfstudy.report.plots.curves import render
-from nfstudy.runs.provenance import code_state, environment
+from nfstudy.runs.code import code_state
+from nfstudy.runs.provenance import environment
 
 Row = Mapping[str, Any]
 """Column -> a text, a number or a truth value."""
@@ -59,7 +60,8 @@ def machine() -> dict[str, str]:
     kept["generation"] = get_host_cpu_name()
     kept["threads"] = os.environ.get("OMP_NUM_THREADS", "not limited")
     kept["xla_flags"] = os.environ.get("XLA_FLAGS", "none")
-    return {**kept, "commit": state.commit + (" with changes" if state.dirty else "")}
+    changes = {True: " with changes", False: "", None: " with changes that are not known"}[state.dirty]
+    return {**kept, "commit": state.commit + changes}
 
 
 def save(name: str, result: Result, folder: Path, quick: bool) -> list[Path]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nfstudy.cli.options import tell
+from nfstudy.cli.options import find_store, tell
 from nfstudy.cli.studies import chosen_study
 from nfstudy.core.errors import printable
+from nfstudy.core.launcher import Launcher
 from nfstudy.core.project import Project
+from nfstudy.runs.original import CHECKED
 
 if TYPE_CHECKING:
     from nfstudy.runs.archive.reader import Archive
@@ -24,7 +27,7 @@ def export(options: argparse.Namespace) -> int:
     if options.budget:
         study.under(options.budget)  # Whether there is such a budget.
     path = Path(options.file)
-    uri = Project.find().tracking_uri(options.tracking_uri)
+    _, uri = find_store(options.tracking_uri)
     runs = export_runs(uri, study.study, path, options.budget, options.with_checkpoints, tell)
     print(f"{path}: {runs} runs of {study.study}, {path.stat().st_size / 1e6:.2f} MB")
     return 0
@@ -34,22 +37,31 @@ def import_(options: argparse.Namespace) -> int:
     """Take the runs of an archive into the store; return 1 if it has some of them with other numbers."""
     from nfstudy.runs.archive.reader import read_archive, read_manifest
 
-    project, path = Project.find(), Path(options.file)
+    project, uri = find_store(options.tracking_uri)
+    path = Path(options.file)
     said = read_manifest(path)
     size = sum(member.size for member in said.members)
     # First, for a large one takes its time.
     print(f"{path}: {said.runs:,} runs with {said.points:,} points, {size / 1e6:,.2f} MB unpacked", flush=True)
-    return 0 if take_in(read_archive(path), project, project.tracking_uri(options.tracking_uri)) else 1
+    return 0 if take_in(read_archive(path), project, uri) else 1
 
 
 def take_in(archive: Archive, project: Project, uri: str) -> bool:
     """Take the runs of an archive into a store and say what was done; return whether none is there otherwise."""
     from nfstudy.runs.archive.transfer import import_runs
+    from nfstudy.runs.tracking.claim import Claim, claimed
+    from nfstudy.runs.tracking.store import open_store
 
     study = archive.manifest.study
     with project.study_lock(study):
-        done = import_runs(archive, uri)
+        store = open_store(uri, create=True)
+        store.experiment(study, archive.manifest.description)
+        claim = Claim(store, study, Launcher.here(project.root))
+        with claimed(claim):
+            done = import_runs(archive, uri)
     print(f"{study}: {done.new} runs imported, {done.known} already present")
+    for mark, count in sorted(Counter(copy.imported for copy in archive.runs if copy.imported != CHECKED).items()):
+        print(f"{count} of {len(archive.runs)} are {mark}; reports will say so", file=sys.stderr)
     for run in done.conflicts:
         print(f"not imported: {printable(run)}", file=sys.stderr)
     return not done.conflicts

@@ -6,9 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from nfstudy.cli.options import nearby, tell
+from nfstudy.cli.options import find_store, nearby, tell
 from nfstudy.cli.studies import chosen_studies
-from nfstudy.core.project import Project
 
 
 def check(options: argparse.Namespace) -> int:
@@ -17,13 +16,13 @@ def check(options: argparse.Namespace) -> int:
     from nfstudy.report.claims.judge import all_claims, judge_claims, verdicts_of
     from nfstudy.report.claims.ledger import body_names, counts_text, verdict_lines
 
-    project = Project.find()
+    project, uri = find_store(options.tracking_uri)
     path = Path(options.baseline) if options.baseline else project.kept_reports / baseline.BASELINE
     # Without one, nothing has been said before; one that is asked for by name must be there.
     first = not path.exists() and (options.update_baseline or not options.baseline)
     before = {} if first else baseline.read_baseline(path)
     studies = chosen_studies(options.study, project).values()
-    found = judge_claims(project, project.tracking_uri(options.tracking_uri), studies, options.budget, tell)
+    found = judge_claims(project, uri, studies, options.budget, tell)
     now = verdicts_of(found)
     known = {key for claim in all_claims() for key in (claim.id, *(part.id for part in claim.parts()))}
     print(*verdict_lines(found), sep="\n")

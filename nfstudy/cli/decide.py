@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nfstudy.cli.options import program
+from nfstudy.cli.options import find_store, program, warn_of_unknown_code
 from nfstudy.cli.studies import chosen_studies
 from nfstudy.core.errors import StoreError, UserError
+from nfstudy.core.launcher import Launcher
 from nfstudy.core.project import Project
 from nfstudy.core.suggest import did_you_mean
+from nfstudy.runner.engine import WorkerError
 from nfstudy.runner.eta import format_duration, logged_seconds
 from nfstudy.runner.options import Launch, WorkerOptions
 from nfstudy.runner.signals import DEADLINE, Interrupted, StopSignal
@@ -33,8 +35,7 @@ if TYPE_CHECKING:
 
 def decide(options: argparse.Namespace) -> int:
     """Decide claims by further repetitions; return 0 if all that were asked for are decided, else 1."""
-    project = Project.find()
-    uri = project.tracking_uri(options.tracking_uri)
+    project, uri = find_store(options.tracking_uri, always=True)
     studies = chosen_studies(options.study, project).values()
     work = _Work(
         project, uri, studies, options.claims, options.budget, options.workers or usable_cores(), options.max_seeds
@@ -235,13 +236,17 @@ def _run(launch: Launch, step: Step, seconds: Mapping[str, float], deadline: flo
             from nfstudy.cli.check_plugin import check_outside
             from nfstudy.runner.launch import run_study
             from nfstudy.runner.prepare import prepare_data
+            from nfstudy.runs.tracking.claim import Claim, claimed
+            from nfstudy.runs.tracking.store import open_store
+        warn_of_unknown_code()
         check_outside(plan.corners)
         data = prepare_data(plan, launch.project)
         stop.check()
         try:
-            return run_study(launch, data, seconds, engine, stop, further).failures
-        except StoreError as error:
-            raise StoreError(f"{error}; go on with: {program()} decide {step.claim}") from None
+            with claimed(Claim(open_store(launch.uri), plan.name, Launcher.here(launch.project.root))) as claim:
+                return run_study(launch, data, seconds, engine, stop, claim, further).failures
+        except (StoreError, WorkerError) as error:
+            raise type(error)(f"{error}; go on with: {program()} decide {step.claim}") from None
 
 
 def _enough(step: Step) -> str:

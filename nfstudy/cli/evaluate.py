@@ -7,10 +7,10 @@ import re
 import sys
 from pathlib import Path
 
-from nfstudy.cli.options import check_device
+from nfstudy.cli.options import check_device, find_store, warn_of_unknown_code
 from nfstudy.cli.studies import chosen_study
 from nfstudy.core.errors import UserError, printable
-from nfstudy.core.project import Project
+from nfstudy.core.launcher import Launcher
 from nfstudy.runs.evaluations import make_request
 
 
@@ -21,6 +21,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from nfstudy.runner.signals import Interrupted
     from nfstudy.runs.provenance import usable_cores
     from nfstudy.runs.tags import Tag
+    from nfstudy.runs.tracking.claim import Claim, claimed
     from nfstudy.runs.tracking.mlflow_export import read_copy
     from nfstudy.runs.tracking.store import open_store
 
@@ -32,25 +33,28 @@ def evaluate(options: argparse.Namespace) -> int:
         temperatures=options.temperatures,
     )
     check_device(options.device)
-    project = Project.find()
+    project, uri = find_store(options.tracking_uri)
     if is_run := re.fullmatch("[0-9a-f]{32}", options.target) and not Path(options.target).exists():
         if options.budget:
             raise UserError(f"--budget: got {options.budget} with a run; expected: with a study")
-        store = open_store(project.tracking_uri(options.tracking_uri))
+        store = open_store(uri)
         study, run_ids = read_copy(store, options.target).record.tags[Tag.STUDY], [options.target]
     else:
         plan = chosen_study(options.target).under(options.budget)
-        store = open_store(project.tracking_uri(options.tracking_uri))
+        store = open_store(uri)
         study, run_ids = plan.name, finished_runs(store, plan)
         if not run_ids:
             raise UserError(f"{study}, budget {plan.budget}: no repetition has finished; hint: run the study first")
+    warn_of_unknown_code()
     print(f"{study}: {request.label}; {len(run_ids)} finished runs", flush=True)
 
     def start(work: int) -> Pool:
         count = options.workers or max(usable_cores() // options.threads, 1)
         return Pool(min(count, work), options.threads, options.device, project.data_folders)
 
-    with project.study_lock(study):
+    claim = Claim(store, study, Launcher.here(project.root))
+    with project.study_lock(study), claimed(claim):
+        store.claim = claim
         try:
             plugins = [*map(Path, options.plugin)]
             found = evaluate_runs(store, run_ids, request, project, start, lambda line: print(printable(line)), plugins)

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from nfstudy.core.errors import UserError, printable
+from nfstudy.core.project import Project, variable
+from nfstudy.core.sqlite_uri import SQLITE, sqlite_path, sqlite_uri
 from nfstudy.core.suggest import did_you_mean
 
 
@@ -101,3 +103,44 @@ def nearby(path: Path) -> str:
     """Return a path as seen from the current folder, where it is below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)
+
+
+def find_store(asked: str | None, always: bool = False) -> tuple[Project, str]:
+    """Return the project of the current folder and the address of its store, and say on stderr which store that is.
+
+    Arguments:
+        asked: the address that the user gave, if any.
+        always: say so also of the store in the current folder's own `mlruns/`.
+
+    Raises:
+        StoreError: `mlruns` is no folder, or the address is none that can be opened.
+    """
+    from nfstudy.runs.tracking.reach import require_address
+
+    project = Project.find()
+    uri = project.tracking_uri(asked)
+    require_address(uri)
+    own = uri == Project(Path.cwd().resolve()).tracking_uri(asked)
+    adopted = not own and uri == sqlite_uri(project.store / "mlflow.db")
+    if always or not own or variable("MLFLOW_TRACKING_URI"):
+        why = f" (of the nearest folder above that holds mlruns: {project.root})" if adopted else ""
+        print(f"store: {shown_store(uri)}{why}", file=sys.stderr, flush=True)
+    return project, uri
+
+
+def shown_store(uri: str) -> str:
+    """Return a store's address for people: a file as a path, another without user name and password."""
+    return printable(nearby(sqlite_path(uri)) if uri.startswith(SQLITE) else uri)
+
+
+def warn_of_unknown_code() -> None:
+    """Say on stderr if the code that runs are logged with is not known."""
+    from nfstudy.runs.code import code_state
+
+    if problem := code_state().problem:
+        print(
+            f"warning: the commit of nfstudy, or what was changed since, is not known: {printable(problem)}; "
+            "runs and reports will say so",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -95,6 +95,11 @@ def make_parser() -> Parser:
         help="kill a worker that has said nothing for so long, longer than an epoch and the evaluation of a run take, "
         "and retry its run (default: say so after 10 minutes or 20 epochs, and wait)",
     )
+    run.add_argument(
+        "--take-over",
+        action="store_true",
+        help="run it although another launcher seems to be at work on it, which then stops",
+    )
     run.add_argument("--dry-run", action="store_true", help="print the grid and a time estimate, run nothing")
 
     report = commands.add_parser(

@@ -7,7 +7,7 @@ import sys
 from os.path import relpath
 
 from nfstudy.cli.archive import take_in
-from nfstudy.cli.options import program
+from nfstudy.cli.options import find_store, program
 from nfstudy.core.errors import UserError, printable
 from nfstudy.core.project import Project
 
@@ -30,10 +30,10 @@ def reference(options: argparse.Namespace) -> int:
         again = f"; rebuild with: {program()} reference" if stale else ""
         print(f"runs of {', '.join(archives)}: {len(stale) or 'no'} stale parts{again}")
         return 1 if stale else 0
+    _, uri = find_store(options.tracking_uri)
     archives = read_reference(project)
     front, readme = write_reference(project, archives)
     print(f"overview: {relpath(front)}\nresults: {relpath(readme)}", flush=True)
-    uri = project.tracking_uri(options.tracking_uri)
     alike = [take_in(archive, project, uri) for archive in archives.values()]
     print(f"browse the runs: {program()} ui   (then open http://127.0.0.1:5000)")
     return 0 if all(alike) else 1

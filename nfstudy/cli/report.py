@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
-from nfstudy.cli.options import nearby, tell
+from nfstudy.cli.options import find_store, nearby, tell
 from nfstudy.cli.studies import chosen_file, chosen_studies
 from nfstudy.core.errors import UserError
-from nfstudy.core.project import Project
 from nfstudy.study.find import shipped_studies
 from nfstudy.study.reader import read_study, require_sole
 
@@ -21,32 +21,32 @@ def report(options: argparse.Namespace) -> int:
         got = f"{len(options.study)} studies" if options.study else "neither STUDY nor --all"
         raise UserError(f"report: got {got}; expected: one STUDY, or --all")
     from nfstudy.report.build import build_report
-    from nfstudy.runs.tracking.open import open_runs
+    from nfstudy.runs.tracking.open import is_live, open_runs
 
     path = chosen_file(options.study[0])
     plan = read_study(path).under(options.budget)
-    project = Project.find()
-    runs = open_runs(project.tracking_uri(options.tracking_uri))(plan.name)
+    project, uri = find_store(options.tracking_uri)
+    runs = open_runs(uri)(plan.name)
     if not options.output:
         require_sole(path, plan.name, project.root)
     folder = Path(options.output) if options.output else project.report(plan.name)
-    active = project.is_running(plan.name)
+    active = is_live(project, uri, plan.name)
     print(f"report: {nearby(build_report(plan, runs, folder, options.partial, active, tell))}")
     return 0
 
 
 def _report_all(options: argparse.Namespace) -> int:
     from nfstudy.report.pages.overview import build_front
-    from nfstudy.runs.tracking.open import open_runs
+    from nfstudy.runs.tracking.open import is_live, open_runs
 
     for name in ("budget", "output"):
         if getattr(options, name):
             raise UserError(f"report: --{name} {getattr(options, name)}: expected: with STUDY, not with --all")
-    project = Project.find()
+    project, uri = find_store(options.tracking_uri)
     studies = chosen_studies(options.study, project)
     named = {_as_typed(path, project.root): study for path, study in studies.items()}
-    runs_of = open_runs(project.tracking_uri(options.tracking_uri))
-    print(f"overview: {nearby(build_front(named, runs_of, project.reports, project.is_running, tell))}")
+    active = partial(is_live, project, uri)
+    print(f"overview: {nearby(build_front(named, open_runs(uri), project.reports, active, tell))}")
     return 0
 
 

@@ -5,25 +5,30 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nfstudy.cli.options import check_device, program
+from nfstudy.cli.options import check_device, find_store, program, warn_of_unknown_code
 from nfstudy.core.errors import printable
-from nfstudy.core.project import Project
+from nfstudy.core.launcher import Launcher
 
 
 def rerun(options: argparse.Namespace) -> int:
     """Train a logged run again; return 0 for identical bits, 3 for numbers within the tolerances, 1 for others."""
     from nfstudy.runner.rerun import ABSOLUTE, RELATIVE, prepare_rerun, train_again
     from nfstudy.runner.signals import Interrupted
+    from nfstudy.runs.tracking.claim import Claim, claimed
     from nfstudy.runs.tracking.store import open_store
 
     if options.device:
         check_device(options.device)
-    project = Project.find()
-    store = open_store(project.tracking_uri(options.tracking_uri))
+    project, uri = find_store(options.tracking_uri)
+    warn_of_unknown_code()
+    store = open_store(uri)
     again = prepare_rerun(store, options.run_id, project, options.device, options.threads, [*map(Path, options.plugin)])
     print(f"{again.trial.study}: {printable(again.old.record.name)}")
     print(printable("\n".join(again.changes) or "nothing has changed since that run"), flush=True)
-    with project.study_lock(again.trial.study):
+    study = again.trial.study
+    claim = Claim(store, study, Launcher.here(project.root))
+    with project.study_lock(study), claimed(claim):
+        store.claim = claim
         try:
             found = train_again(again, store, project)
         except Interrupted as signal:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nfstudy.cli.options import check_device, check_engine, nearby, program, tell
+from nfstudy.cli.options import (
+    check_device,
+    check_engine,
+    find_store,
+    nearby,
+    program,
+    tell,
+    warn_of_unknown_code,
+)
 from nfstudy.cli.status import NEEDED, print_cells
 from nfstudy.cli.studies import chosen_file
 from nfstudy.core.errors import StoreError, UserError
-from nfstudy.core.project import Project
+from nfstudy.core.launcher import Launcher
 from nfstudy.report.folder import require_report_folder
+from nfstudy.runner.engine import WorkerError
 from nfstudy.runner.eta import format_duration, logged_seconds
 from nfstudy.runner.options import Launch, RetryPolicy, WorkerOptions
 from nfstudy.runner.signals import Interrupted, StopSignal
@@ -27,6 +37,9 @@ if TYPE_CHECKING:
     from nfstudy.runner.engine import Engine
     from nfstudy.study.plan import StudyPlan
 
+STOPS_WITHIN = 60.0
+"""Seconds in which a launcher of this project whose study is taken over notices, saves what is under way and leaves."""
+
 
 def run(options: argparse.Namespace) -> int:
     """Run what is still to do of a study, then rebuild its report; or only say what would be run."""
@@ -34,22 +47,45 @@ def run(options: argparse.Namespace) -> int:
     plan = read_study(path).under(options.budget)
     check_device(options.device)
     check_engine(options.engine, options.device, options.gpus)
-    project = Project.find()
+    project, uri = find_store(options.tracking_uri, always=True)
     launch = Launch(
         plan,
         project,
-        project.tracking_uri(options.tracking_uri),
+        uri,
         WorkerOptions(options.engine, options.workers, options.threads, options.device, options.gpus),
         RetryPolicy(options.checkpoint_every, options.retries, options.worker_timeout),
     )
     require_sole(path, plan.name, project.root)
     require_report_folder(project.report(plan.name), plan.name)
-    with nullcontext() if options.dry_run else project.study_lock(plan.name):
-        return _run(launch, options.dry_run, _again(options))
+    with nullcontext() if options.dry_run else _lock(launch, options.take_over):
+        return _run(launch, options.dry_run, options.take_over, _again(options))
 
 
-def _run(launch: Launch, dry_run: bool, again: str) -> int:
-    """Run what is still to do; `again` is the command that resumes the study."""
+@contextmanager
+def _lock(launch: Launch, take_over: bool) -> Iterator[None]:
+    """Hold the study's lock; raises StoreError where another process holds it, and goes on holding it."""
+    project, name = launch.project, launch.plan.name
+    wait = 1.0
+    if take_over and (holder := project.holder(name)):
+        from nfstudy.runs.tracking.claim import Claim
+        from nfstudy.runs.tracking.store import open_store
+
+        print(f"taking over from {holder}: it stops as soon as it notices", file=sys.stderr, flush=True)
+        Claim(open_store(launch.uri, create=True), name, Launcher.here(project.root)).take(insist=True)
+        wait = STOPS_WITHIN
+    with project.study_lock(name, wait):
+        yield
+
+
+def _run(launch: Launch, dry_run: bool, take_over: bool, again: str) -> int:
+    """Run what is still to do.
+
+    Arguments:
+        launch: the study, and how it is run.
+        dry_run: only say what would be run.
+        take_over: whether to take the study from another launcher.
+        again: the command that resumes the study.
+    """
     from nfstudy.runs.tracking.open import load_frame
 
     plan = launch.plan
@@ -61,18 +97,21 @@ def _run(launch: Launch, dry_run: bool, again: str) -> int:
     without = f", {len(impossible)} impossible grid points skipped" if impossible else ""
     print(f"{plan.study.title}\n{plan.name}, budget {plan.budget}: {at_most}{left} runs to do{without}", flush=True)
     try:
-        summary = _run_rest(launch, frame, left, dry_run) if left else None
+        summary = _run_rest(launch, frame, left, dry_run, take_over) if left else None
     except Interrupted as signal:
         print(f"stopped by {signal}; resume with: {again}")
         return 130
-    except StoreError as error:
-        raise StoreError(f"{error}; resume with: {again}") from None
+    except (StoreError, WorkerError) as error:
+        raise type(error)(f"{error}; resume with: {again}") from None
     if dry_run:
         return 0
     if not left and (frame["outcome"] == "running").any():
+        from nfstudy.runs.tracking.claim import Claim, claimed
         from nfstudy.runs.tracking.store import open_store
 
-        open_store(launch.uri).kill_left_over(plan.name)
+        store = open_store(launch.uri)
+        with claimed(Claim(store, plan.name, Launcher.here(launch.project.root)), take_over):
+            store.kill_left_over(plan.name)
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
         words = f"{counts or 'nothing was to do'} in {format_duration(summary.seconds)}"
@@ -102,7 +141,7 @@ def _not_run(plan: StudyPlan, frame: pd.DataFrame, failed: int) -> str:
     return f"; not run: {', '.join(parts)}" if parts else ""
 
 
-def _run_rest(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) -> Summary | None:
+def _run_rest(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool, take_over: bool) -> Summary | None:
     """Estimate the time and run what is still to do; None where only the estimate was asked for.
 
     Arguments:
@@ -110,6 +149,7 @@ def _run_rest(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) -> 
         frame: its logged runs.
         left: how many runs are to do.
         dry_run: whether the estimate is all that is wanted; then neither mlflow nor optuna is loaded.
+        take_over: whether to take the study from another launcher.
 
     Raises:
         Interrupted: asked to stop.
@@ -117,7 +157,7 @@ def _run_rest(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) -> 
         DataError: data that the study needs cannot be had.
     """
     plan = launch.plan
-    with StopSignal() as stop, open_engine(launch, left) as engine:
+    with StopSignal() as stop, open_engine(launch, left) as engine, ExitStack() as held:
         # The workers take seconds to start; in that time the rest is loaded, the data checked and the store made.
         with stop.held():
             from nfstudy.cli.check_plugin import check_outside
@@ -125,19 +165,26 @@ def _run_rest(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool) -> 
 
             if not dry_run:
                 from nfstudy.runner.launch import run_study
+                from nfstudy.runs.tracking.claim import Claim, claimed
                 from nfstudy.runs.tracking.store import open_store
+        warn_of_unknown_code()
         check_outside(plan.corners)
         data = prepare_data(plan, launch.project)
         stop.check()
+        claim = None
         if not dry_run:
-            open_store(launch.uri, create=True)
+            store = open_store(launch.uri, create=True)
+            store.experiment(plan.name, plan.study.description or plan.study.title)
+            claim = held.enter_context(claimed(Claim(store, plan.name, Launcher.here(launch.project.root)), take_over))
         print("timing a few updates of each cell ...", file=sys.stderr, flush=True)
-        expected = measure_costs(engine, plan.corners, stop, tell, launch.retry.worker_timeout) | logged_seconds(frame)
+        keep = claim.keep if claim else None
+        costs = measure_costs(engine, plan.corners, stop, tell, launch.retry.worker_timeout, keep)
+        expected = costs | logged_seconds(frame)
         print_cells(plan, frame, expected, len(engine.workers))
         if dry_run:
             return None
         launch.project.write_costs(plan.name, expected)
-        return run_study(launch, data, expected, engine, stop)
+        return run_study(launch, data, expected, engine, stop, claim)
 
 
 def rebuild(launch: Launch) -> None:

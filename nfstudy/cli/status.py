@@ -8,10 +8,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from nfstudy.cli.options import tell
+from nfstudy.cli.options import find_store, tell
 from nfstudy.cli.studies import chosen_study
 from nfstudy.core.errors import printable
-from nfstudy.core.project import Project
 from nfstudy.runner.eta import Forecast, format_duration, logged_seconds
 from nfstudy.runs.frame import cell_states, notes, runs_left, trusted
 from nfstudy.runs.provenance import usable_cores
@@ -25,14 +24,14 @@ NEEDED = ("time/wall_seconds",)
 
 def status(options: argparse.Namespace) -> int:
     """Say of each cell whether it is done, running, failed, diverged or to do, and how long the rest takes."""
-    from nfstudy.runs.tracking.open import load_frame
+    from nfstudy.runs.tracking.open import is_live, load_frame
 
     plan = chosen_study(options.study).under(options.budget)
-    project = Project.find()
-    frame = trusted(plan, load_frame(project.tracking_uri(options.tracking_uri), plan.name, NEEDED))
+    project, uri = find_store(options.tracking_uri)
+    frame = trusted(plan, load_frame(uri, plan.name, NEEDED))
     for note in notes(frame):
         tell(note)
-    active = project.is_running(plan.name)
+    active = is_live(project, uri, plan.name)
     print(f"{plan.name}, budget {plan.budget}{', running now' if active else ''}")
     expected = project.read_costs(plan.name) | logged_seconds(frame)
     print_cells(plan, frame, expected, usable_cores(), active)

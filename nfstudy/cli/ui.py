@@ -11,11 +11,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
+from nfstudy.cli.options import find_store
 from nfstudy.core.errors import UserError
 from nfstudy.core.guard import start_guarded
-from nfstudy.core.project import Project, variable
-from nfstudy.runs.tracking.store import open_store
-from nfstudy.runs.tracking.uris import is_served
+from nfstudy.core.project import variable
+from nfstudy.core.sqlite_uri import SQLITE
+from nfstudy.runs.tracking.store import Store, open_store
+from nfstudy.runs.tracking.uris import database_file, is_served
 
 _HOSTS, _ORIGINS = "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
 _ALWAYS = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*", "[::1]", "[[]::1]:*")
@@ -27,7 +29,7 @@ def ui(options: argparse.Namespace) -> int:
         if options.allowed_hosts:
             raise UserError("--allowed-hosts: got --optuna, which serves this machine alone; expected: one of the two")
         return dashboard(options.tracking_uri, options.host, options.port or 8080)
-    uri = Project.find().tracking_uri(options.tracking_uri)
+    _, uri = find_store(options.tracking_uri)
     return serve(uri, options.host, options.port or 5000, options.allowed_hosts)
 
 
@@ -47,10 +49,10 @@ def serve(uri: str, host: str, port: int, allowed: Sequence[str] = ()) -> int:
     store = open_store(uri)
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     if store.folder:
-        command += ["--artifacts-destination", str(store.folder / "artifacts")]
+        command += ["--artifacts-destination", (store.folder / "artifacts").as_uri()]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     # Not on the command line, which every user of the machine can read: it may hold a password.
-    quiet |= {"MLFLOW_BACKEND_STORE_URI": store.uri}
+    quiet |= {"MLFLOW_BACKEND_STORE_URI": address_of(store)}
     names = [host] if _is_loopback(host) and not allowed else [*_names(host), *allowed]
     quiet |= _allowing(names, port)
     address, *others = [_address(name, port) for name in names if "*" not in name]
@@ -63,7 +65,7 @@ def serve(uri: str, host: str, port: int, allowed: Sequence[str] = ()) -> int:
             f"  {study}: {address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
         )
     sys.stdout.flush()
-    server = start_guarded(command, os.environ | quiet)
+    server = start_guarded(command, os.environ | quiet, store.folder)
     try:
         code = server.wait()
     except KeyboardInterrupt:
@@ -127,6 +129,11 @@ def _address(name: str, port: int) -> str:
     return f"http://[{name}]:{port}" if ":" in name and not name.startswith("[") else f"http://{name}:{port}"
 
 
+def address_of(store: Store) -> str:
+    """Return the address of a store for a server that is started in its folder: MLflow reads few names as they are."""
+    return f"{SQLITE}{database_file(store.uri).name}" if store.folder else store.uri
+
+
 def dashboard(uri: str | None, host: str, port: int) -> int:
     """Run Optuna's dashboard on a copy of the project's searches until it is stopped.
 
@@ -140,8 +147,7 @@ def dashboard(uri: str | None, host: str, port: int) -> int:
     if not _is_loopback(host):
         raise UserError(f"--host {host}: got --optuna, which knows no password; expected: 127.0.0.1, ::1 or localhost")
     require_free(host, port)
-    project = Project.find()
-    store = project.tracking_uri(uri)
+    project, store = find_store(uri)
     folder = database_file(store).parent if is_sqlite(store) else project.store
     journals = sorted((folder / "optuna").glob("*.journal"))
     print(f"Optuna's dashboard on {_address(host, port)}, on a copy of the searches as they are now (stop with Ctrl-C)")

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 from typing import NamedTuple
 
-from nfstudy.core.errors import UserError, printable, without_secrets
+from nfstudy.core.errors import StoreError, UserError, printable, without_secrets
 from nfstudy.core.project import Project
 
 OURS = 70
@@ -123,7 +123,7 @@ def _full(error: Exception) -> str:
 def _keep(text: str) -> Path | None:
     """Write a file that is not there yet: in the project's store, else among temporary files; None where neither."""
     for folder in (_in_store, tempfile.gettempdir):
-        with suppress(OSError):
+        with suppress(OSError, StoreError):  # The latter of an `mlruns` that is no folder.
             descriptor, name = tempfile.mkstemp(prefix="nfstudy-error-", suffix=".txt", dir=folder())
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)

@@ -69,8 +69,10 @@ class StoreUnavailableError(StoreError):
 class StudyDeletedError(StoreError):
     """A study whose experiment somebody has deleted; its runs can be had back."""
 
-    def __init__(self, uri: str, study: str, experiment: str) -> None:
-        super().__init__(
+    @classmethod
+    def of(cls, uri: str, study: str, experiment: str) -> StudyDeletedError:
+        """Return the error for the experiment of a study, by its id in the store at an address."""
+        return cls(
             f"{uri}: the experiment of study '{study}' (id {experiment}) has been deleted; "
             "hint: to have its runs back, with MLFLOW_TRACKING_URI set to that address, run "
             f"`python -m mlflow experiments restore --experiment-id {experiment}`; or give the study another name"

@@ -13,16 +13,25 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
 GRACE_SECONDS = 5.0
 """How long the program may take to end."""
 
 
-def start_guarded(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a program that ends when this process does; closing the standard input of what is returned ends it too."""
+def start_guarded(
+    command: list[str], environment: dict[str, str], folder: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program that ends when this process does; closing the standard input of what is returned ends it too.
+
+    Arguments:
+        command: the program and its arguments.
+        environment: its variables.
+        folder: where it is started; None for the current one.
+    """
     return subprocess.Popen(
-        [sys.executable, __file__, *command], stdin=subprocess.PIPE, env=environment, start_new_session=True
+        [sys.executable, __file__, *command], stdin=subprocess.PIPE, env=environment, start_new_session=True, cwd=folder
     )
 
 

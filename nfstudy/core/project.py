@@ -13,7 +13,9 @@ from filelock import FileLock, Timeout
 
 from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import StoreError
+from nfstudy.core.launcher import Launcher
 from nfstudy.core.reading import TEXT_BYTES, read_regular
+from nfstudy.core.sqlite_uri import SQLITE, sqlite_uri
 
 
 def variable(name: str) -> str | None:
@@ -29,9 +31,25 @@ class Project:
 
     @classmethod
     def find(cls, start: Path | None = None) -> Project:
-        """Return the project of a folder: the nearest one, going up, that holds `mlruns`; else the folder itself."""
+        """Return the project of a folder: the nearest one, going up, that holds `mlruns`; else the folder itself.
+
+        Raises:
+            StoreError: what is called `mlruns` there is no folder, such as a link that leads nowhere: to go further up
+                would be to take another project's.
+        """
         here = (start or Path.cwd()).resolve()
-        return cls(next((folder for folder in (here, *here.parents) if (folder / "mlruns").is_dir()), here))
+        for folder in (here, *here.parents):
+            store = folder / "mlruns"
+            if store.is_dir():
+                return cls(folder)
+            if store.is_symlink():
+                raise StoreError(
+                    f"{store}: is a link to {os.readlink(store)}, which is no folder; expected: a folder, or nothing; "
+                    "hint: put back what it leads to, or remove the link"
+                )
+            if store.exists() and folder == here:
+                raise StoreError(f"{store}: is no folder; expected: a folder, or nothing")
+        return cls(here)
 
     @property
     def store(self) -> Path:
@@ -70,13 +88,17 @@ class Project:
         """
         uri = (asked or "").strip() or variable("MLFLOW_TRACKING_URI")
         if not uri:
-            return f"sqlite:///{self.store / 'mlflow.db'}"
-        path = uri.removeprefix("sqlite:///")
-        return f"sqlite:///{os.path.expanduser(path)}" if path != uri and path.startswith("~") else uri
+            return sqlite_uri(self.store / "mlflow.db")
+        path = uri.removeprefix(SQLITE)
+        return f"{SQLITE}{os.path.expanduser(path)}" if path != uri and path.startswith("~") else uri
 
     @contextmanager
-    def study_lock(self, study: str) -> Iterator[None]:
+    def study_lock(self, study: str, wait: float = 1.0) -> Iterator[None]:
         """Hold the study for one launcher; the lock goes with the process, however that ends.
+
+        Arguments:
+            study: its name.
+            wait: seconds, for another process to leave.
 
         Raises:
             StoreError: another process holds it.
@@ -85,22 +107,26 @@ class Project:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path)
-            lock.acquire(timeout=1)
+            lock.acquire(timeout=wait)
         except Timeout:
-            holder = _read(path.with_suffix(".pid"))
+            holder = self.holder(study)
             raise StoreError(
-                f"{self.store}: study '{study}' is being run by another process{f' (pid {holder})' if holder else ''}; "
-                "hint: wait for it or stop it"
+                f"{self.store}: study '{study}' is being run by another process{f' ({holder})' if holder else ''}; "
+                "hint: wait for it, stop it, or insist with `run --take-over`"
             ) from None
         except OSError as error:
             raise StoreError(f"{self.store}: cannot be written: {error.strerror or error}") from None
         try:
             with suppress(OSError):  # It is only told to a second launcher.
-                path.with_suffix(".pid").write_text(str(os.getpid()))
+                path.with_suffix(".pid").write_text(Launcher.here(self.root).text())
             yield
         finally:
             path.with_suffix(".pid").unlink(missing_ok=True)
             lock.release()
+
+    def holder(self, study: str) -> Launcher | None:
+        """Return the launcher that holds the study's lock; None where none does, or it has left no name."""
+        return Launcher.read(_read(self._lock_path(study).with_suffix(".pid"))) if self.is_running(study) else None
 
     def is_running(self, study: str) -> bool:
         """Say whether a launcher is at work on the study now."""
@@ -138,6 +164,6 @@ class Project:
 
 def _read(path: Path) -> str:
     try:
-        return read_regular(path, 100).decode().strip()
+        return read_regular(path, TEXT_BYTES).decode().strip()
     except (OSError, ValueError):
         return ""

@@ -25,6 +25,7 @@ from nfstudy.report.pages.study_page import Page, render_html, render_markdown
 from nfstudy.report.plots.curves import render
 from nfstudy.report.statistics.estimates import Results, gather_results
 from nfstudy.report.tables import Entry, Row, Table, to_csv, to_latex, to_markdown
+from nfstudy.runs.code import UNKNOWN
 from nfstudy.runs.frame import LoggedRuns
 from nfstudy.study.plan import StudyPlan
 
@@ -188,15 +189,19 @@ def _sources(results: Results, exhibit: Exhibit) -> dict[str, Any]:
     entries = (entry for table in exhibit.tables for row in table.rows for entry in row.entries)
     run_ids = {run_id for entry in entries for run_id in entry.run_ids} | set(exhibit.run_ids)
     runs = results.runs[results.runs["run_id"].isin(run_ids)]
-    code = runs[["commit", "dirty"]].drop_duplicates()
+    code = runs[["commit", "dirty", "code_known"]].drop_duplicates()
     pictures = [f"figures/{drawing.id}.{ending}" for drawing in exhibit.drawings for ending in ("png", "svg")]
     tables = [f"tables/{table.id}.{ending}" for table in exhibit.tables for ending in ("csv", "md", "tex")]
     return {
         "files": [*pictures, *tables],
         "runs": sorted(run_ids),
-        "commits": sorted({f"{r.commit}{'+dirty' if r.dirty else ''}" for r in code.itertuples()}),
+        "commits": sorted({_commit(*each) for each in code.itertuples(index=False)}),
         "data": {data: sorted(set(group)) for data, group in runs.groupby("data")["data_fingerprint"]},
     }
+
+
+def _commit(commit: str, dirty: bool, known: bool) -> str:
+    return f"{commit or UNKNOWN}{'+dirty' if dirty else ''}{'' if known or commit == UNKNOWN else '+unknown'}"
 
 
 def write_files(folder: Path, files: Mapping[str, bytes], study: str | None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from nfstudy import __version__
 from nfstudy.core.errors import RunGoneError, StoreError
 from nfstudy.inference.training.checkpoints import CheckpointPlan, checkpoint_path
-from nfstudy.runner.engine import Engine, Worker
+from nfstudy.runner.engine import Engine, OtherCodeError, Worker
 from nfstudy.runner.eta import Forecast, epoch_share, format_duration
 from nfstudy.runner.journal import journal_errors
 from nfstudy.runner.options import RetryPolicy
@@ -114,11 +114,13 @@ class Coordinator:
         Raises:
             Interrupted: asked to stop; says what became of the trials under way.
             StoreError: the store or the journal cannot be used any more; trials under way are saved.
+            OtherCodeError: a worker took another's place with other sources; trials under way are saved.
         """
         started = time.monotonic()
         self.progress.begin(self.study, self.done, self.total, self._left())
         try:
             while not self.scheduler.done:
+                self.places.store.retry.retry_while_unavailable(self.places.store.keep)
                 for worker in self.pool.workers:
                     if worker.device and worker.number not in self.tasks and (task := self.scheduler.next()):
                         self._start(worker, task)
@@ -128,7 +130,7 @@ class Coordinator:
                     stop.check()
                 self.watch.look({number: self._at_work(task) for number, task in self.tasks.items()})
                 stop.check()
-        except (Interrupted, StoreError) as error:
+        except (Interrupted, StoreError, OtherCodeError) as error:
             stop.obey()
             with self.places.store.hurried():
                 saved = self._wind_down(unavailable=isinstance(error, StoreError))
@@ -211,7 +213,7 @@ class Coordinator:
         if isinstance(message, EpochRecord):
             self._epoch(worker, task, message)
         elif isinstance(message, Resumed):
-            self._resumed(task, message.update)
+            self._resumed(task, message)
         elif isinstance(message, Notice):
             self._note(task, message.words)
             self.places.store.tag_run(task.run_id, {Tag.NOTICE: message.words})
@@ -230,13 +232,17 @@ class Coordinator:
             worker.answer(task.should_continue(record))
         self.progress.epoch(worker.number, task.trial, record, self._left())
 
-    def _resumed(self, task: Task, update: int) -> None:
-        identity = task.trial.identity
+    def _resumed(self, task: Task, message: Resumed) -> None:
+        identity, update = task.trial.identity, message.update
         if update > self.furthest[identity]:
             self.furthest[identity] = update
             self.failed[identity] = 0
-        self.places.store.tag_run(task.run_id, {Tag.RESUMED_AT: str(update)})
-        self._note(task, f"resumes after update {update:,}")
+        tags, words = {Tag.RESUMED_AT: str(update)}, f"resumes after update {update:,}"
+        if message.other_code:
+            tags[Tag.EARLIER_CODE] = " ".join(message.other_code)
+            words += ", done by other code (the run and its report say so)"
+        self.places.store.tag_run(task.run_id, tags)
+        self._note(task, words)
 
     def _died(self, worker: Worker, task: Task, message: Died) -> None:
         if self.stopping:

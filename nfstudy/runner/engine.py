@@ -7,21 +7,28 @@ a worker does (`nfstudy.runner.worker`), and what becomes of one that dies, is t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from nfstudy.core.errors import UserError
 from nfstudy.inference.training.checkpoints import CheckpointPlan
 from nfstudy.runner.worker import Alive, Died, Evaluate, Measure, Message, Order, Ready, Run
+from nfstudy.runs.code import code_state, differing, plugin_sources
 from nfstudy.study.cells import Trial
 from nfstudy.study.settings import Settings
 
 MAX_FAILED_STARTS = 3
 """How often each worker may die before any is ready: machines take processes away while they start, too."""
+MAX_NAMES = 5
+"""Of sources, in a message."""
 
 
 class WorkerError(UserError):
     """Workers that cannot be started."""
+
+
+class OtherCodeError(WorkerError):
+    """A worker that would run other code than its launch is logged with."""
 
 
 class Worker(ABC):
@@ -89,6 +96,8 @@ class Engine(ABC):
                 than two of one.
         """
         self.threads = threads
+        self.sources = {**code_state().sources, **plugin_sources()}
+        """Name -> digest of the sources that this launch is logged with."""
         self._failed_starts = 0
         """How many workers have died before they were ready, since one was."""
         self._stopping = False
@@ -108,6 +117,7 @@ class Engine(ABC):
 
         Raises:
             WorkerError: workers die before they are ready, one after another.
+            OtherCodeError: a worker has loaded other sources than those that runs are logged with.
         """
         given_up = bool(self._given_up)
         while self._given_up:
@@ -123,6 +133,8 @@ class Engine(ABC):
             if isinstance(message, Died):
                 self._replace_worker(worker, message)
             elif isinstance(message, Ready):
+                if changed := differing(self.sources, message.sources):
+                    raise OtherCodeError(_other_code(changed))
                 worker.device, worker.environment = message.device, message.environment
                 self._failed_starts = 0
             yield worker, message
@@ -161,3 +173,12 @@ class Engine(ABC):
                 f"workers do not start ({died.reason}); hint: check the installation of torch, and free memory"
             )
         self.workers[self.workers.index(worker)] = self._start(worker.number)
+
+
+def _other_code(changed: Sequence[str]) -> str:
+    """Return what is wrong with a worker that has other sources."""
+    listed = ", ".join(changed[:MAX_NAMES]) + (f" and {len(changed) - MAX_NAMES} others" if changed[MAX_NAMES:] else "")
+    return (
+        f"a worker has loaded other code than the runs of this launch are logged with ({listed}): "
+        "sources were edited, or are others on its machine; hint: start again, and runs are logged with what they run"
+    )

@@ -16,10 +16,10 @@ from nfstudy.runner.engine import Engine
 from nfstudy.runner.rerun import recorded_plugins
 from nfstudy.runner.signals import StopSignal
 from nfstudy.runner.worker import Died, Evaluate, Evaluated
+from nfstudy.runs.code import code_state
 from nfstudy.runs.conditions import recorded_settings
 from nfstudy.runs.evaluations import EVALUATION_PREFIX, Evaluation, EvaluationRequest
 from nfstudy.runs.frame import latest_per_identity
-from nfstudy.runs.provenance import code_state
 from nfstudy.runs.result import TrialResult
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.mlflow_export import read_copy
@@ -71,7 +71,7 @@ def evaluate_runs(
     told: Callable[[str], None],
     plugins: Sequence[Path] = (),
 ) -> Outcome:
-    """Evaluate the weights of some runs; call it with the lock of their study held.
+    """Evaluate the weights of some runs; call it with the lock of their study held, and its claim taken.
 
     Each evaluation is kept as soon as it has been made: after an interruption, the same call does the others.
 
@@ -85,7 +85,8 @@ def evaluate_runs(
         plugins: files of plug-ins that are not where the runs found them.
 
     Raises:
-        StoreError: the store cannot be used.
+        StoreError: the store cannot be used, or the study was taken over.
+        OtherCodeError: a worker would run other code than what its numbers are kept with.
         Interrupted: asked to stop.
     """
     outcome = Outcome()
@@ -96,6 +97,7 @@ def evaluate_runs(
     with StopSignal() as stop, start(len(waiting)) as engine:
         under_way: dict[int, KeptRun] = {}
         while waiting or under_way:
+            store.keep()
             for worker in engine.workers:
                 if waiting and worker.device and worker.number not in under_way:
                     under_way[worker.number] = waiting.pop(0)

@@ -25,6 +25,7 @@ from nfstudy.runner.search import further_plan, study_plan
 from nfstudy.runner.signals import StopSignal
 from nfstudy.runs.frame import LoggedRuns, runs_left, study_cells, trusted
 from nfstudy.runs.result import RESULTS, TrialResult
+from nfstudy.runs.tracking.claim import Claim
 from nfstudy.runs.tracking.retry import RETRY_SECONDS, Retry
 from nfstudy.runs.tracking.store import open_store
 from nfstudy.runs.whole_run import DataRecord
@@ -39,9 +40,12 @@ def run_study(
     expected: Mapping[str, float],
     pool: Engine,
     stop: StopSignal,
+    claim: Claim | None = None,
     further: Mapping[str, Further] | None = None,
 ) -> Summary:
-    """Run what is still to do of a study, or `further` repetitions alone; call it with the study's lock held.
+    """Run what is still to do of a study, or `further` repetitions alone.
+
+    Call it with the study's lock held, and its claim taken.
 
     Arguments:
         launch: the study, and how it is run.
@@ -49,14 +53,16 @@ def run_study(
         expected: `cells.cost_key` -> expected seconds of one run, for the time left.
         pool: the workers.
         stop: what may ask to stop.
+        claim: on the study, which is kept.
         further: cell key -> how many repetitions are wanted of it; then of other cells nothing is run.
 
     Raises:
-        StoreError: the store or the journal cannot be used.
+        StoreError: the store or the journal cannot be used, or the study was taken over.
         Interrupted: asked to stop; runs under way are saved and marked killed.
     """
     plan, study = launch.plan, launch.plan.study
     store = open_store(launch.uri, create=True)
+    store.claim = claim
     experiment = store.experiment(plan.name, study.description or study.title)
     store.kill_left_over(plan.name)
     frame = trusted(plan, store.runs(plan.name).frame())

@@ -44,6 +44,7 @@ def measure_costs(
     stop: StopSignal,
     tell: Callable[[str], None],
     worker_timeout: float | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Return `cost_key` -> expected seconds of one run, measured on the workers, one of each cost signature.
 
@@ -53,6 +54,7 @@ def measure_costs(
         stop: what may ask to stop.
         tell: told once of each loop that is compiled at its first use, and of workers that fall silent.
         worker_timeout: see `nfstudy.runner.options.RetryPolicy`.
+        meanwhile: called again and again.
     """
     wanted = {(cell.key, "repetition"): cell.settings for cell in cells}
     wanted |= {(cell.key, "search"): cell.tried({}) for cell in cells if cell.search}
@@ -71,6 +73,8 @@ def measure_costs(
                 worker.task = waiting.pop(0)
                 worker.measure(examples[worker.task])
         stop.check()
+        if meanwhile:
+            meanwhile()
         for worker, message in pool.events(STOP_SECONDS):
             if isinstance(message, Cost):
                 costs[worker.task] = message

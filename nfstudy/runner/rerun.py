@@ -21,10 +21,11 @@ from nfstudy.runner.progress import make_progress
 from nfstudy.runner.scheduler import Plan, Scheduler, Task
 from nfstudy.runner.signals import StopSignal
 from nfstudy.runner.worker import resolve_device
+from nfstudy.runs.code import code_state
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import RerunVerdict, latest_per_identity
 from nfstudy.runs.metrics import LATER_METRICS, known_metrics
-from nfstudy.runs.provenance import code_state, environment
+from nfstudy.runs.provenance import environment
 from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.mlflow_export import read_copy

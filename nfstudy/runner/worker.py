@@ -9,12 +9,15 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
+from pkgutil import walk_packages
 from typing import TYPE_CHECKING, Protocol
 
 from nfstudy.core.errors import UserError, without_secrets
 from nfstudy.inference.training.checkpoints import CheckpointPlan, Checkpoints, checkpoint_key
 from nfstudy.inference.training.stop import Stopped, StopRequest
+from nfstudy.runs.code import package_sources, plugin_sources, sources_digest
 from nfstudy.runs.evaluations import EvaluationRequest
 from nfstudy.runs.result import Cost, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.study.cells import Trial
@@ -24,6 +27,8 @@ from nfstudy.study.settings import Settings
 if TYPE_CHECKING:
     from nfstudy.data import Dataset
 
+LOADED = ("core.kernels", "flows", "data", "inference")
+"""The packages of nfstudy that a trial may need: loaded when a worker starts, so that none is read later, edited."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 DETERMINISM_VARIABLES = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 """Without it, cuBLAS refuses to multiply once torch is asked for deterministic algorithms."""
@@ -71,6 +76,8 @@ class Ready:
     device: str
     environment: Mapping[str, str] | None = None
     """`provenance.environment` of its machine; None where that is the coordinator's."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Name -> digest of all that it has loaded of nfstudy and of plug-ins."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +164,11 @@ def serve(
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = resolve_device(device)
     datasets = _Datasets(find_data)
+    sources = load_sources()
     channel = _Line(channel)
     with suppress(CoordinatorGoneError):
         cache.on_compile = lambda loop: channel.send(Compiling(loop))
-        channel.send(Ready(device, environment))
+        channel.send(Ready(device, environment, sources))
         while True:
             order = channel.order()
             if isinstance(order, Measure):
@@ -168,7 +176,26 @@ def serve(
             elif isinstance(order, Evaluate):
                 channel.send(_evaluate(device, datasets, order))
             else:
-                channel.send(_run(channel, device, datasets, stop, order))
+                channel.send(_run(channel, device, datasets, stop, order, sources_digest(sources)))
+
+
+def load_sources() -> dict[str, str]:
+    """Load all that a trial may need, and return name -> digest of these sources and of the plug-ins'.
+
+    A file that is written meanwhile has no digest: nobody can say which of the two was loaded.
+    """
+    before = worker_sources()
+    for name in LOADED:
+        package = import_module(f"nfstudy.{name}")
+        for found in walk_packages(package.__path__, f"{package.__name__}."):
+            import_module(found.name)
+    after = worker_sources()
+    return {name: digest if before.get(name) == digest else "" for name, digest in after.items()}
+
+
+def worker_sources() -> dict[str, str]:
+    """Return name -> digest of the sources that a worker which starts now will load."""
+    return package_sources() | plugin_sources()
 
 
 def resolve_device(device: str) -> str:
@@ -247,7 +274,7 @@ def _evaluate(device: str, datasets: _Datasets, order: Evaluate) -> TrialResult 
         return _failed(error, 0)
 
 
-def _run(channel: Channel, device: str, datasets: _Datasets, stop: StopRequest, order: Run) -> TrialResult:
+def _run(channel: Channel, device: str, datasets: _Datasets, stop: StopRequest, order: Run, code: str) -> TrialResult:
     """Run a trial; whatever goes wrong in it becomes a failed result with its traceback."""
     from nfstudy.inference.training.trial import run_trial
 
@@ -262,7 +289,7 @@ def _run(channel: Channel, device: str, datasets: _Datasets, stop: StopRequest, 
     try:
         dataset = datasets.of(order.trial.settings)
         stamp = checkpoint_key(order.trial, dataset.fingerprint if dataset else "")
-        checkpoints = Checkpoints(order.plan, stamp, channel.send, stop) if order.plan else None
+        checkpoints = Checkpoints(order.plan, stamp, channel.send, stop, code) if order.plan else None
         return run_trial(order.trial, dataset, device, on_epoch, checkpoints)
     except NOT_A_TRIALS:
         raise

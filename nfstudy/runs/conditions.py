@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from nfstudy.core.errors import UserError
+from nfstudy.runs.code import UNKNOWN, CodeState
 from nfstudy.runs.frame import param_text, param_value
-from nfstudy.runs.provenance import CodeState
 from nfstudy.runs.tags import Tag
 from nfstudy.study.cells import settings_digest
 from nfstudy.study.settings import ADDED_SINCE_KEY_VERSION, Settings, setting_defaults
@@ -37,11 +37,14 @@ class Conditions:
     threads: str
     environment: Mapping[str, str]
     """As `provenance.environment` returns it; empty where it was not recorded."""
+    code: str = ""
+    """Digest of nfstudy's sources; empty where it was not recorded."""
 
     def facts(self) -> dict[str, str]:
         """Return name -> value of all that numbers may depend on."""
         own = {
             "commit": self.commit,
+            "sources": self.code,
             "uncommitted changes": self.changes or "none",
             "settings": self.settings,
             "data": self.data or "none",
@@ -56,6 +59,14 @@ class Conditions:
         return (self.device, self.threads, *(self.environment.get(name) for name in MACHINE))
 
 
+class UnknownSettingError(UserError):
+    """A recorded setting that this version of nfstudy, with the plug-ins at hand, does not have."""
+
+    def __init__(self, path: str, words: str) -> None:
+        super().__init__(words)
+        self.path = path
+
+
 def recorded_settings(params: Mapping[str, str]) -> Settings:
     """Return the settings that a run logged.
 
@@ -64,7 +75,8 @@ def recorded_settings(params: Mapping[str, str]) -> Settings:
             value that means what was done before there was a choice.
 
     Raises:
-        UserError: a setting is not known here, not recorded, or impossible; the message names it.
+        UnknownSettingError: a setting is not known here.
+        UserError: a setting is not recorded, or impossible; the message names it.
     """
     tree: dict[str, Any] = {}
     used = {path.split(".")[0] for path in params}
@@ -84,7 +96,8 @@ def recorded_settings(params: Mapping[str, str]) -> Settings:
     except ValidationError as error:
         details = error.errors(include_url=False)[0]
         path = ".".join(map(str, details["loc"]))
-        raise UserError(f"{path}: {details['msg']}; expected: the settings of this version of nfstudy") from None
+        words = f"{path}: {details['msg']}; expected: the settings of this version of nfstudy"
+        raise UnknownSettingError(path, words) if details["type"] == "extra_forbidden" else UserError(words) from None
     now = {path: param_text(value) for path, value in settings.flat().items()}
     # What is idle is not recorded, and means nothing: it has its default.
     idle = younger.keys() - params.keys() - now.keys()
@@ -110,25 +123,30 @@ def recorded_conditions(tags: Mapping[str, str], environment: bytes | None, diff
     except (ValueError, RecursionError):
         found = {}
     words = {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
-    changes = _digest(diff or b"") if tags.get(Tag.DIRTY) == "true" else ""
+    changes = {"true": _digest(diff or b""), UNKNOWN: UNKNOWN}.get(tags.get(Tag.DIRTY, ""), "")
     names = (Tag.COMMIT, Tag.SETTINGS, Tag.DATA_FINGERPRINT, Tag.DEVICE, Tag.THREADS)
-    commit, settings, data, device, threads = (tags.get(name, "unknown") for name in names)
-    return Conditions(commit, changes, settings, data, device, threads, words)
+    commit, settings, data, device, threads = (tags.get(name, UNKNOWN) for name in names)
+    return Conditions(commit, changes, settings, data, device, threads, words, tags.get(Tag.CODE, ""))
 
 
 def present_conditions(
     code: CodeState, settings: Settings, data: str, device: str, threads: int, environment: Mapping[str, str]
 ) -> Conditions:
     """Return the provenance of a run started now."""
-    changes = _digest(code.diff.encode()) if code.dirty else ""
-    return Conditions(code.commit, changes, settings_digest(settings), data, device, str(threads), environment)
+    changes = UNKNOWN if code.dirty is None else _digest(code.diff) if code.dirty else ""
+    return Conditions(
+        code.commit, changes, settings_digest(settings), data, device, str(threads), environment, code.digest
+    )
 
 
 def differences(then: Conditions, now: Conditions) -> Iterator[str]:
     """Yield a line for each thing that has changed, for people."""
     before, after = then.facts(), now.facts()
     for name in dict.fromkeys((*before, *after)):
-        if before.get(name) != after.get(name):
+        if name == "sources" and not before[name]:
+            if UNKNOWN in (then.commit, then.changes):
+                yield "code: not known then, so it may have been another"
+        elif before.get(name) != after.get(name):
             yield f"{name}: {before.get(name, 'not recorded')} then, {after.get(name, 'none')} now"
 
 

@@ -89,8 +89,8 @@ class Evaluation(Record):
     version: str
     """Of nfstudy."""
     commit: str
-    dirty: bool
-    """Whether there were uncommitted changes."""
+    dirty: bool | None
+    """Whether there were uncommitted changes; null where git could not say."""
     device: str
     ended: str
     """When, in ISO 8601, UTC."""

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nfstudy.core.errors import SpecError
+from nfstudy.runs.code import UNKNOWN
 from nfstudy.runs.evaluations import evaluation_texts
 from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.original import original_id
@@ -36,6 +37,9 @@ RUN_COLUMNS = {
     "update": "float",
     "commit": "str",
     "dirty": "bool",
+    "code_known": "bool",
+    "earlier_code": "str",
+    "imported": "str",
     "data": "str",
     "data_fingerprint": "str",
     "device": "str",
@@ -52,6 +56,8 @@ RUN_COLUMNS = {
 
 `outcome` is one of finished, diverged, pruned, failed, running, killed; `started` is in milliseconds since 1970, by a
 clock that may have been wrong; `attempt` counts the runs of one trial, 1, 2, ..., and is 0 where that was not logged.
+`code_known` says whether commit and `dirty` are what git said, `earlier_code` is empty unless other code has trained a
+part of the run, and `imported` unless it came from an archive: then `checked`, or what could not be checked.
 `rerun_of` is the id of the run that one of stage `rerun` was held to, and `rerun` what came of it; else empty. `search`
 says of a repetition how a search chose its settings, as JSON, else it is empty; `look` is what the tag of that name
 tells of a repetition that `decide` has run; `evaluations` is a JSON list of what `nfstudy.runs.evaluations` reads,
@@ -125,6 +131,7 @@ def make_row(run_id: str, status: str, started: int | None, data: Mapping[str, M
         "outcome": outcome_of(status, tags.get(Tag.OUTCOME)),
         "update": float(tags.get(Tag.UPDATE, "nan")),
         "dirty": tags.get(Tag.DIRTY) == "true",
+        "code_known": tags.get(Tag.COMMIT, UNKNOWN) != UNKNOWN and tags.get(Tag.DIRTY) in ("true", "false"),
         "attempt": int(tags.get(Tag.ATTEMPT, 0)),
         "started": started,
         "evaluations": json.dumps(found) if (found := evaluation_texts(tags)) else "",
@@ -233,13 +240,16 @@ def latest_per_identity(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def study_cells(plan: StudyPlan, frame: pd.DataFrame) -> Sequence[Cell]:
-    """List the cells of a study: its grid's, or for a study with a sampler those that its runs have visited."""
+    """List the cells of a study: its grid's, or for a study with a sampler those that its runs have visited.
+
+    They are in the order of the grid: that of the visits depends on clocks and on how many workers there were.
+    """
     if not plan.sampling:
         return plan.cells
-    own = frame.loc[frame["budget"] == plan.budget].sort_values(["started", "run_id"])
-    pairs = own[["point", "cell"]].drop_duplicates().itertuples(index=False, name=None)
-    cells = (_cell_there(plan, point, key) for point, key in pairs)
-    return [*{cell.key: cell for cell in cells if cell}.values()]
+    own = frame.loc[frame["budget"] == plan.budget, ["point", "cell"]].drop_duplicates()
+    found = (_cell_there(plan, point, key) for point, key in own.itertuples(index=False, name=None))
+    cells = sorted((cell for cell in found if cell), key=lambda cell: plan.place_of(cell.point))
+    return [*{cell.key: cell for cell in cells}.values()]
 
 
 def _cell_there(plan: StudyPlan, point: str, key: str) -> Cell | None:

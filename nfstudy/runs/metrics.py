@@ -200,7 +200,7 @@ LATER = (
     *(GRADIENT_SNR, PARAMETERS, PEAK_MEMORY),
 )
 CURVES = frozenset(metric.name for metric in (NLL_CURVE, LATENT_KL, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE))
-"""Those whose steps are no updates, as their meanings say."""
+"""Metrics whose steps are no updates: each says what is counted along it."""
 LATER_METRICS = frozenset(metric.name for metric in LATER)
 """What runs of before these were logged do not have, and are held to nothing for."""
 

@@ -15,6 +15,14 @@ ORIGINAL_RUN_ID = Tag.ORIGINAL_RUN_ID
 IMPORTING = Tag.IMPORTING
 """Tag of a run whose import has not ended, or was cut off; such a run is ignored, and the next import replaces it."""
 
+IMPORTED = Tag.IMPORTED
+"""Tag of an imported run: `CHECKED`, or what of it could not be checked."""
+CHECKED = "checked"
+"""Of an imported run: its settings have been resolved and hashed again, and give its keys."""
+
+STORES_OWN = (ORIGINAL_RUN_ID, IMPORTING, IMPORTED)
+"""Tags that a store adds to a run when it imports it."""
+
 
 def original_id(run_id: str, tags: Mapping[str, str]) -> str:
     """Return the id by which a run is known, given its id in the store and its tags."""
@@ -23,4 +31,4 @@ def original_id(run_id: str, tags: Mapping[str, str]) -> str:
 
 def original_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Return the tags that a run was logged with, sorted: all but those of its import."""
-    return {name: text for name, text in sorted(tags.items()) if name not in (ORIGINAL_RUN_ID, IMPORTING)}
+    return {name: text for name, text in sorted(tags.items()) if name not in STORES_OWN}

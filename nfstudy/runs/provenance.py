@@ -1,59 +1,16 @@
-"""Provenance of a run: the code's commit and its uncommitted changes, library versions, machine."""
+"""Provenance of a run: library versions, machine, data; its code is `nfstudy.runs.code`'s."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import platform
-import subprocess
 import sys
-from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 LOCK = "constraints.txt"
-MADE = ("reports", "mlruns")
-"""What runs and reports write themselves: changes there are none of the code."""
-MAX_DIFF = 2_000_000
-"""Bytes of an uncommitted change that are kept with each run; longer ones are cut, and say so."""
-
-
-@dataclass(frozen=True)
-class CodeState:
-    """The state of the source tree that nfstudy was imported from."""
-
-    commit: str
-    """The commit's hash; `unknown` where the package does not stand in a git work tree."""
-    dirty: bool
-    diff: str
-    """Changes against the commit and the names of untracked files, those under `MADE` left out; empty when clean."""
-
-
-@cache
-def code_state() -> CodeState:
-    """Return the commit and uncommitted changes of the tree that holds this package."""
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(root), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD") if (root / "pyproject.toml").exists() else None
-    if commit is None:
-        return CodeState("unknown", False, "")
-    code = ("--", ":/", *(f":(exclude){folder}" for folder in MADE))
-    diff = git("diff", "HEAD", *code) or ""
-    untracked = git("ls-files", "--others", "--exclude-standard", *code) or ""
-    if untracked:
-        diff += "".join(f"Untracked: {name}\n" for name in untracked.splitlines())
-    if len(diff) > MAX_DIFF:
-        diff = diff[:MAX_DIFF] + f"\n[cut: {len(diff):,} characters in all]\n"
-    return CodeState(commit.strip(), bool(diff), diff)
 
 
 @cache

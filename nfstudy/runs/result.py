@@ -86,6 +86,8 @@ class Resumed:
 
     update: int
     """Parameter updates that are in it."""
+    other_code: tuple[str, ...] = ()
+    """Digests of the sources that did some of them, where those are not the present ones; in order."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,11 @@ class Tag:
     RESUMED_AT: Final = "nfstudy.resumed_at"
     COMMIT: Final = "nfstudy.commit"
     DIRTY: Final = "nfstudy.dirty"
+    """`true`, `false`, or `unknown` where git could not be asked."""
+    CODE: Final = "nfstudy.code"
+    """Digest of nfstudy's sources, which is known without git too; runs of before have none."""
+    EARLIER_CODE: Final = "nfstudy.earlier_code"
+    """Of a run that went on from a checkpoint of other sources: their digests, in order."""
     DATA: Final = "nfstudy.data"
     DATA_FINGERPRINT: Final = "nfstudy.data_fingerprint"
     DEVICE: Final = "nfstudy.device"
@@ -51,6 +56,10 @@ class Tag:
     """Of an imported run: its id in the store where it was logged."""
     IMPORTING: Final = "nfstudy.importing"
     """Of a run whose import has not ended, or was cut off."""
+    IMPORTED: Final = "nfstudy.imported"
+    """Of an imported run: `checked`, or what of it could not be checked."""
+    LAUNCHER: Final = "nfstudy.launcher"
+    """Of an experiment: who is at work on its study, and when there was last a sign of life."""
 
 
 class MlflowTag:

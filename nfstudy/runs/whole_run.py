@@ -20,7 +20,7 @@ from nfstudy.core.fields import Record
 from nfstudy.runs.evaluations import Evaluation, evaluation_texts
 from nfstudy.runs.frame import LARGEST
 from nfstudy.runs.metrics import CURVES
-from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
+from nfstudy.runs.original import STORES_OWN
 from nfstudy.runs.readable import SHOWN, trouble
 from nfstudy.runs.result import outcome_of
 from nfstudy.runs.tags import IDENTITY, MlflowTag, Tag
@@ -35,6 +35,8 @@ MAX_METRICS = 1000
 """Of a run."""
 MAX_HISTORY = 1_000_000
 """Points of one metric of a run, whatever its settings say: 24 MB."""
+MAX_CURVE = 1000
+"""Points of a curve that a run logs at its end, such as the KL divergence of each latent variable."""
 UNSAID_HISTORY = 1000
 """Points of one metric of a run whose parameters do not say how long it was trained."""
 
@@ -46,10 +48,6 @@ Text = Annotated[str, Field(max_length=8000)]
 """As long as MLflow's databases take it."""
 Time = Annotated[int, Field(ge=0, lt=2**53)]
 """Milliseconds since 1970."""
-
-
-MAX_CURVE = 1000
-"""Points of one of `CURVES`, which a run logs at its end."""
 
 
 class DataRecord(Record):
@@ -110,7 +108,7 @@ class RunRecord(Record):
             raise ValueError(reason)
         for text in evaluation_texts(self.tags):
             Evaluation.model_validate_json(text)
-        if own := sorted({ORIGINAL_RUN_ID, IMPORTING} & self.tags.keys()):
+        if own := sorted({*STORES_OWN} & self.tags.keys()):
             raise ValueError(f"tag {own[0]}: expected: only in a store, which adds it when it imports a run")
         for name in self.files:
             if not is_inside(name):
@@ -144,6 +142,8 @@ class RunCopy:
     record: RunRecord
     histories: Mapping[str, np.ndarray]
     """Metric -> its points (`POINT`), sorted by update, time and value, each once."""
+    imported: str = ""
+    """What it is tagged with when it is imported (`consistency.check_run`); empty of one that is not from outside."""
 
     def numbers(self, metric: str) -> list[tuple[int, float]]:
         """Return (update, value) of each point of a metric; none where it was not logged."""

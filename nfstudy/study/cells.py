@@ -70,7 +70,11 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """The first 16 hex digits of the SHA-256 of all that can change a number of this cell."""
-        return _digest({"budget": self.budget, "settings": self.identity()})
+        return self.key_of(KEY_VERSION)
+
+    def key_of(self, version: int) -> str:
+        """Return the key in some version of the keys: runs of before have those of their time."""
+        return _digest({"budget": self.budget, "settings": self.identity()}, version)
 
     def identity(self) -> dict[str, Any]:
         """Return dotted path -> value of the settings in use, a searched one's value being its search."""
@@ -182,9 +186,9 @@ def cost_key(cell: str, stage: str) -> str:
     return f"{cell} search" if stage == "search" else cell
 
 
-def settings_digest(settings: Settings) -> str:
-    """Return the first 16 hex digits of the SHA-256 of fully resolved settings."""
-    return _digest(settings.normalized().identity())
+def settings_digest(settings: Settings, version: int = KEY_VERSION) -> str:
+    """Return the first 16 hex digits of the SHA-256 of fully resolved settings, in some version of the keys."""
+    return _digest(settings.normalized().identity(), version)
 
 
 def _value_text(value: Any) -> str:
@@ -194,6 +198,6 @@ def _value_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).strip('"')
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    text = json.dumps({"version": KEY_VERSION, **content}, sort_keys=True, separators=(",", ":"))
+def _digest(content: Mapping[str, Any], version: int) -> str:
+    text = json.dumps({"version": version, **content}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -120,6 +120,13 @@ class StudyPlan:
         except ValidationError as error:
             raise SpecError(f"{point_text(point)}: {why_impossible(error)}") from None
 
+    def place_of(self, point: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return where a point of the grid stands in it: of each axis the value's number, or in a range the value."""
+        return tuple(
+            point.get(path, axis.low) if isinstance(axis, Range) else [*axis, point.get(path)].index(point.get(path))
+            for path, axis in self.study.grid.items()
+        )
+
     def repetitions_of(
         self, cell: Cell, settings: Settings | None = None, further: Further | None = None
     ) -> list[Trial]:

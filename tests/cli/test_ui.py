@@ -16,8 +16,8 @@ def started(store, monkeypatch):
     store.experiment("tiny")
     seen = SimpleNamespace(uri=store.uri, code=0)
 
-    def start(command, environment):
-        seen.command, seen.environment = command, environment
+    def start(command, environment, folder):
+        seen.command, seen.environment, seen.folder = command, environment, folder
         return SimpleNamespace(
             wait=interrupt if seen.code == 0 else lambda: seen.code, stdin=SimpleNamespace(close=int)
         )
@@ -70,6 +70,9 @@ def test_a_server_for_this_machine_answers_this_machine_alone(started, monkeypat
     assert answers(started.environment, "localhost", monkeypatch, port)
     assert not answers(started.environment, "lab.example.org", monkeypatch, port)
     assert f"http://127.0.0.1:{port}/#/experiments/1/runs" in capsys.readouterr().out
+    # Started in the store's folder, for of most names MLflow takes the file's own alone as it is.
+    assert started.environment["MLFLOW_BACKEND_STORE_URI"] == "sqlite:///mlflow.db"
+    assert (started.folder / "mlflow.db").exists()
 
 
 def test_an_address_of_version_6_stands_in_brackets(started, monkeypatch, capsys):

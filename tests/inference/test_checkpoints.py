@@ -2,8 +2,11 @@
 
 import dataclasses
 import errno
+import io
 import json
 import os
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from nfstudy.core.atomic import LOCK
 from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.training.checkpoints import (
+    Checkpoint,
     CheckpointError,
     CheckpointPlan,
     Checkpoints,
@@ -22,7 +26,7 @@ from nfstudy.inference.training.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from nfstudy.inference.training.loop import fit
+from nfstudy.inference.training.loop import _Loop, fit
 from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.runs.result import Notice, Resumed
@@ -218,12 +222,12 @@ TRIAL = {"cell": "c", "stage": "repetition", "index": 1, "settings": "s", "data"
 def written(tmp_path):
     path = tmp_path / "folder" / "x.checkpoint"
     path.parent.mkdir()
-    write_checkpoint(path, TRIAL, 1.5, b"state" * 1000)
+    write_checkpoint(path, TRIAL, Checkpoint(1.5, b"state" * 1000, ("one", "two")))
     return path
 
 
 def test_a_checkpoint_comes_back_as_it_was_written(written):
-    assert read_checkpoint(written, TRIAL) == (1.5, b"state" * 1000)
+    assert read_checkpoint(written, TRIAL) == Checkpoint(1.5, b"state" * 1000, ("one", "two"))
     assert read_checkpoint(written.with_name("none"), TRIAL) is None
     assert [path.name for path in written.parent.iterdir()] == [written.name]
 
@@ -289,13 +293,96 @@ def test_a_checkpoint_of_another_model_is_refused_before_anything_is_changed(tmp
     assert_equal_bits(whole, problem)
 
 
+CHOSEN = IMAGES.replace(
+    {"train.averaging": 0.5, "train.keep": "best", "train.schedule": {"name": "StepLR", "step_size": 2}}
+)
+
+
+@pytest.fixture(scope="module")
+def reached():
+    """The state of a training after 5 of its 11 updates: one epoch of 3, and 2 of the second."""
+    states, loop = [], _Loop(make_problem(CHOSEN, tiny_dataset(), 1, "cpu"), CHOSEN, None)
+    loop.checkpoints = SimpleNamespace(due=True, save=states.append)
+    next(epochs := loop.epochs())
+    next(epochs)
+    return states[4]
+
+
+def epoch_of(state, **changes):
+    fields = dict(zip(("epoch", "update", "updates", "metrics"), state["records"][0], strict=True))
+    state["records"][0] = tuple((fields | changes).values())
+
+
+def more_metrics(state, **metrics):
+    epoch_of(state, metrics=state["records"][0][3] | metrics)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.update(update=10**9), "at update 1,000,000,000 of 11"),
+        (lambda state: state.update(update=-1), "at update -1 of 11"),
+        (lambda state: state.update(update=5.0), "no whole numbers"),
+        (lambda state: state.update(update=11), "at update 11, 2 after its 1 epochs, which end at 3"),
+        (lambda state: state.update(count=5, update=8), "at update 8, 5 after its 1 epochs"),
+        (lambda state: state.update(records=[]), "which end at 0"),
+        (lambda state: epoch_of(state, epoch=2), "its epoch number 1 is epoch 2"),
+        (lambda state: epoch_of(state, update=4), "to update 4 of 11; expected: to update 3 of 11"),
+        (lambda state: epoch_of(state, updates=12), "to update 3 of 12"),
+        (lambda state: state["records"].append(state["records"][0]), "its epoch number 2 is epoch 1"),
+        (lambda state: more_metrics(state, **{"test/elbo": 1.0}), "not the metrics of an epoch: test/elbo"),
+        (lambda state: state["records"][0][3].pop("valid/elbo"), "not the metrics of an epoch: valid/elbo"),
+        (lambda state: more_metrics(state, **{"valid/elbo": float("nan")}), "no numbers"),
+        (lambda state: state.update(seconds=float("inf")), "its seconds"),
+        (lambda state: state.update(sums=None), "its sums"),
+        (lambda state: state.update(norm=None), "gradient norm"),
+        (lambda state: state.update(averages=None), "averages weights otherwise"),
+        (lambda state: state.update(best=None), "keeps weights otherwise"),
+        (lambda state: state.update(best=(1e9, state["best"][1])), "best epoch is none of its own"),
+        (lambda state: state["parameters"][0].fill_(float("nan")), "no finite numbers"),
+        (lambda state: state["optimiser"]["param_groups"][0].update(betas=(0.5, 0.5)), "other settings: betas"),
+        (lambda state: state["optimiser"]["state"][0].update(step=torch.tensor(50.0)), "number of steps"),
+        (lambda state: state["optimiser"]["state"][0].update(exp_avg=torch.zeros(7)), "exp_avg does not fit"),
+        (lambda state: state["schedule"].update(step_size=3), "another schedule: step_size"),
+        (lambda state: state["schedule"].update(last_epoch=0), "its schedule is at another update"),
+        (lambda state: state.update(schedule=None), "follows another schedule"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_this_training_cannot_have_written_is_refused_and_changes_nothing(reached, change, words):
+    loop = _Loop(make_problem(CHOSEN, tiny_dataset(), 1, "cpu"), CHOSEN, None)
+    before = loop.state()
+    state = torch.load(io.BytesIO(reached), weights_only=True)
+    change(state)
+    file = io.BytesIO()
+    torch.save(state, file)
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        loop.restore(file.getvalue())
+    assert loop.state() == before
+    assert loop.restore(reached) == 5
+
+
+def test_what_other_code_has_trained_is_told_and_stays_known_to_later_checkpoints(tmp_path):
+    plan, told = CheckpointPlan(tmp_path / "a", 1e9), []
+    for code, earlier in (("one", ()), ("two", ("one",)), ("two", ("one",)), ("three", ("one", "two"))):
+        checkpoints = Checkpoints(plan, {}, told.append, StopRequest(), code)
+        checkpoints.load(lambda state: 5)
+        assert [message.other_code for message in told] == ([earlier] if plan.path.exists() else [])
+        told.clear()
+        checkpoints.save(b"state")
+    head, state = plan.path.read_bytes().split(b"\n", 1)
+    older = {name: value for name, value in json.loads(head).items() if name != "code"}
+    plan.path.write_bytes(json.dumps(older).encode() + b"\n" + state)
+    Checkpoints(plan, {}, told.append, StopRequest(), "three").load(lambda state: 5)
+    assert told == [Resumed(5, ("unknown",))]
+
+
 def no_room(descriptor):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_and_the_training(tmp_path, monkeypatch):
     path = tmp_path / "x.checkpoint"
-    write_checkpoint(path, TRIAL, 1.0, b"first")
+    write_checkpoint(path, TRIAL, Checkpoint(1.0, b"first"))
     told = []
     checkpoints = Checkpoints(CheckpointPlan(path, 0.0), TRIAL, told.append, StopRequest())
     with monkeypatch.context() as full:
@@ -304,16 +391,16 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_and_the_train
         checkpoints.save(b"third")
     (notice,) = told
     assert f"{path}: cannot write a checkpoint" in notice.words
-    assert read_checkpoint(path, TRIAL) == (1.0, b"first")
+    assert read_checkpoint(path, TRIAL) == Checkpoint(1.0, b"first", ())
     assert list(tmp_path.iterdir()) == [path]
     checkpoints.save(b"fourth")
-    assert read_checkpoint(path, TRIAL)[1] == b"fourth"
+    assert read_checkpoint(path, TRIAL).state == b"fourth"
 
 
 def test_done_trials_and_drafts_are_swept_and_others_left(tmp_path):
     done, open_ = ("k1", "repetition", 1, "s1"), ("k1", "repetition", 2, "s1")
     for identity in (done, open_):
-        write_checkpoint(checkpoint_path(tmp_path, identity), TRIAL, 0.0, b"")
+        write_checkpoint(checkpoint_path(tmp_path, identity), TRIAL, Checkpoint(0.0, b""))
     (tmp_path / ".k1-abc.draft").mkdir()  # What a kill leaves of `draft_of`.
     for name in (LOCK, "draft"):
         (tmp_path / ".k1-abc.draft" / name).write_bytes(b"half")

@@ -21,8 +21,8 @@ def curves(stamp: str = "") -> Figure:
 def histories() -> Figure:
     points = pd.DataFrame(
         [
-            {"run_id": run_id, "length": length, "split": split, "update": update, "value": 500 - update + length}
-            for run_id, length in (("a", 0), ("b", 0), ("c", 10))
+            {"line": line, "length": length, "split": split, "update": update, "value": 500 - update + length}
+            for line, length in ((0, 0), (1, 0), (2, 10))
             for split in ("training", "validation")
             for update in (0, 100, 200, 300, 400)
         ]

@@ -17,11 +17,12 @@ from nfstudy.papers.rezende2015.facts import FACTS
 from nfstudy.papers.rezende2015.published import FIGURE_4, TABLE_2
 from nfstudy.papers.rezende2015.stated import why_not_comparable
 from nfstudy.report.build import build_report, make_exhibit
-from nfstudy.report.exhibits.base import curve_groups
+from nfstudy.report.exhibits.base import SHORT_ID, curve_groups
 from nfstudy.report.exhibits.general import learning_curves, samples
 from nfstudy.report.pages.study_page import Page
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.report.tables import to_csv
+from nfstudy.runs.consistency import OF_PLUGINS
 from nfstudy.study.cells import Trial
 
 SMALL = """
@@ -54,6 +55,39 @@ def planted(spec, value=86.2, budget="full"):
     for record in runs.records:
         record["test/nll"] = value
     return runs
+
+
+def with_other_ids(runs):
+    """Return the same runs as another store has them: other ids, in another order, made at other times."""
+    ids = sorted(record["run_id"] for record in runs.records)
+    new = {old: f"{len(ids) - place:08x}" + 24 * "0" for place, old in enumerate(ids)}
+    records = [
+        record | {"run_id": new[record["run_id"]], "started": 1_800_000_000_000 - record["started"] % 1000}
+        for record in reversed(runs.records)
+    ]
+    points = [(new[run_id], *rest) for run_id, *rest in reversed(runs.points)]
+    return FakeRuns(records, points, {(new[run_id], name): file for (run_id, name), file in runs.files.items()}), new
+
+
+def test_the_same_numbers_give_the_same_bytes_in_every_exhibit_whatever_the_runs_are_called(tmp_path):
+    spec = study(SMALL, exhibits=ALL)
+    runs = run_all(spec, "full")
+    for number, record in enumerate(runs.records):  # Curves that cross, so that it shows which is drawn first.
+        runs.add_history(record["run_id"], 90 + number % 3, 1000 * (1 + number), epochs=5)
+        runs.add_pictures(record["run_id"])
+    others, new = with_other_ids(runs)
+    for name, store in (("a", runs), ("b", others)):
+        build_report(spec.under("full"), store, tmp_path / name)
+    ours, theirs = files_of(tmp_path / "a"), files_of(tmp_path / "b")
+    assert ours.keys() == theirs.keys()
+    shown = {name for name in ours if name.startswith(("figures/", "tables/"))}
+    assert len(shown) > 15
+    for name in sorted(shown):
+        renamed = ours[name]
+        for old, other in new.items():
+            for digits in (32, SHORT_ID):
+                renamed = renamed.replace(old[:digits].encode(), other[:digits].encode())
+        assert renamed == theirs[name], name
 
 
 def test_every_exhibit_can_be_imported():
@@ -322,8 +356,15 @@ def test_runs_link_to_a_server_only(tmp_path, server, linked):
         ({"commit": "fedcba"}, "The runs come from 2 commits."),
         ({"dirty": True}, "1 of 6 runs were made with uncommitted changes."),
         ({"data_fingerprint": "cd" * 32}, "The runs on mnist static saw 2 different files of that name."),
+        ({"commit": "unknown", "code_known": False}, "1 of 6 runs are of code that is not known"),
+        ({"commit": "unknown", "code_known": False}, "not known"),
+        ({"code_known": False}, "0123456789 (changes not known)"),
+        ({"earlier_code": "ab" * 32}, "1 of 6 runs went on from checkpoints of other code."),
+        ({"earlier_code": "ab" * 32}, "0123456789, resumed from other code"),
+        ({"imported": "checked"}, "1 of 6 runs were imported from an archive"),
+        ({"imported": "checked"}, "0123456789, imported"),
+        ({"imported": OF_PLUGINS}, "1 of 6 runs were imported without a check of settings, which are of plug-ins."),
     ],
-    ids=["commits", "dirty", "data"],
 )
 def test_mixed_sources_are_warned_of(tmp_path, changed, warning):
     spec = study(SMALL)

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 from support.command_line import frame_of
 
 from nfstudy.__main__ import main
 from nfstudy.core import registry
+from nfstudy.core.launcher import Launcher
 from nfstudy.report.claims.baseline import read_baseline
 from nfstudy.runs.frame import runs_left
 from nfstudy.runs.result import TrialResult
+from nfstudy.runs.tracking.claim import Claim
 from nfstudy.runs.tracking.store import Attempt, open_store
 from nfstudy.study.reader import read_study
 
@@ -187,3 +190,14 @@ def test_what_needs_no_deciding_or_is_unknown_is_said(project, capsys):
     assert "--budget huge: no study has it; expected: default" in capsys.readouterr().err
     assert main(["check", "--update-baseline"]) == 0
     assert read_baseline(project / "reports/claims-baseline.json")["plane default"]["alike"] == "undecided"
+
+
+def test_a_study_that_a_launcher_elsewhere_is_at_work_on_is_left_to_it(project, monkeypatch, capsys):
+    store = open_store(f"sqlite:///{project}/mlruns/mlflow.db")
+    Claim(store, "plane", Launcher("far", 22, "/elsewhere", "2026-01-02", "aa")).take()
+    monkeypatch.setattr("nfstudy.cli.run.open_engine", lambda launch, left: nullcontext())
+    assert main(["decide", "--workers", "1"]) == 2
+    told = capsys.readouterr().err
+    assert "study 'plane' is being run by another launcher: pid 22 on far, folder /elsewhere" in told
+    assert "go on with: python -m nfstudy decide alike" in told
+    assert {len(own) for own in repetitions(project).values()} == {3}

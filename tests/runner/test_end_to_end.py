@@ -180,7 +180,7 @@ def test_a_study_is_stopped_and_gone_on_with(finished, launched, tmp_path, numbe
     os.killpg(process.pid, signal.SIGSTOP)  # It holds its lock while others look.
     second = nfstudy(folder, "run", "tiny.yaml")
     assert second.returncode == 2
-    assert f"is being run by another process (pid {process.pid})" in second.stderr
+    assert f"is being run by another process (pid {process.pid} on " in second.stderr
     assert ", running now" in nfstudy(folder, "status", "tiny.yaml").stdout
     os.killpg(process.pid, signal.SIGCONT)
     os.killpg(process.pid, number)
@@ -199,7 +199,7 @@ def test_a_study_that_is_stopped_while_its_workers_start_says_so_in_a_word(launc
     time.sleep(1)  # Workers are seconds from being ready, and have their signal handlers yet to set.
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130  # The imports that are under way are waited for, on a crowded machine for long.
-    others = (folder / "out.txt").read_text().splitlines()[2:]
+    others = (folder / "out.txt").read_text().splitlines()[3:]
     assert others == ["stopped by SIGINT; resume with: python -m nfstudy run tiny.yaml"]
 
 

@@ -10,10 +10,14 @@ import pytest
 from support.command_line import TINY, frame_of, write_study
 
 from nfstudy.__main__ import main
+from nfstudy.core.launcher import Launcher
 from nfstudy.data import load_dataset
 from nfstudy.runner import evaluate as module
 from nfstudy.runner import worker
 from nfstudy.runs.evaluations import EvaluationRequest, make_request, read_evaluations
+from nfstudy.runs.tags import Tag
+from nfstudy.runs.tracking.claim import Claim
+from nfstudy.runs.tracking.store import open_store
 
 pytestmark = pytest.mark.end_to_end
 
@@ -159,3 +163,14 @@ def test_what_is_asked_has_one_key_and_a_text_that_is_none_of_an_evaluation_is_t
     assert request.key == make_request("ais", 1, images=5).key != make_request("ais", 2, images=5).key
     with pytest.raises(Exception, match=r"run r: tag nfstudy\.evaluation"):
         list(read_evaluations(json.dumps(["{}"]), "r"))
+
+
+def test_a_study_that_a_launcher_elsewhere_is_at_work_on_is_left_to_it(folder, here, capsys):
+    store = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
+    Claim(store, "tiny", Launcher("far", 22, "/elsewhere", "2026-01-02", "aa")).take()
+    assert run("evaluate", "tiny.yaml", *FAST) == 2
+    assert "is being run by another launcher: pid 22 on far, folder /elsewhere" in capsys.readouterr().err
+    assert [each for each in kept(folder).values() if each] == []
+    store.tag_study("tiny", Tag.LAUNCHER, "")
+    assert run("evaluate", "tiny.yaml", *FAST) == 0
+    assert store.study_tag("tiny", Tag.LAUNCHER) == "", "given back"

@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.command_line import TINY, digests, frame_of, nfstudy, spawned, write_study
+from support.command_line import TINY, exhibit_digests, frame_of, nfstudy, spawned, write_study
 from support.plugins import SHIFT, WRONG
 
 from nfstudy.runs.archive.reader import read_archive
+
+IMPORTED = "runs were imported from an archive"
 
 pytestmark = pytest.mark.end_to_end
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -83,7 +85,8 @@ def test_its_runs_travel_with_the_file_and_no_code_is_run_where_they_arrive(hous
     assert nfstudy(tmp_path, "report", "householder.yaml").returncode == 0
     reports = [folder / "reports" / "householder" for folder in (householder, tmp_path)]
     assert nfstudy(householder, "report", "householder.yaml").returncode == 0
-    assert digests(reports[0]) == digests(reports[1])
+    assert exhibit_digests(reports[0]) == exhibit_digests(reports[1])
+    assert [IMPORTED in (report / "index.md").read_text() for report in reports] == [False, True]
 
 
 @pytest.mark.parametrize("fault", ["log-determinant", "no class"])
@@ -138,7 +141,8 @@ def test_an_exhibit_from_outside_is_shown_with_a_metric_that_its_runs_log_and_th
     assert nfstudy(there, "import", "all.tar.xz").returncode == 0
     for place in (folder, there):
         assert nfstudy(place, "report", "active-units.yaml").returncode == 0
-    assert digests(report) == digests(there / "reports" / "active-units")
+    assert exhibit_digests(report) == exhibit_digests(there / "reports" / "active-units") != {}
+    assert IMPORTED in (there / "reports" / "active-units" / "index.md").read_text()
 
 
 def test_a_metric_that_is_wrong_is_refused_before_anything_is_trained(tmp_path):

@@ -9,10 +9,10 @@ import pytest
 
 from nfstudy.data import load_dataset
 from nfstudy.inference.training.checkpoints import CheckpointPlan
-from nfstudy.runner.engine import WorkerError
+from nfstudy.runner.engine import OtherCodeError, WorkerError
 from nfstudy.runner.local_engine import Pool
 from nfstudy.runner.signals import Interrupted, StopSignal
-from nfstudy.runner.worker import Died, Ready
+from nfstudy.runner.worker import Died, Ready, load_sources, worker_sources
 from nfstudy.runs.provenance import environment
 from nfstudy.runs.result import Cost, EpochRecord, TrialResult
 from nfstudy.study.reader import parse_study
@@ -107,8 +107,26 @@ def test_a_worker_process_that_dies_is_replaced():
         assert answers(pool, worker, Died) == [Died("its worker process exited with signal SIGKILL")]
         (other,) = pool.workers
         assert other.process.pid != worker.process.pid
-        assert answers(pool, other, Ready) == [Ready("cpu")]
+        assert answers(pool, other, Ready) == [Ready("cpu", sources=worker_sources())]
     assert not other.process.is_alive()
+
+
+def test_a_worker_of_other_code_than_runs_are_logged_with_is_refused(open_engine):
+    with open_engine() as engine:
+        (worker,) = engine.workers
+        answers(engine, worker, Ready)
+        # As if it had been edited since: what is on the disk now is not what the launch began with.
+        engine.sources["nfstudy/inference/training/optimisers.py"] = "of before"
+        worker.stop()
+        answers(engine, worker, Died)
+        with pytest.raises(OtherCodeError, match=r"logged with \(nfstudy/inference/training/optimisers.py\)"):
+            wait_for_a_start(engine)
+
+
+def test_a_file_that_is_written_while_a_worker_loads_has_no_digest(monkeypatch):
+    found = iter([{"a": "1", "b": "1"}, {"a": "1", "b": "2", "c": "1"}])
+    monkeypatch.setattr("nfstudy.runner.worker.worker_sources", lambda: next(found))
+    assert load_sources() == {"a": "1", "b": "", "c": ""}
 
 
 def wait_for_a_start(engine):

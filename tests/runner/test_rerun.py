@@ -13,9 +13,9 @@ from support.studies import STUDIES
 
 from nfstudy.core.errors import UserError
 from nfstudy.runner.rerun import ABSOLUTE, RELATIVE, compare
+from nfstudy.runs.code import CodeState
 from nfstudy.runs.conditions import differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import param_text
-from nfstudy.runs.provenance import CodeState
 from nfstudy.study.cells import Trial
 from nfstudy.study.reader import parse_study
 

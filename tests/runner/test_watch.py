@@ -3,11 +3,11 @@
 import math
 
 import pytest
-from support.fake_engine import FakeEngine
+from support.fake_engine import FakeEngine, ready
 
 from nfstudy.runner import watch
 from nfstudy.runner.watch import LOST_SECONDS, AtWork, Watch
-from nfstudy.runner.worker import Alive, Died, Ready
+from nfstudy.runner.worker import Alive, Died
 from nfstudy.runs.result import Notice
 
 
@@ -41,7 +41,7 @@ WORK = {1: AtWork("planar K=2 #1", epoch=3.0)}
 
 def test_a_silent_worker_is_told_of_after_ten_minutes_and_again_after_as_long(monkeypatch):
     scene = Scene(monkeypatch)
-    assert scene.pass_time(598, WORK) == [Ready("cpu")]
+    assert scene.pass_time(598, WORK) == [ready()]
     assert scene.told == []
     scene.pass_time(6, WORK)
     (words,) = scene.told
@@ -80,7 +80,7 @@ def test_with_a_timeout_it_is_killed_and_told_of_as_one_that_died(monkeypatch):
     scene.pass_time(30, WORK)
     worker = scene.pool.workers[0]
     heard = scene.pass_time(4, WORK)
-    assert heard == [Died("its worker gave no word for 30 s (--worker-timeout)"), Ready("cpu")]
+    assert heard == [Died("its worker gave no word for 30 s (--worker-timeout)"), ready()]
     assert worker.killed
     assert scene.pool.workers[0] is not worker
 

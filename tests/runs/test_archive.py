@@ -5,6 +5,7 @@ import json
 import lzma
 import math
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -27,9 +28,12 @@ from nfstudy.core.errors import StoreError
 from nfstudy.runs.archive import reader
 from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import read_archive
+from nfstudy.runs.archive.runs import ArchivedRuns
 from nfstudy.runs.archive.transfer import export_runs, import_runs
 from nfstudy.runs.archive.writer import END, packed_member, write_archive
+from nfstudy.runs.consistency import OF_A_SEARCH, OF_PLUGINS
 from nfstudy.runs.tracking.mlflow_export import ServedSource
+from nfstudy.runs.tracking.open import open_runs
 from nfstudy.runs.tracking.sql_export import read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.store import open_store
@@ -86,6 +90,7 @@ def test_an_import_writes_what_mlflow_has_written(filled, tmp_path):
     done = import_runs(archive, uri)
     assert (done.new, done.known, done.conflicts) == (4, 0, ())
     before, after = tables(filled), tables(uri)
+    after["tags"] = [row for row in after["tags"] if "'nfstudy.imported'" not in row]
     for name in ("inputs", "input_tags", "tags"):  # Rows of a run's that is left out do not name it, but for its tags.
         assert set(after[name]) <= set(before[name])
     for name in before.keys() - {"inputs", "input_tags"}:
@@ -121,9 +126,9 @@ def test_the_same_runs_give_the_same_bytes_whichever_way_they_are_read(filled, t
 def test_numbers_come_back_bit_for_bit(tmp_path):
     odd = np.array([0.1 + 0.2, -0.0, 5e-324, 1.7976931348623155e308, math.inf, -math.inf, math.nan])
     history = points(*((update, 10 * update, value) for update, value in enumerate(odd)))
-    small_archive(tmp_path / "x", [copy(1, histories={"test/nll": history})])
+    small_archive(tmp_path / "x", [copy(1, histories={"test/nll_curve": history})])
     (run,) = read_archive(tmp_path / "x").runs
-    assert run.histories["test/nll"]["value"].tobytes() == odd.tobytes()
+    assert run.histories["test/nll_curve"]["value"].tobytes() == odd.tobytes()
 
 
 def test_checkpoints_are_left_out_unless_asked_for(filled, tmp_path):
@@ -214,7 +219,7 @@ def test_a_run_that_is_there_with_other_numbers_is_told_and_left_alone(tmp_path)
         type(same_numbers)(elsewhere, same_numbers.histories),  # the same result, logged on another machine
         copy(2, histories=other),
         type(same_numbers)(retried, copy(3).histories),  # one more attempt, which is no result
-        copy(4, histories=other, cell=f"{1:016x}", settings=f"{101:016x}"),  # another result of the first one's cell
+        copy(4, histories=other, of=1),  # another result of the first one's cell
     ]
     small_archive(tmp_path / "b", copies)
     done = import_runs(read_archive(tmp_path / "b"), uri)
@@ -493,6 +498,75 @@ def test_a_file_that_changes_while_it_is_exported_is_noticed(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def told_otherwise(run, tags=(), params=(), histories=(), without=()):
+    """Return a run that says something else of itself."""
+    record, numbers = run.record, {**run.histories, **dict(histories)}
+    changed = {
+        "tags": {name: text for name, text in {**record.tags, **dict(tags)}.items() if name not in without},
+        "params": {path: text for path, text in {**record.params, **dict(params)}.items() if path not in without},
+        "points": {metric: len(points) for metric, points in numbers.items()},
+    }
+    return type(run)(record.model_copy(update=changed), numbers)
+
+
+def epochs(*updates):
+    return points(*((update, 1_790_000_000_000 + update, 1.0) for update in updates))
+
+
+def test_the_steps_of_curves_are_no_updates(tmp_path):
+    curves = {"test/nll_curve": epochs(1, 5000), "test/kl_latent": epochs(0, 1, 2), "test/log_det_quantile": epochs(50)}
+    path = small_archive(tmp_path / "x", [told_otherwise(copy(1), histories=curves)])
+    (run,) = read_archive(path).runs
+    assert run.numbers("test/nll_curve") == [(1, 1.0), (5000, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"params": {"flow.length": "3"}}, "flow.length is 2 in the grid and 3 among its settings"),
+        ({"params": {"seed": "7"}}, "not of "),
+        ({"params": {"flow.length": "0.5"}}, "flow.length: "),
+        ({"without": ["flow.length"]}, "flow.length: "),
+        ({"tags": {"nfstudy.cell": "0" * 16}}, "not of 0000000000000000, whose number it claims to be"),
+        ({"tags": {"nfstudy.settings": "0" * 16}}, "its settings are those of cell"),
+        ({"tags": {"nfstudy.budget": "smoke"}}, "its settings are those of cell"),
+        ({"tags": {"nfstudy.stage": "search", "nfstudy.repetition": "1"}}, "expected: that of its stage, 0"),
+        ({"tags": {"nfstudy.update": "1000000000"}}, "of update 1,000,000,000; expected: at most its train.updates"),
+        ({"histories": {"test/nll": epochs(21)}}, "test/nll is of update 21"),
+        ({"histories": {"train/elbo": epochs(5, 15, 20)}}, "train/elbo: its epochs have gaps"),
+        ({"histories": {"train/elbo": epochs(5, 10, 15)}}, "it has finished at update 15"),
+        ({"histories": {"valid/elbo": epochs(10, 20)}}, "is of other updates than"),
+        ({"histories": {"test/wishes": epochs(20)}}, "metrics test/wishes are not known"),
+    ],
+)  # fmt: skip
+def test_a_run_that_contradicts_itself_is_refused_by_name(said, words, tmp_path):
+    path = small_archive(tmp_path / "x", [told_otherwise(copy(1), **said)])
+    with pytest.raises(ArchiveError, match=re.escape(words)) as refused:
+        read_archive(path)
+    assert f"run {1:032x}, planar K=2 #1: " in str(refused.value)
+
+
+def test_an_imported_run_is_marked_with_what_of_it_was_checked(tmp_path):
+    plugin = {"nfstudy.plugins": '[{"name": "mine.py"}]'}
+    runs = [
+        copy(1),
+        told_otherwise(copy(2), params={"note": "mine"}),  # A parameter that somebody added by hand.
+        told_otherwise(copy(3), plugin, {"flow.strength": "2"}, {"test/own": epochs(20)}),
+        told_otherwise(copy(4), {**plugin, "nfstudy.cell": "0" * 16}, {"flow.strength": "2"}),
+        told_otherwise(copy(5), {"nfstudy.cell": "1" * 16}),
+        told_otherwise(copy(6), {"nfstudy.cell": "1" * 16, "nfstudy.stage": "search", "nfstudy.repetition": "0"}),
+    ]
+    archive = read_archive(small_archive(tmp_path / "x", runs))
+    uri = f"sqlite:///{tmp_path}/to/mlflow.db"
+    import_runs(archive, uri)
+    frames = [open_runs(uri)(STUDY).frame(), ArchivedRuns(archive).frame()]
+    wanted = ["checked", "checked", "checked", OF_PLUGINS, OF_A_SEARCH, OF_A_SEARCH]
+    for frame in frames:
+        assert frame.sort_values("run_id")["imported"].tolist() == wanted
+    export_runs(uri, STUDY, tmp_path / "again")
+    assert b"nfstudy.imported" not in dict(members_of(tmp_path / "again"))["runs.jsonl"]
+
+
 @pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_a_study_goes_on_elsewhere_and_its_report_is_rebuilt_byte_for_byte(tmp_path):
@@ -515,9 +589,16 @@ def test_a_study_goes_on_elsewhere_and_its_report_is_rebuilt_byte_for_byte(tmp_p
     assert nfstudy(third, "import", str(moved / "whole.tar.xz")).returncode == 0
     assert "2 already present" in nfstudy(third, "import", str(first / "part.tar.xz")).stdout
     assert nfstudy(third, "report", "tiny.yaml").returncode == 0
-    assert digests(third / "reports") == digests(moved / "reports")
+    for folder, words in ((moved, "2 of 6 runs were"), (third, "all runs were")):
+        assert f"{words} imported from an archive" in (folder / "reports" / "tiny" / "index.md").read_text()
+    ours, theirs = (
+        {name: digest for name, digest in digests(folder / "reports" / "tiny").items() if "/" in name}
+        for folder in (third, moved)
+    )
+    assert ours
+    assert ours == theirs
     frame, other = frame_of(third), frame_of(moved)
-    assert frame.equals(other)
+    assert frame.drop(columns="imported").equals(other.drop(columns="imported"))
     assert not any("checkpoint" in name for name in digests(third / "mlruns" / "artifacts"))
     with served(third) as address:
         for run_id in frame["run_id"]:

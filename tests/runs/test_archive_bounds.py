@@ -14,9 +14,13 @@ from nfstudy.runs.archive import reader, transfer
 from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import is_archive, read_archive, read_manifest
 from nfstudy.runs.archive.transfer import import_runs, require_replaceable
+from nfstudy.runs.frame import param_text
+from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.sql_export import read_copies
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.whole_run import DataRecord, most_points
+from nfstudy.study.cells import Cell, settings_digest
+from nfstudy.study.settings import Settings
 
 DIGITS = DataRecord.of("digits", "ab" * 32, "", {"train": (1438, 8, 8), "valid": (179, 8, 8), "test": (180, 8, 8)})
 
@@ -42,18 +46,24 @@ def test_a_history_has_as_many_points_as_the_settings_make_epochs(params, datase
 
 
 def of_points(path, number, **params):
-    """Write an archive of a run with so many points of a metric; `params` are those of `train`."""
-    history = points(*((update, 1, 0.5) for update in range(number)))
+    """Write an archive of a run with so many points of a metric, 15 updates apart; `params` are those of `train`."""
+    history = points(*((15 * (place + 1), 1, 0.5) for place in range(number)))
+    settings = Settings.model_validate({"data": {"name": "digits"}, "train": params})
     line = json.loads(copy(1).record.model_dump_json())
-    line["params"] = {f"train.{name}": text for name, text in params.items()}
+    line["params"] = {path: param_text(value) for path, value in settings.flat().items()}
+    line["tags"] |= {
+        Tag.CELL: Cell(settings.normalized(), "default").key,
+        Tag.SETTINGS: settings_digest(settings),
+        Tag.UPDATE: str(settings.train.updates),
+    }
     line |= {"points": {"train/elbo": number}, "datasets": [json.loads(DIGITS.model_dump_json())]}
     return consistent(path, [json.dumps(line, separators=(",", ":")).encode()], [history], CONTENTS)
 
 
 def test_more_points_than_the_settings_allow_are_refused(tmp_path):
-    assert len(read_archive(of_points(tmp_path / "good", 4, updates="60", batch="50")).runs) == 1
+    assert len(read_archive(of_points(tmp_path / "good", 4, updates=60, batch=50)).runs) == 1
     with pytest.raises(ArchiveError, match=r"train/elbo: 50,000 points; expected: at most 4, by its settings"):
-        read_archive(of_points(tmp_path / "bad", 50_000, updates="60", batch="50"))
+        read_archive(of_points(tmp_path / "bad", 50_000, updates=60, batch=50))
 
 
 def test_a_large_archive_waits_in_a_file_and_reads_the_same(tmp_path, monkeypatch, store):
@@ -108,7 +118,7 @@ def test_the_size_of_an_archive_is_said_before_it_is_read(tmp_path, monkeypatch,
     assert read_manifest(path).points == 15
     assert main(["import", "x", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]) == 2
     out, err = capsys.readouterr()
-    assert out == "x: 3 runs with 15 points, 0.00 MB unpacked\n"
+    assert out == "x: 3 runs with 15 points, 0.01 MB unpacked\n"
     assert "x: is truncated" in err or "x: not a valid .xz" in err
     assert not (tmp_path / "mlflow.db").exists()
 

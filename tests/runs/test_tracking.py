@@ -15,10 +15,14 @@ import pytest
 from support.fork_server import Command
 
 from nfstudy.core.errors import StoreError, StoreUnavailableError
+from nfstudy.core.launcher import Launcher
+from nfstudy.core.project import Project
+from nfstudy.core.sqlite_uri import sqlite_uri
 from nfstudy.runs.frame import RUN_COLUMNS, cell_states, runs_left
 from nfstudy.runs.metrics import METRICS
 from nfstudy.runs.result import EpochRecord, TrialResult
-from nfstudy.runs.tracking.open import load_frame
+from nfstudy.runs.tracking.claim import Claim, TakenOverError
+from nfstudy.runs.tracking.open import is_live, load_frame
 from nfstudy.runs.tracking.retry import Retry
 from nfstudy.runs.tracking.store import Attempt, Store, open_store, resolve_artifacts
 from nfstudy.runs.whole_run import DataRecord
@@ -165,6 +169,42 @@ def test_a_run_that_a_server_made_without_our_knowing_is_found_and_closed(store,
     assert frame["outcome"].to_dict() == {known: "finished", unknown: "killed"}
     assert cell_states(STUDY.under("default"), frame.reset_index())[0].finished == (known,)
     assert store.client.get_run(other).info.status == "RUNNING"
+
+
+def test_nothing_is_written_once_another_launcher_has_the_study_and_readers_see_who_is_at_work(store, tmp_path):
+    run_id = start(store, STUDY.under("default").repetitions_of(CELLS[0])[0])
+    project, elsewhere = Project(tmp_path / "here"), Launcher.here(tmp_path / "there")
+    assert not is_live(project, store.uri, "s")
+    store.claim = Claim(store, "s", Launcher.here(project.root))
+    store.claim.take()
+    store.log_epoch(run_id, EpochRecord(1, 5, 10, {"valid/elbo": -5.0}))
+    assert not is_live(project, store.uri, "s"), "the lock of a folder says who is at work there"
+    assert is_live(Project(tmp_path / "there"), store.uri, "s")
+    Claim(store, "s", elsewhere)._show()
+    assert is_live(project, store.uri, "s")
+    store.claim._last = 0.0
+    with pytest.raises(TakenOverError, match=rf"pid {os.getpid()} on .*there"):
+        store.finish_run(run_id, TrialResult("finished", 10))
+    assert store.runs("s").frame()["outcome"].tolist() == ["running"]
+
+
+@pytest.mark.parametrize("name", ["exp%20a", "what?", "a#b é"])
+def test_a_store_stands_in_its_own_folder_whatever_that_is_called(store, name, tmp_path):
+    folder = tmp_path / name
+    folder.mkdir()
+    shutil.copy(store.folder / "mlflow.db", folder / "mlflow.db")
+    there = open_store(sqlite_uri(folder / "mlflow.db"))
+    run_id = start(there, STUDY.under("default").repetitions_of(CELLS[0])[0])
+    assert len(load_frame(there.uri, "s")) == 1
+    assert there.runs("s").artifact(run_id, "settings.json")
+    assert [path.name for path in folder.rglob("settings.json")] == ["settings.json"]
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} - {store.folder.name} == {name}
+
+
+def test_a_database_that_is_a_link_to_nowhere_is_not_made_anew(tmp_path):
+    (tmp_path / "mlflow.db").symlink_to("/mnt/gone/mlflow.db")
+    with pytest.raises(StoreError, match=r"is a link to /mnt/gone/mlflow\.db"):
+        open_store(f"sqlite:///{tmp_path}/mlflow.db", create=True)
 
 
 def test_what_is_written_is_there_once_though_its_answer_was_lost(store, monkeypatch):

@@ -102,7 +102,7 @@ def test_a_training_goes_on_where_a_full_disk_takes_no_checkpoint(small_disk):
     assert (end.outcome, end.update) == ("finished", 3)
     (notice,) = told[1:]  # The first: `before` is not the state of a training.
     assert f"{path}: cannot write a checkpoint: No space left on device" in notice.words
-    assert read_checkpoint(path, {})[1] == b"before"
+    assert read_checkpoint(path, {}).state == b"before"
 
 
 def test_a_read_only_store_is_a_clear_error_at_once_and_can_still_be_read(empty_store, small_disk):

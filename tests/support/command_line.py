@@ -111,3 +111,8 @@ def numbers_in(frame):
 def digests(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def exhibit_digests(folder):
+    """Return those of a report's tables and figures; its pages say whether runs were imported, too."""
+    return {name: digest for name, digest in digests(folder).items() if name.startswith(("tables/", "figures/"))}

@@ -8,9 +8,19 @@ import math
 import numpy as np
 
 from nfstudy.runs.archive.writer import END, FILES, MANIFEST, POINTS, RUNS, pack_points, packed_member, write_archive
-from nfstudy.runs.whole_run import POINT, RunCopy, RunRecord
+from nfstudy.runs.frame import param_text
+from nfstudy.runs.whole_run import POINT, DataRecord, RunCopy, RunRecord
+from nfstudy.study.cells import Cell, settings_digest
+from nfstudy.study.settings import Settings
 
 STUDY = "s"
+FITTED = {
+    "data": {"name": "digits"},
+    "flow": {"family": "planar", "length": 2},
+    "train": {"updates": 20, "batch": 200},
+}
+DATA = DataRecord.of("digits", "ab" * 32, "", {"train": (1000, 64)})
+"""Of which an epoch is 5 updates."""
 PICTURE, PACKAGES = b"\x89PNG picture", b'{"python": "3.11"}'
 CONTENTS = {hashlib.sha256(content).hexdigest(): content for content in (PICTURE, PACKAGES)}
 
@@ -19,8 +29,8 @@ def points(*rows):
     return np.array([*rows], dtype=POINT)
 
 
-def copy(number, outcome="finished", histories=None, **tags):
-    """Return a run; tags are given without `nfstudy.`."""
+def copy(number, outcome="finished", histories=None, of=None, **tags):
+    """Return a run, of the cell of another if it is to be; tags are given without `nfstudy.`."""
     picture, packages = CONTENTS
     histories = histories or {
         "test/nll": points((20, 1_790_000_000_300, 90.25 + number)),
@@ -31,11 +41,12 @@ def copy(number, outcome="finished", histories=None, **tags):
             (20, 1_790_000_000_300, -1e-300),
         ),
     }
+    settings = Settings.model_validate({**FITTED, "seed": of or number})
     own = {
         "study": STUDY,
         "budget": "default",
-        "cell": f"{number:016x}",
-        "settings": f"{number + 100:016x}",
+        "cell": Cell(settings.normalized(), "default").key,
+        "settings": settings_digest(settings),
         "stage": "repetition",
         "index": "1",
         "point": '{"flow.length": 2}',
@@ -51,8 +62,8 @@ def copy(number, outcome="finished", histories=None, **tags):
         started=1_790_000_000_000,
         ended=1_790_000_000_400,
         tags={f"nfstudy.{name}": text for name, text in own.items() if name != "outcome" or outcome != "killed"},
-        params={"flow.family": "planar", "train.clip_norm": "null"},
-        datasets=(),
+        params={path: param_text(value) for path, value in settings.flat().items()},
+        datasets=(DATA,),
         points={metric: len(history) for metric, history in histories.items()},
         files={"environment.json": packages, "samples.png": picture},
     )

@@ -3,7 +3,12 @@
 from collections import deque
 
 from nfstudy.runner.engine import Engine, Worker
-from nfstudy.runner.worker import Died, Ready, Run
+from nfstudy.runner.worker import Died, Ready, Run, worker_sources
+
+
+def ready():
+    """Return what a worker of this code says when it has started."""
+    return Ready("cpu", sources=worker_sources())
 
 
 class FakeWorker(Worker):
@@ -11,7 +16,7 @@ class FakeWorker(Worker):
 
     def __init__(self, number, script):
         super().__init__(number)
-        self.script, self.said, self.killed = script, deque([Ready("cpu")]), False
+        self.script, self.said, self.killed = script, deque([ready()]), False
 
     def send(self, order):
         if isinstance(order, Run):

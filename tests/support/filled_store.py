@@ -13,7 +13,7 @@ from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.reader import parse_study
 
 SPEC = parse_study(
-    "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 100, learning_rate: 1e-3}\n"
+    "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 30, batch: 240, learning_rate: 1e-3}\n"
     "grid: {flow.family: [planar], flow.length: [0, 2]}\nrepetitions: 3\nexhibits: [summary]\n",
     "s.yaml",
 )

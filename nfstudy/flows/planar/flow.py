@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.optimize.elementwise import find_root
 from torch import Tensor
 
 from nfstudy.flows.base import (
@@ -81,6 +80,8 @@ def invert_planar_flow(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 def _solve_along_w(y: Tensor, wu: Tensor) -> Tensor:
     """Return a with a + wᵀû tanh(a) = y, element by element."""
+    from scipy.optimize.elementwise import find_root  # It takes as long to load as all flows together.
+
     y_, wu_ = (x.double().cpu().numpy() for x in (y, wu))
     reach = np.abs(wu_) + 1.0  # Wider than need be by 1, so that both signs are met at the ends in spite of rounding.
     found = find_root(lambda a, y, wu: a + wu * np.tanh(a) - y, (y_ - reach, y_ + reach), args=(y_, wu_))

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.optimize.elementwise import find_root
 from torch import Tensor
 
 from nfstudy.flows.base import (
@@ -141,6 +140,8 @@ def _solve_within(y: Tensor, r: Tensor, r_tilde: Tensor, b: Tensor) -> Tensor:
 
 def _solve_row(y: Tensor, r: Tensor, r_tilde: Tensor, shift: Tensor) -> Tensor:
     """Return c with c + r tanh(r̃ c + shift) = y, element by element."""
+    from scipy.optimize.elementwise import find_root  # It takes as long to load as all flows together.
+
     y_, *rest = (x.double().cpu().numpy() for x in torch.broadcast_tensors(y, r, r_tilde, shift))
     reach = np.abs(rest[0]) + 1.0  # Wider than need be by 1: both signs are met at the ends in spite of rounding.
     found = find_root(

@@ -1,14 +1,15 @@
 """Checkpoints of a trial under way: one file a trial, written at intervals, from which a killed run goes on.
 
-A file is one line of JSON (format, trial, seconds, SHA-256 of the rest) and then the state that `training` makes of
-itself, as bytes. It appears by a rename, after it has reached the disk, so the one before it stands until then. Free of
-torch, for the coordinator looks after these files too.
+A file is one line of JSON (format, trial, seconds, the code that trained it, SHA-256 of the rest) and then the state
+that `training` makes of itself, as bytes. It appears by a rename, after it has reached the disk, so the one before it
+stands until then. Free of torch, for the coordinator looks after these files too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -18,6 +19,7 @@ from pathlib import Path
 from nfstudy.core.atomic import draft_of, sweep
 from nfstudy.core.reading import regular
 from nfstudy.inference.training.stop import StopRequest
+from nfstudy.runs.code import UNKNOWN
 from nfstudy.runs.result import Notice, Resumed
 from nfstudy.study.cells import Identity, Trial
 
@@ -70,17 +72,29 @@ def checkpoint_key(trial: Trial, fingerprint: str) -> dict[str, str | int]:
     return {"cell": cell, "stage": stage, "index": index, "settings": settings, "data": fingerprint}
 
 
-def write_checkpoint(path: Path, trial: Mapping[str, str | int], seconds: float, state: bytes) -> None:
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds."""
+
+    seconds: float
+    """Wall clock that it has taken."""
+    state: bytes
+    code: tuple[str, ...] = ()
+    """The digests of the sources that trained it, in order; of before these were kept, `UNKNOWN`."""
+
+
+def write_checkpoint(path: Path, trial: Mapping[str, str | int], checkpoint: Checkpoint) -> None:
     """Put a checkpoint in the place of the one before, at once and for good; raises OSError and leaves that one."""
-    head = {"format": FORMAT, "trial": trial, "seconds": seconds, "sha256": hashlib.sha256(state).hexdigest()}
+    digest = hashlib.sha256(checkpoint.state).hexdigest()
+    head = {"format": FORMAT, "trial": trial, "seconds": checkpoint.seconds, "code": checkpoint.code, "sha256": digest}
     # Its folder was made with the trial; one that is gone has been moved, with the checkpoints of before.
     with draft_of(path, durable=True, make_folder=False) as draft, draft.open("wb") as file:
         file.write(json.dumps(head).encode() + b"\n")
-        file.write(state)
+        file.write(checkpoint.state)
 
 
-def read_checkpoint(path: Path, trial: Mapping[str, str | int]) -> tuple[float, bytes] | None:
-    """Return the seconds that a checkpoint has taken and its state; None where there is no file.
+def read_checkpoint(path: Path, trial: Mapping[str, str | int]) -> Checkpoint | None:
+    """Return what a trial's checkpoint holds; None where there is no file.
 
     Raises:
         CheckpointError: it cannot be read, is truncated, altered, of another format or another trial.
@@ -105,8 +119,11 @@ def read_checkpoint(path: Path, trial: Mapping[str, str | int]) -> tuple[float, 
         if head["trial"] != trial:
             differing = ", ".join(key for key in trial if head["trial"].get(key) != trial[key])
             raise CheckpointError(f"{path}: belongs to another trial: it differs in {differing}")
-        return float(head["seconds"]), state
-    except (ValueError, KeyError, TypeError, AttributeError):
+        seconds = float(head["seconds"])
+        if not 0 <= seconds < math.inf:
+            raise CheckpointError(f"{path}: has taken {seconds} seconds; expected: a time")
+        return Checkpoint(seconds, state, tuple(map(str, head.get("code", [UNKNOWN]))))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{path}: is truncated, or not a checkpoint") from None
 
 
@@ -119,6 +136,7 @@ class Checkpoints:
         trial: Mapping[str, str | int],
         tell: Callable[[Notice | Resumed], None],
         stop: StopRequest,
+        code: str = "",
     ) -> None:
         """Begin the trial's clock.
 
@@ -127,10 +145,13 @@ class Checkpoints:
             trial: from `checkpoint_key`.
             tell: told of what people should know.
             stop: what may ask to stop.
+            code: the digest of the sources that train it.
         """
         self.earlier = 0.0
         """Wall-clock seconds that earlier attempts spent up to the checkpoint that was resumed."""
         self._plan, self._trial, self._tell, self._stop = plan, trial, tell, stop
+        self._code: tuple[str, ...] = (code,)
+        """Of all that trained it, in order."""
         self._began = self._last = time.monotonic()
         self._failing = False
         with suppress(OSError):  # `save` will tell.
@@ -149,10 +170,12 @@ class Checkpoints:
         """
         try:
             if found := read_checkpoint(self._plan.path, self._trial):
-                seconds, state = found
-                update = restore(state)
-                self.earlier = seconds
-                self._tell(Resumed(update))
+                update = restore(found.state)
+                self.earlier = found.seconds
+                own = self._code[-1]
+                others = tuple(code for code in found.code if code != own)
+                self._code = (*others, own)
+                self._tell(Resumed(update, others))
         except CheckpointError as error:
             self._tell(Notice(f"{error}; starting over"))
 
@@ -164,7 +187,7 @@ class Checkpoints:
         """
         seconds = self.earlier + time.monotonic() - self._began
         try:
-            write_checkpoint(self._plan.path, self._trial, seconds, state)
+            write_checkpoint(self._plan.path, self._trial, Checkpoint(seconds, state, self._code))
             self._failing = False
         except OSError as error:
             if not self._failing:  # Once, not at every interval.

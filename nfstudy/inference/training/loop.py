@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from nfstudy.inference.problems.base import Problem
 from nfstudy.inference.training.checkpoints import CheckpointError, Checkpoints
 from nfstudy.inference.training.ema import Averages, copy_into
 from nfstudy.inference.training.optimisers import make_optimiser
+from nfstudy.inference.training.restored import Expected, check_state
 from nfstudy.runs.result import EpochRecord, OnEpoch, TrialResult
 from nfstudy.study.sections import TrainSpec
 from nfstudy.study.settings import Settings
@@ -126,28 +128,48 @@ class _Loop:
         return file.getvalue()
 
     def restore(self, state: bytes) -> int:
-        """Take over what `state` returned and return how many updates it had done; raises CheckpointError."""
+        """Take over what `state` returned and return how many updates it had done.
+
+        Raises:
+            CheckpointError: this training cannot have written it; then nothing has been taken over.
+        """
+        before = self.state()
         try:
             content = torch.load(io.BytesIO(state), map_location=self.problem.device, weights_only=True)
-            shapes = [weight.shape for weight in self.parameters]
-            if [weight.shape for weight in content["parameters"]] != shapes:
-                raise CheckpointError("the checkpoint's weights have other shapes than the model's")
-            self.optimiser.load_state_dict(content["optimiser"])
-            if self.schedule:
-                self.schedule.load_state_dict(content["schedule"])
-                self.optimiser._opt_called = True  # type: ignore[attr-defined]  # It was, in an earlier process; torch would warn.
-            if self.averages:
-                self.averages.means = content["averages"]
-            copy_into(content["parameters"], self.parameters)
-            self.best = content["best"]
-            for name in PLAIN_STATE:
-                setattr(self, name, content[name])
-            self.records = [EpochRecord(*record) for record in content["records"]]
+            records = check_state(content, self._expected())
+            self._take(content, records)
         except CheckpointError:
             raise
         except Exception as error:  # Whatever torch makes of bytes that are no state.
+            self._take(torch.load(io.BytesIO(before), map_location=self.problem.device, weights_only=True), [])
             raise CheckpointError(f"the checkpoint cannot be read into the model: {error}") from None
         return self.update
+
+    def _take(self, content: Mapping[str, Any], records: list[EpochRecord]) -> None:
+        self.optimiser.load_state_dict(content["optimiser"])
+        if self.schedule:
+            self.schedule.load_state_dict(content["schedule"])
+            self.optimiser._opt_called = True  # type: ignore[attr-defined]  # It was, in an earlier process; torch would warn.
+        if self.averages:
+            self.averages.means = content["averages"]
+        copy_into(content["parameters"], self.parameters)
+        self.best = content["best"]
+        for name in PLAIN_STATE:
+            setattr(self, name, content[name])
+        self.records = records
+
+    def _expected(self) -> Expected:
+        train = self.settings.train
+        return Expected(
+            updates=train.updates,
+            epoch_updates=self.problem.epoch_updates,
+            parameters=self.parameters,
+            optimiser=self.optimiser,
+            schedule=self.schedule,
+            schedule_fields=train.schedule.model_dump(),
+            averages=self.averages is not None,
+            best=train.keep == "best",
+        )
 
     def _run_epoch(self) -> dict[str, float]:
         """Do what is left of an epoch's updates and return its train/* metrics; raises DivergenceError."""

@@ -17,7 +17,7 @@ from nfstudy.report.claims.inequalities import QUANTITIES, Claim, read_claims
 from nfstudy.report.claims.ledger import JudgedClaim, judge_on
 from nfstudy.report.statistics.estimates import ERRORS_OF, Results, gather_results
 from nfstudy.runs.frame import notes
-from nfstudy.runs.tracking.open import load_undeleted
+from nfstudy.runs.tracking.open import is_live, load_undeleted
 from nfstudy.study.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def bodies_in_store(
         rows: Any = _Rows(load_undeleted(uri, study.study, metrics))  # A part of `LoggedRuns`: judging needs no more.
         for note in notes(rows.frame()):
             tell(note)
-        found += bodies_of(study, rows, project.is_running(study.study), budget)
+        found += bodies_of(study, rows, is_live(project, uri, study.study), budget)
     return found
 
 

@@ -24,6 +24,8 @@ EVALUATION_CAPTION = (
     "{unit}; mean ± standard error (number of runs). ± seeds is the mean error of a run's estimate if its samples or "
     "chains were drawn anew. Of bdmc, images are drawn from the model, and their −ln p(x) lies between the two numbers."
 )
+_CHANGES = {True: " + changes", False: "", None: " + perhaps changes"}
+"""Whether there were uncommitted changes, in words."""
 NAMES = {
     "nll": "−ln p(x)",
     "nll_seed_se": "± seeds",
@@ -79,9 +81,6 @@ def _evaluation_row(result: CellResult, label: str, runs: dict[str, Evaluation],
         quantity = quantity if name == "nll" else replace(quantity, mark="")
         entries.append(Entry(quantity=quantity, estimate=found, run_ids=found.run_ids) if found.n else Entry(text="–"))
     code = sorted(
-        {
-            f"{each.version} {each.commit[:8]}{' + changes' if each.dirty else ''}, {each.ended[:10]}"
-            for each in runs.values()
-        }
+        {f"{each.version} {each.commit[:8]}{_CHANGES[each.dirty]}, {each.ended[:10]}" for each in runs.values()}
     )
     return cell_row(result, [Entry(text=label), *entries, Entry(text="; ".join(code))])

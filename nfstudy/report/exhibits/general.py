@@ -115,7 +115,11 @@ def learning_curves(results: Results) -> Exhibit:
     """Draw F on the training and validation sets over the parameter updates, one line a run."""
     runs, fewer = runs_with_curves(results)
     points = free_energies(results.store, list(runs))
-    points = points.assign(length=[runs[run_id].label.length for run_id in points["run_id"]])
+    places = {run_id: place for place, run_id in enumerate(runs)}
+    points = points.assign(
+        length=[runs[run_id].label.length for run_id in points["run_id"]],
+        line=[places[run_id] for run_id in points["run_id"]],
+    ).sort_values("line", kind="stable")  # By cell and repetition: ids are drawn anew each time.
     groups, more = drawn_groups(results)
     facets = [
         Facet(group.label.curve, own)

@@ -102,6 +102,15 @@
     return Object.keys(run.curves).length ? chart(run.curves, studies[run.study].unit) : "It has logged no epoch.";
   }
 
+  function commitOf(run) {
+    const known = run.commit && run.commit !== "unknown";
+    return make("span", {},
+      known ? copied(run.commit) : "not known",
+      run.dirty ? " with uncommitted changes" : "",
+      known && !run.code_known ? " (changes not known)" : "",
+      run.earlier_code ? ", resumed from a checkpoint of other code" : "");
+  }
+
   function fill(block, id) {
     const run = runs[id];
     const link = run.link && make("a", { href: run.link, textContent: "on the tracking server" });
@@ -117,7 +126,8 @@
         ["shown", make("span", {}, make("a", { href: run.line, textContent: "in the study's report" }), link ? ", " : "", link || "")],
         ["outcome", run.reason ? `${run.outcome}: ${run.reason}` : run.outcome],
         ["attempts", `${run.attempts}`],
-        ["commit", make("span", {}, copied(run.commit || "unknown"), run.dirty ? " with uncommitted changes" : "")],
+        ["commit", commitOf(run)],
+        ["origin", run.imported && (run.imported === "checked" ? "imported from an archive" : `imported, ${run.imported}`)],
         ["data", run.data],
         ["SHA-256", run.digest && copied(run.digest)],
         ["machine", `${run.device}, threads ${run.threads}`],

@@ -139,7 +139,7 @@ def build_front(
         body
         for path, study in studies.items()
         if path in reports
-        for body in bodies_of(study, runs_of(study.study), is_active(study.study))
+        for body in bodies_of(study, found[path].store, is_active(study.study))
     ]
     claims = judge_bodies([claim for paper in papers for claim in read_claims(paper)], bodies)
     front = FrontPage(reports, idle, claims, _parts_of(claims, bodies), papers)

@@ -17,8 +17,11 @@ from nfstudy.report.exhibits.base import Exhibit
 from nfstudy.report.labels import setting_name, setting_text
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.report.tables import Entry, markdown_text, to_markdown
+from nfstudy.runs.code import UNKNOWN
 from nfstudy.runs.frame import RUN_COLUMNS
+from nfstudy.runs.original import CHECKED
 
+NOT_KNOWN = "not known"
 _SHORT = 10
 """Digits of a commit or a fingerprint that are shown."""
 
@@ -89,17 +92,26 @@ class Page:
             ("Runs", ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "none"),
             ("Data", "; ".join(_data_sets(runs)) or "–"),
             ("Code", "; ".join(_commits(runs)) or "–"),
+            *([("Origin", _origin(runs))] if (runs["imported"] != "").any() else []),
         ]
 
     @property
     def warnings(self) -> list[str]:
         """Say what makes the runs hard to reproduce or to compare with each other."""
         runs, found = self.results.runs, [f"{line[:1].upper()}{line[1:]}." for line in self.results.notes]
-        if runs["commit"].nunique() > 1:
-            found.append(f"The runs come from {runs['commit'].nunique()} commits.")
+        commits = runs.loc[runs["code_known"].astype(bool), "commit"].nunique()
+        if commits > 1:
+            found.append(f"The runs come from {commits} commits.")
         dirty = int(runs["dirty"].astype(bool).sum())
         if dirty:
             found.append(f"{dirty} of {len(runs)} runs were made with uncommitted changes.")
+        for count, words in (
+            (int((~runs["code_known"].astype(bool)).sum()), "are of code that is not known, as git could not be asked"),
+            (int((runs["earlier_code"] != "").sum()), "went on from checkpoints of other code"),
+            *((int(n), f"were imported {mark}") for mark, n in _unchecked(runs).value_counts().sort_index().items()),
+        ):
+            if count:
+                found.append(f"{count} of {len(runs)} runs {words}.")
         for data, prints in runs.groupby("data")["data_fingerprint"].nunique().items():
             if prints > 1:
                 found.append(f"The runs on {data} saw {prints} different files of that name.")
@@ -128,7 +140,8 @@ class Page:
     @cached_property
     def run_rows(self) -> Sequence[RunRow]:
         """The provenance of every run, by cell in the study's order."""
-        study = self.results.study
+        study, imported = self.results.study, self.results.runs["imported"] != ""
+        some_imported = bool(imported.any() and not imported.all())
         paths = dict.fromkeys((*study.grid, *(study.search.space if study.search else ()), "train.updates"))
         return [
             RunRow(
@@ -139,7 +152,7 @@ class Page:
                 outcome=run["outcome"],
                 reason=run["reason"] or "",
                 attempts=run["attempts"],
-                commit=_commit(run["commit"], run["dirty"]),
+                commit=_code(run, some_imported),
                 data=f"{run['data']} {run['data_fingerprint'][:_SHORT]}",
                 machine=_machine(run),
                 settings=_settings(run, paths),
@@ -157,7 +170,7 @@ class Page:
                 cell=result.label.row,
                 trial=f"repetition {run['index']}",
                 verdict=run["rerun"],
-                commit=_commit(run["commit"], run["dirty"]),
+                commit=_code(run),
                 machine=_machine(run),
             )
             for result, run in _by_cell(self.results, self.results.reruns)
@@ -250,8 +263,24 @@ def web_address(link: str | None) -> str | None:
     return link if link and link.startswith(("http://", "https://")) else None
 
 
-def _commit(commit: str | None, dirty: bool) -> str:
-    return f"{(commit or 'unknown')[:_SHORT]}{' + uncommitted changes' if dirty else ''}"
+def _code(run: Mapping[str, Any], imported: bool = False) -> str:
+    """Return what is known of a run's code and, if asked for, whether it was imported."""
+    known = run["commit"] not in (None, "", UNKNOWN)
+    words = run["commit"][:_SHORT] if known else NOT_KNOWN
+    words += " + uncommitted changes" if run["dirty"] else ""
+    words += " (changes not known)" if known and not run["code_known"] else ""
+    words += ", resumed from other code" if run["earlier_code"] else ""
+    return words + (", imported" if imported and run["imported"] else "")
+
+
+def _unchecked(runs: pd.DataFrame) -> pd.Series[str]:
+    """Return the marks of the imported runs of which something could not be checked."""
+    return runs.loc[~runs["imported"].isin(["", CHECKED]), "imported"]
+
+
+def _origin(runs: pd.DataFrame) -> str:
+    imported = int((runs["imported"] != "").sum())
+    return f"{'all' if imported == len(runs) else f'{imported} of {len(runs)}'} runs were imported from an archive"
 
 
 def _machine(run: Mapping[str, Any]) -> str:
@@ -259,8 +288,10 @@ def _machine(run: Mapping[str, Any]) -> str:
 
 
 def _commits(runs: pd.DataFrame) -> list[str]:
-    pairs = runs[["commit", "dirty"]].drop_duplicates().sort_values(["commit", "dirty"])
-    return [_commit(commit, dirty) for commit, dirty in pairs.itertuples(index=False)]
+    """Return what is known of the code of all runs, each once."""
+    columns = ["commit", "dirty", "code_known"]
+    distinct = runs[columns].drop_duplicates().sort_values(columns).assign(earlier_code="")
+    return [_code(run) for run in distinct.to_dict("records")]
 
 
 def _data_sets(runs: pd.DataFrame) -> list[str]:

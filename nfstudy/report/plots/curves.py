@@ -69,7 +69,7 @@ class Facet:
 
     title: str
     points: pd.DataFrame
-    """Columns run_id, length, split, update, value."""
+    """Columns line, length, split, update, value; lines are drawn in the order of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def draw_histories(title: str, y_label: str, facets: Sequence[Facet], stamp: str
                 hue_order=names,
                 style="split",
                 style_order=["validation", "training"],
-                units="run_id",
+                units="line",
                 estimator=None,
                 linewidth=1.1,
                 legend="full",

@@ -16,16 +16,18 @@ import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, BinaryIO
 
 import numpy as np
 from pydantic import ValidationError
 
+from nfstudy.core.errors import UserError
 from nfstudy.core.reading import free_bytes, regular
 from nfstudy.runs.archive.manifest import FORMAT, MAX_STORED, ArchiveError, Manifest, Member
 from nfstudy.runs.archive.writer import BLOCK, END, FILES, MANIFEST, POINTS, RUNS, header
+from nfstudy.runs.consistency import check_run
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.whole_run import POINT, RunCopy, RunRecord, is_history
 
@@ -151,7 +153,8 @@ def read_archive(path: Path) -> Archive:
     """Read and check an archive; nothing is written but a temporary file.
 
     Raises:
-        ArchiveError: the file is missing, truncated, altered, too large, of an unknown format, or not an archive.
+        ArchiveError: the file is missing, truncated, altered, too large, of an unknown format, or not an archive; or a
+            run in it contradicts itself, such as by settings that do not give its cell's key.
     """
     with _opened(path) as packed:
         manifest, places = _read_manifest(packed)
@@ -160,7 +163,8 @@ def read_archive(path: Path) -> Archive:
             unpacked.take(packed, member)
         packed.end()
     records = _read_records(unpacked.content(RUNS) or b"", manifest, places)
-    archive = Archive(path, manifest, tuple(_with_histories(records, unpacked.points(), places)), unpacked)
+    copies = list(_with_histories(records, unpacked.points(), places))
+    archive = Archive(path, manifest, tuple(_checked(copies, places)), unpacked)
     if (size := archive.stored_bytes(archive.runs)) > MAX_STORED:
         raise ArchiveError(f"{path}: its runs' files take {size:,} bytes in a store; expected: at most {MAX_STORED:,}")
     return archive
@@ -300,6 +304,17 @@ def _with_histories(records: list[RunRecord], points: np.ndarray, place: str) ->
             if not is_history(history):
                 raise ArchiveError(f"{place}: run {record.id}: {metric}: its points are out of order; {_ALLOWED}")
         yield RunCopy(record, histories)
+
+
+def _checked(copies: list[RunCopy], place: str) -> Iterator[RunCopy]:
+    """Yield the runs with what they are to be tagged with; raises ArchiveError where one contradicts itself."""
+    searched = {copy.record.tags[Tag.CELL] for copy in copies if copy.record.tags[Tag.STAGE] == "search"}
+    for copy in copies:
+        record = copy.record
+        try:
+            yield replace(copy, imported=check_run(copy, record.tags[Tag.CELL] in searched))
+        except UserError as error:
+            raise ArchiveError(f"{place}: run {record.id}, {record.name}: {error}") from None
 
 
 def _first(error: ValidationError) -> str:

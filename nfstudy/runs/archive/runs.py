@@ -13,6 +13,7 @@ import pandas as pd
 
 from nfstudy.runs.archive.reader import Archive
 from nfstudy.runs.frame import make_frame, make_history, make_row
+from nfstudy.runs.original import IMPORTED
 from nfstudy.runs.whole_run import RunCopy
 
 
@@ -53,7 +54,8 @@ class ArchivedRuns:
 def _row(copy: RunCopy) -> dict[str, object]:
     record = copy.record
     latest = {metric: _latest(history) for metric, history in copy.histories.items()}
-    data: dict[str, Mapping[str, Any]] = {"tags": record.tags, "params": record.params, "metrics": latest}
+    tags = record.tags | {IMPORTED: copy.imported}
+    data: dict[str, Mapping[str, Any]] = {"tags": tags, "params": record.params, "metrics": latest}
     return make_row(record.id, record.status, record.started, data)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from mlflow.entities import Metric, Param, Run, ViewType
 
 from nfstudy.core.errors import StoreError
-from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID, original_id
+from nfstudy.runs.original import IMPORTED, IMPORTING, ORIGINAL_RUN_ID, original_id
 from nfstudy.runs.tags import MlflowTag, Tag
 from nfstudy.runs.tracking.mlflow_export import file_names, read_copy, record_of
 from nfstudy.runs.tracking.mlflow_runs import PAGE
@@ -70,7 +70,7 @@ class ApiTarget:
 
     def _insert(self, copy: RunCopy, contents: Path) -> None:
         client, record = self._store.client, copy.record
-        marks = {ORIGINAL_RUN_ID: record.id, IMPORTING: "true"}
+        marks = {ORIGINAL_RUN_ID: record.id, IMPORTING: "true", IMPORTED: copy.imported}
         run_id = client.create_run(
             self._experiment, start_time=record.started, tags=record.tags | marks, run_name=record.name
         ).info.run_id

@@ -134,7 +134,7 @@ def find_experiment(client: MlflowClient, uri: str, study: str) -> Experiment | 
         return _the_one([active[each] for each in sorted(ids)], uri, study)
     deleted = [*([named] if named else []), *client.search_experiments(_DELETED, PAGE, filter_string=ours)]
     if deleted:
-        raise StudyDeletedError(uri, study, str(deleted[0].experiment_id))
+        raise StudyDeletedError.of(uri, study, str(deleted[0].experiment_id))
     return None
 
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from nfstudy.core.errors import StoreError, StudyDeletedError
+from nfstudy.core.launcher import Launcher
+from nfstudy.core.project import Project
 from nfstudy.core.reading import read_regular
 from nfstudy.runs.frame import LoggedRuns, make_frame, with_notes
+from nfstudy.runs.tags import Tag
+from nfstudy.runs.tracking.claim import at_work_elsewhere
 from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_served, is_sqlite
 
 ARTIFACT_BYTES = 2**28
 """Of one file of a run."""
+
+if TYPE_CHECKING:
+    from nfstudy.runs.tracking.store import Store
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,25 @@ def load_undeleted(uri: str, study: str, metrics: Collection[str] | None = None)
         return with_notes(make_frame([], metrics), [str(error)])
 
 
-def _by_mlflow(uri: str) -> Callable[[str], LoggedRuns]:
+def is_live(project: Project, uri: str, study: str) -> bool:
+    """Say whether a launcher is at work on a study now: one of this project, or of another with the same store."""
+    if project.is_running(study):
+        return True
+    if is_sqlite(uri) and not database_file(uri).exists():
+        return False
+    text = ""
+    with suppress(StoreError):
+        store = SqlStore(uri)
+        own = not is_served(uri) and store.is_known()
+        text = store.study_tag(study, Tag.LAUNCHER) if own else _open_store(uri).study_tag(study, Tag.LAUNCHER)
+    return at_work_elsewhere(text, Launcher.here(project.root)) is not None
+
+
+def _open_store(uri: str) -> Store:
     from nfstudy.runs.tracking.store import open_store
 
-    return open_store(uri).runs
+    return open_store(uri)
+
+
+def _by_mlflow(uri: str) -> Callable[[str], LoggedRuns]:
+    return _open_store(uri).runs

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from nfstudy.core.errors import StoreError, StoreUnavailableError
+from nfstudy.core.sqlite_uri import SQLITE
 from nfstudy.core.suggest import did_you_mean
-from nfstudy.runs.tracking.uris import SQLITE, database_file, is_served, is_sqlite
+from nfstudy.runs.tracking.uris import database_file, is_served, is_sqlite
 
 REACH_SECONDS = 10
 """How long a host may take to answer a connection."""

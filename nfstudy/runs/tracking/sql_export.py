@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from nfstudy.core.errors import StoreError, untold
 from nfstudy.runs.frame import LARGEST
-from nfstudy.runs.original import IMPORTING, original_id, original_tags
+from nfstudy.runs.original import IMPORTED, IMPORTING, original_id, original_tags
 from nfstudy.runs.tags import MlflowTag, Tag
 from nfstudy.runs.tracking.sql_runs import IDS_A_QUERY, SqlStore, find_experiment
 from nfstudy.runs.tracking.uris import ARTIFACTS, database_file
@@ -223,7 +223,9 @@ def _insert(connection: sqlite3.Connection, experiment: int, study: str, copy: R
     address = artifact_address(study, record.id)
     state = (record.id, record.name, record.status, record.started, record.ended, "active", experiment, address)
     _rows(connection, "runs", _RUNS, [(*state, "UNKNOWN", "", "", "unknown", "")])
-    _rows(connection, "tags", _PAIRS, [(record.id, *pair) for pair in record.tags.items()])
+    _rows(
+        connection, "tags", _PAIRS, [(record.id, *pair) for pair in (record.tags | {IMPORTED: copy.imported}).items()]
+    )
     _rows(connection, "params", _PAIRS, [(record.id, *pair) for pair in record.params.items()])
     for metric, history in copy.histories.items():
         latest: list[tuple[Any, ...]] = []

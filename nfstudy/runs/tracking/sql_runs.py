@@ -81,6 +81,18 @@ class SqlStore:
 
         return self.read(ids)
 
+    def study_tag(self, study: str, name: str) -> str:
+        """Return a tag of the study's experiment, empty where there is none."""
+
+        def text(connection: Connection) -> str:
+            if (found := find_experiment(connection, self.uri, study)) is None:
+                return ""
+            e = _EXPERIMENT_TAGS.c
+            asked = select(e.value).where(e.experiment_id == found.id, e.key == name)
+            return str(connection.execute(asked).scalar() or "")
+
+        return self.read(text)
+
     def artifact_address(self, run_id: str) -> str | None:
         """Return where a run keeps its files, None where there is no such run."""
         asked = select(_RUNS.c.artifact_uri).where(_RUNS.c.run_uuid == run_id)
@@ -160,7 +172,7 @@ def find_experiment(connection: Connection, uri: str, study: str) -> Experiment 
             return Experiment(*found[0])
     deleted = asked.where(e.lifecycle_stage == "deleted", (e.name == study) | e.experiment_id.in_(by_tag))
     for id, _ in connection.execute(deleted):
-        raise StudyDeletedError(uri, study, str(id))
+        raise StudyDeletedError.of(uri, study, str(id))
     return None
 
 

@@ -28,6 +28,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("PGCONNECT_TIMEOUT", "10")  # Else a PostgreSQL that does not answer is waited for for minutes.
 
 import mlflow
+import mlflow.store.db.utils
 from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -45,23 +46,29 @@ from nfstudy.core.atomic import draft_of, sweep
 from nfstudy.core.errors import RunGoneError, StoreError, StoreUnavailableError, without_secrets
 from nfstudy.core.plugins import installed
 from nfstudy.core.project import Project
+from nfstudy.core.sqlite_uri import SQLITE, sqlite_uri
+from nfstudy.runs.code import code_state
 from nfstudy.runs.frame import param_text
 from nfstudy.runs.metrics import known_metrics
-from nfstudy.runs.provenance import code_state, environment
+from nfstudy.runs.provenance import environment
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.runs.tracking.busy_timeout import shorten_busy_timeout
+from nfstudy.runs.tracking.claim import Claim
 from nfstudy.runs.tracking.database import file_identity, require_ours, require_same_file
 from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns, find_experiment
 from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.retry import Retry, may_pass, reason
-from nfstudy.runs.tracking.uris import ARTIFACTS, SQLITE, artifact_folder, database_file, is_sqlite
+from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_sqlite
 from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Trial, settings_digest
 
 for _noisy in ("alembic", "mlflow.tracking.fluent"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # It prints errors that we tell ourselves.
+
+# It makes the folder of a database whose address it does not decode: where `%` is in a name, not the one meant.
+mlflow.store.db.utils._make_parent_dirs_if_sqlite = lambda db_uri: None
 
 Written = TypeVar("Written")
 
@@ -82,7 +89,8 @@ def resolve_artifacts(artifact_uri: str, tracking_uri: str | None, registry_uri:
     tracking_uri = tracking_uri or mlflow.get_tracking_uri()
     if not is_sqlite(tracking_uri):
         return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
-    return LocalArtifactRepository(str(artifact_folder(artifact_uri, tracking_uri)))
+    # As an address: MLflow decodes a plain path too, and `%20` in a folder's name would become another folder's.
+    return LocalArtifactRepository(artifact_folder(artifact_uri, tracking_uri).as_uri())
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,8 @@ class Store:
         self.client = MlflowClient(tracking_uri=uri)
         self.retry = Retry()
         """With which what runs say is written; everything else is tried once."""
+        self.claim: Claim | None = None
+        """On the study that is run: it is kept while runs are written, and nothing is once it is another's."""
         self._file = file_identity(uri)
 
     @property
@@ -156,7 +166,8 @@ class Store:
             **({Tag.RERUN_OF: trial.rerun_of} if trial.rerun_of else {}),
             **({Tag.LOOK: trial.look} if trial.look else {}),
             Tag.COMMIT: code.commit,
-            Tag.DIRTY: str(code.dirty).lower(),
+            Tag.DIRTY: code.cleanliness,
+            Tag.CODE: code.digest,
             Tag.DATA: data.name if data else "none",
             Tag.DATA_FINGERPRINT: data.fingerprint if data else "",
             Tag.DEVICE: attempt.device,
@@ -177,7 +188,7 @@ class Store:
             "environment.json": json.dumps(machine, indent=2).encode(),
         }
         files |= {f"plugins/{Path(p.name).name}": p.source.encode() for p in installed() if p.source}
-        self._log_files(run_id, files | ({"git.diff": code.diff.encode()} if code.dirty else {}))
+        self._log_files(run_id, files | ({"git.diff": code.diff} if code.dirty else {}))
         return run_id
 
     def log_epoch(self, run_id: str, record: EpochRecord) -> None:
@@ -215,6 +226,31 @@ class Store:
             while runs := self.client.search_runs([found.experiment_id], query, max_results=PAGE) if found else []:
                 for run in runs:
                     self.kill_run(run.info.run_id)
+
+    def keep(self) -> None:
+        """Show that the launcher of the study is at work, if it is time to.
+
+        Raises:
+            TakenOverError: another launcher has taken the study over.
+            StoreUnavailableError: its file has been moved or replaced.
+        """
+        if self.claim:
+            require_same_file(self.uri, self._file)
+            self.claim.keep()
+
+    def study_tag(self, study: str, name: str) -> str:
+        """Return a tag of the study's experiment, empty where there is none."""
+        with _as_store_error(self.uri):
+            found = find_experiment(self.client, self.uri, study)
+            return str(found.tags.get(name, "")) if found else ""
+
+    def tag_study(self, study: str, name: str, text: str) -> None:
+        """Set a tag of the study's experiment, which must be there."""
+        with _as_store_error(self.uri):
+            found = find_experiment(self.client, self.uri, study)
+            if found is None:
+                raise StoreError(f"{self.uri}: there is no experiment '{study}'")
+            self.client.set_experiment_tag(found.experiment_id, name, text)
 
     @contextmanager
     def hurried(self) -> Iterator[None]:
@@ -273,6 +309,7 @@ class Store:
 
         def once() -> Written:
             require_same_file(self.uri, self._file)
+            self.keep()
             with _as_store_error(self.uri):
                 return call(*arguments, **named)
 
@@ -315,8 +352,12 @@ def open_store(uri: str, create: bool = False) -> Store:
     require_address(uri)
     if is_sqlite(uri):
         path = database_file(uri)
-        uri = f"{SQLITE}{path}"
+        uri = sqlite_uri(path)
+        if not uri.isascii() and any("\ud800" <= each <= "\udfff" for each in uri):
+            raise StoreError(f"{path}: has a name that is no UTF-8, which MLflow cannot use; expected: another name")
         if not path.exists():
+            if path.is_symlink():
+                raise StoreError(f"{path}: is a link to {os.readlink(path)}, which is not there; expected: a database")
             if not create:
                 raise StoreError(f"{path}: no store; hint: run a study first, or pass another --tracking-uri")
             _create_database(path, uri)
@@ -339,7 +380,7 @@ def _create_database(path: Path, uri: str) -> None:
                 return
             with draft_of(path) as draft:
                 with _as_store_error(uri):
-                    SqlAlchemyStore(f"{SQLITE}{draft}", ARTIFACTS).engine.dispose()
+                    SqlAlchemyStore(sqlite_uri(draft), ARTIFACTS).engine.dispose()
                 with closing(sqlite3.connect(draft)) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")
     except Timeout:

@@ -6,8 +6,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from nfstudy.core.errors import StoreError
+from nfstudy.core.sqlite_uri import SQLITE, sqlite_path
 
-SQLITE = "sqlite:///"
 ARTIFACTS = "mlflow-artifacts:/"
 """Our artifact addresses name no folder, so that the store can be moved."""
 
@@ -24,7 +24,7 @@ def is_served(uri: str) -> bool:
 
 def database_file(uri: str) -> Path:
     """Return the file of a SQLite address, absolute."""
-    return Path(unquote(uri.removeprefix(SQLITE).split("?")[0])).absolute()
+    return sqlite_path(uri)
 
 
 def artifact_folder(artifact_uri: str, uri: str) -> Path:
