@@ -68,7 +68,7 @@ class Claim:
         if other and not insist:
             raise StoreError(
                 f"{self._store.uri}: study '{self._study}' is being run by another launcher: {other}; last sign of "
-                f"life {age_of(text):.0f} s ago; hint: stop it there, or insist with --take-over; after "
+                f"life {age_of(text):.0f} s ago; hint: stop it there, or insist with `run --take-over`; after "
                 f"{STALE_SECONDS:.0f} s without a sign it counts as gone"
             )
         self._show()
