@@ -270,7 +270,7 @@ def test_a_search_waits_for_a_trial_that_failed_and_then_goes_on_as_if_it_had_no
     assert scheduler.done
     assert [identity[2] for identity in known if identity[0] == first] == [0, 1, 2]
     assert heard[0] == (
-        "none K=0 D=40: its search waits for trial 3, which failed; nothing more of the cell runs before"
+        "diagonal Gaussian K=0 D=40: its search waits for trial 3, which failed; nothing more of the cell runs before"
     )
     assert carry_out(SEARCHED, tmp_path / "b.journal", known) == straight
 
