@@ -14,6 +14,7 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 import pytest
 from support.template_store import make_stores_from_a_template
 
+from nfstudy.core import plugins, registry
 from nfstudy.core.project import Project
 from nfstudy.data.cifar10 import BATCHES
 from nfstudy.data.files import locate
@@ -36,6 +37,19 @@ def skip_without(files, folders):
     missing = [file.name for file in files if locate(file, folders) is None]
     if missing:
         pytest.skip(f"no {', '.join(missing)} under $NFSTUDY_DATA or data/ (README.md says where to get them)")
+
+
+@pytest.fixture(autouse=True)
+def _no_plug_in_stays():
+    """Forget the plug-ins that a test installs in its own process: later runs of others would record them."""
+    installed, declared = dict(plugins._installed), {kind: dict(found) for kind, found in registry._declared.items()}
+    yield
+    if plugins._installed.keys() - installed.keys():
+        plugins._installed.clear()
+        plugins._installed.update(installed)
+        registry._declared.clear()
+        registry._declared.update(declared)
+        registry._version += 1
 
 
 @pytest.fixture(scope="session")

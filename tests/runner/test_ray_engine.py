@@ -55,6 +55,7 @@ def cluster(head, monkeypatch):
     yield head
     for node in [*head.worker_nodes]:
         head.remove_node(node, allow_graceful=False)
+    head.wait_for_nodes()  # Else the next test's actors are sent to a node that is gone, and not yet known to be.
 
 
 def test_a_lost_worker_a_lost_node_a_restarted_database_and_a_killed_driver_change_nothing(
