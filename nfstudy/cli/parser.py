@@ -207,7 +207,10 @@ def make_parser() -> Parser:
         "--samples", type=count, metavar="N", help="importance samples an image, or chains (default: 5000; 8 chains)"
     )
     evaluate.add_argument(
-        "--images", type=count, metavar="N", help="the first so many test images (default: 1000; 100 by annealing)"
+        "--images",
+        type=count,
+        metavar="N",
+        help="test images, spread evenly (default: 1000; 100 by annealing)",
     )
     evaluate.add_argument("--temperatures", type=count, metavar="N", help="of ais and bdmc (default: 200)")
     evaluate.add_argument("--seed", type=count_from_0, default=1, metavar="N", help="of its noise (default: 1)")

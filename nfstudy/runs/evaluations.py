@@ -34,7 +34,7 @@ class EvaluationRequest(Record):
     samples: Annotated[int, Field(ge=2, le=10_000_000)]
     """Of `importance` the samples an image; of `ais` and `bdmc` the chains."""
     images: Annotated[int, Field(ge=1, le=10_000_000)]
-    """The first so many test images, or all where there are fewer; of `bdmc`, images that the model draws."""
+    """So many test images, spread evenly, or all where there are fewer; of `bdmc`, images that the model draws."""
     temperatures: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Of `ais` and `bdmc`: how often β is raised; null for `importance`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1

@@ -152,7 +152,7 @@ TIGHT_ERROR = _of_images(
     "nll_tight_mc_se", "test/nll_tight_seed_se by the delta method, which is too small", better="lower"
 )
 TIGHT_SAMPLES = _of_images("tight_samples", "importance samples of test/nll_tight", "samples", decimals=0)
-TIGHT_IMAGES = _of_images("tight_images", "test images of test/nll_tight", "images", decimals=0)
+TIGHT_IMAGES = _of_images("tight_images", "test images of test/nll_tight, evenly spread", "images", decimals=0)
 NLL_CURVE = _of_images(
     "nll_curve", "−ln p(x) of the images of test/nll_tight over the number of samples, which stands as the step"
 )

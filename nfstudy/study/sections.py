@@ -203,4 +203,4 @@ class EvaluationSpec(Record):
     tight_samples: Annotated[int, Field(ge=2, le=10_000_000)] = 5000
     """Images only: importance samples of the tight estimate, which stands beside that of `samples`."""
     tight_images: Annotated[int, Field(ge=0, le=10_000_000)] = 1000
-    """Images only: how many test images it is made of, the first ones of those evaluated; 0 is no tight estimate."""
+    """Images only: how many test images it is made of, spread evenly over those evaluated; 0 is no tight estimate."""

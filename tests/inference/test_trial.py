@@ -112,6 +112,19 @@ def test_only_the_first_images_are_used(dataset, key):
         assert result.metrics[name] == altered.metrics[name] != whole.metrics[name]
 
 
+def test_the_tight_estimate_is_of_images_spread_evenly_over_those_evaluated(dataset):
+    places = [0, 1, 3, 5, 6, 8, 10]  # floor(i * 12 / 7)
+    result = run(dataset)
+    rows = result.files["images.csv"].decode().splitlines()
+    assert [int(row.split(",")[0]) for row in rows[1:]] == places
+    test = dataset.test.copy()
+    others = np.setdiff1d(np.arange(len(test)), places)
+    test[others] = 1 - test[others]
+    altered = run(dataclasses.replace(dataset, test=test))
+    assert altered.metrics["test/nll_tight"] == result.metrics["test/nll_tight"]
+    assert altered.metrics["test/nll"] != result.metrics["test/nll"]
+
+
 def test_a_diverged_trial_has_a_reason_and_no_test_numbers(dataset):
     result = run(dataset, {"train.learning_rate": 1e6, "train.updates": 200})
     assert result.outcome == "diverged"

@@ -103,13 +103,15 @@ class ImageProblem:
     def diagnose(self) -> Diagnosis:
         """Return the tight estimate with its convergence curve, and `diagnostics.PosteriorSummary` of the same images.
 
-        The tight estimate's noise is drawn anew for each repetition. The file `images.csv` has a line an image.
+        The tight estimate's noise is drawn anew for each repetition. The file `images.csv` has a line an image,
+        under its place in the test set.
         """
         self.model.eval()
         spec = self.settings.evaluation
         metrics, curves, columns = dict[str, float](), dict[str, Mapping[int, float]](), dict[str, np.ndarray]()
+        places = spread_over(len(self._test_images()), spec.tight_images or DIAGNOSED)
+        images = self._test_images()[places]
         if spec.tight_images:
-            images = self._test_images()[: spec.tight_images]
             seed = derive_seed(self.settings.seed, "evaluation", "tight", self.repetition)
             tight = evaluate_likelihood(self.model, images, spec.tight_samples, seed)
             metrics = {f"test/{_tight_name(name)}": value for name, value in tight.numbers().items()}
@@ -118,7 +120,7 @@ class ImageProblem:
             of_each = tight.images
             columns = {"nll_tight": of_each.nll, "ess": of_each.effective_size, "pareto_k": of_each.pareto_k}
         seed = derive_seed(self.settings.seed, "diagnostics", self.repetition)
-        posteriors = summarise_posteriors(self.model, self._test_images()[: spec.tight_images or DIAGNOSED], seed)
+        posteriors = summarise_posteriors(self.model, images, seed)
         metrics |= {
             "test/active_latents": float(posteriors.active),
             "test/log_det": float(posteriors.log_det.mean()),
@@ -129,10 +131,10 @@ class ImageProblem:
         for name in ("log_det", "displacement"):
             quantiles = np.percentile(columns[name], PERCENTILES)
             curves[f"test/{name}_quantile"] = dict(zip(PERCENTILES, quantiles.tolist(), strict=True))
-        return Diagnosis(metrics, curves, {"images.csv": _csv(columns)})
+        return Diagnosis(metrics, curves, {"images.csv": _csv(places, columns)})
 
     def evaluate(self, request: EvaluationRequest) -> dict[str, float]:
-        """Return what an estimator says of −ln p(x) of the first test images, or of images that the model draws.
+        """Return what an estimator says of −ln p(x) of test images, or of images that the model draws.
 
         Where there are fewer test images than asked for, it is of all; `images` says of how many it is.
 
@@ -140,7 +142,7 @@ class ImageProblem:
             UserError: images are to be drawn, which the model's likelihood does not do.
         """
         self.model.eval()
-        images = self._test_images()[: request.images]
+        images = self._test_images()[spread_over(len(self._test_images()), request.images)]
         seed = derive_seed(self.settings.seed, "evaluation again", request.seed, self.repetition)
         if request.estimator == "importance":
             return evaluate_likelihood(self.model, images, request.samples, seed).numbers() | {"images": len(images)}
@@ -230,11 +232,19 @@ def _tight_name(name: str) -> str:
     return f"{quantity}_tight_{rest}" if quantity == "nll" and rest else f"{name}_tight"
 
 
-def _csv(columns: Mapping[str, np.ndarray]) -> bytes:
+def spread_over(total: int, count: int) -> np.ndarray:
+    """Return `count` of the places 0 ... total − 1, evenly spread: ⌊i · total / count⌋; all where there are fewer.
+
+    Not the first ones: data sets are often sorted, as the fixed binarisation of MNIST is by digit.
+    """
+    count = min(count, total)
+    return np.arange(count) * total // max(count, 1)
+
+
+def _csv(places: np.ndarray, columns: Mapping[str, np.ndarray]) -> bytes:
     """Return a table with a line an image, numbers to six digits."""
-    lines = (
-        ",".join((str(i), *(f"{v:.6g}" for v in row))) for i, row in enumerate(zip(*columns.values(), strict=True))
-    )
+    rows = zip(places.tolist(), *columns.values(), strict=True)
+    lines = (",".join((str(place), *(f"{v:.6g}" for v in row))) for place, *row in rows)
     return "\n".join((",".join(("image", *columns)), *lines, "")).encode()
 
 

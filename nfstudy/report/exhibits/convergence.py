@@ -51,7 +51,7 @@ NOTHING = (
     "how many images it is, and which older runs do not have. `evaluate` estimates −ln p(x) of kept weights."
 )
 CURVE_CAPTION = (
-    "−ln p(x) of the first test images by n importance samples, each n averaged over disjoint blocks of the same "
+    "−ln p(x) of test images, evenly spread, by n importance samples, each n averaged over disjoint blocks of the same "
     "samples: mean ± standard error (number of runs), in {unit}. It is an upper bound in expectation for every n; n = "
     "1 is the free energy F."
 )
