@@ -20,7 +20,7 @@ COST_CAPTION = (
     "error (number of runs). Times and memory are of the machines that the runs were made on."
 )
 EVALUATION_CAPTION = (
-    "Kept weights evaluated again: −ln p(x) of the first test images by other numbers of samples or estimators, in "
+    "Kept weights evaluated again: −ln p(x) of test images by other numbers of samples or estimators, in "
     "{unit}; mean ± standard error (number of runs). ± seeds is the mean error of a run's estimate if its samples or "
     "chains were drawn anew. Of bdmc, images are drawn from the model, and their −ln p(x) lies between the two numbers."
 )
