@@ -25,9 +25,20 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-ELSEWHERE = ("CONTRIBUTING.md", "CHANGELOG.md", "studies/README.md", "reports/*/index.md")
+ELSEWHERE = (
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "studies/README.md",
+    "reports/*/index.md",
+    "reports/*/budget-*/index.md",
+)
 """Pages whose place on the site is their path in the repository."""
-BESIDE = ("reports/*/figures/*.png", "reports/benchmarks/*.png", "reports/index.html")
+BESIDE = (
+    "reports/*/figures/*.png",
+    "reports/*/budget-*/figures/*.png",
+    "reports/benchmarks/*.png",
+    "reports/index.html",
+)
 """Files that are copied to where they are in the repository."""
 NOTEBOOK = "notebooks/first-steps.ipynb"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")

@@ -124,7 +124,7 @@ def history(
     """
     from nfstudy.runs.frame import make_history
     from nfstudy.runs.metrics import known_metrics
-    from nfstudy.runs.tracking.open import open_runs
+    from nfstudy.runs.tracking.open import open_study
 
     names = [metrics] if isinstance(metrics, str) else [*metrics]
     plan, frame = _runs(path, budget, tracking_uri, ())
@@ -133,7 +133,7 @@ def history(
     if frame.empty:
         points = make_history(())
     else:
-        points = open_runs(Project.find().tracking_uri(tracking_uri))(plan.name).history([*frame["run_id"]], names)
+        points = open_study(Project.find().tracking_uri(tracking_uri), plan.study).history([*frame["run_id"]], names)
     return frame[["label", "repetition", "run_id"]].merge(points, on="run_id", validate="one_to_many")
 
 
@@ -204,7 +204,7 @@ def _runs(
     from nfstudy.runs.tracking.open import load_frame
 
     plan = load_study(path).under(budget)
-    frame = trusted(plan, load_frame(Project.find().tracking_uri(tracking_uri), plan.name, metrics))
+    frame = trusted(plan, load_frame(Project.find().tracking_uri(tracking_uri), plan.study, metrics))
     for note in notes(frame):
         warnings.warn(note, stacklevel=3)
     cells = {cell.key: (place, cell.label) for place, cell in enumerate(study_cells(plan, frame))}

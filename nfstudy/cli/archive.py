@@ -24,12 +24,11 @@ def export(options: argparse.Namespace) -> int:
     from nfstudy.runs.archive.transfer import export_runs
 
     study = chosen_study(options.study)
-    if options.budget:
-        study.under(options.budget)  # Whether there is such a budget.
+    name = study.under(options.budget).name if options.budget else study.study
     path = Path(options.file)
     _, uri = find_store(options.tracking_uri)
-    runs = export_runs(uri, study.study, path, options.budget, options.with_checkpoints, tell)
-    print(f"{path}: {runs} runs of {study.study}, {path.stat().st_size / 1e6:.2f} MB")
+    runs = export_runs(uri, name, path, options.budget, options.with_checkpoints, tell, study.budget_of)
+    print(f"{path}: {runs} runs of {name}, {path.stat().st_size / 1e6:.2f} MB")
     return 0
 
 

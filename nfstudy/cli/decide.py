@@ -123,7 +123,7 @@ class _Work:
         self.judged = judge_bodies(wanted, kept)
         for results in kept:
             if results.study.study not in self.seconds:
-                frame = load_frame(self.uri, results.study.study, ["time/wall_seconds"])
+                frame = load_frame(self.uri, results.study, ["time/wall_seconds"])
                 self.seconds[results.study.study] = logged_seconds(frame)
         if not self.asked:
             self.asked = tuple(self._undecided())
@@ -186,7 +186,7 @@ class _Work:
         print(f"{step.claim} on {step.results.name}: look {step.look} at {step.repetitions} repetitions", flush=True)
         launch = Launch(plan, self.project, self.uri, WorkerOptions(count=self.workers))
         with self.project.study_lock(plan.name):
-            failures = _run(launch, step, self.seconds[plan.name], deadline) if step.runs else ()
+            failures = _run(launch, step, self.seconds[plan.study.study], deadline) if step.runs else ()
         before = self.bodies_of(step.claim)[step.results.name]
         self.judge()
         after = self.bodies_of(step.claim)[step.results.name]

@@ -44,7 +44,7 @@ def evaluate(options: argparse.Namespace) -> int:
         store = open_store(uri)
         study, run_ids = plan.name, finished_runs(store, plan)
         if not run_ids:
-            raise UserError(f"{study}, budget {plan.budget}: no repetition has finished; hint: run the study first")
+            raise UserError(f"{plan.shown}: no repetition has finished; hint: run the study first")
     warn_of_unknown_code()
     print(f"{study}: {request.label}; {len(run_ids)} finished runs", flush=True)
 

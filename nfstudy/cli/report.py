@@ -21,15 +21,15 @@ def report(options: argparse.Namespace) -> int:
         got = f"{len(options.study)} studies" if options.study else "neither STUDY nor --all"
         raise UserError(f"report: got {got}; expected: one STUDY, or --all")
     from nfstudy.report.build import build_report
-    from nfstudy.runs.tracking.open import is_live, open_runs
+    from nfstudy.runs.tracking.open import is_live, open_study
 
     path = chosen_file(options.study[0])
     plan = read_study(path).under(options.budget)
     project, uri = find_store(options.tracking_uri)
-    runs = open_runs(uri)(plan.name)
+    runs, name = open_study(uri, plan.study), plan.study.study
     if not options.output:
-        require_sole(path, plan.name, project.root)
-    folder = Path(options.output) if options.output else project.report(plan.name)
+        require_sole(path, name, project.root)
+    folder = Path(options.output) if options.output else project.report(name)
     active = is_live(project, uri, plan.name)
     print(f"report: {nearby(build_report(plan, runs, folder, options.partial, active, tell))}")
     return 0

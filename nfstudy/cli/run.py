@@ -55,8 +55,8 @@ def run(options: argparse.Namespace) -> int:
         WorkerOptions(options.engine, options.workers, options.threads, options.device, options.gpus),
         RetryPolicy(options.checkpoint_every, options.retries, options.worker_timeout),
     )
-    require_sole(path, plan.name, project.root)
-    require_report_folder(project.report(plan.name), plan.name)
+    require_sole(path, plan.study.study, project.root)
+    require_report_folder(project.report(plan.study.study), plan.study.study)
     with nullcontext() if options.dry_run else _lock(launch, options.take_over):
         return _run(launch, options.dry_run, options.take_over, _again(options))
 
@@ -89,13 +89,13 @@ def _run(launch: Launch, dry_run: bool, take_over: bool, again: str) -> int:
     from nfstudy.runs.tracking.open import load_frame
 
     plan = launch.plan
-    frame = trusted(plan, load_frame(launch.uri, plan.name, NEEDED))
+    frame = trusted(plan, load_frame(launch.uri, plan.study, NEEDED))
     for note in notes(frame):
         tell(note)
     left, impossible = runs_left(plan, frame), plan.impossible
     at_most = "at most " if plan.sampling else ""
     without = f", {len(impossible)} impossible grid points skipped" if impossible else ""
-    print(f"{plan.study.title}\n{plan.name}, budget {plan.budget}: {at_most}{left} runs to do{without}", flush=True)
+    print(f"{plan.study.title}\n{plan.shown}: {at_most}{left} runs to do{without}", flush=True)
     try:
         summary = _run_rest(launch, frame, left, dry_run, take_over) if left else None
     except Interrupted as signal:
@@ -115,7 +115,7 @@ def _run(launch: Launch, dry_run: bool, take_over: bool, again: str) -> int:
     if summary:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.ran.items()))
         words = f"{counts or 'nothing was to do'} in {format_duration(summary.seconds)}"
-        after = trusted(plan, load_frame(launch.uri, plan.name, NEEDED))
+        after = trusted(plan, load_frame(launch.uri, plan.study, NEEDED))
         print(f"{words}{_not_run(plan, after, len(summary.failures))}")
     rebuild(launch)
     failures = summary.failures if summary else ()
@@ -190,10 +190,10 @@ def _run_rest(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool, tak
 def rebuild(launch: Launch) -> None:
     """Make the report of what there is, and say where it and the runs are."""
     from nfstudy.report.build import build_report
-    from nfstudy.runs.tracking.open import open_runs
+    from nfstudy.runs.tracking.open import open_study
 
-    name = launch.plan.name
-    index = build_report(launch.plan, open_runs(launch.uri)(name), launch.project.report(name), partial=True)
+    plan, folder = launch.plan, launch.project.report(launch.plan.study.study)
+    index = build_report(plan, open_study(launch.uri, plan.study), folder, partial=True)
     print(f"report: {nearby(index)}\nbrowse the runs: {program()} ui   (then open http://127.0.0.1:5000)")
 
 

@@ -28,11 +28,11 @@ def status(options: argparse.Namespace) -> int:
 
     plan = chosen_study(options.study).under(options.budget)
     project, uri = find_store(options.tracking_uri)
-    frame = trusted(plan, load_frame(uri, plan.name, NEEDED))
+    frame = trusted(plan, load_frame(uri, plan.study, NEEDED))
     for note in notes(frame):
         tell(note)
     active = is_live(project, uri, plan.name)
-    print(f"{plan.name}, budget {plan.budget}{', running now' if active else ''}")
+    print(f"{plan.shown}{', running now' if active else ''}")
     expected = project.read_costs(plan.name) | logged_seconds(frame)
     print_cells(plan, frame, expected, usable_cores(), active)
     return 0

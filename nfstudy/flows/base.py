@@ -52,6 +52,13 @@ class Flow(nn.Module, ABC):
         steps.
         """
 
+    @torch.no_grad()
+    def scale_heads(self, factor: float) -> None:
+        """Multiply the weights, not the biases, of each `StepHead`: by so much more an image moves the parameters."""
+        for module in self.modules():
+            if isinstance(module, StepHead):
+                module.weight.mul_(factor)
+
     @abstractmethod
     def parameters_from(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return the amortised parameters of all K steps.

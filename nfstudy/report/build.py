@@ -67,26 +67,31 @@ def build_report(
         ReportError: nothing has run, cells are unfinished without `partial`, or the folder
             holds something else than an earlier report of the study, or cannot be written.
     """
-    there = require_report_folder(folder, plan.name)
+    there = require_report_folder(folder, plan.study.study)
     results = gather_results(plan, runs, active)
     for note in results.notes:
         tell(note)
     if results.runs.empty and there:  # Not even in part: somebody may look into another store than before.
         raise ReportError(
-            f"study {plan.name}, budget {plan.budget}: no runs in this store, and {folder} holds an earlier report; "
-            "hint: name the store that has the runs with --tracking-uri, or another folder with --output"
+            f"study {plan.study.study}, budget {plan.budget}: no runs in this store, and {folder} holds an earlier "
+            "report; hint: name the store that has the runs with --tracking-uri, or another folder with --output"
         )
     _refuse_unfinished(results, partial)
-    write_files(folder, make_report(results).files, plan.name)
+    write_files(folder, make_report(results).files, plan.study.study)
     return folder / "index.html"
 
 
-def make_report(results: Results) -> Report:
-    """Make a study's exhibits and pages, whether or not all its cells are there."""
+def make_report(results: Results, others: Mapping[str, str] | None = None) -> Report:
+    """Make a study's exhibits and pages, whether or not all its cells are there.
+
+    Arguments:
+        results: the study under a budget.
+        others: other budget that has a page -> its folder, as an address relative to this one's.
+    """
     searched = bool(results.plan.search or results.plan.sampling)
     shown = [entry for entry in results.study.shown if searched or not registry.find("exhibits", entry[0]).of_search]
     exhibits = [make_exhibit(name, results, options) for name, options in shown]
-    page = Page(results, (*exhibits, *_impossible(results), *_claims(results)), version("nfstudy"))
+    page = Page(results, (*exhibits, *_impossible(results), *_claims(results)), version("nfstudy"), others or {})
     files = _render_files(page)
     return Report(page, {**files, MANIFEST: _manifest(page, files)})
 

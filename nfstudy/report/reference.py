@@ -17,13 +17,15 @@ from nfstudy.core.errors import ReportError
 from nfstudy.core.project import Project
 from nfstudy.core.reading import TEXT_BYTES, read_regular
 from nfstudy.report.build import MANIFEST
-from nfstudy.report.claims.judge import all_claims, bodies_of, judge_bodies
-from nfstudy.report.pages.overview import build_front, gather_fullest
+from nfstudy.report.claims.judge import all_claims, judge_bodies
+from nfstudy.report.pages.overview import build_front
 from nfstudy.report.pages.readme import results_text
+from nfstudy.report.shown import Shown, shown_bodies
 from nfstudy.report.statistics.estimates import Results
 from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import Archive, read_archive
 from nfstudy.runs.archive.runs import ArchivedRuns
+from nfstudy.runs.former import runs_of_study
 from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tags import Tag
 from nfstudy.study.reader import read_studies
@@ -31,7 +33,11 @@ from nfstudy.study.reader import read_studies
 ARCHIVES = "reference/*.tar.xz"
 """Below the folder of the project's store."""
 
-KEPT = (MANIFEST, f"*/{MANIFEST}", "*/index.md", "*/figures/*.png", "*/tables/*.csv")
+KEPT = (
+    MANIFEST,
+    *(f"{folder}/{name}" for folder in ("*", "*/budget-*") for name in (MANIFEST, "index.md")),
+    *(f"{folder}/{name}" for folder in ("*", "*/budget-*") for name in ("figures/*.png", "tables/*.csv")),
+)
 """The files of reports that are kept in git, as `reports/.gitignore` has it: what a code host shows, and all digits.
 
 The manifests tell the digests of the others, so that these too are held to what they were.
@@ -96,7 +102,8 @@ def stale_parts(project: Project, archives: Mapping[str, Archive]) -> list[str]:
     head, tail = _around_results(readme)
     with tempfile.TemporaryDirectory() as folder:
         results = _make(project, archives, Path(folder))
-        made, kept = _kept_files(Path(folder), archives), _kept_files(project.kept_reports, archives)
+        own = [path.name for path in Path(folder).iterdir() if path.is_dir()]
+        made, kept = _kept_files(Path(folder), own), _kept_files(project.kept_reports, own)
     differing = sorted(name for name in made.keys() | kept.keys() if made.get(name) != kept.get(name))
     lines = [f"{project.kept_reports.name}/{name}: {_how(name, made, kept)}" for name in differing]
     return lines + ([] if head + results + tail == readme else [f"{README}: the results between its markers differ"])
@@ -112,33 +119,34 @@ def _make(project: Project, archives: Mapping[str, Archive], folder: Path) -> st
     """Write the studies' reports and the front page into a folder; return README's results with their markers."""
     files = read_studies(project.root / "studies")
     studies = {study.study: study for study in files.values()}
-    runs = {name: ArchivedRuns(archives.get(name)) for name in (*studies, *archives)}
-    found = []
+    found: list[Shown] = []
+    for study in studies.values():
+        found += shown_bodies(study, runs_of_study(study, lambda name: ArchivedRuns(archives.get(name))))
+    found = [shown for shown in found if len(shown.results.runs)]
+    told = {run_id for shown in found for run_id in shown.results.runs["run_id"]}
     for name, archive in archives.items():
-        if name not in studies:
+        owners = [study.study for study in studies.values() if name in study.logged_names]
+        if not owners:
             raise ReportError(
                 f"{archive.path}: no study file defines study {name}; expected: {', '.join(sorted(studies))}"
             )
-        results = gather_fullest(studies[name], runs[name])
-        if results.runs.empty:
+        if not any(run.record.id in told for run in archive.runs):
             raise ReportError(
-                f"{archive.path}: its runs belong to no cell of study {name}; expected: runs of the study "
+                f"{archive.path}: its runs belong to no cell of study {owners[0]}; expected: runs of the study "
                 "file as it is, and of this version's keys"
             )
-        found.append(results)
     named = {path.relative_to(project.root).as_posix(): study for path, study in files.items()}
-    build_front(named, runs.__getitem__, folder)
-    at_once = {results.study.study: _at_once(results, archives[results.study.study]) for results in found}
-    judged = judge_bodies(
-        all_claims(), [body for name, study in studies.items() for body in bodies_of(study, runs[name])]
-    )
+    build_front(named, lambda name: ArchivedRuns(archives.get(name)), folder)
+    at_once = {shown.results.name: _at_once(shown.results, archives.values()) for shown in found}
+    judged = judge_bodies(all_claims(), [shown.results for shown in found])
     return f"{BEGIN}\n{NOTICE}\n\n{results_text(found, at_once, judged)}\n{END}"
 
 
-def _at_once(results: Results, archive: Archive) -> int:
+def _at_once(results: Results, archives: Iterable[Archive]) -> int:
     """Return how many of a study's runs were under way at the same time, at most; earlier attempts do not count."""
     ids = set(results.runs["run_id"])
-    records = [run.record for run in archive.runs if run.record.id in ids and run.record.outcome in RESULTS]
+    runs = (run.record for archive in archives for run in archive.runs)
+    records = [record for record in runs if record.id in ids and record.outcome in RESULTS]
     return most_at_once((record.started, record.ended) for record in records if record.ended is not None)
 
 

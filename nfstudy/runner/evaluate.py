@@ -19,6 +19,7 @@ from nfstudy.runner.worker import Died, Evaluate, Evaluated
 from nfstudy.runs.code import code_state
 from nfstudy.runs.conditions import recorded_settings
 from nfstudy.runs.evaluations import EVALUATION_PREFIX, Evaluation, EvaluationRequest
+from nfstudy.runs.former import runs_of_study
 from nfstudy.runs.frame import latest_per_identity
 from nfstudy.runs.result import TrialResult
 from nfstudy.runs.tags import Tag
@@ -55,7 +56,7 @@ class Outcome:
 
 def finished_runs(store: Store, plan: StudyPlan) -> list[str]:
     """Return the ids of the finished repetitions of a study under a budget, one a repetition, in the frame's order."""
-    frame = store.runs(plan.name).frame(())
+    frame = runs_of_study(plan.study, store.runs).frame(())
     frame = latest_per_identity(frame[(frame["budget"] == plan.budget) & (frame["stage"] == "repetition")])
     keys = {cell.key for cell in plan.cells}
     ours = frame["cell"].isin(keys) if keys else frame["cell"] == frame["cell"]

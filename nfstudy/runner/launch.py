@@ -23,6 +23,7 @@ from nfstudy.runner.progress import StudyProgress, make_progress
 from nfstudy.runner.scheduler import Scheduler
 from nfstudy.runner.search import further_plan, study_plan
 from nfstudy.runner.signals import StopSignal
+from nfstudy.runs.former import runs_of_study
 from nfstudy.runs.frame import LoggedRuns, runs_left, study_cells, trusted
 from nfstudy.runs.result import RESULTS, TrialResult
 from nfstudy.runs.tracking.claim import Claim
@@ -65,14 +66,15 @@ def run_study(
     store.claim = claim
     experiment = store.experiment(plan.name, study.description or study.title)
     store.kill_left_over(plan.name)
-    frame = trusted(plan, store.runs(plan.name).frame())
+    runs = runs_of_study(study, store.runs)
+    frame = trusted(plan, runs.frame())
     folder = store.folder or launch.project.store
     places = Places(store, experiment, folder / "optuna" / f"{plan.name}.journal", folder / "checkpoints" / plan.name)
     prune_checkpoints(places.checkpoints, set(_identities(frame[frame["outcome"].isin(RESULTS)])))
     drop_lock(places.journal)
     known = known_outcomes(frame, plan.budget)
     if _prunes(plan):
-        known = with_epochs(known, frame, store.runs(plan.name))
+        known = with_epochs(known, frame, runs)
     heard: list[StudyProgress] = []
     """What the searches choose is told of from the start on, not what they have chosen in earlier launches."""
 

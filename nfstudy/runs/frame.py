@@ -89,8 +89,27 @@ def make_frame(rows: Sequence[Mapping[str, Any]], metrics: Collection[str] | Non
         if metrics is None or name in metrics
     }
     frame = pd.DataFrame(columns).astype({name: kind for name, kind in RUN_COLUMNS.items() if kind != "bool"})
-    order = ["cell", "stage", "index", "started", "run_id"]
-    return with_notes(frame.sort_values(order, kind="stable").reset_index(drop=True), left_out)
+    return with_notes(frame.sort_values(_ORDER, kind="stable").reset_index(drop=True), left_out)
+
+
+def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return frames of runs as the one that `make_frame` would have made of all their rows, without their notes.
+
+    Arguments:
+        frames: at least one, all with the same metrics.
+    """
+    filled = [frame for frame in frames if len(frame)] or frames[:1]
+    settings = sorted({path for frame in filled for path in frame} - {*RUN_COLUMNS, *known_metrics()})
+    metrics = [name for name in filled[0] if name in known_metrics()]
+    columns = [*RUN_COLUMNS, *settings, *metrics]
+    whole = pd.concat([frame.reindex(columns=columns) for frame in filled])
+    # What a run does not use is None, as in `make_frame`, where pandas has put NaN.
+    unused = {path: whole[path].astype(object).where(whole[path].notna(), None) for path in settings}
+    whole = whole.assign(**unused).copy()
+    return whole.sort_values(_ORDER, kind="stable").reset_index(drop=True)
+
+
+_ORDER = ["cell", "stage", "index", "started", "run_id"]
 
 
 def notes(frame: pd.DataFrame) -> tuple[str, ...]:

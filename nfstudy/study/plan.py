@@ -17,7 +17,7 @@ from nfstudy.study.grid import cell_at, expand, point_text, replaced, why_imposs
 from nfstudy.study.searches import check_choice
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
-from nfstudy.study.spec import NO_SEARCH, Range, Sampling, Search, StudySpec
+from nfstudy.study.spec import NO_SEARCH, Former, Range, Sampling, Search, StudySpec
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,23 @@ class StudyPlan:
     """The name of one of the study's budgets."""
 
     @property
+    def logged_as(self) -> Former:
+        """The study and the budget that its runs are logged as: its own, unless the budget was formerly another."""
+        return self.study.budgets[self.budget].formerly or Former(study=self.study.study, budget=self.budget)
+
+    @property
     def name(self) -> str:
-        """The study's name."""
-        return self.study.study
+        """The name of the study that its runs are logged as, by which they are locked, claimed and searched."""
+        return self.logged_as.study
+
+    @property
+    def shown(self) -> str:
+        """What people call it, such as `mnist, budget smoke`, with what its runs are logged as where that is other."""
+        own = f"{self.study.study}, budget {self.budget}"
+        logged = self.logged_as
+        if (logged.study, logged.budget) == (self.study.study, self.budget):
+            return own
+        return f"{own} (logged as study {logged.study}, budget {logged.budget})"
 
     @cached_property
     def settings(self) -> Settings:
@@ -116,7 +130,7 @@ class StudyPlan:
     def cell_at(self, point: Mapping[str, Any]) -> Cell:
         """Return the cell at one point (dotted path -> value) of the grid; raises SpecError where it is impossible."""
         try:
-            return cell_at(self.settings, point, self.budget, self.search, tuple(self.study.grid))
+            return cell_at(self.settings, point, self.logged_as.budget, self.search, tuple(self.study.grid))
         except ValidationError as error:
             raise SpecError(f"{point_text(point)}: {why_impossible(error)}") from None
 
@@ -153,7 +167,7 @@ class StudyPlan:
 
     @cached_property
     def _expanded(self) -> tuple[tuple[Cell, ...], tuple[Impossible, ...]]:
-        return expand(self.study.grid, self.settings, self.budget, self.search)
+        return expand(self.study.grid, self.settings, self.logged_as.budget, self.search)
 
     def _with_trials(self, sampling: Sampling) -> Sampling:
         trials = self.study.budgets[self.budget].trials

@@ -21,6 +21,7 @@ from nfstudy.core.reading import read_regular
 from nfstudy.core.suggest import did_you_mean
 from nfstudy.data import resolve_settings
 from nfstudy.study.explain import RECORDS, explain
+from nfstudy.study.formerly import former_mistakes
 from nfstudy.study.searches import numbers_of, range_mistakes, sampler_axis_mistakes, search_mistakes
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import CHOICES, Settings, setting_defaults
@@ -34,7 +35,7 @@ TRIES = 100
 
 SECTIONS = tuple(Settings.model_fields)
 KEYS = (*(key for key in StudySpec.model_fields if key not in ("settings", "options")), *SECTIONS)
-OWN_KEYS = ("repetitions", "trials", "search", "search.settings")
+OWN_KEYS = ("formerly", "repetitions", "trials", "search", "search.settings")
 """Of a budget, beside the settings that it changes."""
 ONCE = "varies what data are read; expected: under 'data', one source of files a study"
 PLACEHOLDER = {"data": {"name": "digits"}}
@@ -163,6 +164,7 @@ def parse_study(text: str, name: str) -> StudySpec:
         except SpecError as error:
             place = _blamed(document, str(error), budget)
             document.fail([(place, str(error).removeprefix(f"{'.'.join(map(str, place))}: "))])
+    document.fail([*former_mistakes(spec)])
     return spec
 
 

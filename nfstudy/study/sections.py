@@ -137,6 +137,9 @@ class FlowSpec(OpenRecord):
     family: str = "none"
     length: Annotated[int, Field(ge=0, le=100_000)] = 0
     """K, the number of transformations; 0 is the diagonal Gaussian whatever the family."""
+    initial_scale: Positive = 1.0
+    """Images only: factor on the initial weights by which an image changes the parameters of a chain; what the chain
+    starts from for any image is the family's own."""
 
     @classmethod
     def further_records(cls) -> list[type[Record]]:

@@ -51,6 +51,7 @@ _ACTIVE_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "train.beta1": ("train.optimiser", ("adam",)),
     "train.beta2": ("train.optimiser", ("adam",)),
     "train.weight_decay": ("train.optimiser", ("adam",)),
+    "flow.initial_scale": ("problem", ("images",)),
     "train.precision": ("problem", ("images",)),
     "evaluation.test_images": ("problem", ("images",)),
     "evaluation.tight_samples": ("problem", ("images",)),
@@ -66,6 +67,7 @@ ADDED_SINCE_KEY_VERSION: dict[str, Any] = {
     "evaluation.tight_samples": 5000,
     "evaluation.tight_images": 1000,
     "model.likelihood": None,
+    "flow.initial_scale": 1.0,
 }
 """Settings younger than `cells.KEY_VERSION`, and the value of each that means what was done before there was a choice.
 At that value they are no part of a cell's identity, so that runs made before keep their place. It is the default too,
@@ -226,6 +228,8 @@ class Settings(Record):
         ]
         if not self._biases_may_decay:
             idle.append("train.decay_biases")
+        if self.flow.length == 0:
+            idle.append("flow.initial_scale")
         if self.data:
             used = registry.likelihood_of(self.data.values, self.model.likelihood).fields
             further = (field for record in registry.records_of("likelihoods") for field in record.model_fields)

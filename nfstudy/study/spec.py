@@ -146,9 +146,22 @@ NO_SEARCH = "none"
 """The `search` of a budget under which cells have none."""
 
 
+STUDY_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+
+
+class Former(Record):
+    """The study and the budget that runs are known as in stores and archives."""
+
+    study: Annotated[str, Field(pattern=STUDY_NAME)]
+    budget: Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class Budget(Record):
     """What a named budget changes; its name is part of a run's identity, so two budgets never mix."""
 
+    formerly: Former | None = None
+    """What study and budget this was before studies were merged or budgets renamed. Its cells keep the keys of that
+    time, and its runs, old and new, are logged and looked for as those of that study under that budget."""
     settings: Annotated[dict[str, Any], Field(default_factory=dict)]
     repetitions: Count | None = None
     trials: Count | None = None
@@ -177,7 +190,7 @@ def _known_paper(name: str) -> str:
 class StudySpec(Record):
     """One study file, checked."""
 
-    study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    study: Annotated[str, Field(pattern=STUDY_NAME)]
     title: Annotated[str, Field(min_length=1, max_length=200)]
     description: Annotated[str, Field(max_length=10_000)] = ""
     settings: Settings
@@ -233,6 +246,32 @@ class StudySpec(Record):
         if plan is None or plan.study is not self:  # `model_copy` copies what is cached, too.
             self._plans[name] = plan = StudyPlan(self, name)
         return plan
+
+    @cached_property
+    def logged_names(self) -> tuple[str, ...]:
+        """The names of the studies that its runs are logged as, its own first: see `Budget.formerly`."""
+        former = (budget.formerly.study for budget in self.budgets.values() if budget.formerly)
+        return tuple(dict.fromkeys((self.study, *former)))
+
+    def budget_of(self, study: str, budget: str, cell: str) -> str | None:
+        """Return the budget that a run is of, by the study, budget and cell key that it is logged with.
+
+        None where it is of no budget of this study. Budgets of before and those of now may be logged under one name;
+        the key of a cell says which is meant.
+        """
+        if former := self._former_cells.get((study, budget, cell)):
+            return former
+        return budget if study == self.study else None
+
+    @cached_property
+    def _former_cells(self) -> dict[tuple[str, str, str], str]:
+        """(study, budget, cell key), as runs are logged, -> the budget that was formerly that one."""
+        return {
+            (budget.formerly.study, budget.formerly.budget, cell.key): name
+            for name, budget in self.budgets.items()
+            if budget.formerly
+            for cell in self.under(name).cells
+        }
 
     @cached_property
     def _plans(self) -> dict[str, StudyPlan]:

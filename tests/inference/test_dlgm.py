@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from nfstudy.flows.base import StepHead
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.maxout import Maxout
 from nfstudy.study.sections import FlowSpec, ModelSpec
@@ -168,3 +169,12 @@ def test_gradient_reaches_every_parameter(flow):
     (model.log_likelihood(x, z) - z.square().sum(-1) / 2 - log_q0 + log_det).mean().backward()
     untouched = [name for name, parameter in model.named_parameters() if not parameter.grad.any()]
     assert untouched == []
+
+
+@every_flow
+def test_the_initial_scale_is_of_the_weights_by_which_an_image_enters_and_of_no_other(flow):
+    plain, scaled = make_model(flow), make_model(flow.model_copy(update={"initial_scale": 4.0}))
+    heads = {f"flow.{name}.weight" for name, module in plain.flow.named_modules() if isinstance(module, StepHead)}
+    assert bool(heads) == (flow.length > 0)
+    for (name, before), after in zip(plain.named_parameters(), scaled.parameters(), strict=True):
+        assert torch.equal(after, 4.0 * before if name in heads else before)

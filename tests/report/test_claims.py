@@ -380,14 +380,14 @@ def test_a_tag_that_was_edited_is_left_out(look):
 def test_claims_stand_on_every_body_of_evidence_side_by_side():
     falling = {("none", 0): [97, 98, 99], ("planar", 10): [92, 94, 93], ("planar", 20): [91, 92.5, 92]}
     own = planted(study(), falling)
-    other = planted(study(study="mnist-long"), {**falling, ("planar", 20): [91, 99, 80]})
+    other = planted(study(study="mnist-again"), {**falling, ("planar", 20): [91, 99, 80]})
     without = planted(study(SMALL, study="small"), {})
     near = CLAIM.replace(FALLS, "{form: near, cells: {none: [0]}, tolerance: 1.0}").replace("id: longer", "id: level")
     claims = parse_claims(CLAIM + near, "c", FACTS)
     judged_claims = judge_on(claims, [other, without, own])
-    assert [[*found.bodies] for found in judged_claims] == [["mnist full", "mnist-long full"]] * 2
+    assert [[*found.bodies] for found in judged_claims] == [["mnist full", "mnist-again full"]] * 2
     table = side_by_side(judged_claims)
-    assert table.columns == ("claim", "about", "mnist full", "mnist-long full")
+    assert table.columns == ("claim", "about", "mnist full", "mnist-again full")
     assert [(row.name, *(entry.display for entry in row.entries)) for row in table.rows] == [
         ("longer", "order", "supported", "undecided"),
         ("level", "level", "undecided", "undecided"),

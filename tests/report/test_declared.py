@@ -17,6 +17,7 @@ from nfstudy.report.labels import Label, family_name
 from nfstudy.report.pages.readme import results_text, shown_exhibits
 from nfstudy.report.paper import PaperFacts, Published
 from nfstudy.report.plots.curves import family_colour
+from nfstudy.report.shown import placed
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.study.reader import parse_study
 
@@ -93,7 +94,7 @@ def test_a_study_of_no_paper_has_no_claims_and_no_paper(tmp_path):
 def test_a_study_says_nothing_of_a_paper_that_it_is_not_of():
     spec = study(MNIST)
     runs = run_all(spec, spec.budget)
-    part = results_text([gather_results(spec.under(), runs)], {"mine": 1})
+    part = results_text(placed([gather_results(spec.under(), runs)]), {f"mine {spec.budget}": 1})
     assert "paper" not in part
 
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 from html.parser import HTMLParser
 from shutil import which
+from urllib.parse import unquote
 
 import pytest
 from support.command_line import TINY, digests, nfstudy
@@ -114,7 +115,7 @@ def test_a_run_is_embedded_with_all_that_made_it():
     changed = next(record for record in runs.records if record["flow.family"] == "planar")
     changed.update({"test/nll": 88.123456789, "test/kl": float("nan"), "dirty": True, "commit": "fedcba"})
     changed["train.learning_rate"] = 0.00123456789012
-    content = embed_runs([gather_results(spec.under("full"), runs)])
+    content = embed_runs({"small": gather_results(spec.under("full"), runs)})
     run = content["runs"][changed["run_id"]]
     assert run["metrics"]["test/nll"] == 88.12346
     assert "test/kl" not in run["metrics"]
@@ -140,7 +141,7 @@ def test_curves_are_thinned_with_both_ends_kept_and_show_f():
     runs.records = run_all(spec, "full").records
     runs.points = [(run_id, "valid/elbo", update, -100.0 - 1 / update) for update in range(1, 1001)]
     runs.points.append((run_id, "train/elbo", 1, float("nan")))
-    curves = embed_runs([gather_results(spec.under("full"), runs)])["runs"][run_id]["curves"]
+    curves = embed_runs({"small": gather_results(spec.under("full"), runs)})["runs"][run_id]["curves"]
     assert list(curves) == ["validation"]
     assert len(curves["validation"]) == MAX_POINTS
     assert curves["validation"][0] == [1, 101.0]
@@ -201,6 +202,37 @@ def test_a_study_is_shown_under_the_budget_that_has_runs(tmp_path):
     both.records += runs.records
     assert gather_fullest(spec, both).budget == "full"
     assert gather_fullest(spec, FakeRuns()).budget == "full"
+
+
+def test_each_budget_that_has_runs_has_a_page_which_leads_to_the_others(tmp_path):
+    spec = study(SMALL.replace("laptop: {", "a/b %: {train.clip_norm: 5.0}, laptop: {"))
+    runs = run_all(spec, "full")
+    for budget in ("laptop", "a/b %"):
+        runs.records += run_all(spec, budget).records
+    page, reader = build(tmp_path, runs, spec)
+    folders = {"full": "small", "laptop": "small/budget-laptop", "a/b %": "small/budget-a%2Fb%20%25"}
+    for budget, folder in folders.items():
+        manifest = json.loads((tmp_path / folder / "manifest.json").read_text())
+        assert (manifest["study"], manifest["budget"]) == ("small", budget)
+        text = (tmp_path / folder / "index.html").read_text()
+        assert f"<h1>Small (budget {budget})</h1>" in text
+        links = [address for address in Reader(text).addresses if address.endswith("/index.html")]
+        found = {(tmp_path / folder / unquote(address)).resolve() for address in links}
+        assert found == {tmp_path / other / "index.html" for name, other in folders.items() if name != budget}
+    inside = embedded(reader)["runs"]
+    assert set(inside) == {record["run_id"] for record in runs.records}
+    for run in inside.values():
+        file, _, anchor = run["line"].partition("#")
+        assert f'id="{anchor}"' in (tmp_path / unquote(file)).read_text()
+    assert "<strong>9<small> of 9</small></strong> cells complete" in page
+    assert len(reader.ids) == len(set(reader.ids))
+    listed = json.loads((tmp_path / "manifest.json").read_text())["studies"]
+    assert [(part["budget"], part["manifest"]) for part in listed] == [
+        (budget, f"{folders[budget]}/manifest.json") for budget in ("full", "a/b %", "laptop")
+    ]
+    first = digests(tmp_path)
+    build(tmp_path, runs, spec)
+    assert digests(tmp_path) == first
 
 
 def test_claims_are_judged_on_every_study_that_bears_on_them(tmp_path):

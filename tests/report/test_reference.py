@@ -20,6 +20,7 @@ from nfstudy.__main__ import main
 from nfstudy.core.project import Project
 from nfstudy.report.pages.readme import results_text
 from nfstudy.report.reference import BEGIN, END, KEPT, most_at_once, read_reference, stale_parts
+from nfstudy.report.shown import placed
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.runs.archive.reader import read_archive
 from nfstudy.runs.archive.runs import ArchivedRuns
@@ -28,6 +29,7 @@ from nfstudy.runs.result import TrialResult
 from nfstudy.runs.tracking.open import open_runs
 from nfstudy.runs.tracking.store import Attempt, open_store
 from nfstudy.runs.whole_run import DataRecord
+from nfstudy.study.reader import read_studies
 
 pytestmark = pytest.mark.slow
 
@@ -223,6 +225,40 @@ def test_a_study_has_one_archive_with_runs_of_one_budget(project, new_store, cap
     assert "budget full: 2 of 2 cells" in (project / "README.md").read_text()
 
 
+def test_a_study_of_two_archives_is_shown_under_both_budgets_and_its_claims_judged_on_each(project, new_store, capsys):
+    """The archives of two studies that are budgets of one now, as those of the first edition of MNIST are."""
+    folder = new_store()
+    long = STUDY.replace("study: mnist", "study: mnist-long").replace("2000", "4000")
+    export_runs(log(folder, long, shift=-1.0), "mnist-long", project / "mlruns/reference/mnist-long.tar.xz")
+    merged = STUDY.replace(
+        "laptop: {train.updates: 2000}",
+        "short: {formerly: {study: mnist, budget: laptop}, train.updates: 2000}, "
+        "long: {formerly: {study: mnist-long, budget: laptop}, train.updates: 4000}",
+    )
+    (project / "studies/mnist.yaml").write_text(merged)
+    assert main(["reference"]) == 0
+    assert "\nmnist-long: 6 runs imported, 0 already present\n" in capsys.readouterr().out
+    readme = (project / "README.md").read_text()
+    for budget, name, number in (("short", "mnist", "90.20"), ("long", "mnist-long", "89.20")):
+        _, _, part = readme.partition(f"### Two cells of MNIST (budget {budget})\n")
+        assert f"| ≤ {number} ± 0.06 (3) |" in part.partition("###")[0]
+        assert f"budget {budget} (logged as study {name}, budget laptop): 2 of 2 cells" in part.partition("###")[0]
+    assert "| mnist short " in readme
+    assert "| mnist long " in readme
+    assert "| mnist-long" not in readme
+    assert "[reports/mnist/budget-long](reports/mnist/budget-long/index.md)" in readme
+    assert main(["reference", "--check"]) == 0
+    (project / "reports/mnist/budget-long/tables/table-2.csv").unlink()
+    assert main(["reference", "--check"]) == 1
+    assert "stale: reports/mnist/budget-long/tables/table-2.csv: is missing" in capsys.readouterr().err
+    (project / "studies/mnist.yaml").write_text(merged.replace("4000", "5000"))
+    assert main(["reference"]) == 2
+    assert "mnist-long.tar.xz: its runs belong to no cell of study mnist; expected:" in capsys.readouterr().err
+    (project / "studies/mnist.yaml").write_text(STUDY)
+    assert main(["reference"]) == 2
+    assert "mnist-long.tar.xz: no study file defines study mnist-long; expected:" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["reference"], ["reference", "--check"]])
 @pytest.mark.parametrize(
     ("spoil", "told"),
@@ -289,7 +325,7 @@ def test_the_table_holds_every_cell_beside_the_paper():
     for record in runs.records:
         runs.files[record["run_id"], "environment.json"] = json.dumps(machine).encode()
     runs.files[runs.records[0]["run_id"], "environment.json"] = b"["
-    text = results_text([gather_results(study().under("full"), runs)], {"mnist": 7})
+    text = results_text(placed([gather_results(study().under("full"), runs)]), {"mnist full": 7})
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 9
     # 90.9 − 89.9, ± 0.1/√3; the numbers of `fake_runs.plausible_metrics`.
@@ -309,7 +345,7 @@ def test_what_a_setting_changes_is_shown_cell_by_cell_with_its_speed():
         "study: effects\ntitle: T\ndata: {name: mnist}\ngrid: {train.precision: [float32, bfloat16]}\nrepetitions: 2\n"
         "budgets: {full: {}}\nexhibits: [effects]\n"
     )
-    text = results_text([gather_results(spec.under("full"), run_all(spec, "full"))], {"effects": 1})
+    text = results_text(placed([gather_results(spec.under("full"), run_all(spec, "full"))]), {"effects full": 1})
     header, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
     assert [name.strip() for name in header.split("|")[2:7]] == ["F", "KL", "−ln p(x)", "seconds", "updates/s"]
     assert [row.split("|")[1].strip()[-7:] for row in rows] == ["float32", "float16"]
@@ -325,7 +361,7 @@ def test_the_energies_are_shown_by_their_true_kl():
         for trial in spec.under(cell.budget).repetitions_of(cell):
             kl = 1.0 + 0.2 * (trial.index - 1) + (cell.settings.energy.name == "u2")
             runs.add(trial, test__kl=kl, data="none", data_fingerprint="")
-    text = results_text([gather_results(spec.under("full"), runs)], {"energies": 2})
+    text = results_text(placed([gather_results(spec.under("full"), runs)]), {"energies full": 2})
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [text.strip() for text in rows[0].strip("|").split("|")] == ["flow", "K = 2", "K = 8"]
     assert len(rows) == 5
@@ -352,13 +388,19 @@ def test_the_archives_are_small(shipped):
     assert sum(archive.path.stat().st_size for archive in shipped.values()) < MOST_BYTES
 
 
+def archive_of(archive, spec):
+    """Say whether an archive is of a study, by its name of now or of before."""
+    return archive.manifest.study in spec.logged_names
+
+
 def test_git_keeps_of_the_reports_what_the_check_looks_at(shipped):
     def is_ignored(name):
         return not subprocess.run(["git", "check-ignore", "-q", "--no-index", name], cwd=CHECKOUT.root).returncode
 
     for archive in shipped.values():
         assert not is_ignored(f"mlruns/reference/{archive.path.name}")
-        folder = CHECKOUT.kept_reports / archive.manifest.study
+        study = next(spec for spec in read_studies(CHECKOUT.root / "studies").values() if archive_of(archive, spec))
+        folder = CHECKOUT.kept_reports / study.study
         kept = {path for pattern in KEPT for path in CHECKOUT.kept_reports.glob(pattern) if folder in path.parents}
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert {path for path in files if not is_ignored(path.relative_to(CHECKOUT.root))} == kept

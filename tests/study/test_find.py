@@ -51,6 +51,11 @@ def test_a_name_that_is_nowhere_is_told_with_the_one_that_was_meant(tmp_path):
         find_study("quikstart", tmp_path)
 
 
+def test_a_study_that_was_merged_is_told_with_what_it_is_now(tmp_path):
+    with pytest.raises(SpecError, match="no such study any more; hint: it is the budget first-40000 of mnist now"):
+        find_study("mnist-long", tmp_path)
+
+
 def test_several_studies_are_read_from_files_folders_and_names(tmp_path):
     write(tmp_path / "some/a.yaml", "a")
     b = write(tmp_path / "b.yaml", "b")

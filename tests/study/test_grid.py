@@ -185,7 +185,8 @@ def test_settings_younger_than_the_keys_move_none_at_the_value_they_had_before()
     others = {"train.weight_decay": 0.1, "train.precision": "bfloat16", "train.averaging": 0.99, "train.keep": "best"}
     others |= {"evaluation.tight_samples": 100, "evaluation.tight_images": 0}
     # A likelihood other than the suite's own takes a plug-in: tests/data/test_plugin_data.py.
-    assert {*others, "model.likelihood", "train.decay_biases"} == set(ADDED_SINCE_KEY_VERSION)
+    # Nor is there a chain here whose scale could be other: `test_the_initial_scale_counts_where_there_is_a_chain`.
+    assert {*others, "model.likelihood", "train.decay_biases", "flow.initial_scale"} == set(ADDED_SINCE_KEY_VERSION)
     digests = {settings_digest(plain.replace({path: value})) for path, value in others.items()}
     assert len(digests | {settings_digest(plain)}) == 1 + len(others)
 
@@ -206,6 +207,15 @@ def test_a_cell_has_its_old_key_with_biases_that_decay_where_some_did(family, mo
     (now,), (then,) = (keys(each).values() for each in (text, text.replace("adam,", "adam, decay_biases: true,")))
     assert then == before[family]
     assert (now != then) == moves
+
+
+def test_the_initial_scale_counts_where_there_is_a_chain():
+    images = Settings(data=DataSpec(name="digits"))
+    chain = images.replace({"flow.family": "planar", "flow.length": 4})
+    for plain, moves in ((images, False), (chain, True)):
+        other, same = (settings_digest(plain.replace({"flow.initial_scale": scale})) for scale in (0.3, 1.0))
+        assert same == settings_digest(plain)
+        assert (other != same) == moves
 
 
 def test_without_a_decay_the_biases_setting_moves_no_key_and_a_searched_decay_counts_as_one():

@@ -62,6 +62,7 @@ class DLGM(nn.Module):
         self.mean = Linear(units, model.latent)
         self.log_variance = Linear(units, model.latent)
         self.flow = make_flow(flow, model.latent, units)
+        self.flow_scale = flow.initial_scale
         self.decoder = _maxout_layers(model.latent, units, model, precision)
         self.likelihood = likelihood(pixels, units, model)
 
@@ -88,6 +89,7 @@ class DLGM(nn.Module):
             self.log_variance.weight.mul_(LOG_VARIANCE_GAIN)
         self.likelihood.initialise(generator)
         self.flow.initialise(lambda part: generator(f"flow {part}"))
+        self.flow.scale_heads(self.flow_scale)
 
     def infer(self, x: Tensor) -> Posterior:
         """Return the posterior's parameters for images (B, N)."""

@@ -101,10 +101,11 @@ def bodies_in_store(
     metrics |= {name for metric in metrics for name in ERRORS_OF.get(metric, ())}
     found = []
     for study in studies:
-        rows: Any = _Rows(load_undeleted(uri, study.study, metrics))  # A part of `LoggedRuns`: judging needs no more.
+        rows: Any = _Rows(load_undeleted(uri, study, metrics))  # A part of `LoggedRuns`: judging needs no more.
         for note in notes(rows.frame()):
             tell(note)
-        found += bodies_of(study, rows, is_live(project, uri, study.study), budget)
+        active = any(is_live(project, uri, name) for name in study.logged_names)
+        found += bodies_of(study, rows, active, budget)
     return found
 
 

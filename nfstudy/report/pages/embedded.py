@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -40,20 +41,19 @@ _FACTS = {
 """Column of `Results.runs` -> its name in the page."""
 
 
-def embed_runs(studies: Sequence[Results]) -> dict[str, Any]:
+def embed_runs(studies: Mapping[str, Results]) -> dict[str, Any]:
     """Return what `front.js` reads: all runs of the studies, as values of JSON.
 
     Numbers are rounded to `DIGITS` significant digits, and those that are not finite left out. Settings are texts as
     logged; those that all runs of a study share stand once, with the study.
 
     Arguments:
-        studies: each under the budget that is shown, names distinct.
+        studies: folder of a report -> the study under the budget that it shows.
 
     Returns:
-        `studies`: name -> title, budget, unit of F, common settings. `metrics`: name -> meaning and unit, which is
-        empty where it is that of the study's F. `runs`:
-        id -> study, name, facts, link, own settings (`params`), `metrics`, and `curves`: split -> [update, F] points,
-        null where the page does not hold them.
+        `studies`: folder -> name, title, budget, unit of F, common settings. `metrics`: name -> meaning and unit, which
+        is empty where it is that of the study's F. `runs`: id -> study (its folder), name, facts, link, own settings
+        (`params`), `metrics`, and `curves`: split -> [update, F] points, null where the page does not hold them.
     """
     shown = {name: metric for name, metric in known_metrics().items() if metric.split in _SHOWN_SPLITS}
     content: dict[str, Any] = {
@@ -61,13 +61,13 @@ def embed_runs(studies: Sequence[Results]) -> dict[str, Any]:
         "metrics": {name: {"meaning": metric.meaning, "unit": _own_unit(metric)} for name, metric in shown.items()},
         "runs": {},
     }
-    for results in studies:
-        name = results.study.study
+    for folder, results in studies.items():
         settings = {run["run_id"]: _settings(result, run) for result, run in runs_by_cell(results)}
         common = _common([*settings.values()])
         with_curves = set(settings if len(settings) <= MAX_RUNS else runs_with_curves(results)[0])
         curves = _curves(results, sorted(with_curves))
-        content["studies"][name] = {
+        content["studies"][folder] = {
+            "name": results.study.study,
             "title": results.study.title,
             "budget": results.budget,
             "unit": results.unit,
@@ -77,11 +77,11 @@ def embed_runs(studies: Sequence[Results]) -> dict[str, Any]:
             run_id = run["run_id"]
             own = {path: text for path, text in settings[run_id].items() if path not in common}
             content["runs"][run_id] = {
-                "study": name,
+                "study": folder,
                 "name": f"{result.label.row}, {run['stage']} {run['index']}",
                 **{there: run[column] for column, there in _FACTS.items()},
                 "link": web_address(results.store.link(run_id)),
-                "line": f"{name}/index.html{run_line(run_id)}",
+                "line": f"{quote(folder)}/index.html{run_line(run_id)}",
                 "params": own,
                 "metrics": _metrics(run, shown),
                 "curves": curves.get(run_id, {}) if run_id in with_curves else None,

@@ -98,7 +98,7 @@
   }
 
   function learningCurves(run) {
-    if (!run.curves) return `Of the many runs of ${run.study}, this page holds the learning curves of a few for each cell, and not of this one.`;
+    if (!run.curves) return `Of the many runs of ${studies[run.study].name}, this page holds the learning curves of a few for each cell, and not of this one.`;
     return Object.keys(run.curves).length ? chart(run.curves, studies[run.study].unit) : "It has logged no epoch.";
   }
 
@@ -118,7 +118,7 @@
       ["Learning curves", learningCurves(run)],
       ["Numbers", list(numbers(run))],
       ["Settings of its own", list(Object.entries(run.params))],
-      [`Settings that all runs of ${run.study} share`, list(Object.entries(studies[run.study].common))],
+      [`Settings that all runs of ${studies[run.study].name}, budget ${studies[run.study].budget}, share`, list(Object.entries(studies[run.study].common))],
     ];
     block.append(
       list([
@@ -139,7 +139,7 @@
 
   function runBlock(id, open) {
     const run = runs[id];
-    const told = make("span", { textContent: `${run.study}, budget ${studies[run.study].budget}: ${run.outcome}` });
+    const told = make("span", { textContent: `${studies[run.study].name}, budget ${studies[run.study].budget}: ${run.outcome}` });
     const block = make("details", { className: "run" }, make("summary", {}, `${run.name} `, told));
     const fillOnce = () => block.childElementCount > 1 || fill(block, id);
     block.addEventListener("toggle", fillOnce);

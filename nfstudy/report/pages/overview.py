@@ -8,21 +8,24 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import Paper
 from nfstudy.core.errors import StudyDeletedError, untold
 from nfstudy.report.build import MANIFEST, Report, make_report, manifest, write_files
 from nfstudy.report.claims.inequalities import GROUPS, read_claims
-from nfstudy.report.claims.judge import bodies_of, judge_bodies
+from nfstudy.report.claims.judge import judge_bodies
 from nfstudy.report.claims.ledger import BODIES_CAPTION, CAPTION, JudgedClaim, body_names, ledger_table
 from nfstudy.report.claims.verdicts import VERDICTS, ClaimVerdict
 from nfstudy.report.exhibits.base import stamped
 from nfstudy.report.pages.embedded import embed_runs
 from nfstudy.report.pages.study_page import Page, data_address, environment, run_line
-from nfstudy.report.statistics.estimates import Results, gather_results
+from nfstudy.report.shown import Shown, gather_fullest, placed, shown_bodies
+from nfstudy.report.statistics.estimates import Results
 from nfstudy.report.tables import Row, Table
 from nfstudy.runs.archive.runs import ArchivedRuns
+from nfstudy.runs.former import runs_of_study
 from nfstudy.runs.frame import LoggedRuns
 from nfstudy.study.spec import StudySpec
 
@@ -37,6 +40,8 @@ class FrontPage:
 
     reports: Mapping[str, Report]
     """Study file -> its report, for the studies that have runs."""
+    shown: Mapping[str, Sequence[Shown]]
+    """Of these, study file -> the study under each budget that has a page, that of the report first."""
     idle: Mapping[str, StudySpec]
     """Study file -> study, for those that have none."""
     claims: Sequence[JudgedClaim]
@@ -78,19 +83,24 @@ class FrontPage:
         return [report.page for report in self.reports.values()]
 
     @property
+    def all_shown(self) -> list[Shown]:
+        """The studies that have runs, each under every budget that has a page."""
+        return [each for own in self.shown.values() for each in own]
+
+    @property
     def done(self) -> int:
         """How many of the `cells` are."""
-        return sum(len(page.results.cells) - len(page.results.unfinished) for page in self.pages)
+        return sum(len(each.results.cells) - len(each.results.unfinished) for each in self.all_shown)
 
     @property
     def cells(self) -> int:
-        """How many cells the studies that have runs have, each under the budget that is shown."""
-        return sum(len(page.results.cells) for page in self.pages)
+        """How many cells the studies that have runs have, under all budgets that have a page."""
+        return sum(len(each.results.cells) for each in self.all_shown)
 
     @property
     def outcomes(self) -> list[tuple[str, int]]:
         """(outcome, how many runs), by name."""
-        counts = Counter(outcome for page in self.pages for outcome in page.results.runs["outcome"])
+        counts = Counter(outcome for each in self.all_shown for outcome in each.results.runs["outcome"])
         return sorted(counts.items())
 
 
@@ -125,55 +135,41 @@ def build_front(
         ReportError: a folder holds something else than an earlier report of its study.
     """
     ordered = sorted(studies.items(), key=lambda item: not _shows_paper(item[1]))
-    found = {path: _gather(study, runs_of(study.study), is_active(study.study)) for path, study in ordered}
-    for note in dict.fromkeys(note for results in found.values() for note in results.notes):
+    found = {
+        path: _gather(study, runs_of_study(study, runs_of), any(map(is_active, study.logged_names)))
+        for path, study in ordered
+    }
+    for note in dict.fromkeys(note for (first, *_) in found.values() for note in first.results.notes):
         tell(note)
-    reports = {path: make_report(results) for path, results in found.items() if len(results.runs)}
-    for report in reports.values():
-        name = report.page.results.study.study
-        write_files(folder / name, report.files, name)
+    shown = {path: own for path, own in found.items() if len(own[0].results.runs)}
+    reports = {}
+    for path, own in shown.items():
+        made = [make_report(each.results, each.others) for each in own]
+        for each, report in zip(own, made, strict=True):
+            write_files(folder / each.folder, report.files, each.results.study.study)
+        reports[path] = made[0]
     idle = {path: study for path, study in studies.items() if path not in reports}
     named = {study.paper for study in studies.values()}
     papers = [paper for name, paper in registry.all_of("papers").items() if name in named]
-    bodies = [
-        body
-        for path, study in studies.items()
-        if path in reports
-        for body in bodies_of(study, found[path].store, is_active(study.study))
-    ]
+    bodies = [each.results for path in studies if path in shown for each in shown[path]]
     claims = judge_bodies([claim for paper in papers for claim in read_claims(paper)], bodies)
-    front = FrontPage(reports, idle, claims, _parts_of(claims, bodies), papers)
+    front = FrontPage(reports, shown, idle, claims, _parts_of(claims, bodies), papers)
     files = {"index.html": _render(front).encode()}
     write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)}, None)
     return folder / "index.html"
 
 
-def _gather(study: StudySpec, runs: LoggedRuns, active: bool) -> Results:
+def _gather(study: StudySpec, runs: LoggedRuns, active: bool) -> tuple[Shown, ...]:
     """Read a study that may have been deleted from the store: then it has no runs, and a note says how to have them."""
     try:
-        return gather_fullest(study, runs, active)
+        return shown_bodies(study, runs, active)
     except StudyDeletedError as error:
-        return replace(gather_fullest(study, ArchivedRuns(None)), notes=(str(error),))
+        return placed([replace(gather_fullest(study, ArchivedRuns(None)), notes=(str(error),))])
 
 
 def _shows_paper(study: StudySpec) -> bool:
     """Say whether a study shows a table or figure of a paper."""
     return any(registry.find("exhibits", name).paper for name in study.exhibits)
-
-
-def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) -> Results:
-    """Read a study under its own budget; where that has no runs, under the one with the most finished runs.
-
-    Arguments:
-        study: the study.
-        store: its runs.
-        active: whether a coordinator is at work now.
-    """
-    own = gather_results(study.under(), store, active)
-    if len(own.runs):
-        return own
-    others = [gather_results(study.under(budget), store, active) for budget in study.budgets if budget != study.budget]
-    return max([own, *others], key=lambda results: (_finished(results), len(results.runs)))
 
 
 def _parts_of(claims: Sequence[JudgedClaim], bodies: Sequence[Results]) -> dict[tuple[str, str], Table]:
@@ -200,15 +196,11 @@ def _parts(found: ClaimVerdict, results: Results) -> Table:
     return Table(f"claim-{found.claim.id}", caption, headers, rows)
 
 
-def _finished(results: Results) -> int:
-    return int((results.runs["outcome"] == "finished").sum())
-
-
 def _render(front: FrontPage) -> str:
     lines = {
-        run_id: f"{page.results.study.study}/index.html{run_line(run_id)}"
-        for page in front.pages
-        for run_id in page.results.runs["run_id"]
+        run_id: f"{quote(each.folder)}/index.html{run_line(run_id)}"
+        for each in front.all_shown
+        for run_id in each.results.runs["run_id"]
     }
     made = environment()
     made.policies["json.dumps_kwargs"] = _JSON
@@ -219,7 +211,8 @@ def _render(front: FrontPage) -> str:
         version=version("nfstudy"),
         pictures={path: _pictures(report) for path, report in front.reports.items()},
         lines=lines,
-        runs=embed_runs([page.results for page in front.pages]),
+        rows=[(each, Page(each.results, (), "")) for each in front.all_shown],
+        runs=embed_runs({each.folder: each.results for each in front.all_shown}),
     )
 
 
@@ -234,9 +227,9 @@ def _pictures(report: Report) -> dict[str, str]:
 def _contents(front: FrontPage) -> Sequence[dict[str, Any]]:
     return [
         {
-            "study": page.results.study.study,
-            "budget": page.results.budget,
-            "manifest": f"{page.results.study.study}/{MANIFEST}",
+            "study": each.results.study.study,
+            "budget": each.results.budget,
+            "manifest": f"{each.folder}/{MANIFEST}",
         }
-        for page in front.pages
+        for each in front.all_shown
     ]

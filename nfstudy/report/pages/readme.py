@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from urllib.parse import quote
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import ExhibitDeclaration, load_function
@@ -21,6 +22,7 @@ from nfstudy.report.exhibits.base import (
 )
 from nfstudy.report.pages.study_page import Page
 from nfstudy.report.paper import Published
+from nfstudy.report.shown import Shown
 from nfstudy.report.statistics.contrasts import contrast_of, decide
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.report.tables import Entry, Table, format_interval, format_number, markdown_text, to_markdown
@@ -40,21 +42,22 @@ LEVEL_CAPTION = (
 )
 
 
-def results_text(found: Sequence[Results], at_once: Mapping[str, int], judged: Sequence[JudgedClaim] = ()) -> str:
-    """Return the section as Markdown: a part for each study, and the claims on all of them.
+def results_text(found: Sequence[Shown], at_once: Mapping[str, int], judged: Sequence[JudgedClaim] = ()) -> str:
+    """Return the section as Markdown: a part for each body of evidence, and the claims on all of them.
 
     Arguments:
-        found: the studies that have runs, each under the budget that its report in `reports/<study>/` shows.
-        at_once: name of a study -> how many of its runs were under way at the same time, at most.
+        found: the studies that have runs, each under every budget that has a report.
+        at_once: name of a body -> how many of its runs were under way at the same time, at most.
         judged: the claims, on every body of evidence.
     """
     order = list(shown_exhibits())
 
-    def rank(results: Results) -> tuple[int, str]:
-        shown = [order.index(name) for name in results.study.exhibits if name in order]
-        return min(shown, default=len(order)), results.study.study
+    def rank(shown: Shown) -> tuple[int, str]:
+        study = shown.results.study
+        places = [order.index(name) for name in study.exhibits if name in order]
+        return min(places, default=len(order)), study.study
 
-    parts = [_part(results, at_once[results.study.study]) for results in sorted(found, key=rank)]
+    parts = [_part(shown, at_once[shown.results.name]) for shown in sorted(found, key=rank)]
     return "\n".join([*parts, *filter(None, [claims_text(judged)])])
 
 
@@ -64,13 +67,14 @@ def shown_exhibits() -> dict[str, ExhibitDeclaration]:
     return dict(sorted(shown.items(), key=lambda item: not item[1].paper))
 
 
-def _part(results: Results, at_once: int) -> str:
-    study, page = results.study, Page(results, (), "")
+def _part(shown: Shown, at_once: int) -> str:
+    results, page = shown.results, Page(shown.results, (), "", shown.others)
+    study = results.study
     told = dict(page.sources)
     # What the paper states of its settings, it states of the experiments on images.
     data = f" Data: {told['Data']}. {how_run(results)}" if study.settings.data else ""
     facts = {
-        "Runs": f"{told['Runs']}; budget {results.budget}: {told['Complete']}. Code: {told['Code']}.{data}",
+        "Runs": f"{told['Runs']}; budget {told['Budget']}: {told['Complete']}. Code: {told['Code']}.{data}",
         "Claims": _claims(results),
         "Cost": cost(results, at_once),
         "Note": " ".join(page.warnings),
@@ -78,7 +82,7 @@ def _part(results: Results, at_once: int) -> str:
     stamp = [f"> **{results.stamp.capitalize()}.** What is missing is marked.", ""] if results.stamp else []
     return "\n".join(
         [
-            f"### {markdown_text(study.title)}",
+            f"### {markdown_text(page.title)}",
             "",
             *stamp,
             *(
@@ -87,7 +91,7 @@ def _part(results: Results, at_once: int) -> str:
                 if exhibit.readme and name in study.exhibits
             ),
             *(f"- **{name}:** {markdown_text(text)}" for name, text in facts.items() if text),
-            f"- **Report:** [reports/{study.study}](reports/{study.study}/index.md)",
+            f"- **Report:** [reports/{shown.folder}](reports/{quote(shown.folder)}/index.md)",
             "",
         ]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
@@ -68,6 +68,13 @@ class Page:
     exhibits: Sequence[Exhibit]
     version: str
     """Of nfstudy."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Other budget that the study is shown under -> the folder of its page, as an address relative to this one's."""
+
+    @property
+    def title(self) -> str:
+        """The study's, with the budget where there are pages of others."""
+        return f"{self.results.study.title}{f' (budget {self.results.budget})' if self.others else ''}"
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -87,7 +94,7 @@ class Page:
             complete += f"; the cells are those visited by {sampling.name} in up to {sampling.trials:,} trials"
         outcomes = runs["outcome"].value_counts().sort_index()
         return [
-            ("Budget", results.budget),
+            ("Budget", _budget(results)),
             ("Complete", complete),
             ("Runs", ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "none"),
             ("Data", "; ".join(_data_sets(runs)) or "–"),
@@ -276,6 +283,14 @@ def _code(run: Mapping[str, Any], imported: bool = False) -> str:
 def _unchecked(runs: pd.DataFrame) -> pd.Series[str]:
     """Return the marks of the imported runs of which something could not be checked."""
     return runs.loc[~runs["imported"].isin(["", CHECKED]), "imported"]
+
+
+def _budget(results: Results) -> str:
+    """Return the budget's name, with what its runs are logged as where that is another study or budget."""
+    logged = results.plan.logged_as
+    if (logged.study, logged.budget) == (results.study.study, results.budget):
+        return results.budget
+    return f"{results.budget} (logged as study {logged.study}, budget {logged.budget})"
 
 
 def _origin(runs: pd.DataFrame) -> str:

@@ -87,6 +87,7 @@ def export_runs(
     budget: str | None = None,
     checkpoints: bool = False,
     tell: Callable[[str], None] = untold,
+    budget_of: Callable[[str, str, str], str | None] = lambda study, budget, cell: budget,
 ) -> int:
     """Write an archive of a study's runs, killed and failed attempts included, and return how many there are.
 
@@ -99,6 +100,7 @@ def export_runs(
         budget: only its runs; None for all.
         checkpoints: whether to keep the files of `CHECKPOINTS`.
         tell: is told of each run that is left out, and how many have lost their files.
+        budget_of: study, budget and cell key that a run is logged with -> the budget that it is of (`StudySpec`).
 
     Raises:
         StoreError: the store cannot be read.
@@ -107,7 +109,7 @@ def export_runs(
     require_replaceable(path)
     source = _source(uri, study, tell)
     try:
-        copies = [copy for copy in source.copies() if budget in (None, copy.record.tags.get(Tag.BUDGET))]
+        copies = [copy for copy in source.copies() if budget in (None, _budget(copy.record, budget_of))]
         if not copies:
             raise ArchiveError(
                 f"{study}: no run {f'of budget {budget} ' if budget else ''}has ended; expected: ended runs"
@@ -133,6 +135,11 @@ def export_runs(
         raise ArchiveError(f"{uri}: a run of '{study}' cannot be exported: {reason}") from None
     write_archive(path.resolve(), study, source.description(), whole, lambda digest: source.content(*places[digest]))
     return len(whole)
+
+
+def _budget(record: RunRecord, budget_of: Callable[[str, str, str], str | None]) -> str | None:
+    """Return the budget that a run is of."""
+    return budget_of(record.tags[Tag.STUDY], record.tags.get(Tag.BUDGET, ""), record.tags[Tag.CELL])
 
 
 def require_replaceable(path: Path) -> None:

@@ -14,12 +14,14 @@ from nfstudy.core.errors import StoreError, StudyDeletedError
 from nfstudy.core.launcher import Launcher
 from nfstudy.core.project import Project
 from nfstudy.core.reading import read_regular
+from nfstudy.runs.former import runs_of_study
 from nfstudy.runs.frame import LoggedRuns, make_frame, with_notes
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.claim import at_work_elsewhere
 from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_served, is_sqlite
+from nfstudy.study.spec import StudySpec
 
 ARTIFACT_BYTES = 2**28
 """Of one file of a run."""
@@ -90,15 +92,24 @@ def open_runs(uri: str) -> Callable[[str], LoggedRuns]:
     return _by_mlflow(uri)
 
 
-def load_frame(uri: str, study: str, metrics: Collection[str] | None = None) -> pd.DataFrame:
-    """Return the runs of a study, none where the store has not been made yet; see `LoggedRuns.frame`."""
+def open_study(uri: str, study: StudySpec) -> LoggedRuns:
+    """Return the runs of a study, each under the budget that it is of now; raises StoreError as `open_runs`."""
+    return runs_of_study(study, open_runs(uri))
+
+
+def load_frame(uri: str, study: StudySpec | str, metrics: Collection[str] | None = None) -> pd.DataFrame:
+    """Return the runs of a study, none where the store has not been made yet; see `LoggedRuns.frame`.
+
+    A name in place of a study is what runs are logged with, whatever they are now.
+    """
     require_address(uri)
     if is_sqlite(uri) and not database_file(uri).exists():
         return make_frame([], metrics)
-    return open_runs(uri)(study).frame(metrics)
+    runs = open_runs(uri)(study) if isinstance(study, str) else open_study(uri, study)
+    return runs.frame(metrics)
 
 
-def load_undeleted(uri: str, study: str, metrics: Collection[str] | None = None) -> pd.DataFrame:
+def load_undeleted(uri: str, study: StudySpec, metrics: Collection[str] | None = None) -> pd.DataFrame:
     """Return the runs of a study as `load_frame` does; of one that has been deleted none, and a note that says so."""
     try:
         return load_frame(uri, study, metrics)

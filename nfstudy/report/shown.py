@@ -1,0 +1,71 @@
+"""Under which budgets a study is shown, and in which folder of reports each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from nfstudy.report.claims.judge import bodies_of
+from nfstudy.report.statistics.estimates import Results, gather_results
+from nfstudy.runs.frame import LoggedRuns
+from nfstudy.study.spec import StudySpec
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A study under a budget, and where its page is among those of the study."""
+
+    results: Results
+    folder: str
+    """Of its report, relative to that of all reports: the study's own, or for a further budget one in it."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Other budget that is shown -> the folder of its report, as an address relative to this one's."""
+
+
+def shown_bodies(study: StudySpec, store: LoggedRuns, active: bool = False) -> tuple[Shown, ...]:
+    """Return a study under each budget that has runs, the one of `gather_fullest` first; where none has, that alone.
+
+    Arguments:
+        study: the study.
+        store: its runs.
+        active: whether a coordinator is at work now.
+    """
+    first = gather_fullest(study, store, active)
+    return placed([first, *(body for body in bodies_of(study, store, active) if body.budget != first.budget)])
+
+
+def placed(bodies: Sequence[Results]) -> tuple[Shown, ...]:
+    """Return the folders of a study's bodies of evidence, of which the first has the study's own."""
+    names = ["", *(f"budget-{quote(body.budget, safe='')}" for body in bodies[1:])]
+
+    def from_(here: str, there: str) -> str:
+        return "/".join([*([".."] if here else []), *([quote(there)] if there else [])])
+
+    return tuple(
+        Shown(
+            body,
+            "/".join(filter(None, (body.study.study, name))),
+            {other.budget: from_(name, place) for other, place in zip(bodies, names, strict=True) if other is not body},
+        )
+        for body, name in zip(bodies, names, strict=True)
+    )
+
+
+def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) -> Results:
+    """Read a study under its own budget; where that has no runs, under the one with the most finished runs.
+
+    Arguments:
+        study: the study.
+        store: its runs.
+        active: whether a coordinator is at work now.
+    """
+    own = gather_results(study.under(), store, active)
+    if len(own.runs):
+        return own
+    others = [gather_results(study.under(budget), store, active) for budget in study.budgets if budget != study.budget]
+    return max([own, *others], key=lambda results: (_finished(results), len(results.runs)))
+
+
+def _finished(results: Results) -> int:
+    return int((results.runs["outcome"] == "finished").sum())
