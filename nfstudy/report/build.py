@@ -21,15 +21,16 @@ from nfstudy.report.claims.ledger import ledger
 from nfstudy.report.exhibits.base import Exhibit, stamped
 from nfstudy.report.folder import MANIFEST as MANIFEST
 from nfstudy.report.folder import require_report_folder
+from nfstudy.report.latex import to_latex
 from nfstudy.report.pages.study_page import Page, render_html, render_markdown
 from nfstudy.report.plots.curves import render
 from nfstudy.report.statistics.estimates import Results, gather_results
-from nfstudy.report.tables import Entry, Row, Table, to_csv, to_latex, to_markdown
+from nfstudy.report.tables import Entry, Row, Table, to_csv, to_markdown
 from nfstudy.runs.code import UNKNOWN
 from nfstudy.runs.frame import LoggedRuns
 from nfstudy.study.plan import StudyPlan
 
-LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "seaborn", "tabulate")
+LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "seaborn")
 """Those whose version can change the bytes of a report."""
 
 

@@ -1,4 +1,4 @@
-"""Tables whose entries know their number, its reference and its runs; as CSV, Markdown and LaTeX."""
+"""Tables whose entries know their number, its reference and its runs; as CSV and Markdown (`latex` has the rest)."""
 
 from __future__ import annotations
 
@@ -136,62 +136,17 @@ def to_csv(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Return a pipe table under its caption; text is escaped."""
-    grid = _display_grid(table).map(markdown_text)
-    headers = [markdown_text(column) for column in table.columns]
-    align = ("left", *("right" if table.is_numeric(i) else "left" for i in range(len(table.columns) - 1)))
-    body = grid.to_markdown(index=False, headers=headers, disable_numparse=True, colalign=align)
+    """Return a pipe table above its caption, without padding; text is escaped."""
+    align = (":--", *("--:" if table.is_numeric(place) else ":--" for place in range(len(table.columns) - 1)))
+    lines = [table.columns, *((row.name, *(entry.display for entry in row.entries)) for row in table.rows)]
+    escaped = [[markdown_text(text) for text in line] for line in lines]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in (escaped[0], align, *escaped[1:]))
     return f"{body}\n\n*{markdown_text(table.caption)}*\n"
-
-
-def to_latex(table: Table) -> str:
-    """Return a table float with rules of the LaTeX package booktabs; text is escaped."""
-    style = _display_grid(table).style.format(latex_text).format_index(latex_text, axis="columns").hide(axis="index")
-    align = "l" + "".join("r" if table.is_numeric(i) else "l" for i in range(len(table.columns) - 1))
-    caption, label = latex_text(table.caption), f"tab:{table.id}"
-    text: str = style.to_latex(
-        hrules=True, column_format=align, caption=caption, label=label, position="ht", position_float="centering"
-    )
-    return text
 
 
 def markdown_text(text: str) -> str:
     """Escape text so that Markdown shows it as it is, on one line."""
     return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", " ".join(text.split()))
-
-
-_LATEX = str.maketrans(
-    {
-        **{character: f"\\{character}" for character in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "−": "$-$",
-        "±": r"$\pm$",
-        "≤": r"$\leq$",
-        "≥": r"$\geq$",
-        "†": r"$\dagger$",
-        "Σ": r"$\Sigma$",
-        "√": r"$\surd$",
-        "\u0302": "",  # The hat of Pareto k.
-        "×": r"$\times$",
-        "‖": r"$\|$",
-        "β": r"$\beta$",
-        "–": "--",
-    }
-)
-
-
-def latex_text(text: str) -> str:
-    """Escape text for LaTeX, with its mathematical signs as commands."""
-    return text.translate(_LATEX)
-
-
-def _display_grid(table: Table) -> pd.DataFrame:
-    lines = [(row.name, *(entry.display for entry in row.entries)) for row in table.rows]
-    return pd.DataFrame(lines, columns=table.columns, dtype="str")
 
 
 def _long_form(table: Table) -> Iterator[tuple[Any, ...]]:

@@ -18,8 +18,9 @@ from nfstudy.papers.rezende2015.stated import why_not_comparable
 from nfstudy.report.claims.inequalities import parse_claims, read_claims
 from nfstudy.report.claims.ledger import judge_on, ledger, ledger_table, side_by_side, verdict_lines
 from nfstudy.report.claims.verdicts import evaluate
+from nfstudy.report.latex import to_latex
 from nfstudy.report.statistics.estimates import BOUNDS, first_of, gather_results
-from nfstudy.report.tables import to_csv, to_latex
+from nfstudy.report.tables import to_csv
 from nfstudy.study.plan import Further
 from nfstudy.study.settings import setting_defaults
 
