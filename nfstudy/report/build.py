@@ -15,9 +15,11 @@ from nfstudy.core import registry
 from nfstudy.core.atomic import swap_files_in, swap_in
 from nfstudy.core.declarations import load_function
 from nfstudy.core.errors import ReportError, untold
+from nfstudy.report.answers import answers_of
 from nfstudy.report.claims.inequalities import read_claims
 from nfstudy.report.claims.judge import bodies_of
 from nfstudy.report.claims.ledger import ledger
+from nfstudy.report.claims.verdicts import concerns
 from nfstudy.report.exhibits.base import Exhibit, stamped
 from nfstudy.report.folder import MANIFEST as MANIFEST
 from nfstudy.report.folder import require_report_folder
@@ -87,7 +89,8 @@ def make_report(results: Results) -> Report:
     searched = bool(results.plan.search or results.plan.sampling)
     shown = [entry for entry in results.study.shown if searched or not registry.find("exhibits", entry[0]).of_search]
     exhibits = [make_exhibit(name, results, options) for name, options in shown]
-    page = Page(results, (*exhibits, *_impossible(results), *_claims(results)), version("nfstudy"))
+    shown_exhibits = (*exhibits, *_impossible(results), *_claims(results))
+    page = Page(results, shown_exhibits, version("nfstudy"), answers_of(results, exhibits))
     files = _render_files(page)
     return Report(page, {**files, MANIFEST: _manifest(page, files)})
 
@@ -120,10 +123,11 @@ def make_exhibit(name: str, results: Results, options: Mapping[str, Any] | None 
 
 
 def _claims(results: Results) -> Iterator[Exhibit]:
-    """Yield the ledger of the claims of the study's paper, where that has one, under each budget that has runs."""
-    if claims := read_claims(results.paper):
-        others = [body for body in bodies_of(results.study, results.store) if body.budget != results.budget]
-        yield ledger(claims, [results, *others])
+    """Yield the ledger of those claims of the study's paper that concern its cells, under each budget that has runs."""
+    others = [body for body in bodies_of(results.study, results.store) if body.budget != results.budget]
+    bodies = [results, *others]
+    if claims := [claim for claim in read_claims(results.paper) if any(concerns(claim, body) for body in bodies)]:
+        yield ledger(claims, bodies)
 
 
 def _impossible(results: Results) -> Iterator[Exhibit]:
@@ -151,15 +155,15 @@ def _refuse_unfinished(results: Results, partial: bool) -> None:
 
 def _render_files(page: Page) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    pictures: dict[str, bytes] = {}
+    drawings: dict[str, bytes] = {}
     for exhibit in page.exhibits:
         for drawing in exhibit.drawings:
-            pictures[drawing.id] = files[f"figures/{drawing.id}.png"] = render(drawing.figure, "png")
-            files[f"figures/{drawing.id}.svg"] = render(drawing.figure, "svg")
+            files[f"figures/{drawing.id}.png"] = render(drawing.figure, "png")
+            drawings[drawing.id] = files[f"figures/{drawing.id}.svg"] = render(drawing.figure, "svg")
         for table in exhibit.tables:
             for ending, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
                 files[f"tables/{table.id}.{ending}"] = write(table).encode()
-    files["index.html"] = render_html(page, pictures).encode()
+    files["index.html"] = render_html(page, drawings).encode()
     files["index.md"] = render_markdown(page).encode()
     return files
 

@@ -88,6 +88,8 @@ class Table:
     caption: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    in_markdown: bool = True
+    """Whether the page in Markdown shows it, or a link to its CSV."""
 
     def __post_init__(self) -> None:
         for row in self.rows:

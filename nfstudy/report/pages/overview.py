@@ -18,8 +18,9 @@ from nfstudy.report.claims.judge import bodies_of, judge_bodies
 from nfstudy.report.claims.ledger import BODIES_CAPTION, CAPTION, JudgedClaim, body_names, ledger_table
 from nfstudy.report.claims.verdicts import VERDICTS, ClaimVerdict
 from nfstudy.report.exhibits.base import stamped
+from nfstudy.report.pages.drawings import dark_rules
 from nfstudy.report.pages.embedded import embed_runs
-from nfstudy.report.pages.study_page import Page, data_address, environment, run_line
+from nfstudy.report.pages.study_page import Page, embed_drawings, environment, run_line
 from nfstudy.report.statistics.estimates import Results, gather_results
 from nfstudy.report.tables import Row, Table
 from nfstudy.runs.archive.runs import ArchivedRuns
@@ -124,7 +125,7 @@ def build_front(
     Raises:
         ReportError: a folder holds something else than an earlier report of its study.
     """
-    ordered = sorted(studies.items(), key=lambda item: not _shows_paper(item[1]))
+    ordered = sorted(studies.items(), key=lambda item: _rank(item[1]))
     found = {path: _gather(study, runs_of(study.study), is_active(study.study)) for path, study in ordered}
     for note in dict.fromkeys(note for results in found.values() for note in results.notes):
         tell(note)
@@ -156,9 +157,13 @@ def _gather(study: StudySpec, runs: LoggedRuns, active: bool) -> Results:
         return replace(gather_fullest(study, ArchivedRuns(None)), notes=(str(error),))
 
 
-def _shows_paper(study: StudySpec) -> bool:
-    """Say whether a study shows a table or figure of a paper."""
-    return any(registry.find("exhibits", name).paper for name in study.exhibits)
+def _rank(study: StudySpec) -> int:
+    """Return the place of a study's first exhibit of a paper among all, as papers declare them; without one, the last.
+
+    So MNIST, of the first table that a paper declares, stands before CIFAR-10.
+    """
+    declared = [name for name, found in registry.all_of("exhibits").items() if found.paper]
+    return min((declared.index(name) for name in study.exhibits if name in declared), default=len(declared))
 
 
 def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) -> Results:
@@ -210,6 +215,7 @@ def _render(front: FrontPage) -> str:
         for page in front.pages
         for run_id in page.results.runs["run_id"]
     }
+    pictures = {path: _pictures(report) for path, report in front.reports.items()}
     made = environment()
     made.policies["json.dumps_kwargs"] = _JSON
     return made.get_template("front.html.jinja").render(
@@ -217,18 +223,18 @@ def _render(front: FrontPage) -> str:
         caption=CAPTION,
         bodies_caption=BODIES_CAPTION,
         version=version("nfstudy"),
-        pictures={path: _pictures(report) for path, report in front.reports.items()},
+        pictures=pictures,
+        dark=dark_rules(drawing for own in pictures.values() for drawing in own.values()),
         lines=lines,
         runs=embed_runs([page.results for page in front.pages]),
     )
 
 
 def _pictures(report: Report) -> dict[str, str]:
-    """Return figure's id -> the address that holds it, as a vector drawing unless the picture takes fewer bytes."""
+    """Return figure's id -> the element that shows it."""
     ids = [drawing.id for exhibit in report.page.exhibits for drawing in exhibit.drawings]
-    kinds = {"svg": "image/svg+xml", "png": "image/png"}
-    files = {id: min(kinds, key=lambda kind: len(report.files[f"figures/{id}.{kind}"])) for id in ids}
-    return {id: data_address(report.files[f"figures/{id}.{kind}"], kinds[kind]) for id, kind in files.items()}
+    files = {id: report.files[f"figures/{id}.svg"] for id in ids}
+    return embed_drawings(report.page, files, f"{report.page.results.study.study}-")
 
 
 def _contents(front: FrontPage) -> Sequence[dict[str, Any]]:
