@@ -54,11 +54,8 @@ def _of_claim(found: ClaimVerdict) -> str:
     if found.verdict != "supported" and isinstance(found.claim.inequality, Falls) and len(found.parts) > len(parts):
         overall = {part.verdict for part in _chief(found)}
         word = _OVERALL[found.verdict] if overall == {"supported"} else word
-    numbers = (
-        f" {_subject(found.claim)}, in nats with confidence intervals: {'; '.join(map(_number, parts))}."
-        if parts
-        else ""
-    )
+    lead = f"{_subject(found.claim)}, in nats with confidence intervals"
+    numbers = f" {lead}: {'; '.join(map(_number, parts))}." if parts else ""
     few = [part.contrast.n for part in parts if part.contrast]
     return f"{word}: {told}.{numbers}{_seeds(few)}"
 
@@ -94,7 +91,8 @@ def _number(part: PartVerdict) -> str:
     if part.part.claim.inequality.form in ("below", "alike", "near"):
         at.append(inequality.name.replace("=", " = "))
     mean = format_number(part.contrast.mean, decimals, signed=True) if part.contrast else ""
-    return " ".join(filter(None, (", ".join(at), mean, part.interval_text)))
+    number = " ".join(filter(None, (mean, part.interval_text)))
+    return f"{', '.join(at)}: {number}" if at else number
 
 
 def _seeds(counts: Sequence[int]) -> str:

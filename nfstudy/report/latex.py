@@ -23,7 +23,7 @@ _CAPTION_CHARACTERS = 75
 """Of a line."""
 _NO_NUMBER = "--"
 """In the place of a number that is not there, where its reason is a sentence."""
-_BREAKS = "/-–,=. "
+_BREAKS = "/-–= "
 """A line may be broken after these."""
 
 _SIGNS = str.maketrans(
@@ -105,12 +105,12 @@ def latex_text(text: str, breakable: bool = False) -> str:
 def _columns(table: Table) -> tuple[list[_Column], list[str]]:
     """Return the columns that are printed, the rows' names first, and the headers of those that are left out."""
     kept, left_out = [_Column(table.columns[0], tuple(row.name for row in table.rows), numeric=False)], []
-    for place, header in enumerate(table.columns[1:]):
-        entries, numeric = [row.entries[place] for row in table.rows], table.is_numeric(place)
-        texts = tuple(_text(entry) for entry in entries)
-        if not numeric and (any(entry.run_ids for entry in entries) or any(len(text) > LONGEST for text in texts)):
+    for place in table.filled:
+        header, numeric = table.columns[1 + place], table.is_numeric(place)
+        texts = tuple(_text(row.entries[place]) for row in table.rows)
+        if table.is_of_runs(place) or (not numeric and any(len(text) > LONGEST for text in texts)):
             left_out.append(header)
-        elif any(texts):
+        else:
             kept.append(_Column(header, texts, numeric))
     return kept, left_out
 
@@ -153,7 +153,7 @@ def _part(part: tuple[list[_Column], list[float]], caption: str, id: str, place:
         for column, width in zip(columns, widths, strict=True)
     )
     lines = [[latex_text(text, not column.numeric) for text in column.texts] for column in columns]
-    head = " & ".join(latex_text(column.header) for column in columns) + " \\\\\n\\midrule\n"
+    head = " & ".join(latex_text(column.header, breakable=True) for column in columns) + " \\\\\n\\midrule\n"
     body = "".join(" & ".join(cells) + " \\\\\n" for cells in zip(*lines, strict=True))
     label = f"\\label{{tab:{id}{f'-{place + 1}' if place else ''}}}"
     told = f"\\caption{{{latex_text(caption)}}}{label}"

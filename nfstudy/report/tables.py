@@ -102,6 +102,16 @@ class Table:
         """Say whether a column, counted from 0 after the names of the rows, holds numbers."""
         return self._numeric[column]
 
+    def is_of_runs(self, column: int) -> bool:
+        """Say whether a column, counted as above, holds run ids."""
+        return not self.is_numeric(column) and any(row.entries[column].run_ids for row in self.rows)
+
+    @cached_property
+    def filled(self) -> tuple[int, ...]:
+        """The columns, counted as above, in which anything stands; of a table without rows, all."""
+        places = range(len(self.columns) - 1)
+        return tuple(p for p in places if not self.rows or any(row.entries[p].display for row in self.rows))
+
     @cached_property
     def _numeric(self) -> tuple[bool, ...]:
         columns = zip(*(row.entries for row in self.rows), strict=True) if self.rows else [()] * len(self.columns[1:])
@@ -138,11 +148,13 @@ def to_csv(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Return a pipe table above its caption, without padding; text is escaped."""
-    align = (":--", *("--:" if table.is_numeric(place) else ":--" for place in range(len(table.columns) - 1)))
-    lines = [table.columns, *((row.name, *(entry.display for entry in row.entries)) for row in table.rows)]
+    """Return a pipe table above its caption, without padding and without empty columns; text is escaped."""
+    align = (":--", *("--:" if table.is_numeric(place) else ":--" for place in table.filled))
+    headers = (table.columns[0], *(table.columns[1 + place] for place in table.filled))
+    lines = [headers, *((row.name, *(row.entries[place].display for place in table.filled)) for row in table.rows)]
     escaped = [[markdown_text(text) for text in line] for line in lines]
-    body = "\n".join(f"| {' | '.join(line)} |" for line in (escaped[0], align, *escaped[1:]))
+    head, *rest = (f"| {' | '.join(line)} |" for line in escaped)
+    body = "\n".join((head, f"|{'|'.join(align)}|", *rest))
     return f"{body}\n\n*{markdown_text(table.caption)}*\n"
 
 

@@ -471,7 +471,7 @@ def test_the_ledger_is_a_table_of_all_claims_with_their_numbers():
     assert (line["ours_mean"], line["n"], line["unit"]) == ("-5.0", "3", "nats per image")
     assert float(line["paper"]) == pytest.approx(93.565 - 96.747)
     assert len(line["run_ids"].split()) == 6
-    assert shown.text == "Of 18 claims: 6 undecided, 12 not run."
+    assert shown.text == "Of 18 claims about these cells: 6 undecided, 12 not run."
     assert not re.search("[✓✗]", to_latex(shown.tables[0]))
 
 

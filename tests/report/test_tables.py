@@ -108,7 +108,7 @@ def test_csv_holds_full_precision_and_every_quantity():
 def test_markdown_is_exact():
     assert to_markdown(table()).splitlines() == [
         "| row | paper | ours |",
-        "| :-- | --: | --: |",
+        "|:--|--:|--:|",
         r"| NF\_1 \| 50 % | ≤ 85.7 | ≤ 87.00 ± 1.00 (2) |",
         r"| \<b\> |  | not run |",
         "",

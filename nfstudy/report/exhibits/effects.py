@@ -105,7 +105,7 @@ def _answer(
         return Answer(question, "To do: no cell and its default have both run.")
     intervals = [contrast.interval(LEVEL) for _, contrast in found]
     lines = [
-        f"{row} {format_number(contrast.mean, quantity.decimals + 1, signed=True)}"
+        f"{row}: {format_number(contrast.mean, quantity.decimals + 1, signed=True)}"
         f"{f' {format_interval(ends, quantity.decimals + 1)}' if ends else ''}"
         for (row, contrast), ends in zip(found, intervals, strict=True)
     ]

@@ -267,8 +267,13 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters.update(text=markdown_text, table=to_markdown, tooltip=_tooltip)
+    made.filters.update(text=markdown_text, table=to_markdown, tooltip=_tooltip, unbroken=_unbroken)
     return made
+
+
+def _unbroken(text: str) -> str:
+    """Return text in which no line ends within `K = 80`."""
+    return text.replace(" = ", "\u00a0=\u00a0")
 
 
 def _tooltip(entry: Entry) -> str:
