@@ -1,11 +1,12 @@
 """What a report begins with: the question of its study, and the answer that its runs give, made from logged numbers.
 
 The question is that of the claims that concern the study and declare one; else the first that an exhibit answers; else
-which cell has the lowest bound, or how near it is to the paper's number.
+which cell has the lowest bound, or, of a single cell, whether it reaches the paper's number.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -108,63 +109,52 @@ def _of_bound(results: Results) -> Answer:
     """Answer by the number that a study's cells are judged by: −ln p(x), or on the plane the KL divergence."""
     quantity = results.bounds[-1]
     known = [result for result in results.cells if result.estimate(quantity).n]
+    question = f"Which cell has the lowest {quantity.title}?"
+    if results.study.settings.drawn:
+        return Answer("", "Nothing is trained or measured here: its figures show what the flows do.")
     if not known:
-        lack = "no cell has run" if not len(results.runs) else f"its runs have no {quantity.title}"
-        return Answer(
-            "", f"To do: {lack}." if results.unfinished else "Nothing is trained or measured: see its figures."
-        )
-    published = _published(results, quantity)
-    if published:
-        return _beside_paper(known, quantity, published)
+        lack = f"no run has a finite {quantity.title}" if len(results.runs) else "no cell has run"
+        return Answer(question, f"{'To do' if results.unfinished else 'Not known'}: {lack}.")
+    if len(results.cells) == 1 and (paper := _published(known[0], quantity, results)):
+        return _beside_paper(known[0], quantity, paper)
     if len(known) == 1:
-        (only,) = known
-        return Answer(f"What is {quantity.title}?", f"{_told(only, quantity)}; no other cell has run.")
-    return _lowest(known, quantity)
+        others = "the only one" if len(results.cells) == 1 else "the only one that has run"
+        return Answer(question, f"{_told(known[0], quantity)}, {others}.")
+    return Answer(question, _lowest(known, quantity))
 
 
-def _published(results: Results, quantity: Metric) -> Published | None:
-    """Return the paper's number where all cells are of one flow and length, and of its quantity."""
-    if len({(result.label.family, result.label.length) for result in results.cells}) != 1:
-        return None
-    first = results.cells[0]
-    settings = first.cell.settings
-    found = results.facts.find(settings.flat(), quantity.title, first.label.family, first.label.length)
+def _published(only: CellResult, quantity: Metric, results: Results) -> Published | None:
+    """Return the paper's number for a cell, where it is of the same quantity."""
+    settings = only.cell.settings
+    found = results.facts.find(settings.flat(), quantity.title, only.label.family, only.label.length)
     return None if found is None or found.why_not_comparable(settings) else found
 
 
-def _beside_paper(known: Sequence[CellResult], quantity: Metric, paper: Published) -> Answer:
-    nearest = min(known, key=lambda result: abs(_mean(result, quantity) - paper.value))
-    off = _mean(nearest, quantity) - paper.value
-    numbers = f"{_told(nearest, quantity)}, {format_number(off, quantity.decimals, signed=True)} to the paper's"
+def _beside_paper(only: CellResult, quantity: Metric, paper: Published) -> Answer:
+    """Say whether the paper's number is reached: as lower is better, whether ours is at most that."""
     shown = f"{quantity.title} of {format_number(paper.value, quantity.decimals)} ({paper.source})"
-    if len(known) > 1:
-        return Answer(
-            f"Which cell is nearest to the paper's {shown}?", f"{numbers}.{_seeds([nearest.estimate(quantity).n])}"
-        )
-    interval = _contrast([nearest], (1,), quantity).interval(LEVEL)
-    words = {"supported": "Yes", "contradicted": "No", "undecided": "Undecided"}
-    # Reached is at most the paper's number, as lower is better.
-    word = words[decide(interval and (interval[0] - paper.value, interval[1] - paper.value), float("-inf"), 0.0)]
-    return Answer(f"Is the paper's {shown} reached?", f"{word}: {numbers}.{_seeds([nearest.estimate(quantity).n])}")
+    interval = _contrast([only], (1,), quantity).interval(LEVEL)
+    off = interval and (interval[0] - paper.value, interval[1] - paper.value)
+    word = _WORDS[decide(off, -math.inf, 0.0)]
+    difference = format_number(_mean(only, quantity) - paper.value, quantity.decimals, signed=True)
+    within = f", 95 % interval {format_interval(off, quantity.decimals)}" if off else ", one seed: no interval is known"
+    text = f"{word}: {_told(only, quantity)}; ours less the paper's is {difference}{within}."
+    return Answer(f"Is the paper's {shown} reached?", text)
 
 
-def _lowest(known: Sequence[CellResult], quantity: Metric) -> Answer:
+def _lowest(known: Sequence[CellResult], quantity: Metric) -> str:
     """Name the cell with the lowest number, and say whether it can be told from the next."""
     first, second = sorted(known, key=lambda result: _mean(result, quantity))[:2]
     contrast = _contrast([first, second], (1, -1), quantity)
     interval = contrast.interval(LEVEL)
     next_one = f"the next, {second.label.row}"
-    question = f"Which cell has the lowest {quantity.title}?"
     if interval is None:
-        return Answer(question, f"{_told(first, quantity)}, and not to be told from {next_one}: {contrast.lack}.")
-    text = (
-        f"{format_number(contrast.mean, quantity.decimals, signed=True)} {format_interval(interval, quantity.decimals)}"
-    )
+        return f"{_told(first, quantity)}, and not to be told from {next_one}: {contrast.lack}."
+    ends = format_interval(interval, quantity.decimals)
+    by = f"{format_number(contrast.mean, quantity.decimals, signed=True)} {ends}"
     if interval[1] < 0:
-        return Answer(question, f"{_told(first, quantity)}, lower than {next_one}, by a 95 % interval: {text}.")
-    return Answer(
-        question, f"Undecided: {_told(first, quantity)} and {next_one}, differ by {text}, where 0 lies in it."
-    )
+        return f"{_told(first, quantity)}, lower than {next_one}, by a 95 % interval: {by}."
+    return f"Undecided: {_told(first, quantity)} and {next_one}, differ by {by}, where 0 lies in it."
 
 
 def _told(result: CellResult, quantity: Metric) -> str:
