@@ -55,6 +55,12 @@ class Entry:
             raise ValueError(f"an entry for {self.quantity.title} has neither value nor note; expected: at least one")
 
     @property
+    def names_runs(self) -> bool:
+        """Whether the text is the beginnings of the runs' ids."""
+        words = self.text.split()
+        return len(words) == len(self.run_ids) > 0 and all(map(str.startswith, self.run_ids, words))
+
+    @property
     def value(self) -> float | None:
         """The mean, in the quantity's unit."""
         return self.estimate.mean if self.estimate else None
@@ -104,7 +110,7 @@ class Table:
 
     def is_of_runs(self, column: int) -> bool:
         """Say whether a column, counted as above, holds run ids."""
-        return not self.is_numeric(column) and any(row.entries[column].run_ids for row in self.rows)
+        return not self.is_numeric(column) and any(row.entries[column].names_runs for row in self.rows)
 
     @cached_property
     def filled(self) -> tuple[int, ...]:

@@ -78,6 +78,13 @@ def test_an_entry_without_a_number_says_why():
         Entry(quantity=KL, estimate=estimate({}))
 
 
+def test_a_column_of_run_ids_is_told_from_numbers_that_open_runs():
+    runs, distance = Entry(text="ab12 cd34", run_ids=("ab1299", "cd3499")), Entry(text="1.20", run_ids=("ab1299",))
+    shown = Table("t", "", ("row", "distance", "runs", "note"), (Row("a", (distance, runs, Entry())),))
+    assert [shown.is_of_runs(place) for place in range(3)] == [False, True, False]
+    assert shown.filled == (0, 1), "nothing stands under note"
+
+
 def test_a_row_of_the_wrong_width_is_refused():
     with pytest.raises(ValueError, match="table t, row a: 2 entries; expected: 1"):
         Table("t", "", ("row", "x"), (Row("a", (Entry(), Entry())),))
