@@ -248,6 +248,8 @@ class Paper(Declaration):
     heading: str = ""
     """Its title; the label is a short form."""
     citation: str
+    url: str = ""
+    """Where it can be read; pages link to it."""
     claims: str | Callable[[], str] = ""
     """`package:file` of the claims ledger, or a function that returns its text; empty without one."""
     facts: Implementation | None = None

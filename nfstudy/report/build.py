@@ -15,21 +15,24 @@ from nfstudy.core import registry
 from nfstudy.core.atomic import swap_files_in, swap_in
 from nfstudy.core.declarations import load_function
 from nfstudy.core.errors import ReportError, untold
+from nfstudy.report.answers import answers_of
 from nfstudy.report.claims.inequalities import read_claims
 from nfstudy.report.claims.judge import bodies_of
 from nfstudy.report.claims.ledger import ledger
+from nfstudy.report.claims.verdicts import concerns
 from nfstudy.report.exhibits.base import Exhibit, stamped
 from nfstudy.report.folder import MANIFEST as MANIFEST
 from nfstudy.report.folder import require_report_folder
+from nfstudy.report.latex import to_latex
 from nfstudy.report.pages.study_page import Page, render_html, render_markdown
 from nfstudy.report.plots.curves import render
 from nfstudy.report.statistics.estimates import Results, gather_results
-from nfstudy.report.tables import Entry, Row, Table, to_csv, to_latex, to_markdown
+from nfstudy.report.tables import Entry, Row, Table, to_csv, to_markdown
 from nfstudy.runs.code import UNKNOWN
 from nfstudy.runs.frame import LoggedRuns
 from nfstudy.study.plan import StudyPlan
 
-LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "seaborn", "tabulate")
+LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "seaborn")
 """Those whose version can change the bytes of a report."""
 
 
@@ -81,17 +84,19 @@ def build_report(
     return folder / "index.html"
 
 
-def make_report(results: Results, others: Mapping[str, str] | None = None) -> Report:
+def make_report(results: Results, others: Mapping[str, str] | None = None, home: str = "../") -> Report:
     """Make a study's exhibits and pages, whether or not all its cells are there.
 
     Arguments:
         results: the study under a budget.
         others: other budget that has a page -> its folder, as an address relative to this one's.
+        home: the address of the folder of all reports, relative to this page's.
     """
     searched = bool(results.plan.search or results.plan.sampling)
     shown = [entry for entry in results.study.shown if searched or not registry.find("exhibits", entry[0]).of_search]
     exhibits = [make_exhibit(name, results, options) for name, options in shown]
-    page = Page(results, (*exhibits, *_impossible(results), *_claims(results)), version("nfstudy"), others or {})
+    shown_exhibits = (*exhibits, *_impossible(results), *_claims(results))
+    page = Page(results, shown_exhibits, version("nfstudy"), answers_of(results, exhibits), others or {}, home)
     files = _render_files(page)
     return Report(page, {**files, MANIFEST: _manifest(page, files)})
 
@@ -124,10 +129,11 @@ def make_exhibit(name: str, results: Results, options: Mapping[str, Any] | None 
 
 
 def _claims(results: Results) -> Iterator[Exhibit]:
-    """Yield the ledger of the claims of the study's paper, where that has one, under each budget that has runs."""
-    if claims := read_claims(results.paper):
-        others = [body for body in bodies_of(results.study, results.store) if body.budget != results.budget]
-        yield ledger(claims, [results, *others])
+    """Yield the ledger of those claims of the study's paper that concern its cells, under each budget that has runs."""
+    others = [body for body in bodies_of(results.study, results.store) if body.budget != results.budget]
+    bodies = [results, *others]
+    if claims := [claim for claim in read_claims(results.paper) if any(concerns(claim, body) for body in bodies)]:
+        yield ledger(claims, bodies)
 
 
 def _impossible(results: Results) -> Iterator[Exhibit]:
@@ -155,15 +161,15 @@ def _refuse_unfinished(results: Results, partial: bool) -> None:
 
 def _render_files(page: Page) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    pictures: dict[str, bytes] = {}
+    drawings: dict[str, bytes] = {}
     for exhibit in page.exhibits:
         for drawing in exhibit.drawings:
-            pictures[drawing.id] = files[f"figures/{drawing.id}.png"] = render(drawing.figure, "png")
-            files[f"figures/{drawing.id}.svg"] = render(drawing.figure, "svg")
+            files[f"figures/{drawing.id}.png"] = render(drawing.figure, "png")
+            drawings[drawing.id] = files[f"figures/{drawing.id}.svg"] = render(drawing.figure, "svg")
         for table in exhibit.tables:
             for ending, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
                 files[f"tables/{table.id}.{ending}"] = write(table).encode()
-    files["index.html"] = render_html(page, pictures).encode()
+    files["index.html"] = render_html(page, drawings).encode()
     files["index.md"] = render_markdown(page).encode()
     return files
 

@@ -22,6 +22,11 @@ class Shown:
     others: Mapping[str, str] = field(default_factory=dict)
     """Other budget that is shown -> the folder of its report, as an address relative to this one's."""
 
+    @property
+    def home(self) -> str:
+        """The address of the folder of all reports, relative to this one's page."""
+        return "../" * (1 + self.folder.count("/"))
+
 
 def shown_bodies(study: StudySpec, store: LoggedRuns, active: bool = False) -> tuple[Shown, ...]:
     """Return a study under each budget that has runs, the one of `gather_fullest` first; where none has, that alone.

@@ -1,4 +1,4 @@
-"""Tables whose entries know their number, its reference and its runs; as CSV, Markdown and LaTeX."""
+"""Tables whose entries know their number, its reference and its runs; as CSV and Markdown (`latex` has the rest)."""
 
 from __future__ import annotations
 
@@ -55,6 +55,12 @@ class Entry:
             raise ValueError(f"an entry for {self.quantity.title} has neither value nor note; expected: at least one")
 
     @property
+    def names_runs(self) -> bool:
+        """Whether the text is the beginnings of the runs' ids."""
+        words = self.text.split()
+        return len(words) == len(self.run_ids) > 0 and all(map(str.startswith, self.run_ids, words))
+
+    @property
     def value(self) -> float | None:
         """The mean, in the quantity's unit."""
         return self.estimate.mean if self.estimate else None
@@ -88,6 +94,8 @@ class Table:
     caption: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    in_markdown: bool = True
+    """Whether the page in Markdown shows it, or a link to its CSV."""
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -99,6 +107,16 @@ class Table:
     def is_numeric(self, column: int) -> bool:
         """Say whether a column, counted from 0 after the names of the rows, holds numbers."""
         return self._numeric[column]
+
+    def is_of_runs(self, column: int) -> bool:
+        """Say whether a column, counted as above, holds run ids."""
+        return not self.is_numeric(column) and any(row.entries[column].names_runs for row in self.rows)
+
+    @cached_property
+    def filled(self) -> tuple[int, ...]:
+        """The columns, counted as above, in which anything stands; of a table without rows, all."""
+        places = range(len(self.columns) - 1)
+        return tuple(p for p in places if not self.rows or any(row.entries[p].display for row in self.rows))
 
     @cached_property
     def _numeric(self) -> tuple[bool, ...]:
@@ -136,62 +154,19 @@ def to_csv(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Return a pipe table under its caption; text is escaped."""
-    grid = _display_grid(table).map(markdown_text)
-    headers = [markdown_text(column) for column in table.columns]
-    align = ("left", *("right" if table.is_numeric(i) else "left" for i in range(len(table.columns) - 1)))
-    body = grid.to_markdown(index=False, headers=headers, disable_numparse=True, colalign=align)
+    """Return a pipe table above its caption, without padding and without empty columns; text is escaped."""
+    align = (":--", *("--:" if table.is_numeric(place) else ":--" for place in table.filled))
+    headers = (table.columns[0], *(table.columns[1 + place] for place in table.filled))
+    lines = [headers, *((row.name, *(row.entries[place].display for place in table.filled)) for row in table.rows)]
+    escaped = [[markdown_text(text) for text in line] for line in lines]
+    head, *rest = (f"| {' | '.join(line)} |" for line in escaped)
+    body = "\n".join((head, f"|{'|'.join(align)}|", *rest))
     return f"{body}\n\n*{markdown_text(table.caption)}*\n"
-
-
-def to_latex(table: Table) -> str:
-    """Return a table float with rules of the LaTeX package booktabs; text is escaped."""
-    style = _display_grid(table).style.format(latex_text).format_index(latex_text, axis="columns").hide(axis="index")
-    align = "l" + "".join("r" if table.is_numeric(i) else "l" for i in range(len(table.columns) - 1))
-    caption, label = latex_text(table.caption), f"tab:{table.id}"
-    text: str = style.to_latex(
-        hrules=True, column_format=align, caption=caption, label=label, position="ht", position_float="centering"
-    )
-    return text
 
 
 def markdown_text(text: str) -> str:
     """Escape text so that Markdown shows it as it is, on one line."""
     return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", " ".join(text.split()))
-
-
-_LATEX = str.maketrans(
-    {
-        **{character: f"\\{character}" for character in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "−": "$-$",
-        "±": r"$\pm$",
-        "≤": r"$\leq$",
-        "≥": r"$\geq$",
-        "†": r"$\dagger$",
-        "Σ": r"$\Sigma$",
-        "√": r"$\surd$",
-        "\u0302": "",  # The hat of Pareto k.
-        "×": r"$\times$",
-        "‖": r"$\|$",
-        "β": r"$\beta$",
-        "–": "--",
-    }
-)
-
-
-def latex_text(text: str) -> str:
-    """Escape text for LaTeX, with its mathematical signs as commands."""
-    return text.translate(_LATEX)
-
-
-def _display_grid(table: Table) -> pd.DataFrame:
-    lines = [(row.name, *(entry.display for entry in row.entries)) for row in table.rows]
-    return pd.DataFrame(lines, columns=table.columns, dtype="str")
 
 
 def _long_form(table: Table) -> Iterator[tuple[Any, ...]]:

@@ -18,8 +18,9 @@ from nfstudy.papers.rezende2015.stated import why_not_comparable
 from nfstudy.report.claims.inequalities import parse_claims, read_claims
 from nfstudy.report.claims.ledger import judge_on, ledger, ledger_table, side_by_side, verdict_lines
 from nfstudy.report.claims.verdicts import evaluate
+from nfstudy.report.latex import to_latex
 from nfstudy.report.statistics.estimates import BOUNDS, first_of, gather_results
-from nfstudy.report.tables import to_csv, to_latex
+from nfstudy.report.tables import to_csv
 from nfstudy.study.plan import Further
 from nfstudy.study.settings import setting_defaults
 
@@ -470,7 +471,7 @@ def test_the_ledger_is_a_table_of_all_claims_with_their_numbers():
     assert (line["ours_mean"], line["n"], line["unit"]) == ("-5.0", "3", "nats per image")
     assert float(line["paper"]) == pytest.approx(93.565 - 96.747)
     assert len(line["run_ids"].split()) == 6
-    assert shown.text == "Of 18 claims: 6 undecided, 12 not run."
+    assert shown.text == "Of 18 claims about these cells: 6 undecided, 12 not run."
     assert not re.search("[✓✗]", to_latex(shown.tables[0]))
 
 

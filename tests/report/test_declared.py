@@ -68,7 +68,7 @@ def test_an_exhibit_from_outside_shows_its_own_metric(tmp_path):
     install_example()
     spec = study(STUDY)
     text = report_of(spec, with_units(spec, *range(4, 10)), tmp_path)
-    assert "| diagonal Gaussian, K = 0 |  4.5 ± 0.5 (2) |" in text
+    assert "| diagonal Gaussian, K = 0 | 4.5 ± 0.5 (2) |" in text
     assert "active units" in (tmp_path / "report" / "tables" / "summary.md").read_text()
     assert (tmp_path / "report" / "figures" / "active-units.svg").exists()
 
@@ -126,7 +126,7 @@ def test_a_second_paper_brings_its_numbers_settings_and_claims(tmp_path):
     text = report_of(spec, run_all(spec, spec.budget), tmp_path)
     assert "- **Paper:** Smith (2030)" in text
     assert "| train.batch | 100 | 20 |" in text
-    assert "Of 1 claims: 1 supported." in text
+    assert "Of 1 claims about these cells: 1 supported." in text
     assert "mnist-planar" not in text
 
 

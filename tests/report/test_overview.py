@@ -12,6 +12,7 @@ from support.command_line import TINY, digests, nfstudy
 from support.fake_runs import FakeRuns, run_all, study
 
 from nfstudy.core.errors import SpecError
+from nfstudy.papers.rezende2015 import REZENDE2015
 from nfstudy.report.exhibits import general as exhibits
 from nfstudy.report.pages import embedded as embedding
 from nfstudy.report.pages.embedded import MAX_POINTS, embed_runs
@@ -97,9 +98,8 @@ def test_every_number_opens_the_runs_it_comes_from(tmp_path):
         assert file == "small/index.html"
         assert anchor in lines
         assert anchor in (f"run-{ids[0]}", "runs")
-    shown = re.findall(
-        r'data-runs="([^"]+)">(?:[≤≥] )?(\d+\.\d\d) ± \d+\.\d\d \(2\)</a>', page.partition('class="study"')[2]
-    )
+    exhibits = page.partition('class="study"')[2].partition('id="claims"')[0]
+    shown = re.findall(r'data-runs="([^"]+)">(?:[≤≥] )?(\d+\.\d\d) ± \d+\.\d\d \(2\)</a>', exhibits)
     values = {record["run_id"]: record for record in runs.records}
     signs = {"test/nll": 1, "test/kl": 1, "test/elbo": -1, "train/elbo": -1, "valid/elbo": -1}
     assert len(shown) == 3 + 9 + 6, "of Table 2, of Figure 4, of the ends of the learning curves"
@@ -169,7 +169,8 @@ def test_nothing_is_asked_of_the_net(tmp_path):
     runs.server = "http://tracking.example"
     page, reader = build(tmp_path, runs)
     assert "default-src 'none'" in page
-    assert {address.split("/")[0].split("#")[0] for address in reader.addresses} <= {"", "data:image", "small"}
+    asked = {address.split("/")[0].split("#")[0] for address in reader.addresses if address != REZENDE2015.url}
+    assert asked <= {"", "data:image", "small"}
     assert embedded(reader)["runs"][runs.records[0]["run_id"]]["link"].startswith("http://tracking.example/")
 
 
@@ -329,3 +330,61 @@ def test_studies_of_the_paper_come_first(tmp_path):
     page = build_front(specs, stores.__getitem__, tmp_path).read_text()
     places = {name: page.index(f'href="{name}/index.html"') for name in "abc"}
     assert sorted(places, key=places.get) == ["b", "c", "a"]
+
+
+def test_mnist_stands_before_cifar10_and_the_energies_after(tmp_path):
+    text = SMALL.replace("study: small", "study: cifar10").replace("mnist, binarisation: static", "cifar10")
+    cifar10 = study(text.replace("flow.family: [planar, nice-perm]", "flow.family: [planar]"), exhibits="[table-3]")
+    specs = {"studies/cifar10.yaml": cifar10, "studies/mnist.yaml": study(SMALL.replace("small", "mnist"))}
+    stores = {spec.study: run_all(spec, "full") for spec in specs.values()}
+    page = build_front(specs, stores.__getitem__, tmp_path).read_text()
+    assert page.index('<section class="study" id="mnist">') < page.index('<section class="study" id="cifar10">')
+    assert page.index('id="cifar10"') < page.index('<section id="claims">')
+
+
+def test_a_study_is_folded_under_its_answer_and_pages_link_to_each_other_the_paper_and_mlflow(tmp_path):
+    page, reader = build(tmp_path, run_all(study(SMALL), "full"))
+    part = page.partition('<section class="study" id="small">')[2].partition('<section id="claims">')[0]
+    assert part.index('class="answer"') < part.index('<details class="fold">') < part.index("<table>")
+    assert '<details class="fold" open' not in page
+    own = (tmp_path / "small/index.html").read_text()
+    for text in (page, own):
+        assert f'<a href="{REZENDE2015.url}">' in text
+        assert "<code>python -m nfstudy ui</code>" in text
+    assert '<a href="../index.html"' in own
+    assert "small/index.html" in reader.addresses
+
+
+def test_figures_stand_in_the_pages_themselves_for_prints_and_screenshots(tmp_path):
+    page, reader = build(tmp_path, run_all(study(SMALL), "full"))
+    own = (tmp_path / "small/index.html").read_text()
+    for text in (page, own):
+        assert text.count('<svg class="drawing"') == 2, "Figure 4 and the learning curves"
+        assert not re.search(r'<img|loading="lazy"|decoding="async"', text)
+        assert "@media screen and (prefers-color-scheme: dark)" in text
+    assert len(reader.ids) == len(set(reader.ids))
+
+
+@pytest.mark.skipif(which("chromium") is None, reason="no chromium on this machine to open the page in")
+@pytest.mark.parametrize("name", ["index.html", "small/index.html"])
+def test_at_400_pixels_nothing_but_tables_and_figures_scrolls_sideways(name, tmp_path):
+    build(tmp_path, run_all(study(SMALL), "full"))
+    path = tmp_path / name
+    asked = """<script>addEventListener("load", () => {
+      for (const block of document.querySelectorAll("details")) block.open = true;
+      const page = document.documentElement;
+      document.title = `${page.scrollWidth - page.clientWidth} px too wide`;
+    });</script></body>"""
+    # A window of chromium has a least width, so that the page stands in a frame.
+    path.with_name("inner.html").write_text(path.read_text().replace("</body>", asked))
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<iframe src="{path.with_name("inner.html").as_uri()}" width="400" height="900"></iframe><script>'
+        'addEventListener("load", () => { document.title = document.querySelector("iframe").contentDocument.title; });'
+        "</script>"
+    )
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--disable-sync"]
+    flags += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = ["chromium", *flags, "--dump-dom", frame.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "<title>0 px too wide</title>" in done.stdout

@@ -380,6 +380,12 @@ def shipped():
     return read_reference(CHECKOUT)
 
 
+def test_the_committed_reports_can_be_read_on_a_code_host():
+    pages = sorted((CHECKOUT.root / "reports").glob("*/index.md"))
+    assert pages
+    assert {page.parent.name: size for page in pages if (size := page.stat().st_size) >= 60_000} == {}
+
+
 def test_the_committed_reports_and_readme_are_what_the_reference_runs_make(shipped):
     assert stale_parts(CHECKOUT, shipped) == [], "make them again with: make reference"
 

@@ -13,6 +13,7 @@ from support.fake_runs import FakeRuns, run_all, study
 from nfstudy.core import registry
 from nfstudy.core.declarations import load_function
 from nfstudy.core.errors import ReportError, SpecError
+from nfstudy.papers.rezende2015 import REZENDE2015
 from nfstudy.papers.rezende2015.facts import FACTS
 from nfstudy.papers.rezende2015.published import FIGURE_4, TABLE_2
 from nfstudy.papers.rezende2015.stated import why_not_comparable
@@ -276,7 +277,8 @@ def test_two_builds_from_the_same_runs_give_the_same_bytes(tmp_path):
     page = first["index.html"].decode()
     assert "incomplete" not in page
     assert "<script" not in page
-    assert set(re.findall(r'(?:src|href)="([^"#]{1,10})', page)) == {"data:image"}
+    assert set(re.findall(r'<a href="([^"#]+)', page)) == {"../index.html", REZENDE2015.url}
+    assert set(re.findall(r'(?:src|href)="([^"#]+?)[,"]', re.sub("<a .*?>", "", page))) == {"data:image/png;base64"}
     anchors = set(re.findall(r'href="#([^"]+)"', page))
     assert anchors <= set(re.findall(r'id="([^"]+)"', page))
     assert len([anchor for anchor in anchors if anchor.startswith("run-")]) == 6, "every run behind a number"

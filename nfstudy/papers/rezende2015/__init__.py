@@ -12,6 +12,7 @@ REZENDE2015 = Paper(
     label="Normalizing flows",
     heading="Variational inference with normalizing flows",
     citation="Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770",
+    url="https://arxiv.org/abs/1505.05770",
     claims=f"{_HERE}:claims.yaml",
     facts=f"{_HERE}.facts:FACTS",
 )

@@ -13,6 +13,7 @@ from functools import cached_property
 from nfstudy.core.declarations import Metric
 from nfstudy.papers.rezende2015.published import find_published
 from nfstudy.report.exhibits.base import (
+    Answer,
     CurveGroup,
     Drawing,
     Exhibit,
@@ -91,6 +92,7 @@ def readings(results: Results) -> Exhibit:
         " ".join(filter(None, (_nearest(ranked), how_run(results)))),
         tables,
         _figure(ranked, results),
+        answer=Answer("Which reading comes nearest to the paper's numbers?", _nearest(ranked) + _seeds(ranked)),
     )
 
 
@@ -153,6 +155,12 @@ def _nearest(ranked: Sequence[Reading]) -> str:
         f"Nearest of {len(alike)} is {best.name}: of {best.compared} numbers none is further from the paper's than "
         f"{format_number(best.distance or 0.0, 2)} nats ({worst.name})."
     )
+
+
+def _seeds(ranked: Sequence[Reading]) -> str:
+    """Say so where no distance has an error."""
+    counts = [c.ours.estimate.n for reading in ranked for c in reading.comparisons if c.ours.estimate]
+    return " One seed each: no error is known." if counts and max(counts) == 1 else ""
 
 
 def _ranking(ranked: Sequence[Reading], results: Results) -> Table:

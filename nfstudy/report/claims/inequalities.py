@@ -191,6 +191,8 @@ class Claim(Record):
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     says: Annotated[str, Field(min_length=1)]
     """The claim in our own words."""
+    question: Annotated[str, Field(pattern=r"^(.+[?])?$")] = ""
+    """What a report of runs that the claim concerns asks and answers first; empty for most claims."""
     where: Annotated[str, Field(min_length=1)]
     """Section, table or figure of the paper."""
     exhibit: Annotated[str, _known("exhibits")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nfstudy.report.claims.inequalities import GROUPS, Claim
 from nfstudy.report.claims.verdicts import VERDICTS, ClaimVerdict, PartVerdict, evaluate
@@ -105,12 +105,13 @@ def ledger(claims: Sequence[Claim], bodies: Sequence[Results]) -> Exhibit:
     """
     first, *others = bodies
     verdicts = evaluate(claims, first)
-    text = f"Of {len(verdicts)} claims: {counts_text(verdicts)}."
+    text = f"Of {len(verdicts)} claims about these cells: {counts_text(verdicts)}."
     tables = [ledger_table(verdicts, first)]
     if others:
-        text = f"Under the budget {first.budget}, of {len(verdicts)} claims: {counts_text(verdicts)}."
+        text = f"Under the budget {first.budget}, of {len(verdicts)} claims about its cells: {counts_text(verdicts)}."
         tables = [side_by_side(judge_on(claims, bodies)), *tables]
-        tables += [ledger_table(evaluate(claims, body), body, f"claims-{body.budget}") for body in others]
+        further = (ledger_table(evaluate(claims, body), body, f"claims-{body.budget}") for body in others)
+        tables += [replace(table, in_markdown=False) for table in further]
     return Exhibit("claims", "Claims of the paper", text, tuple(tables))
 
 

@@ -188,6 +188,14 @@ def evaluate(claims: Iterable[Claim], results: Results | None) -> tuple[ClaimVer
     return tuple(_judge(claim, [_evidence(part, results) for part in claim.parts()]) for claim in claims)
 
 
+def concerns(claim: Claim, results: Results) -> bool:
+    """Say whether a study has all cells of some part of a claim, whether or not they have run."""
+    return any(
+        all(len(_cells_at(place, part, results.cells)) == 1 for _, place in part.inequality.terms)
+        for part in claim.parts()
+    )
+
+
 def one_sided(claim: Claim) -> float:
     """Return α, the error of one side of a claim's interval, and of either verdict on it."""
     return (1 - claim.level) / 2

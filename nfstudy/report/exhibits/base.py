@@ -34,6 +34,18 @@ class Drawing:
     id: str
     figure: Figure
     caption: str
+    keeps_colours: bool = False
+    """Whether its colours stand for numbers with words upon them, as in a map, so that dark pages show it on white."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question that a study is made for, and what its runs say to it."""
+
+    question: str
+    """Ends with a question mark; empty where nobody has declared one."""
+    text: str
+    """Sentences made from logged numbers; the first begins with yes, no, or why it is neither."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,8 @@ class Exhibit:
     drawings: tuple[Drawing, ...] = ()
     run_ids: tuple[str, ...] = ()
     """The runs that it is made from, beyond those of its tables."""
+    answer: Answer | None = None
+    """What it says to the question of a study that no claim asks; the first exhibit that has one begins the report."""
 
 
 @dataclass(frozen=True)

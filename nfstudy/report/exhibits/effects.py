@@ -7,18 +7,31 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nfstudy.core.declarations import Metric
-from nfstudy.report.exhibits.base import Drawing, Exhibit, bounded, cell_row, measured, remark, runs_behind, stamped
+from nfstudy.report.exhibits.base import (
+    Answer,
+    Drawing,
+    Exhibit,
+    bounded,
+    cell_row,
+    measured,
+    remark,
+    runs_behind,
+    stamped,
+)
 from nfstudy.report.labels import setting_name, setting_text, varied_settings
 from nfstudy.report.plots.forest import Difference, DifferencePanel, draw_differences
 from nfstudy.report.statistics.contrasts import Contrast, contrast_of
 from nfstudy.report.statistics.estimates import CellResult, Estimate, Results, runs_of
-from nfstudy.report.tables import Entry, Table, format_interval
+from nfstudy.report.tables import Entry, Table, format_interval, format_number
 from nfstudy.study.settings import flatten
 
 TITLE = "What the settings change"
 
 LEVEL = 0.95
 """Of the two-sided confidence intervals."""
+
+_MOST_TOLD = 6
+"""Differences that an answer tells; the table has all."""
 
 MEANS_CAPTION = (
     "Every cell on the test set, in {unit}: mean ± standard error (number of runs). The default of each flow "
@@ -77,7 +90,36 @@ def effects(results: Results) -> Exhibit:
     if panels:
         figure = draw_differences("Differences to the default, test set", panels, results.stamp)
         drawings = (Drawing("effects", figure, stamped(FIGURE_CAPTION.format(unit=results.unit), results)),)
-    return Exhibit("effects", TITLE, _defaults_text(varied, own, results), tables, drawings)
+    text, answer = _defaults_text(varied, own, results), _answer(comparisons, varied, own, results.bounds[-1])
+    return Exhibit("effects", TITLE, text, tables, drawings, answer=answer)
+
+
+def _answer(
+    comparisons: Sequence[Comparison], varied: Sequence[str], own: Mapping[str, Any], quantity: Metric
+) -> Answer:
+    """Say whether the settings change what the cells are judged by, as far as pairs of seeds can tell."""
+    names = " or ".join(f"{setting_name(path)} other than {setting_text(own[path])}" for path in varied)
+    question = f"Does {names} change {quantity.title}?"
+    found = [(each.result.label.row, contrast) for each in comparisons if (contrast := each.contrast(quantity))]
+    if not found:
+        return Answer(question, "To do: no cell and its default have both run.")
+    intervals = [contrast.interval(LEVEL) for _, contrast in found]
+    lines = [
+        f"{row}: {format_number(contrast.mean, quantity.decimals + 1, signed=True)}"
+        f"{f' {format_interval(ends, quantity.decimals + 1)}' if ends else ''}"
+        for (row, contrast), ends in zip(found, intervals, strict=True)
+    ]
+    apart = [line for line, ends in zip(lines, intervals, strict=True) if ends and not ends[0] <= 0 <= ends[1]]
+    unknown = sum(ends is None for ends in intervals)
+    if unknown == len(found):
+        return Answer(question, f"Undecided: {found[0][1].lack}. Differences in {quantity.unit}: {'; '.join(lines)}.")
+    many = f"{len(found)} comparison{'s' if len(found) > 1 else ''}"
+    word = f"Yes, in {len(apart)} of {many}" if apart else f"Not that these seeds can tell, in {many}"
+    shown = (apart or lines)[:_MOST_TOLD]
+    rest = f"; {len(apart or lines) - len(shown)} more in the table" if len(apart or lines) > len(shown) else ""
+    return Answer(
+        question, f"{word}, each by its 95 % interval. Differences in {quantity.unit}: {'; '.join(shown)}{rest}."
+    )
 
 
 def compare_with_default(cells: Sequence[CellResult], own: Mapping[str, Any]) -> list[Comparison]:

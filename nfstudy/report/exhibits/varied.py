@@ -115,7 +115,8 @@ def heat_map(results: Results, options: MapOptions) -> Exhibit:
     text = ""
     if len(groups) > MAX_PANELS:
         text = f"The figure shows the first {MAX_PANELS} of {len(groups)} maps; the table, all cells."
-    return Exhibit(name, title, text, (table,), (Drawing(name, figure, stamped(caption, results)),))
+    drawing = Drawing(name, figure, stamped(caption, results), keeps_colours=True)
+    return Exhibit(name, title, text, (table,), (drawing,))
 
 
 def grouped(results: Results, axes: Sequence[str]) -> list[Group]:

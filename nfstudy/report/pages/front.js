@@ -182,5 +182,22 @@
   panel.addEventListener("click", (event) => event.target === panel && panel.close());
   panel.addEventListener("close", () => opener.focus());
   for (const link of document.querySelectorAll("a[data-runs]")) link.setAttribute("aria-haspopup", "dialog");
+  /* What a link leads to may be folded; on paper, the studies are not. */
+  function unfold() {
+    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+    if (target) target.scrollIntoView();
+  }
+  addEventListener("hashchange", unfold);
+  unfold();
+  const folded = document.querySelectorAll("details.fold");
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = [...folded].filter((block) => !block.open);
+    for (const block of closed) block.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const block of closed) block.open = false;
+  });
   if (matchMedia("(max-width: 69.99rem)").matches) document.querySelector(".contents details").open = false;
 })();

@@ -19,8 +19,9 @@ from nfstudy.report.claims.judge import judge_bodies
 from nfstudy.report.claims.ledger import BODIES_CAPTION, CAPTION, JudgedClaim, body_names, ledger_table
 from nfstudy.report.claims.verdicts import VERDICTS, ClaimVerdict
 from nfstudy.report.exhibits.base import stamped
+from nfstudy.report.pages.drawings import dark_rules
 from nfstudy.report.pages.embedded import embed_runs
-from nfstudy.report.pages.study_page import Page, data_address, environment, run_line
+from nfstudy.report.pages.study_page import Page, embed_drawings, environment, run_line
 from nfstudy.report.shown import Shown, gather_fullest, placed, shown_bodies
 from nfstudy.report.statistics.estimates import Results
 from nfstudy.report.tables import Row, Table
@@ -134,7 +135,7 @@ def build_front(
     Raises:
         ReportError: a folder holds something else than an earlier report of its study.
     """
-    ordered = sorted(studies.items(), key=lambda item: not _shows_paper(item[1]))
+    ordered = sorted(studies.items(), key=lambda item: _rank(item[1]))
     found = {
         path: _gather(study, runs_of_study(study, runs_of), any(map(is_active, study.logged_names)))
         for path, study in ordered
@@ -144,7 +145,7 @@ def build_front(
     shown = {path: own for path, own in found.items() if len(own[0].results.runs)}
     reports = {}
     for path, own in shown.items():
-        made = [make_report(each.results, each.others) for each in own]
+        made = [make_report(each.results, each.others, each.home) for each in own]
         for each, report in zip(own, made, strict=True):
             write_files(folder / each.folder, report.files, each.results.study.study)
         reports[path] = made[0]
@@ -167,9 +168,13 @@ def _gather(study: StudySpec, runs: LoggedRuns, active: bool) -> tuple[Shown, ..
         return placed([replace(gather_fullest(study, ArchivedRuns(None)), notes=(str(error),))])
 
 
-def _shows_paper(study: StudySpec) -> bool:
-    """Say whether a study shows a table or figure of a paper."""
-    return any(registry.find("exhibits", name).paper for name in study.exhibits)
+def _rank(study: StudySpec) -> int:
+    """Return the place of a study's first exhibit of a paper among all, as papers declare them; without one, the last.
+
+    So MNIST, of the first table that a paper declares, stands before CIFAR-10.
+    """
+    declared = [name for name, found in registry.all_of("exhibits").items() if found.paper]
+    return min((declared.index(name) for name in study.exhibits if name in declared), default=len(declared))
 
 
 def _parts_of(claims: Sequence[JudgedClaim], bodies: Sequence[Results]) -> dict[tuple[str, str], Table]:
@@ -202,6 +207,7 @@ def _render(front: FrontPage) -> str:
         for each in front.all_shown
         for run_id in each.results.runs["run_id"]
     }
+    pictures = {path: _pictures(report) for path, report in front.reports.items()}
     made = environment()
     made.policies["json.dumps_kwargs"] = _JSON
     return made.get_template("front.html.jinja").render(
@@ -209,7 +215,8 @@ def _render(front: FrontPage) -> str:
         caption=CAPTION,
         bodies_caption=BODIES_CAPTION,
         version=version("nfstudy"),
-        pictures={path: _pictures(report) for path, report in front.reports.items()},
+        pictures=pictures,
+        dark=dark_rules(drawing for own in pictures.values() for drawing in own.values()),
         lines=lines,
         rows=[(each, Page(each.results, (), "")) for each in front.all_shown],
         runs=embed_runs({each.folder: each.results for each in front.all_shown}),
@@ -217,11 +224,10 @@ def _render(front: FrontPage) -> str:
 
 
 def _pictures(report: Report) -> dict[str, str]:
-    """Return figure's id -> the address that holds it, as a vector drawing unless the picture takes fewer bytes."""
+    """Return figure's id -> the element that shows it."""
     ids = [drawing.id for exhibit in report.page.exhibits for drawing in exhibit.drawings]
-    kinds = {"svg": "image/svg+xml", "png": "image/png"}
-    files = {id: min(kinds, key=lambda kind: len(report.files[f"figures/{id}.{kind}"])) for id in ids}
-    return {id: data_address(report.files[f"figures/{id}.{kind}"], kinds[kind]) for id, kind in files.items()}
+    files = {id: report.files[f"figures/{id}.svg"] for id in ids}
+    return embed_drawings(report.page, files, f"{report.page.results.study.study}-")
 
 
 def _contents(front: FrontPage) -> Sequence[dict[str, Any]]:

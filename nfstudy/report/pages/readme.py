@@ -68,7 +68,7 @@ def shown_exhibits() -> dict[str, ExhibitDeclaration]:
 
 
 def _part(shown: Shown, at_once: int) -> str:
-    results, page = shown.results, Page(shown.results, (), "", shown.others)
+    results, page = shown.results, Page(shown.results, (), "", others=shown.others)
     study = results.study
     told = dict(page.sources)
     # What the paper states of its settings, it states of the experiments on images.

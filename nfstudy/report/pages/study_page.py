@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,9 @@ from urllib.parse import quote
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from nfstudy.report.exhibits.base import Exhibit
+from nfstudy.report.exhibits.base import Answer, Exhibit
 from nfstudy.report.labels import setting_name, setting_text
+from nfstudy.report.pages.drawings import dark_rules, embed
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.report.tables import Entry, markdown_text, to_markdown
 from nfstudy.runs.code import UNKNOWN
@@ -22,6 +22,7 @@ from nfstudy.runs.frame import RUN_COLUMNS
 from nfstudy.runs.original import CHECKED
 
 NOT_KNOWN = "not known"
+_RUN_COLUMNS = {name: name for name in ("outcome", "attempts", "commit", "data", "machine", "settings")}
 _SHORT = 10
 """Digits of a commit or a fingerprint that are shown."""
 
@@ -37,7 +38,7 @@ class RunRow:
     trial: str
     """`repetition 1` or `search 7`."""
     outcome: str
-    reason: str
+    """With its reason, where it has one."""
     attempts: int
     commit: str
     data: str
@@ -68,8 +69,12 @@ class Page:
     exhibits: Sequence[Exhibit]
     version: str
     """Of nfstudy."""
+    answers: Sequence[Answer] = ()
+    """What it begins with."""
     others: Mapping[str, str] = field(default_factory=dict)
     """Other budget that the study is shown under -> the folder of its page, as an address relative to this one's."""
+    home: str = "../"
+    """The address of the folder of all reports, relative to this page's."""
 
     @property
     def title(self) -> str:
@@ -79,8 +84,7 @@ class Page:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """(name, text) of the lines under the title."""
-        paper = [("Paper", self.results.paper.citation)] if self.results.paper else []
-        return [*self.sources, ("Report", f"nfstudy {self.version}"), *paper]
+        return [*self.sources, ("Report", f"nfstudy {self.version}")]
 
     @property
     def sources(self) -> list[tuple[str, str]]:
@@ -156,8 +160,7 @@ class Page:
                 link=web_address(self.results.store.link(run["run_id"])),
                 cell=result.label.row,
                 trial=f"{run['stage']} {run['index']}",
-                outcome=run["outcome"],
-                reason=run["reason"] or "",
+                outcome=": ".join(filter(None, (run["outcome"], run["reason"]))),
                 attempts=run["attempts"],
                 commit=_code(run, some_imported),
                 data=f"{run['data']} {run['data_fingerprint'][:_SHORT]}",
@@ -166,6 +169,22 @@ class Page:
             )
             for result, run in runs_by_cell(self.results, (*RUN_COLUMNS, "attempts", *paths))
         ]
+
+    @property
+    def run_columns(self) -> dict[str, str]:
+        """Header -> field of `RunRow` of what differs among the runs, besides which runs they are."""
+        cells = {(run.cell, run.settings) for run in self.run_rows}
+        told = {"settings"} if len(cells) == len({cell for cell, _ in cells}) else set()  # By the cell's name.
+        return {header: name for header, name in _RUN_COLUMNS.items() if name not in told and self._differs(name)}
+
+    @property
+    def run_facts(self) -> list[tuple[str, str]]:
+        """(header, value) of what all runs have in common."""
+        shared = {header: name for header, name in _RUN_COLUMNS.items() if not self._differs(name)}
+        return [(header, f"{getattr(run, name)}") for run in self.run_rows[:1] for header, name in shared.items()]
+
+    def _differs(self, name: str) -> bool:
+        return len({getattr(run, name) for run in self.run_rows}) > 1
 
     @cached_property
     def rerun_rows(self) -> Sequence[RerunRow]:
@@ -207,28 +226,39 @@ def _by_cell(results: Results, runs: pd.DataFrame) -> Iterator[tuple[CellResult,
             yield result, run
 
 
-def render_html(page: Page, pictures: Mapping[str, bytes]) -> str:
+def render_html(page: Page, files: Mapping[str, bytes]) -> str:
     """Return the self-contained page; all text is escaped.
 
     Arguments:
         page: what is shown.
-        pictures: a figure's id -> its PNG file.
+        files: a figure's id -> its SVG file.
     """
-    embedded = {name: data_address(png, "image/png") for name, png in pictures.items()}
+    embedded = embed_drawings(page, files)
     lines = {run.id: run_line(run.id) for run in page.run_rows}
     links = {run.id: run.link or lines[run.id] for run in page.run_rows}
     template = environment().get_template("index.html.jinja")
-    return template.render(page=page, pictures=embedded, runs=page.run_rows, lines=lines, links=links)
+    dark = dark_rules(embedded.values())
+    return template.render(page=page, pictures=embedded, dark=dark, runs=page.run_rows, lines=lines, links=links)
+
+
+def embed_drawings(page: Page, files: Mapping[str, bytes], before: str = "") -> dict[str, str]:
+    """Return figure's id -> the element that shows it.
+
+    Arguments:
+        page: whose figures.
+        files: a figure's id -> its SVG file.
+        before: what the ids inside them begin with, where a page shows several studies.
+    """
+    drawings = (drawing for exhibit in page.exhibits for drawing in exhibit.drawings)
+    return {
+        drawing.id: embed(files[drawing.id], f"{before}{drawing.id}", drawing.caption, drawing.keeps_colours)
+        for drawing in drawings
+    }
 
 
 def render_markdown(page: Page) -> str:
     """Return the page for reading on a code host, which refers to `figures/<id>.png`; all text is escaped."""
     return environment().get_template("index.md.jinja").render(page=page, runs=page.run_rows)
-
-
-def data_address(content: bytes, kind: str) -> str:
-    """Return the address that holds a file itself, of a media type such as `image/png`."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def run_line(run_id: str) -> str:
@@ -246,8 +276,13 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters.update(text=markdown_text, table=to_markdown, tooltip=_tooltip)
+    made.filters.update(text=markdown_text, table=to_markdown, tooltip=_tooltip, unbroken=_unbroken)
     return made
+
+
+def _unbroken(text: str) -> str:
+    """Return text in which no line ends within `K = 80`."""
+    return text.replace(" = ", "\u00a0=\u00a0")
 
 
 def _tooltip(entry: Entry) -> str:
