@@ -38,6 +38,7 @@ def test_an_embedded_drawing_has_its_own_ids_no_style_sheet_and_words_for_the_bl
         assert set(re.findall(r'(?:url\(|href=")#([^")]+)', text)) == own
     assert 'aria-label="F &lt; 3 &amp; &quot;so on&quot;"' in first
     assert not re.search("<style|<metadata|<!--|<[?]xml", first)
+    assert not re.search(r'<path id="[^"]+" d="[^"]*" style', first), "rules do not reach a definition inside `use`"
     assert first == embed(drawn(), "one", 'F < 3 & "so on"'), "the same bytes each time"
 
 
