@@ -18,7 +18,7 @@ _INK_GREY = 0x26
 """Of text in matplotlib's drawings: the darkest grey that there is a word in."""
 LEAST_CONTRAST = 3.5
 """Of a line and what is behind it; WCAG 2 asks for 3."""
-_FAINTER = 1.3
+_FAINTER = 1.15
 """A power that keeps the lines of a grid as faint on dark as on white."""
 _COLOUR = re.compile(r"(fill|stroke): (#[0-9a-f]{6})")
 _GREY = 0.12
