@@ -217,6 +217,12 @@ class StudySpec(Record):
         brought = dict.fromkeys(metric for name in self.exhibits for metric in declared[name].metrics)
         return tuple(metric for metric in brought if metric.compute)
 
+    @property
+    def films(self) -> bool:
+        """Whether an exhibit shows films, so that repetitions log them."""
+        declared = registry.all_of("exhibits")
+        return any(declared[name].films for name in self.exhibits)
+
     def under(self, budget: str | None = None) -> StudyPlan:
         """Return the study under one of its budgets, the same object each time; None is its default.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from nfstudy.core.declarations import Metric
+from nfstudy.films.strips import Strip
 from nfstudy.report.exhibits.trust import trust_text, why_not_converged
 from nfstudy.report.labels import Label, on_curve
 from nfstudy.report.paper import Published
@@ -37,6 +38,16 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class FilmDrawing:
+    """A film with its file name (without ending), a title that may be empty, its rows of panels, and its caption."""
+
+    id: str
+    title: str
+    strips: Sequence[Strip]
+    caption: str
+
+
+@dataclass(frozen=True)
 class Exhibit:
     """What a report shows under one heading."""
 
@@ -47,6 +58,7 @@ class Exhibit:
     drawings: tuple[Drawing, ...] = ()
     run_ids: tuple[str, ...] = ()
     """The runs that it is made from, beyond those of its tables."""
+    films: tuple[FilmDrawing, ...] = ()
 
 
 @dataclass(frozen=True)
