@@ -124,7 +124,8 @@ _KINDS: Mapping[str, type[PlaneFilm] | type[PosteriorFilm]] = {kind.KIND: kind f
 
 def moments(length: int) -> list[int]:
     """Return the steps k that a film of a chain of K steps shows: 0 and K, and at most `MOST_STEPS` in all."""
-    return np.unique(np.linspace(0, length, min(length + 1, MOST_STEPS)).round().astype(int)).tolist()
+    shown: list[int] = np.unique(np.linspace(0, length, min(length + 1, MOST_STEPS)).round().astype(int)).tolist()
+    return shown
 
 
 def write_film(film: Film) -> bytes:

@@ -24,17 +24,18 @@ def player_script() -> str:
 def film_player(strips: Sequence[Strip], caption: str) -> str:
     """Return strips with one slider for all, as a `<figure>`."""
     count = max(len(strip.steps) for strip in strips)
-    last = max(strip.steps[-1] for strip in strips)
     rows = "\n".join(_row(strip) for strip in strips)
-    steps = " ".join(map(str, max((strip.steps for strip in strips), key=len)))
+    longest = max(strips, key=lambda strip: len(strip.steps))
+    last = longest.steps[-1]
+    steps = " ".join(map(str, longest.steps))
     return f"""<figure class="film" data-steps="{steps}">
-{rows}
 <div class="film-controls" hidden>
 <button type="button">Play</button>
 <input type="range" min="0" max="{count - 1}" value="{count - 1}" step="1" aria-label="step k" \
 aria-valuetext="step {last} of {last}">
 <output>k = {last} of {last}</output>
 </div>
+{rows}
 <figcaption>{html.escape(caption)}</figcaption>
 </figure>"""
 

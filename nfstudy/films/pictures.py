@@ -13,7 +13,7 @@ MILLISECONDS = 550
 """A step is shown for."""
 PAUSE = 3
 """The last one is shown so many times as long."""
-SHADES = 64
+SHADES = 128
 """Colours of a PNG and of a GIF."""
 GIF_SIDE = 160
 """Pixels of a panel in a GIF."""

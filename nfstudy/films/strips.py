@@ -84,7 +84,7 @@ def _plane_panels(film: PlaneFilm) -> list[Panel]:
     over = " over the true density, dimmed" if target.size else ""
     return [
         *stills,
-        Panel("density q_k", f"Density after each of {last} steps.", [shaded(q / peak) for q in densities]),
+        Panel("density after k steps", f"Density after each of {last} steps.", [shaded(q / peak) for q in densities]),
         Panel(
             "warped grid",
             f"A square grid as each step warps it{over}.",

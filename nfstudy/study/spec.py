@@ -158,6 +158,8 @@ class Budget(Record):
     """Over those of `search.settings`."""
 
 
+STUDY_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+
 NO_PAPER = "none"
 """The `paper` of a study that rebuilds none."""
 
@@ -177,7 +179,7 @@ def _known_paper(name: str) -> str:
 class StudySpec(Record):
     """One study file, checked."""
 
-    study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    study: Annotated[str, Field(pattern=STUDY_NAME)]
     title: Annotated[str, Field(min_length=1, max_length=200)]
     description: Annotated[str, Field(max_length=10_000)] = ""
     settings: Settings
@@ -193,6 +195,8 @@ class StudySpec(Record):
     """Of each exhibit, where any has some: what the study file says beside its name."""
     paper: Annotated[str, AfterValidator(_known_paper)] = "rezende2015"
     """The paper that the study rebuilds, whose numbers and claims its report sets beside the runs; or `none`."""
+    also: Annotated[tuple[Annotated[str, Field(pattern=STUDY_NAME)], ...], Field(max_length=10)] = ()
+    """Study files beside this one, by name and without `.yaml`, that `run` runs after it."""
     plugins: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     """Files beside the study file, or modules, that declare flows, data sources and more; see `core.plugins`."""
 

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nfstudy.films.arrays import PlaneFilm, PosteriorFilm, moments
+from nfstudy.films.arrays import FLOOR, PlaneFilm, PosteriorFilm, moments
 from nfstudy.flows.base import Flow, NoFlow
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.problems.energies import WINDOW, window_grid
 
 CELLS = 64
 """Of a film's densities, on each side."""
+FINER = 2
+"""A cell's density is the mean over so many points on each side: what is narrower than a cell would come out dotted."""
 LINES = 49
 """Points of the warped grid on each side; every third line is drawn."""
 REACH = 2.5
 """The grid covers so many standard deviations of q0 on each side of its mean."""
+FARTHEST = 1000.0
+"""Of a point that is kept: float16 holds it, and it is far outside of every picture."""
 SAMPLES = 300
+"""Of a density on the plane."""
+POSTERIOR_SAMPLES = 200
+"""Of each posterior."""
 POSTERIORS = 6
 """Images whose posteriors are shown."""
 POSTERIOR_CELLS = 48
-DECODED = 14
+DECODED = 13
 """Points on each side at which the latent map has an image, at D = 2."""
 MAP_REACH = 3.0
-MAPPED = 160
+MAPPED = 120
 """Test images in the latent map."""
 
 Chain = tuple[int, Flow, tuple[Tensor, ...]]
@@ -67,7 +75,7 @@ def plane_film(
         samples: z_0 of S samples, (S, 2).
         log_target: ln p in nats at `window_grid(CELLS)`, (CELLS, CELLS).
     """
-    z = window_grid(CELLS).to(samples).reshape(-1, 2)
+    z = window_grid(CELLS * FINER).to(samples).reshape(-1, 2)
     ticks = torch.linspace(-REACH, REACH, LINES, dtype=torch.float64)
     z2, z1 = torch.meshgrid(ticks, ticks, indexing="ij")
     grid = start(torch.stack([z1, z2], -1).to(samples)).reshape(-1, 2)
@@ -75,18 +83,24 @@ def plane_film(
     for k, first, own in beginnings(flow, parameters):
         z_0 = first.inverse(z, own)
         steps.append(k)
-        log_densities.append((log_q0(z_0) - first(z_0, own)[1]).reshape(CELLS, CELLS))
+        log_densities.append(_cell_means(log_q0(z_0) - first(z_0, own)[1]))
         grids.append(first(grid, own)[0].reshape(LINES, LINES, 2))
         paths.append(first(samples, own)[0])
-    log_q = torch.stack(log_densities).cpu().numpy()
+    log_q = torch.stack(log_densities).cpu()
     return PlaneFilm(
         steps=np.array(steps, np.int32),
         window=np.array([0.0, 0.0, WINDOW]),
-        log_density=np.nan_to_num(log_q, nan=-np.inf, neginf=-1e4),
+        log_density=log_q.clamp(min=FLOOR).numpy(),
         target=np.empty((0, 0)) if log_target is None else log_target.cpu().numpy(),
-        grid=torch.stack(grids).cpu().numpy().clip(-1000, 1000),
-        samples=torch.stack(paths).cpu().numpy(),
+        grid=torch.stack(grids).cpu().numpy().clip(-FARTHEST, FARTHEST),
+        samples=torch.stack(paths).cpu().numpy().clip(-FARTHEST, FARTHEST),
     )
+
+
+def _cell_means(log_q: Tensor) -> Tensor:
+    """Return the logarithm of the mean of exp(log_q) over each cell's points, (CELLS, CELLS)."""
+    parts = log_q.reshape(CELLS, FINER, CELLS, FINER).transpose(1, 2).flatten(2)
+    return torch.logsumexp(parts, -1) - math.log(parts.shape[-1])
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_bound, evaluate_likelihood
 from nfstudy.inference.models.objective import BoundTerms, bound_terms
 from nfstudy.inference.problems.base import Diagnosis
-from nfstudy.inference.problems.films import MAPPED, POSTERIORS, SAMPLES, posterior_film
+from nfstudy.inference.problems.films import MAPPED, POSTERIOR_SAMPLES, POSTERIORS, posterior_film
 from nfstudy.inference.problems.image_grid import image_grid
 from nfstudy.runs.evaluations import EvaluationRequest
 from nfstudy.study.sections import DataSpec
@@ -179,7 +179,7 @@ class ImageProblem:
         filmed, mapped = (
             torch.tensor(images[spread_over(len(images), count)], device=self.device) for count in (POSTERIORS, MAPPED)
         )
-        noise = self._noise(SAMPLES * len(filmed), "film").reshape(SAMPLES, len(filmed), -1)
+        noise = self._noise(POSTERIOR_SAMPLES * len(filmed), "film").reshape(POSTERIOR_SAMPLES, len(filmed), -1)
         return posterior_film(self.model, filmed, mapped, noise, self._levels)
 
     def _levels(self, images: Tensor) -> np.ndarray:

@@ -75,7 +75,8 @@ def films(results: Results) -> Exhibit:
 
 def latent_map(results: Results) -> Exhibit:
     """Draw what the model makes of the plane of its two latent variables, and where test images lie in it."""
-    drawings, run_ids, missing = [], [], 0
+    drawings: list[Drawing] = []
+    run_ids, missing = [], 0
     shots = [shot for cell in results.cells if (shot := _shot(results.store, cell)) and shot.run_id]
     for shot in shots:
         if not isinstance(shot.film, PosteriorFilm) or not shot.film.decoded.size:

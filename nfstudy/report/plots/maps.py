@@ -11,7 +11,9 @@ from nfstudy.report.plots.curves import figure_style, finish
 REACH = 3.0
 """The map is of (−3, 3)²: 99.5% of the prior N(0, I)."""
 MARGIN = 0.35
-SIZE = 0.3
+GAP_GREY = 110
+"""Between the model's images."""
+SIZE = 0.36
 """Of a test image, in units of the latent variables."""
 
 
@@ -31,7 +33,9 @@ def draw_latent_map(
         figure = Figure(figsize=(10.6, 5.7))
         figure.set_layout_engine("constrained")
         left, right = figure.subplots(1, 2)
-        sheet = np.concatenate([np.concatenate([*row], axis=1) for row in decoded])
+        gap = -(-decoded.shape[2] // 8)
+        framed = np.pad(decoded, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=GAP_GREY)
+        sheet = np.concatenate([np.concatenate([*row], axis=1) for row in framed])[:-gap, :-gap]
         step = REACH / (len(decoded) - 1) if len(decoded) > 1 else 0.0  # Half of a tile.
         edge = REACH + step
         left.imshow(_shown(sheet), extent=(-edge, edge, -edge, edge), cmap="gray", vmin=0, vmax=255)
@@ -58,11 +62,10 @@ def _shown(image: np.ndarray) -> np.ndarray:
 
 
 def _inverted(image: np.ndarray) -> np.ndarray:
-    """Return a picture with transparency: ink on nothing, of grey images; colours stay as they are."""
+    """Return a grey image as dark ink on paper that lets through a little; colours stay as they are."""
     if image.shape[-1] != 1:
         return image
     ink = image[..., 0]
-    shades = np.zeros((*ink.shape, 4), np.uint8)
-    shades[..., 2] = 90
-    shades[..., 3] = ink
+    paper = np.array([255, 255, 255, 190.0])
+    shades: np.ndarray = (paper + (np.array([20, 30, 110, 255.0]) - paper) * (ink[..., None] / 255)).astype(np.uint8)
     return shades
