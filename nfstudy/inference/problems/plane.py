@@ -129,8 +129,7 @@ class EnergyProblem:
         `elbo_mc_se`, which is KL's too. `elbo_table_1` is −E_q[ln q_K(z) + U(z)] with U as in Table 1, unconfined.
         `mass_left` is the share of samples with z1 < 0, ½ for u1; `window_mass` the integral of q_K over the window.
         """
-        samples = self.settings.evaluation.samples
-        noise = torch.randn(samples, 2, generator=self._generator("evaluation", "test"))
+        samples, noise = self.settings.evaluation.samples, self._test_noise()
         elbos, confinements, left = [], [], 0
         for part in noise.split(SAMPLES_AT_ONCE):
             terms, z = self._terms(part)
@@ -169,7 +168,7 @@ class EnergyProblem:
     def film(self) -> PlaneFilm:
         """Return what the flow does step by step to q0, in float64; its samples are the first that `test` draws."""
         model = copy.deepcopy(self.model).cpu().double()
-        noise = torch.randn(SAMPLES, 2, generator=self._generator("evaluation", "test")).double()
+        noise = self._test_noise()[:SAMPLES].double()
         return plane_film(
             model.flow,
             model.flow_parameters(),
@@ -187,6 +186,10 @@ class EnergyProblem:
     def _terms(self, noise: Tensor) -> tuple[BoundTerms, Tensor]:
         z, log_q0, log_det = self.model.sample(noise.to(self.device))
         return BoundTerms(log_density(self.target, z), torch.zeros_like(log_q0), log_q0, log_det), z
+
+    def _test_noise(self) -> Tensor:
+        samples = self.settings.evaluation.samples
+        return torch.randn(samples, 2, generator=self._generator("evaluation", "test"))
 
     def _generator(self, purpose: str, *axes: str | int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.settings.seed, purpose, *axes))

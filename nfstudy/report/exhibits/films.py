@@ -26,7 +26,7 @@ from nfstudy.runs.frame import LoggedRuns
 
 MAX_FILMS = 8
 """Of a report; each holds one row a family."""
-WHY_NONE = "run without films"
+WHY_NONE = "run without a film"
 """Of a finished run that has logged none: it was made before its study had this exhibit, or before there were films."""
 
 
