@@ -155,7 +155,12 @@ def _draft_folder(path: Path) -> Iterator[Path]:
     sweep(path.parent)
     # Short enough for any file system, whatever the name's characters take.
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}-", suffix=SUFFIX, dir=path.parent))
-    with (folder / LOCK).open("wb") as lock:
+    try:
+        lock = (folder / LOCK).open("wb")
+    except BaseException:  # Such as no memory: without a lock it would not be swept for long.
+        folder.rmdir()
+        raise
+    with lock:
         _locked(lock)
         try:
             yield folder

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nfstudy import __version__
+from nfstudy.core.atomic import sweep
 from nfstudy.core.errors import RunGoneError, StoreError
 from nfstudy.inference.training.checkpoints import CheckpointPlan, checkpoint_path
 from nfstudy.runner.engine import Engine, OtherCodeError, Worker
@@ -141,6 +142,7 @@ class Coordinator:
             with suppress(StoreError), self.places.store.hurried():
                 for task in self.tasks.values():
                     self._kill_run(task)
+            sweep(self.places.checkpoints)  # What workers were writing when they were killed.
         return Summary(self.ran, time.monotonic() - started, tuple(self.failures))
 
     def _wind_down(self, unavailable: bool) -> str:

@@ -156,11 +156,15 @@ class Trial:
 
     @property
     def values(self) -> str:
-        """What a trial of a search tries, such as `train.learning_rate 0.002`; empty of any other."""
+        """What a trial of a search tries, such as `train.learning_rate 0.002178` (four digits); empty of any other."""
         if self.stage != "search" or not self.cell.search:
             return ""
         flat = self.settings.flat()
-        return ", ".join(f"{path} {_value_text(flat[path])}" for path in self.cell.search.space if path in flat)
+        drawn = {path: flat[path] for path in self.cell.search.space if path in flat}
+        texts = {
+            path: f"{value:.4g}" if isinstance(value, float) else _value_text(value) for path, value in drawn.items()
+        }
+        return ", ".join(f"{path} {text}" for path, text in texts.items())
 
     @property
     def label(self) -> str:

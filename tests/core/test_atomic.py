@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         break_off(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_draft_that_cannot_be_begun_leaves_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Path, "open", no_memory)
+    with pytest.raises(MemoryError), draft_of(path):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_whose_name_is_as_long_as_names_may_be_is_written(tmp_path):

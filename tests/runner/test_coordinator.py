@@ -5,6 +5,7 @@ import sys
 import pytest
 from support.fake_engine import FakeEngine
 
+from nfstudy.core.atomic import LOCK
 from nfstudy.core.errors import StoreUnavailableError
 from nfstudy.data import load_dataset
 from nfstudy.runner import watch
@@ -59,6 +60,19 @@ def test_a_worker_that_hangs_is_killed_and_its_trial_is_tried_again_as_another_a
     assert [worker.killed for worker in engine.started] == [True, False]
     again = frame[frame["cell"] == TRIALS[1].cell.key].set_index("attempt")["outcome"]
     assert again.to_dict() == {1: "killed", 2: "finished"}
+
+
+def test_what_a_killed_worker_was_writing_is_swept_when_the_study_ends(store, tmp_path, capsys):
+    def script(trial):
+        if trial is TRIALS[-1]:  # The last: no later checkpoint sweeps it.
+            draft = tmp_path / "checkpoints" / ".k1-abc.draft"
+            draft.mkdir(parents=True)
+            for name in (LOCK, "k1.checkpoint"):
+                (draft / name).write_bytes(b"half")
+        return [EPOCH, DONE]
+
+    conduct(store, tmp_path, script, capsys)
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_trial_whose_worker_hangs_each_time_fails_and_the_others_end(store, tmp_path, capsys, monkeypatch):

@@ -49,3 +49,4 @@ FIGURE_1 = ExhibitDeclaration(
 FIGURE_3 = ExhibitDeclaration(
     name="figure-3", paper="rezende2015", needs={"energy.name": ()}, make=f"{_HERE}.figures_1_3:figure_3"
 )
+READINGS = ExhibitDeclaration(name="readings", paper="rezende2015", make=f"{_HERE}.readings:readings")

@@ -29,8 +29,7 @@ from nfstudy.report.exhibits.base import (
 from nfstudy.report.labels import Label, family_name, setting_text
 from nfstudy.report.paper import Published
 from nfstudy.report.plots.curves import Curve, Panel, draw_curves
-from nfstudy.report.statistics.contrasts import contrast_of
-from nfstudy.report.statistics.estimates import CellResult, Estimate, Results, runs_of
+from nfstudy.report.statistics.estimates import Results, change_of
 from nfstudy.report.tables import Entry, Row, Table, format_number
 from nfstudy.runs.metrics import NLL
 
@@ -131,7 +130,7 @@ def _step(group: CurveGroup, shorter: int, longer: int, paper: Published) -> Ent
         return Entry(quantity=STEP, reference=paper, note="; ".join(absent))
     ends = [by_length[longer], by_length[shorter]]
     levels = [measured(result, PATCH_NLL, PUBLISHED[result.label.length]) for result in ends]
-    found = _change(*ends)
+    found = change_of(ends[0], ends[1], PATCH_NLL)
     notes = dict.fromkeys(level.note for level in levels if level.note)
     mean = found.mean if found and all(level.difference is not None for level in levels) else None
     return Entry(
@@ -144,23 +143,12 @@ def _step(group: CurveGroup, shorter: int, longer: int, paper: Published) -> Ent
     )
 
 
-def _change(longer: CellResult, shorter: CellResult) -> Estimate | None:
-    """Return longer − shorter, in pairs or by means as `contrast_of` has it; None where one has finished nothing."""
-    cells = (longer, shorter)
-    values = [cell.by_repetition(PATCH_NLL) for cell in cells]
-    if not all(values):
-        return None
-    numbers = [{r: value for r, (_, value) in cell.items()} for cell in values]
-    contrast = contrast_of((1, -1), numbers, noise=[cell.noise(PATCH_NLL) for cell in cells])
-    return Estimate(contrast.n, contrast.mean, contrast.se, runs_of(contrast, values))
-
-
 def _change_curves(groups: Sequence[CurveGroup]) -> list[Curve]:
     """Return the change from K = 0 over the flow length, of each curve that has K = 0."""
     curves = []
     for group in groups:
         first, *longer = group.cells
-        changes = [(cell.label.length, found) for cell in longer if (found := _change(cell, first))]
+        changes = [(cell.label.length, found) for cell in longer if (found := change_of(cell, first, PATCH_NLL))]
         points = [(length, found.mean, found.se) for length, found in changes if found.mean is not None]
         if first.label.length == 0 and points:
             x, y = [0, *(length for length, _, _ in points)], [0.0, *(mean for _, mean, _ in points)]

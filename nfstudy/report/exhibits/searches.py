@@ -120,16 +120,22 @@ def _chosen(found: Sequence[SearchResult], results: Results) -> Table:
         if best is None:
             rows.append(Row(each.label, (Entry(text=trials), *[Entry()] * (len(paths) + 1), Entry("none"), Entry())))
             continue
-        values = [Entry(text=setting_text(best.values[path]) if path in best.values else "") for path in paths]
+        values = [Entry(text=_drawn_text(best.values[path]) if path in best.values else "") for path in paths]
         bound = Entry(text=format_number(best.free_energy, 2))
         which = Entry(text=f"trial {best.number}" + ("" if ended else ", so far"))
         rows.append(Row(each.label, (Entry(text=trials), *values, bound, which, _runs(best.run_ids))))
     caption = (
         f"The settings that each search chose, by the bound on the validation images ({results.unit}); the test set "
-        "had no part in it. The repetitions are trained at these settings."
+        "had no part in it. The repetitions are trained at these settings. Of numbers four digits are shown; "
+        "the runs have all."
     )
     columns = ("cell", "trials", *map(setting_name, paths), "validation F", "chosen", "run")
     return Table("search-chosen", stamped(caption, results), columns, tuple(rows))
+
+
+def _drawn_text(value: Any) -> str:
+    """Return a value that a search has drawn: of a number four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else setting_text(value)
 
 
 def _trials(found: Sequence[SearchResult], results: Results) -> tuple[Table, ...]:
@@ -141,7 +147,7 @@ def _trials(found: Sequence[SearchResult], results: Results) -> tuple[Table, ...
         Row(
             f"{each.label}, trial {trial.number}",
             (
-                *(Entry(text=setting_text(trial.values[path]) if path in trial.values else "") for path in paths),
+                *(Entry(text=_drawn_text(trial.values[path]) if path in trial.values else "") for path in paths),
                 Entry(text=trial.words),
                 Entry(text=format_number(trial.free_energy, 2) if math.isfinite(trial.free_energy) else "–"),
                 _runs(trial.run_ids),

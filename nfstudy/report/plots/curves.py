@@ -156,9 +156,9 @@ def grid_of_axes(panels: int, height: float = 3.4, share_y: bool = True) -> tupl
     return figure, found[:panels]
 
 
-def wrapped(title: str) -> str:
-    """Return the title of one of several panels in lines that fit over it."""
-    return textwrap.fill(title, 40)
+def wrapped(title: str, width: int = 40) -> str:
+    """Return the title of one of several panels in lines that fit over it, of so many characters at most."""
+    return textwrap.fill(title, width)
 
 
 def family_colour(family: str) -> Any:

@@ -12,6 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from nfstudy.report.plots.curves import family_colour, figure_style, finish
 
+MOST_COLUMNS = 4
+"""Panels side by side."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -36,7 +39,7 @@ class DifferencePanel:
 
 
 def draw_differences(title: str, panels: Sequence[DifferencePanel], stamp: str = "") -> Figure:
-    """Draw panels side by side over the same lines; a panel may lack some of them.
+    """Draw panels side by side, at most `MOST_COLUMNS`, over the same lines; a panel may lack some of them.
 
     Arguments:
         title: of the whole figure.
@@ -45,8 +48,14 @@ def draw_differences(title: str, panels: Sequence[DifferencePanel], stamp: str =
     """
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.differences))
     with figure_style():
-        figure = Figure(figsize=(3.6 * len(panels) + 2.2, 0.42 * len(labels) + 1.7), layout="constrained")
-        for axes, panel in zip(np.ravel(figure.subplots(1, len(panels), sharey=True)), panels, strict=True):
+        columns = min(len(panels), MOST_COLUMNS)
+        lines = -(-len(panels) // columns)
+        size = (3.6 * columns + 2.2, (0.42 * len(labels) + 1.7) * lines)
+        figure = Figure(figsize=size, layout="constrained")
+        every = np.ravel(figure.subplots(lines, columns, sharey=True))
+        for axes in every[len(panels) :]:
+            axes.set_visible(False)
+        for axes, panel in zip(every, panels, strict=False):
             axes.axvline(0, color="0.4", linewidth=1, linestyle="--", zorder=1)
             for line in panel.differences:
                 low, high = line.interval or (math.nan, math.nan)

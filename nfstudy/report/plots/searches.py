@@ -194,7 +194,7 @@ def draw_bars(title: str, x_label: str, panels: Mapping[str, Mapping[str, float]
         for axes, (name, shares) in zip(all_axes, panels.items(), strict=True):
             names = list(shares)[::-1]
             axes.barh(names, [shares[each] for each in names], color=_COLOURS["finished"], height=0.6)
-            axes.set(title=wrapped(name), xlabel=x_label, xlim=(0, 1.0))
+            axes.set(title=wrapped(name, 30), xlabel=x_label, xlim=(0, 1.0))  # Beside long names of bars.
             axes.grid(visible=False, axis="y")
         finish(figure, title, stamp)
     return figure

@@ -17,7 +17,7 @@ from nfstudy.core import registry
 from nfstudy.core.declarations import Metric, Paper, Values
 from nfstudy.report.labels import Label, label_cells
 from nfstudy.report.paper import PaperFacts, facts_of, paper_of
-from nfstudy.report.statistics.contrasts import Contrast
+from nfstudy.report.statistics.contrasts import Contrast, contrast_of
 from nfstudy.runs.frame import (
     RERUN_VERDICTS,
     CellState,
@@ -270,6 +270,17 @@ def runs_of(contrast: Contrast, values: Sequence[Mapping[int, tuple[str, float]]
     used = [set(contrast.repetitions) or set(cell) for cell in values]
     found = (cell[r][0] for cell, kept in zip(values, used, strict=True) for r in sorted(kept))
     return tuple(dict.fromkeys(found))
+
+
+def change_of(minuend: CellResult, subtrahend: CellResult, metric: Metric) -> Estimate | None:
+    """Return the difference of two cells, in pairs or by means as `contrast_of` has it; None where one has no value."""
+    cells = (minuend, subtrahend)
+    values = [cell.by_repetition(metric) for cell in cells]
+    if not all(values):
+        return None
+    numbers = [{r: value for r, (_, value) in cell.items()} for cell in values]
+    contrast = contrast_of((1, -1), numbers, noise=[cell.noise(metric) for cell in cells])
+    return Estimate(contrast.n, contrast.mean, contrast.se, runs_of(contrast, values))
 
 
 def first_of(look: str) -> int | None:

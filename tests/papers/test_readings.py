@@ -1,0 +1,117 @@
+"""The exhibit `readings`: distances to the paper's numbers by hand, their order, and what early stopping tells."""
+
+import pytest
+from support.fake_runs import run_all, study
+
+from nfstudy.report.build import make_exhibit
+from nfstudy.report.statistics.estimates import gather_results
+
+MNIST = """
+study: readings
+title: Readings
+paper: rezende2015
+data: {name: mnist, binarisation: static}
+grid: {model.layers: [1, 2], flow.family: [planar], flow.length: [0, 80]}
+repetitions: 1
+budgets: {full: {}}
+exhibits: [readings]
+"""
+PLANE = """
+study: readings
+title: Readings
+paper: rezende2015
+energy: {name: u1}
+grid: {flow.coupling_hidden: [2, 32], flow.family: [nice-perm], flow.length: [2, 32]}
+repetitions: 1
+budgets: {full: {}}
+exhibits: [readings]
+"""
+
+
+def shown(text, numbers, points=()):
+    """Return the exhibit of runs whose numbers `numbers` gives for their settings, and the runs' records."""
+    spec = study(text)
+    runs = run_all(spec, "full")
+    runs.points.clear()
+    for record in runs.records:
+        record.update(numbers(record))
+        runs.points += [(record["run_id"], "valid/elbo", update, -value) for update, value in points]
+    return make_exhibit("readings", gather_results(spec.under("full"), runs)), runs
+
+
+def on_mnist(record):
+    """One layer: F 100 and 95, −ln p(x) 95 and 91; two layers: F 97 and 90, −ln p(x) 90 and 86."""
+    f, nll = {(1, 0): (100, 95), (1, 80): (95, 91), (2, 0): (97, 90), (2, 80): (90, 86)}[
+        record["model.layers"], record["flow.length"]
+    ]
+    return {"test/elbo": -f, "test/nll": nll, "test/kl": f - nll}
+
+
+def test_the_nearest_reading_stands_first_with_its_distances():
+    exhibit, _ = shown(MNIST, on_mnist)
+    ranking = exhibit.tables[0]
+    assert ranking.columns[2:] == (
+        *("F, K = 0", "KL, K = 0", "−ln p(x), K = 0", "F, K = 80", "KL, K = 80", "−ln p(x), K = 80"),
+        *("gain in F, K = 0 to 80", "gain in KL, K = 0 to 80", "gain in −ln p(x), K = 0 to 80"),
+    )
+    assert [row.name for row in ranking.rows] == ["NF (planar), layers = 2", "NF (planar), layers = 1"]
+    # Figure 4: F 96.747 and 89.576, KL 6.828 and 4.427, −ln p(x) 89.920 and 85.149; gains 7.171, 2.401, 4.771.
+    near = ["0.85", "+0.25", "+0.17", "+0.08", "+0.42", "−0.43", "+0.85", "−0.17", "+0.60", "−0.77"]
+    assert [entry.display for entry in ranking.rows[0].entries] == near
+    assert ranking.rows[1].entries[0].display == "5.85"
+    assert exhibit.text.startswith(
+        "Nearest of 2 is NF (planar), layers = 2: of 9 numbers none is further from the paper's than 0.85 nats "
+        "(−ln p(x), K = 80)."
+    )
+    assert len(exhibit.drawings[0].figure.axes) == 12
+    assert [axes.get_visible() for axes in exhibit.drawings[0].figure.axes] == [True] * 9 + [False] * 3
+
+
+def test_the_numbers_behind_it_have_their_runs():
+    exhibit, runs = shown(MNIST, on_mnist)
+    (row,) = [row for row in exhibit.tables[1].rows if row.name == "NF (planar), layers = 2: gain in F, K = 0 to 80"]
+    paper, ours, difference, _, _ = row.entries
+    assert (paper.display, ours.display, difference.display) == ("7.17", "7.00 (n = 1)", "−0.17")
+    assert set(ours.run_ids) == {r["run_id"] for r in runs.records if r["model.layers"] == 2}
+
+
+def test_on_the_plane_gains_are_compared_and_levels_are_not():
+    # Figure 3(d), energy 1, NICE-perm: 2.943 at K = 2 and 0.058 at K = 32.
+    f = {(2, 2): 3.0, (2, 32): 0.503, (32, 2): 0.0, (32, 32): -1.703}
+    exhibit, _ = shown(PLANE, lambda r: {"test/elbo": -f[r["flow.coupling_hidden"], r["flow.length"]]})
+    ranking = exhibit.tables[0]
+    assert [[entry.display for entry in row.entries] for row in ranking.rows] == [
+        ["0.39", "", "", "−0.39"],
+        ["1.18", "", "", "−1.18"],
+    ]
+    assert "coupling units = 2" in ranking.rows[0].name
+    levels = [row for row in exhibit.tables[1].rows if "gain" not in row.name]
+    assert all("unexplained constant" in row.entries[3].display for row in levels)
+
+
+def test_what_stopping_early_would_have_given():
+    exhibit, _ = shown(MNIST, on_mnist, points=((10, 120.0), (20, 98.5), (30, 99.25)))
+    for row in exhibit.tables[2].rows:
+        lowest, update, end, risen, note = (entry.display for entry in row.entries)
+        assert (lowest, update, end, risen) == ("98.50 (n = 1)", "20", "99.25 (n = 1)", "0.75 (n = 1)")
+        assert note == ""
+
+
+@pytest.mark.parametrize("split", ["train", "train+valid"])
+def test_images_that_were_trained_on_are_not_called_held_out(split):
+    text = MNIST.replace("binarisation: static", f"binarisation: static, training_split: {split}")
+    exhibit, _ = shown(text, on_mnist, points=((10, 1.0),))
+    told = {row.entries[-1].display for row in exhibit.tables[2].rows}
+    assert told == ({"trained on these images: not held-out"} if split == "train+valid" else {""})
+
+
+def test_runs_that_are_still_to_come_leave_their_places_empty():
+    spec = study(MNIST)
+    runs = run_all(spec, "full")
+    del runs.records[:]
+    runs.points.clear()
+    exhibit = make_exhibit("readings", gather_results(spec.under("full"), runs))
+    assert exhibit.text.startswith("No run has a number that can be compared with the paper's.")
+    assert exhibit.drawings == ()
+    assert {row.entries[0].display for row in exhibit.tables[0].rows} == {"–"}
+    assert {row.entries[0].display for row in exhibit.tables[2].rows} == {"not run"}
