@@ -116,7 +116,7 @@ def _drawing(results: Results, place: int, shots: Sequence[Shot]) -> FilmDrawing
     strips = [strip_of(shot.film, _title(shot.result.label)) for shot in shots if shot.film]
     films = [shot.film for shot in shots if shot.film]
     name = shots[0].result.label.variant_text
-    caption = f"{name[:1].upper()}{name[1:]}. {films[0].caption}" if name else films[0].caption
+    caption = f"{name}. {films[0].caption}" if name else films[0].caption
     return FilmDrawing(f"film-{place}", name, strips, stamped(caption, results))
 
 
@@ -127,16 +127,15 @@ def _title(label: Label) -> str:
 def _table(results: Results, shots: Sequence[Shot]) -> Table:
     rows = []
     for shot in shots:
-        steps = Entry("all" if shot.film and len(shot.film.steps) == shot.result.label.length + 1 else "some")
+        moments = f"{len(shot.film.steps)} of {shot.result.label.length + 1}" if shot.film else "–"
         entries = (
-            Entry(f"{len(shot.film.steps)}") if shot.film else Entry("–"),
-            steps if shot.film else Entry("–"),
+            Entry(moments),
             Entry("" if shot.film else WHY_NONE if shot.run_id else shot.result.note or "not run"),
             Entry(shot.run_id[:SHORT_ID], run_ids=(shot.run_id,)) if shot.run_id else Entry("–"),
         )
         rows.append(cell_row(shot.result, entries))
     caption = (
-        f"Which runs have a film, and of how many moments. Among a run's files, {ARRAYS} has its arrays, {GIF} plays, "
-        f"and {PAGE} has a slider."
+        "Which runs have a film, and how many of the moments k = 0 ... K it shows. Among a run's files, "
+        f"{ARRAYS} has its arrays, {GIF} plays, and {PAGE} has a slider."
     )
-    return Table("films", stamped(caption, results), ("cell", "moments", "steps", "note", "run"), tuple(rows))
+    return Table("films", stamped(caption, results), ("cell", "moments", "note", "run"), tuple(rows))
