@@ -1,6 +1,5 @@
 """Films in reports, of real runs: drawn, carried by archives, the same each time, and told of where there are none."""
 
-import csv
 import json
 
 import pytest
@@ -47,11 +46,6 @@ def project(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert done.stdout.index("plane, budget") < done.stdout.index("images, budget")
     return folder
-
-
-def rows_of(project, study):
-    with (project / f"reports/{study}/tables/films.csv").open() as file:
-        return [*csv.reader(line for line in file if not line.startswith("#"))]
 
 
 def test_each_run_with_a_flow_has_its_film_and_the_report_shows_the_longest_of_each_family(project):
