@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -21,7 +22,7 @@ from nfstudy.cli.options import (
 )
 from nfstudy.cli.status import NEEDED, print_cells
 from nfstudy.cli.studies import chosen_file
-from nfstudy.core.errors import StoreError, UserError
+from nfstudy.core.errors import SpecError, StoreError, UserError
 from nfstudy.core.launcher import Launcher
 from nfstudy.report.folder import require_report_folder
 from nfstudy.runner.engine import WorkerError
@@ -36,15 +37,42 @@ if TYPE_CHECKING:
     from nfstudy.runner.coordinator import Summary
     from nfstudy.runner.engine import Engine
     from nfstudy.study.plan import StudyPlan
+    from nfstudy.study.spec import StudySpec
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM."""
 STOPS_WITHIN = 60.0
 """Seconds in which a launcher of this project whose study is taken over notices, saves what is under way and leaves."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run what is still to do of a study, then rebuild its report; or only say what would be run."""
+    """Run what is still to do of a study, then rebuild its report; then the studies that it names with `also`.
+
+    Or only say what would be run. A later study has the budget that was asked for if it has one of that name.
+    """
     path = chosen_file(options.study)
-    plan = read_study(path).under(options.budget)
+    study = read_study(path)
+    later = {file: read_study(file) for file in _also(path, study)}
+    code = _run_study(options, path, study.under(options.budget))
+    for file, other in later.items():
+        if code == INTERRUPTED:
+            break
+        budget = options.budget if options.budget in other.budgets else None
+        own = argparse.Namespace(**{**vars(options), "study": str(file), "budget": budget})
+        print(flush=True)
+        code = max(code, _run_study(own, file, other.under(budget)))
+    return code
+
+
+def _also(path: Path, study: StudySpec) -> list[Path]:
+    files = [path.with_name(f"{name}.yaml") for name in study.also]
+    for name, file in zip(study.also, files, strict=True):
+        if not file.is_file():
+            raise SpecError(f"{path}: also: got '{name}', and there is no {file}; expected: study files beside it")
+    return files
+
+
+def _run_study(options: argparse.Namespace, path: Path, plan: StudyPlan) -> int:
     check_device(options.device)
     check_engine(options.engine, options.device, options.gpus)
     project, uri = find_store(options.tracking_uri, always=True)
@@ -100,7 +128,7 @@ def _run(launch: Launch, dry_run: bool, take_over: bool, again: str) -> int:
         summary = _run_rest(launch, frame, left, dry_run, take_over) if left else None
     except Interrupted as signal:
         print(f"stopped by {signal}; resume with: {again}")
-        return 130
+        return INTERRUPTED
     except (StoreError, WorkerError) as error:
         raise type(error)(f"{error}; resume with: {again}") from None
     if dry_run:

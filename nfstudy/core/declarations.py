@@ -236,6 +236,8 @@ class ExhibitDeclaration(Declaration):
     """(results) -> `report.tables.Table`: what README shows of it; None for nothing."""
     paper: str = ""
     """Name of the paper whose table or figure it rebuilds."""
+    films: bool = False
+    """Whether it shows films (`nfstudy.films`): the repetitions of a study with it log them. No key depends on it."""
     metrics: tuple[Metric, ...] = ()
     """Further metrics that the runs of a study with this exhibit must log: those that it brings along."""
 

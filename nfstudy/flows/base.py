@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,17 @@ class Flow(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no inverse")
 
+    def first_steps(self, count: int, parameters: tuple[Tensor, ...]) -> tuple[Flow, tuple[Tensor, ...]]:
+        """Return the chain f_count ∘ … ∘ f_1 with its parameters, which shares memory with this one or is a copy.
+
+        A family may leave it out; then films show of its chains the start and the end alone.
+
+        Arguments:
+            count: from 1 to K − 1.
+            parameters: what `parameters_from` returned for the B images.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not show its steps one by one")
+
 
 class NoFlow(Flow):
     """K = 0: z_K = z_0, so that q_K is the diagonal Gaussian q_0 itself."""
@@ -143,6 +155,21 @@ class StepHead(nn.Linear):
         rows = slice((step - 1) * self.size, step * self.size)
         self.bias[rows] = bias.to(self.bias)
         draw_normal(self.weight[rows], scale, generator)
+
+
+@torch.no_grad()
+def shortened(flow: Flow, count: int, names: Sequence[str]) -> Flow:
+    """Return a copy of a chain whose weights of these names, a row a step or lists of such, hold the first steps only.
+
+    The head is left as it was: what it gives is cut beside it.
+    """
+    shorter = copy.deepcopy(flow)
+    for name in names:
+        own = getattr(shorter, name)
+        for rows in own if isinstance(own, nn.ParameterList) else [own]:
+            rows.data = rows.data[:count]
+    shorter.length = count
+    return shorter
 
 
 @torch.no_grad()

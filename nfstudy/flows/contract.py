@@ -125,11 +125,38 @@ def _at_weights(flow: Flow, z: Tensor, features: Tensor, has_inverse: bool) -> I
                 f"log-determinant: got {log_det[s, image]:.9g} nats, and the Jacobian's is {true:.9g}; "
                 "expected: ln|det ∂z_K/∂z_0|"
             )
+    yield _steps_one_by_one(flow, z, parameters)
     if has_inverse:
         with torch.no_grad():
             error = (flow.inverse(z_K, parameters) - z).abs().max()
         if not error < TOLERANCE:
             yield f"inverse: error in z_0 of {error:.3g}; expected: the z_0 that z_K came from"
+
+
+@torch.no_grad()
+def _steps_one_by_one(flow: Flow, z: Tensor, parameters: tuple[Tensor, ...]) -> str:
+    """Return what is wrong with the chain's beginning, if it shows one: its log-determinant is its Jacobian's."""
+    if flow.length < 2:
+        return ""
+    try:
+        first, own = flow.first_steps(flow.length - 1, parameters)
+    except NotImplementedError:
+        return ""
+    z_k, log_det = first(z, own)
+    with torch.enable_grad():
+        jacobian = torch.autograd.functional.jacobian(lambda z: first(z, own)[0], z)
+    if z_k.shape != z.shape or log_det.shape != z.shape[:-1]:
+        return f"first_steps: z_k {tuple(z_k.shape)}; expected: {tuple(z.shape)}"
+    for s, image in product(range(SAMPLES), range(IMAGES)):
+        within = jacobian[s, image, :, s, image]
+        true = torch.linalg.slogdet(within).logabsdet
+        uncertain = torch.linalg.cond(within) * torch.finfo(within.dtype).eps
+        if not abs(log_det[s, image] - true) <= TOLERANCE * (1 + abs(true)) + 10 * flow.latent * uncertain:
+            return (
+                f"first_steps: log-determinant: got {log_det[s, image]:.9g} nats, and the Jacobian's is {true:.9g}; "
+                "expected: those of the first steps"
+            )
+    return ""
 
 
 def _gradients(flow: Flow, z: Tensor, features: Tensor) -> str:

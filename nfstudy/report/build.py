@@ -15,6 +15,7 @@ from nfstudy.core import registry
 from nfstudy.core.atomic import swap_files_in, swap_in
 from nfstudy.core.declarations import load_function
 from nfstudy.core.errors import ReportError, untold
+from nfstudy.films import film_gif, film_player
 from nfstudy.report.answers import answers_of
 from nfstudy.report.claims.inequalities import read_claims
 from nfstudy.report.claims.judge import bodies_of
@@ -162,14 +163,18 @@ def _refuse_unfinished(results: Results, partial: bool) -> None:
 def _render_files(page: Page) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     drawings: dict[str, bytes] = {}
+    players: dict[str, str] = {}
     for exhibit in page.exhibits:
         for drawing in exhibit.drawings:
             files[f"figures/{drawing.id}.png"] = render(drawing.figure, "png")
             drawings[drawing.id] = files[f"figures/{drawing.id}.svg"] = render(drawing.figure, "svg")
+        for film in exhibit.films:
+            files[f"films/{film.id}.gif"] = film_gif(film.strips, film.title)
+            players[film.id] = film_player(film.strips, film.caption)
         for table in exhibit.tables:
             for ending, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
                 files[f"tables/{table.id}.{ending}"] = write(table).encode()
-    files["index.html"] = render_html(page, drawings).encode()
+    files["index.html"] = render_html(page, drawings, players).encode()
     files["index.md"] = render_markdown(page).encode()
     return files
 
@@ -204,7 +209,7 @@ def _sources(results: Results, exhibit: Exhibit) -> dict[str, Any]:
     pictures = [f"figures/{drawing.id}.{ending}" for drawing in exhibit.drawings for ending in ("png", "svg")]
     tables = [f"tables/{table.id}.{ending}" for table in exhibit.tables for ending in ("csv", "md", "tex")]
     return {
-        "files": [*pictures, *tables],
+        "files": [*pictures, *(f"films/{film.id}.gif" for film in exhibit.films), *tables],
         "runs": sorted(run_ids),
         "commits": sorted({_commit(*each) for each in code.itertuples(index=False)}),
         "data": {data: sorted(set(group)) for data, group in runs.groupby("data")["data_fingerprint"]},

@@ -65,8 +65,8 @@ class TrialResult:
     curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     """Name of a metric -> what is counted, such as samples -> value; it is logged in the place of the update."""
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """File name -> content: `checkpoint.pt`, `samples.png`, `reconstructions.png`, `images.csv`, a failed trial's
-    `traceback.txt`."""
+    """File name -> content: `checkpoint.pt`, `samples.png`, `reconstructions.png`, `images.csv`, those of
+    `nfstudy.films`, a failed trial's `traceback.txt`."""
     retry: bool = True
     """Of a failed trial, whether another attempt may end otherwise; not where the user has something to mend."""
     value: float = math.inf

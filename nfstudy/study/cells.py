@@ -134,6 +134,8 @@ class Trial:
     """Of a rerun, which is a repetition trained again and enters no table: the id of the run that it is held to."""
     metrics: tuple[str, ...] = ()
     """Names of the metrics from outside that are computed at its end."""
+    film: bool = False
+    """Whether it logs what its flow does step by step (`nfstudy.films`)."""
     look: str = ""
     """Of a repetition beyond the study's number: which look it is run for, as runs have it (`runs.tags.Tag.LOOK`)."""
 

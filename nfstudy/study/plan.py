@@ -155,6 +155,7 @@ class StudyPlan:
                 "repetition",
                 index,
                 metrics=metrics,
+                film=self.study.films,
                 look=further.look if further and index > own else "",
             )
             for index in range(1, max(own, further.repetitions if further else 0) + 1)

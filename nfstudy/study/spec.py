@@ -171,6 +171,8 @@ class Budget(Record):
     """Over those of `search.settings`."""
 
 
+STUDY_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+
 NO_PAPER = "none"
 """The `paper` of a study that rebuilds none."""
 
@@ -206,6 +208,8 @@ class StudySpec(Record):
     """Of each exhibit, where any has some: what the study file says beside its name."""
     paper: Annotated[str, AfterValidator(_known_paper)] = "rezende2015"
     """The paper that the study rebuilds, whose numbers and claims its report sets beside the runs; or `none`."""
+    also: Annotated[tuple[Annotated[str, Field(pattern=STUDY_NAME)], ...], Field(max_length=10)] = ()
+    """Study files beside this one, by name and without `.yaml`, that `run` runs after it."""
     plugins: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     """Files beside the study file, or modules, that declare flows, data sources and more; see `core.plugins`."""
 
@@ -229,6 +233,12 @@ class StudySpec(Record):
         declared = registry.all_of("exhibits")
         brought = dict.fromkeys(metric for name in self.exhibits for metric in declared[name].metrics)
         return tuple(metric for metric in brought if metric.compute)
+
+    @property
+    def films(self) -> bool:
+        """Whether an exhibit shows films, so that repetitions log them."""
+        declared = registry.all_of("exhibits")
+        return any(declared[name].films for name in self.exhibits)
 
     def under(self, budget: str | None = None) -> StudyPlan:
         """Return the study under one of its budgets, the same object each time; None is its default.

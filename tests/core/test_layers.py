@@ -69,6 +69,7 @@ _REPORT_BASE = ("core", "study", "runs")
 ROOMS = {
     "nfstudy": (),
     "core": (),
+    "films": (),
     "flows": ("core",),
     "data": ("core",),
     "study": ("core", "data"),
@@ -78,8 +79,11 @@ ROOMS = {
     "inference.weights": ("study",),
     "inference.likelihoods": ("core", "study", "inference.weights"),
     "inference.models": ("core", "flows", "study", "inference.weights", "inference.likelihoods"),
-    "inference.problems": ("core", "flows", "data", "study", "runs", "inference.models", "inference.likelihoods"),
-    "inference.training": ("core", "data", "study", "runs", "inference.models", "inference.problems"),
+    "inference.problems": (
+        *("core", "films", "flows", "data", "study", "runs"),
+        *("inference.models", "inference.likelihoods"),
+    ),
+    "inference.training": ("core", "films", "data", "study", "runs", "inference.models", "inference.problems"),
     "runner": ("nfstudy", "core", "data", "study", "runs", "runs.tracking", "inference.training"),
     "report.labels": ("core", "study"),
     "report.paper": ("core", "study", "report.labels"),
@@ -88,6 +92,7 @@ ROOMS = {
     "report.plots": ("core",),
     "report.exhibits": (
         *_REPORT_BASE,
+        "films",
         *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "plots")),
     ),
     "report.claims": (
@@ -95,7 +100,7 @@ ROOMS = {
         *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "exhibits")),
     ),
     "report": (
-        *(*_REPORT_BASE, "runs.archive"),
+        *(*_REPORT_BASE, "films", "runs.archive"),
         *(f"report.{part}" for part in ("labels", "paper", "statistics", "tables", "plots", "exhibits", "claims")),
     ),
     "papers": (

@@ -1,5 +1,6 @@
 """What every family owes its users, one body for all of them."""
 
+import dataclasses
 import hashlib
 import math
 
@@ -10,9 +11,10 @@ from nfstudy.core import registry
 from nfstudy.core.errors import SpecError
 from nfstudy.flows import family_settings, load_flow, make_flow
 from nfstudy.flows.base import NoFlow, log_nonnegative, log_softplus, softplus
+from nfstudy.flows.contract import ContractError, check_family
 from nfstudy.flows.iaf.flow import iaf_flow, invert_iaf_flow
 from nfstudy.flows.nice.flow import NiceOrthFlow, NicePermFlow, count_passing, invert_nice_flow, nice_flow
-from nfstudy.flows.planar.flow import invert_planar_flow, planar_flow
+from nfstudy.flows.planar.flow import PlanarFlow, invert_planar_flow, planar_flow
 from nfstudy.flows.radial.flow import invert_radial_flow, radial_flow
 from nfstudy.flows.sylvester.flow import invert_sylvester_flow, sylvester_flow
 from nfstudy.study.sections import FlowSpec
@@ -368,3 +370,55 @@ def test_nothing_comes_back_as_nothing(family, samples, images):
     assert (z_K.shape, log_det.shape) == (z.shape, z.shape[:-1])
     (z_K.sum() + log_det.sum()).backward()
     assert flow.inverse(z.detach(), parameters).shape == z.shape
+
+
+@pytest.mark.parametrize("features", [0, 5])
+@pytest.mark.parametrize("family", ["planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"])
+def test_the_first_steps_of_a_chain_are_a_shorter_chain(family, features):
+    def generator(part):
+        return torch.Generator().manual_seed(sum(part.encode()))
+
+    long, short = (
+        make_flow(FlowSpec.model_validate({"family": family, "length": length}), 4, features).double()
+        for length in (5, 2)
+    )
+    for flow in (long, short):
+        flow.initialise(generator)
+    stream = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for ours, theirs in zip(long.parameters(), short.parameters(), strict=True):
+            ours += 0.3 * torch.randn(ours.shape, generator=stream, dtype=torch.float64)
+            theirs.copy_(ours[: len(theirs)])  # Each has a row a step, or several.
+    h = torch.randn((3, features) if features else 0, generator=stream, dtype=torch.float64)
+    z = torch.randn(2, 3, 4, generator=stream, dtype=torch.float64)
+    with torch.no_grad():
+        first, parameters = long.first_steps(2, long.parameters_from(h))
+        found, expected = first(z, parameters), short(z, short.parameters_from(h))
+        whole, _ = long(z, long.parameters_from(h))
+        back = first.inverse(found[0], parameters)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(back, z, rtol=1e-9, atol=1e-9)
+    assert not torch.equal(whole, found[0])
+
+
+def test_a_nice_chain_is_scaled_at_its_end_alone():
+    spec = FlowSpec.model_validate({"family": "nice-perm", "length": 3, "coupling_scaling": True})
+    flow = make_flow(spec, 2, 0).double()
+    flow.initialise(lambda part: torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        flow.log_scale.fill_(1.0)
+        first, parameters = flow.first_steps(2, flow.parameters_from(torch.empty(0, dtype=torch.float64)))
+        assert first(torch.ones(4, 2, dtype=torch.float64), parameters)[1].tolist() == [0.0] * 4
+    assert flow.log_scale is not None
+    assert flow.w_in.shape[0] == 3
+
+
+def test_first_steps_that_are_others_are_told():
+    class Wrong(PlanarFlow):
+        def forward(self, z, parameters):
+            z, log_det = super().forward(z, parameters)
+            return z, log_det + (parameters[0].shape[-2] < self.length)
+
+    with pytest.raises(ContractError, match="first_steps: log-determinant"):
+        check_family(dataclasses.replace(registry.find("flows", "planar"), implementation=lambda: Wrong))

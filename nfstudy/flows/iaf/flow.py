@@ -17,6 +17,7 @@ from nfstudy.flows.base import (
     fits_lanes,
     over_lanes,
     require_steps,
+    shortened,
     softplus,
 )
 from nfstudy.flows.iaf.kernel import autoregressive_chain
@@ -220,6 +221,12 @@ class IafFlow(Flow):
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return z_0, (..., B, D); see `invert_iaf_flow`."""
         return invert_iaf_flow(z, *self._arguments(parameters))
+
+    def first_steps(self, count: int, parameters: tuple[Tensor, ...]) -> tuple[Flow, tuple[Tensor, ...]]:
+        """Return a chain of copies of the first steps."""
+        (b_in,) = parameters
+        shorter = shortened(self, count, ("order", "w_in", "w_out", "b_out", "w_hidden", "b_hidden"))
+        return shorter, (b_in[..., :count, :],)
 
     def _run(self, z: Tensor, b_in: Tensor) -> tuple[Tensor, Tensor]:
         """Return z_K and the summed log-determinants, of arrays that are batch-last."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from fractions import Fraction
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from nfstudy.flows.base import (
     fits_lanes,
     in_pieces,
     require_steps,
+    shortened,
 )
 from nfstudy.flows.nice.kernel import coupling_chain
 
@@ -222,6 +224,13 @@ class NiceFlow(Flow):
         if self.log_scale is not None:
             z, _ = scale_variables(z, -self.log_scale)
         return invert_nice_flow(z, *self._arguments(parameters))
+
+    def first_steps(self, count: int, parameters: tuple[Tensor, ...]) -> tuple[Flow, tuple[Tensor, ...]]:
+        """Return a chain of copies of the first steps, without the scaling, which comes after the last one."""
+        (b_in,) = parameters
+        shorter = shortened(self, count, ("mixing", "w_in", "w_out", "b_out", "w_hidden", "b_hidden"))
+        cast(NiceFlow, shorter).log_scale = None
+        return shorter, (b_in[..., :count, :],)
 
     def _run(self, z: Tensor, b_in: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `nice_flow` does, by the compiled loop."""

@@ -178,3 +178,8 @@ class PlanarFlow(Flow):
         if not self.constraint:
             raise ValueError("constraint false: a planar chain has an inverse only with it")
         return invert_planar_flow(z, *self.split(*parameters))
+
+    def first_steps(self, count: int, parameters: tuple[Tensor, ...]) -> tuple[Flow, tuple[Tensor, ...]]:
+        """Return the chain of the first steps: this one, with the numbers of as many."""
+        (steps,) = parameters
+        return self, (steps[..., :count, :],)

@@ -151,3 +151,8 @@ class RadialFlow(Flow):
         if not self.constraint:
             raise ValueError("constraint false: a radial chain has an inverse only with it")
         return invert_radial_flow(z, *self.split(*parameters))
+
+    def first_steps(self, count: int, parameters: tuple[Tensor, ...]) -> tuple[Flow, tuple[Tensor, ...]]:
+        """Return the chain of the first steps: this one, with the numbers of as many."""
+        (steps,) = parameters
+        return self, (steps[..., :count, :],)

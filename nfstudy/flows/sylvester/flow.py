@@ -208,5 +208,10 @@ class SylvesterFlow(Flow):
         (steps,) = parameters
         return invert_sylvester_flow(z, *self.split(steps))
 
+    def first_steps(self, count: int, parameters: tuple[Tensor, ...]) -> tuple[Flow, tuple[Tensor, ...]]:
+        """Return the chain of the first steps: this one, with the numbers of as many."""
+        (steps,) = parameters
+        return self, (steps[..., :count, :],)
+
     def _upper_triangle(self) -> Tensor:
         return torch.triu_indices(self.columns, self.columns)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import nn
 
+from nfstudy.films.arrays import Film
 from nfstudy.inference.models.objective import BoundTerms
 from nfstudy.study.settings import Settings
 
@@ -60,6 +61,9 @@ class Problem(Protocol):
 
     def files(self) -> dict[str, bytes]:
         """Return what is kept of the trained problem: file name -> content."""
+
+    def film(self) -> Film:
+        """Return what the trained flow does step by step."""
 
 
 def variational(named: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:

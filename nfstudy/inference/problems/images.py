@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nfstudy.core.errors import UserError
 from nfstudy.core.seeds import derive_seed
 from nfstudy.data import Dataset
+from nfstudy.films.arrays import PosteriorFilm
 from nfstudy.inference.likelihoods import load_likelihood
 from nfstudy.inference.models.ais import Annealing, ais_likelihood, bracket_likelihood
 from nfstudy.inference.models.diagnostics import summarise_posteriors
@@ -20,6 +21,7 @@ from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_bound, evaluate_likelihood
 from nfstudy.inference.models.objective import BoundTerms, bound_terms
 from nfstudy.inference.problems.base import Diagnosis
+from nfstudy.inference.problems.films import MAPPED, POSTERIOR_SAMPLES, POSTERIORS, posterior_film
 from nfstudy.inference.problems.image_grid import image_grid
 from nfstudy.runs.evaluations import EvaluationRequest
 from nfstudy.study.sections import DataSpec
@@ -169,6 +171,23 @@ class ImageProblem:
             "reconstructions.png": self._grid(self._reconstructions(), min(RECONSTRUCTIONS, len(self.dataset.test))),
         }
 
+    @torch.inference_mode()
+    def film(self) -> PosteriorFilm:
+        """Return what the flow does step by step to the posteriors of some test images; at D = 2, a latent map too."""
+        self.model.eval()
+        images = self._test_images().astype(np.float32)
+        filmed, mapped = (
+            torch.tensor(images[spread_over(len(images), count)], device=self.device) for count in (POSTERIORS, MAPPED)
+        )
+        noise = self._noise(POSTERIOR_SAMPLES * len(filmed), "film").reshape(POSTERIOR_SAMPLES, len(filmed), -1)
+        return posterior_film(self.model, filmed, mapped, noise, self._levels)
+
+    def _levels(self, images: Tensor) -> np.ndarray:
+        """Return images (n, pixels) as levels from 0 to 255, (n, height, width, channels)."""
+        height, width, *colours = self.dataset.shape
+        unit = self._unit(images.cpu().numpy()).clip(0, 1)
+        return np.rint(255 * unit).astype(np.uint8).reshape(-1, height, width, *(colours or [1]))
+
     def _batches(self, epoch: int, updates: int) -> Iterator[Tensor]:
         """Yield minibatches (batch, pixels) of what the model sees, as floats."""
         size = self.settings.train.batch
@@ -195,12 +214,16 @@ class ImageProblem:
         return np.concatenate([images, self.model.decode(z_K).cpu().numpy()]).reshape(-1, *self.dataset.shape)
 
     def _grid(self, images: np.ndarray, columns: int) -> bytes:
-        """Return a PNG; real numbers are shown from black, the least in the training images, to white, the greatest."""
+        """Return a PNG."""
+        return image_grid(self._unit(images), columns)
+
+    def _unit(self, images: np.ndarray) -> np.ndarray:
+        """Return images from 0 to 1: real numbers from the least in the training images to the greatest."""
         assert self.settings.data is not None
-        if self.settings.data.values == "real":
-            least, greatest = self.dataset.train.min(), self.dataset.train.max()
-            images = (images - least) / (greatest - least)
-        return image_grid(images, columns)
+        if self.settings.data.values != "real":
+            return images
+        least, greatest = self.dataset.train.min(), self.dataset.train.max()
+        return (images - least) / (greatest - least)
 
     def _noise(self, count: int, picture: str) -> Tensor:
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, "pictures", picture))

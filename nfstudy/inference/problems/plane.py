@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from nfstudy.core.seeds import derive_seed
+from nfstudy.films.arrays import PlaneFilm
 from nfstudy.flows import make_flow
 from nfstudy.inference.models.objective import BoundTerms
 from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.density_grid import CELLS, array_file, window_mass
 from nfstudy.inference.problems.energies import energy, log_density, log_normaliser, window_grid
+from nfstudy.inference.problems.films import CELLS as FILM_CELLS
+from nfstudy.inference.problems.films import SAMPLES, plane_film
 from nfstudy.inference.problems.image_grid import image_grid
 from nfstudy.study.sections import ENERGY_EPOCH, FlowSpec, Q0Spec
 from nfstudy.study.settings import Settings
@@ -48,23 +51,31 @@ class PlaneFlow(nn.Module):
 
     def sample(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map noise (S, 2) from N(0, I) to z_K (S, 2), ln q0(z_0) (S,) and Σ_k ln|det ∂f_k/∂z_{k−1}| (S,), in nats."""
-        z_0 = self.mean + (0.5 * self.log_variance).exp() * noise
-        z_K, log_det = self.flow(z_0, self._flow_parameters())
+        z_K, log_det = self.flow(self.start(noise), self.flow_parameters())
         return z_K, self._log_q0(noise), log_det
+
+    def start(self, noise: Tensor) -> Tensor:
+        """Return z_0 (..., 2) of noise (..., 2) from N(0, I)."""
+        return self.mean + (0.5 * self.log_variance).exp() * noise
+
+    def log_q0(self, z_0: Tensor) -> Tensor:
+        """Return ln q0(z_0) (...) in nats at points z_0 (..., 2)."""
+        return self._log_q0((z_0 - self.mean) * (-0.5 * self.log_variance).exp())
 
     @torch.no_grad()
     def log_density(self, z: Tensor) -> Tensor:
         """Return ln q_K(z) (...) in nats at any points z (..., 2), by the inverse of the flow; without gradients."""
-        parameters = self._flow_parameters()
+        parameters = self.flow_parameters()
         z_0 = self.flow.inverse(z, parameters)
         _, log_det = self.flow(z_0, parameters)
-        return self._log_q0((z_0 - self.mean) * (-0.5 * self.log_variance).exp()) - log_det
+        return self.log_q0(z_0) - log_det
+
+    def flow_parameters(self) -> tuple[Tensor, ...]:
+        """Return what the flow takes beside z."""
+        return self.flow.parameters_from(self.mean.new_empty(0))
 
     def _log_q0(self, noise: Tensor) -> Tensor:
         return -0.5 * (noise.square() + self.log_variance + math.log(2 * math.pi)).sum(-1)
-
-    def _flow_parameters(self) -> tuple[Tensor, ...]:
-        return self.flow.parameters_from(self.mean.new_empty(0))
 
 
 class EnergyProblem:
@@ -118,8 +129,7 @@ class EnergyProblem:
         `elbo_mc_se`, which is KL's too. `elbo_table_1` is −E_q[ln q_K(z) + U(z)] with U as in Table 1, unconfined.
         `mass_left` is the share of samples with z1 < 0, ½ for u1; `window_mass` the integral of q_K over the window.
         """
-        samples = self.settings.evaluation.samples
-        noise = torch.randn(samples, 2, generator=self._generator("evaluation", "test"))
+        samples, noise = self.settings.evaluation.samples, self._test_noise()
         elbos, confinements, left = [], [], 0
         for part in noise.split(SAMPLES_AT_ONCE):
             terms, z = self._terms(part)
@@ -155,6 +165,19 @@ class EnergyProblem:
             "density.png": image_grid((torch.stack([p, q]) / p.max()).numpy(), columns=2),
         }
 
+    def film(self) -> PlaneFilm:
+        """Return what the flow does step by step to q0, in float64; its samples are the first that `test` draws."""
+        model = copy.deepcopy(self.model).cpu().double()
+        noise = self._test_noise()[:SAMPLES].double()
+        return plane_film(
+            model.flow,
+            model.flow_parameters(),
+            lambda z_0: model.log_q0(z_0).detach(),
+            model.start,
+            model.start(noise).detach(),
+            log_density(self.target, window_grid(FILM_CELLS)) - log_normaliser(self.target),
+        )
+
     @cached_property
     def _window_density(self) -> Tensor:
         """q_K at `window_grid`; asked for only when the training is over."""
@@ -163,6 +186,10 @@ class EnergyProblem:
     def _terms(self, noise: Tensor) -> tuple[BoundTerms, Tensor]:
         z, log_q0, log_det = self.model.sample(noise.to(self.device))
         return BoundTerms(log_density(self.target, z), torch.zeros_like(log_q0), log_q0, log_det), z
+
+    def _test_noise(self) -> Tensor:
+        samples = self.settings.evaluation.samples
+        return torch.randn(samples, 2, generator=self._generator("evaluation", "test"))
 
     def _generator(self, purpose: str, *axes: str | int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.settings.seed, purpose, *axes))

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from nfstudy.core.seeds import derive_seed
+from nfstudy.films.arrays import PlaneFilm
 from nfstudy.flows import make_flow
 from nfstudy.flows.base import StepHead
 from nfstudy.inference.models.objective import BoundTerms
 from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.density_grid import CELLS, array_file, window_mass
 from nfstudy.inference.problems.energies import window_grid
+from nfstudy.inference.problems.films import SAMPLES, plane_film
 from nfstudy.inference.problems.image_grid import image_grid
 from nfstudy.study.settings import Settings
 
@@ -74,6 +76,16 @@ class DrawnProblem:
         """Return q_K(z) on the window's grid, per unit area, as an array and as a picture."""
         q = self._density
         return {"density.npy": array_file(q), "density.png": image_grid((q / q.max()).numpy()[None], columns=1)}
+
+    def film(self) -> PlaneFilm:
+        """Return what the flow does step by step; the grid is of [−2.5, 2.5]², and there is no target."""
+        assert self.settings.drawn is not None
+        draw = torch.randn if self.settings.drawn.density == "normal" else torch.rand
+        samples = draw(SAMPLES, 2, generator=self._generator("film", "samples"), dtype=torch.float64)
+        if self.settings.drawn.density == "uniform":
+            samples = 2 * HALF_SIDE * (samples - 0.5)
+        parameters = self.flow.parameters_from(samples.new_empty(0))
+        return plane_film(self.flow, parameters, self._log_q0, lambda z: z, samples, None)
 
     @torch.no_grad()
     def _draw_steps(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from nfstudy.data import Dataset
+from nfstudy.films import film_files
 from nfstudy.inference.models.diagnostics import gradient_snr
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.base import Problem, variational
@@ -64,6 +65,8 @@ def run_trial(
                 snr = gradient_snr(problem.repeated_terms(GRADIENTS), variational(problem.named_parameters()))
                 metrics |= {} if math.isnan(snr) else {"train/gradient_snr": snr}
             curves, files = diagnosis.curves, {**problem.files(), **diagnosis.files}
+            if trial.film and trial.settings.flow.length:
+                files |= film_files(problem.film(), trial.cell.label)
             further, reason, tracebacks = _further_metrics(trial.metrics, problem)
             metrics, files = metrics | further, files | tracebacks
         metrics["time/evaluation_seconds"] = time.perf_counter() - evaluation_started

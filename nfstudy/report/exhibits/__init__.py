@@ -49,6 +49,10 @@ COST = ExhibitDeclaration(name="cost", make=f"{_HERE}.cost:cost")
 EVALUATIONS = ExhibitDeclaration(name="evaluations", make=f"{_HERE}.cost:evaluations", needs={"data.name": ()})
 LEARNING_CURVES = ExhibitDeclaration(name="learning-curves", make=f"{_HERE}.general:learning_curves")
 SAMPLES = ExhibitDeclaration(name="samples", make=f"{_HERE}.general:samples")
+FILMS = ExhibitDeclaration(name="films", make=f"{_HERE}.films:films", films=True)
+LATENT_MAP = ExhibitDeclaration(
+    name="latent-map", make=f"{_HERE}.films:latent_map", needs={"model.latent": (2,)}, films=True
+)
 CURVE = ExhibitDeclaration(name="curve", make=f"{_HERE}.varied:curve", options=CurveOptions)
 MAP = ExhibitDeclaration(name="map", make=f"{_HERE}.varied:heat_map", options=MapOptions)
 SEARCH = ExhibitDeclaration(name="search", make=f"{_HERE}.searches:search", of_search=True)

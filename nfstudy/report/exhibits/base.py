@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from nfstudy.core.declarations import Metric
+from nfstudy.films.strips import Strip
 from nfstudy.report.exhibits.trust import trust_text, why_not_converged
 from nfstudy.report.labels import Label, on_curve
 from nfstudy.report.paper import Published
@@ -49,6 +50,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class FilmDrawing:
+    """A film with its file name (without ending), a title that may be empty, its rows of panels, and its caption."""
+
+    id: str
+    title: str
+    strips: Sequence[Strip]
+    caption: str
+
+
+@dataclass(frozen=True)
 class Exhibit:
     """What a report shows under one heading."""
 
@@ -61,6 +72,7 @@ class Exhibit:
     """The runs that it is made from, beyond those of its tables."""
     answer: Answer | None = None
     """What it says to the question of a study that no claim asks; the first exhibit that has one begins the report."""
+    films: tuple[FilmDrawing, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A report's pages: `index.html`, which needs no other file and no script, and `index.md` beside its figures."""
+"""A report's pages: `index.html`, which needs no other file (and a script for films only), and `index.md`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
+from nfstudy.films.pages import player_script, player_style
 from nfstudy.report.exhibits.base import Answer, Exhibit
 from nfstudy.report.labels import setting_name, setting_text
 from nfstudy.report.pages.drawings import dark_rules, embed
@@ -226,19 +228,31 @@ def _by_cell(results: Results, runs: pd.DataFrame) -> Iterator[tuple[CellResult,
             yield result, run
 
 
-def render_html(page: Page, files: Mapping[str, bytes]) -> str:
+def render_html(page: Page, files: Mapping[str, bytes], players: Mapping[str, str] | None = None) -> str:
     """Return the self-contained page; all text is escaped.
 
     Arguments:
         page: what is shown.
         files: a figure's id -> its SVG file.
+        players: a film's id -> its HTML (`nfstudy.films.film_player`).
     """
     embedded = embed_drawings(page, files)
     lines = {run.id: run_line(run.id) for run in page.run_rows}
     links = {run.id: run.link or lines[run.id] for run in page.run_rows}
     template = environment().get_template("index.html.jinja")
     dark = dark_rules(embedded.values())
-    return template.render(page=page, pictures=embedded, dark=dark, runs=page.run_rows, lines=lines, links=links)
+    films = {"style": Markup(player_style()), "script": Markup(player_script())} if players else None
+    made = {name: Markup(player) for name, player in (players or {}).items()}
+    return template.render(
+        page=page,
+        pictures=embedded,
+        dark=dark,
+        players=made,
+        films=films,
+        runs=page.run_rows,
+        lines=lines,
+        links=links,
+    )
 
 
 def embed_drawings(page: Page, files: Mapping[str, bytes], before: str = "") -> dict[str, str]:
