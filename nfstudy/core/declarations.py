@@ -78,6 +78,8 @@ class FlowFamily(Declaration):
     """Settings, field -> value, without which it has none."""
     drawn: bool = False
     """Whether Figure 1 can show it: steps about the identity with drawn parameters."""
+    one_step: bool = False
+    """Whether K > 1 steps are no more than one: then any K > 0 is the one cell of K = 1."""
     matrix_biases: bool = True
     """Whether it may have biases of two axes or more, such as a row a step: then `train.decay_biases` changes its
     numbers. A bias is a parameter whose name, or whose list's, begins with `b_` or `bias`, or ends with `bias`."""

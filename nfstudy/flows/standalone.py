@@ -122,7 +122,8 @@ def standalone_flow(family: str, dim: int, length: int, seed: int = 0, **setting
     """Return a flow with initialised parameters, near the identity; of length 0 it is the diagonal Gaussian.
 
     Arguments:
-        family: `planar`, `radial`, `nice-perm`, `nice-orth`, `iaf`, `sylvester`, or one that an installed distribution
+        family: `planar`, `radial`, `nice-perm`, `nice-orth`, `iaf`, `sylvester`, `householder`, `full-covariance`,
+            or one that an installed distribution
             declares.
         dim: D, the number of variables.
         length: K, the number of steps.

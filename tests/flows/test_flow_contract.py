@@ -10,6 +10,8 @@ from nfstudy.core import registry
 from nfstudy.core.errors import SpecError
 from nfstudy.flows import family_settings, load_flow, make_flow
 from nfstudy.flows.base import NoFlow, log_nonnegative, log_softplus, softplus
+from nfstudy.flows.full_covariance.flow import full_covariance, invert_full_covariance
+from nfstudy.flows.householder.flow import householder_flow, invert_householder_flow
 from nfstudy.flows.iaf.flow import iaf_flow, invert_iaf_flow
 from nfstudy.flows.nice.flow import NiceOrthFlow, NicePermFlow, count_passing, invert_nice_flow, nice_flow
 from nfstudy.flows.planar.flow import invert_planar_flow, planar_flow
@@ -26,6 +28,10 @@ CHOICES = {
 }
 CHAINS = [*FAMILIES, *CHOICES]
 """The families at their defaults, and at other choices."""
+OF_STEPS = [family for family in CHAINS if family != "full-covariance"]
+"""Those whose K steps are more than one."""
+MIXING = ("nice", "householder")
+"""Families that start at the identity up to a rotation or reflection."""
 
 
 def with_two_layers(function):
@@ -34,6 +40,8 @@ def with_two_layers(function):
 
 
 PURE = {
+    "householder": householder_flow,
+    "full-covariance": full_covariance,
     "planar": planar_flow,
     "radial": radial_flow,
     "nice-perm": nice_flow,
@@ -45,6 +53,8 @@ PURE = {
     "sylvester-one": sylvester_flow,
 }
 INVERSE = {
+    "householder": invert_householder_flow,
+    "full-covariance": invert_full_covariance,
     "planar": invert_planar_flow,
     "radial": invert_radial_flow,
     "nice-perm": invert_nice_flow,
@@ -79,6 +89,12 @@ def random_arguments(family, latent, length, scale, images=()):
     if family == "planar":
         shapes = [(latent,), (latent,), ()]
         return [scale * draw(*images, length, *shape, seed=seed) for seed, shape in enumerate(shapes, 1)]
+    if family == "householder":
+        return [scale * draw(*images, length, latent, seed=1)]
+    if family == "full-covariance":
+        # Below its diagonal, numbers so small that L is not as ill-conditioned as rounding is coarse.
+        below = scale * draw(*images, latent * (latent - 1) // 2, seed=2) / latent
+        return [0.3 * scale * draw(*images, latent, seed=1), below]
     if family == "radial":
         z0, alpha, beta = (
             scale * draw(*images, length, *shape, seed=seed) for seed, shape in enumerate([(latent,), (), ()], 1)
@@ -120,7 +136,7 @@ def random_autoregression(family, latent, length, scale, images, hidden=6):
 
 
 def is_possible(family, latent):
-    return latent >= 2 or not family.startswith(("nice", "iaf"))
+    return latent >= 2 or not family.startswith(("nice", "iaf", "householder"))
 
 
 def jacobian_log_det(step, z):
@@ -204,7 +220,7 @@ def test_without_the_constraint_there_is_no_inverse(family):
         flow.inverse(draw(6, 5, dtype=torch.float32), parameters)
 
 
-@pytest.mark.parametrize("family", CHAINS)
+@pytest.mark.parametrize("family", OF_STEPS)
 @pytest.mark.parametrize("images", [(), (6,)], ids=["shared", "amortised"])
 def test_a_chain_is_its_steps_one_by_one(family, images):
     arguments = random_arguments(family, latent=5, length=4, scale=1.0, images=images)
@@ -271,7 +287,7 @@ def test_the_start_is_near_the_identity(family, length):
     z = draw(100, latent)
     z_k, log_det = flow(z, flow.parameters_from(draw(100, features, seed=1).abs()))
     assert log_det.abs().max() < 0.2
-    if not family.startswith("nice"):
+    if not family.startswith(MIXING):
         assert (z_k - z).norm(dim=1).max() < 0.2
     else:
         torch.testing.assert_close(z_k.norm(dim=1), z.norm(dim=1), rtol=0, atol=0.2)
@@ -284,7 +300,7 @@ def test_a_longer_chain_begins_with_the_same_steps(family):
         assert torch.equal(long[name][: len(weights)], weights), name
 
 
-@pytest.mark.parametrize("family", CHAINS)
+@pytest.mark.parametrize("family", OF_STEPS)
 def test_steps_and_seeds_differ(family):
     flow, again, other = flow_of(family), flow_of(family), flow_of(family)
     other.initialise(lambda name: generator("other " + name))

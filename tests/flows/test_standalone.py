@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
+from support.families import WITH_STEPS
 
 import nfstudy
 from nfstudy.core.errors import UserError
-
-FAMILIES = ["planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
 
 
 def away_from_the_identity(family, dim=3, length=2, **settings):
@@ -24,7 +23,7 @@ def draws(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_STEPS)
 def test_the_density_is_that_of_the_jacobian_and_has_its_gradients(family):
     flow = away_from_the_identity(family)
     z = draws(4, 2, 3)

@@ -79,6 +79,8 @@ CHANGES = {
     "nice-orth": {"flow.family": "nice-orth"},
     "iaf": {"flow.family": "iaf"},
     "sylvester": {"flow.family": "sylvester"},
+    "householder": {"flow.family": "householder"},
+    "full-covariance": {"flow.family": "full-covariance"},
 }
 
 

@@ -19,6 +19,8 @@ FLOWS = {
     "nice-orth": FlowSpec(family="nice-orth", length=3),
     "iaf": FlowSpec(family="iaf", length=3, autoregressive_hidden=8),
     "sylvester": FlowSpec(family="sylvester", length=3, sylvester_columns=2),
+    "householder": FlowSpec(family="householder", length=3),
+    "full-covariance": FlowSpec(family="full-covariance", length=1),
 }
 every_flow = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS.keys())
 

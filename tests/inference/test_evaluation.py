@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+from support.families import FAMILIES
 from torch import nn
 from torch.distributions import Normal
 
@@ -148,9 +149,6 @@ def test_bound_terms_have_their_closed_form_means():
     assert bound["log_det"] == 0
     terms = bound["log_likelihood"] + bound["log_prior"] - bound["log_q0"] + bound["log_det"]
     assert bound["elbo"] == pytest.approx(terms, abs=1e-12)
-
-
-FAMILIES = ["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
