@@ -183,7 +183,7 @@ def flow(family: str, dim: int, length: int, seed: int = 0, **settings: Any) -> 
 
     Arguments:
         family: `planar`, `radial`, `nice-perm`, `nice-orth`, `iaf`, `sylvester`, `householder`, `full-covariance`,
-            or an installed plug-in's.
+            `realnvp`, `glow`, `spline`, or an installed plug-in's.
         dim: D, the number of variables.
         length: K, the number of steps; 0 is the diagonal Gaussian.
         seed: of the initial parameters.

@@ -123,7 +123,7 @@ def standalone_flow(family: str, dim: int, length: int, seed: int = 0, **setting
 
     Arguments:
         family: `planar`, `radial`, `nice-perm`, `nice-orth`, `iaf`, `sylvester`, `householder`, `full-covariance`,
-            or one that an installed distribution
+            `realnvp`, `glow`, `spline`, or one that an installed distribution
             declares.
         dim: D, the number of variables.
         length: K, the number of steps.

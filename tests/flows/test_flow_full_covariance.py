@@ -88,6 +88,7 @@ study: one-step
 title: One step
 data: {name: digits}
 grid: {flow.family: [planar, full-covariance], flow.length: [0, 2, 8]}
+exhibits: [summary]
 """
 
 
@@ -118,5 +119,5 @@ def test_it_is_fitted_to_a_gaussian_with_correlations():
 
 
 def test_an_unknown_setting_is_refused():
-    with pytest.raises(UserError, match=r"flow\.rank"):
+    with pytest.raises(UserError, match=r"rank"):
         parse_study(STUDY + "flow: {rank: 2}\n", "one-step.yaml")

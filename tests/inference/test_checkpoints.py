@@ -81,6 +81,9 @@ CHANGES = {
     "sylvester": {"flow.family": "sylvester"},
     "householder": {"flow.family": "householder"},
     "full-covariance": {"flow.family": "full-covariance"},
+    "realnvp": {"flow.family": "realnvp"},
+    "glow": {"flow.family": "glow"},
+    "spline": {"flow.family": "spline"},
 }
 
 

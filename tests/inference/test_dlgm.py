@@ -21,6 +21,9 @@ FLOWS = {
     "sylvester": FlowSpec(family="sylvester", length=3, sylvester_columns=2),
     "householder": FlowSpec(family="householder", length=3),
     "full-covariance": FlowSpec(family="full-covariance", length=1),
+    "realnvp": FlowSpec(family="realnvp", length=3, coupling_hidden=8),
+    "glow": FlowSpec(family="glow", length=3, coupling_hidden=8),
+    "spline": FlowSpec(family="spline", length=3, coupling_hidden=8),
 }
 every_flow = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS.keys())
 

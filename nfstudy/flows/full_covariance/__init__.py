@@ -8,5 +8,5 @@ FULL_COVARIANCE = FlowFamily(
     implementation="nfstudy.flows.full_covariance.flow:FullCovarianceFlow",
     one_step=True,
     matrix_biases=False,
-    colour=8,
+    colour=18,
 )

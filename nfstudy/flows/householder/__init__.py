@@ -9,5 +9,5 @@ HOUSEHOLDER = FlowFamily(
     least_latent=2,
     why_least="turns space, and a line has no room for that",
     matrix_biases=False,
-    colour=6,
+    colour=22,
 )
