@@ -76,6 +76,9 @@ class FlowFamily(Declaration):
     """Whether it has an inverse, which the density on the plane needs."""
     inverse_needs: Mapping[str, Any] = field(default_factory=dict)
     """Settings, field -> value, without which it has none."""
+    guided: bool = False
+    """Whether its steps follow the gradient of ln p(x, z), as a `flows.guided.GuidedFlow`: only models of images have
+    one, and no such chain has an inverse."""
     drawn: bool = False
     """Whether Figure 1 can show it: steps about the identity with drawn parameters."""
     one_step: bool = False

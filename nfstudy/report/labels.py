@@ -22,6 +22,7 @@ SETTING_NAMES = {
     "flow.coupling_pass": "share that passes",
     "flow.coupling_scaling": "final scaling",
     "flow.coupling_log_scale": "most |ln scale|",
+    "flow.leapfrog_step": "first step size",
     "flow.spline_bins": "bins",
     "flow.spline_bound": "spline bound",
     "flow.autoregressive_hidden": "autoregressive units",

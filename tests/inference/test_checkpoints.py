@@ -84,6 +84,8 @@ CHANGES = {
     "realnvp": {"flow.family": "realnvp"},
     "glow": {"flow.family": "glow"},
     "spline": {"flow.family": "spline"},
+    "hamiltonian": {"flow.family": "hamiltonian"},
+    "langevin": {"flow.family": "langevin"},
 }
 
 

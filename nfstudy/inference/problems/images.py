@@ -75,7 +75,7 @@ class ImageProblem:
         self.model.train()
         noise_stream = self._generator("posterior noise", epoch)
         for update, x in enumerate(self._batches(epoch, updates)):
-            noise = torch.randn(len(x), self.settings.model.latent, generator=noise_stream)
+            noise = torch.randn(len(x), self.model.noise_size, generator=noise_stream)
             if update >= start:
                 yield bound_terms(self.model, x, noise.to(self.device))
 
@@ -86,7 +86,7 @@ class ImageProblem:
         stream = self._generator("posterior noise", 0)
         for _ in range(count):
             yield bound_terms(
-                self.model, x, torch.randn(len(x), self.settings.model.latent, generator=stream).to(self.device)
+                self.model, x, torch.randn(len(x), self.model.noise_size, generator=stream).to(self.device)
             )
 
     def validate(self) -> dict[str, float]:
@@ -183,14 +183,14 @@ class ImageProblem:
     @torch.inference_mode()
     def _samples(self) -> np.ndarray:
         """Return the model's images at draws from the prior, (64, height, width) or (64, height, width, 3)."""
-        z = self._noise(SAMPLES_GRID**2, "samples")
+        z = self._noise(SAMPLES_GRID**2, self.model.latent, "samples")
         return self.model.decode(z).cpu().numpy().reshape(-1, *self.dataset.shape)
 
     @torch.inference_mode()
     def _reconstructions(self) -> np.ndarray:
         """Return the first test images, then the model's images at one posterior sample of each."""
         images = self.dataset.test[:RECONSTRUCTIONS].astype(np.float32)
-        noise = self._noise(len(images), "reconstructions")
+        noise = self._noise(len(images), self.model.noise_size, "reconstructions")
         z_K, _, _ = self.model.sample(self.model.infer(torch.tensor(images, device=self.device)), noise)
         return np.concatenate([images, self.model.decode(z_K).cpu().numpy()]).reshape(-1, *self.dataset.shape)
 
@@ -202,9 +202,9 @@ class ImageProblem:
             images = (images - least) / (greatest - least)
         return image_grid(images, columns)
 
-    def _noise(self, count: int, picture: str) -> Tensor:
+    def _noise(self, count: int, size: int, picture: str) -> Tensor:
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, "pictures", picture))
-        return torch.randn(count, self.settings.model.latent, generator=generator).to(self.device)
+        return torch.randn(count, size, generator=generator).to(self.device)
 
 
 def draw_pixels(values: Tensor, dataset: Dataset, stream: torch.Generator) -> Tensor:
