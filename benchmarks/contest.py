@@ -13,7 +13,7 @@ from torch import Tensor
 from nfstudy.core.seeds import derive_seed
 from nfstudy.study.sections import FlowSpec
 
-HIDDEN = {"nice-perm": 40, "iaf": 120}
+HIDDEN = {"nice-perm": 40, "iaf": 120, "realnvp": 40, "glow": 40, "spline": 40}
 """Units of the one hidden layer of a step's network, the same for all libraries."""
 
 Outcome = tuple[Tensor, Tensor]
@@ -36,10 +36,10 @@ class Contest:
         row's own, which Pyro does not have, ours bend along as many as our default says.
         """
         sizes: dict[str, int] = {}
-        if self.family == "nice-perm":
-            sizes = {"coupling_hidden": HIDDEN["nice-perm"]}
-        elif self.family == "iaf":
+        if self.family == "iaf":
             sizes = {"autoregressive_hidden": HIDDEN["iaf"]}
+        elif self.family in HIDDEN:
+            sizes = {"coupling_hidden": HIDDEN[self.family]}
         elif self.family == "sylvester" and not amortised:
             sizes = {"sylvester_columns": self.latent}
         return FlowSpec.model_validate({"family": self.family, "length": self.length, **sizes})
@@ -63,6 +63,10 @@ class Contest:
         steps = self._steps(amortised)
         alpha = np.exp(0.5 * self._draw("alpha", *steps)) * np.float32(self.latent**0.5)
         return self._draw("z0", *steps, self.latent), alpha, self._draw("beta", *steps)
+
+    def householder(self, amortised: bool) -> tuple[np.ndarray, ...]:
+        """Return v, (B, K, D) or (K, D), for `nfstudy.flows.householder.flow.householder_flow`."""
+        return (self._draw("v", *self._steps(amortised), self.latent),)
 
     def _steps(self, amortised: bool) -> tuple[int, ...]:
         return (self.batch, self.length) if amortised else (self.length,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -13,11 +15,12 @@ from benchmarks.contest import Contest, Contestant
 from benchmarks.peers import Entry, find_peers
 from benchmarks.result import Result, Row, Verdict
 from benchmarks.timing import FULL, QUICK, Plan, ratio, spread, take_turns
+from nfstudy.flows.householder.flow import householder_flow
 from nfstudy.flows.planar.flow import planar_flow
 from nfstudy.flows.radial.flow import radial_flow
 from nfstudy.report.plots.curves import figure_style, finish
 
-FAMILIES = ("planar", "radial", "nice-perm", "iaf", "sylvester")
+FAMILIES = ("planar", "radial", "nice-perm", "iaf", "sylvester", "householder", "realnvp", "glow", "spline")
 LENGTHS = (10, 80)
 TORCH_PEERS = ("normflows", "pyro", "pythae")
 COLOURS = dict(
@@ -94,10 +97,12 @@ def disagreement(contest: Contest, one: Contestant) -> float:
     """
     if not one.same:
         return float("nan")
-    function, numbers = {
+    plain: dict[str, tuple[Callable, Callable]] = {
         "planar": (planar_flow, contest.planar),
         "radial": (radial_flow, contest.radial),
-    }[contest.family]
+        "householder": (householder_flow, contest.householder),
+    }
+    function, numbers = plain[contest.family]
     right = function(torch.tensor(contest.z_0()), *map(torch.tensor, numbers(one.amortised)))
     return max(float(np.abs(a - b.numpy()).max()) for a, b in zip(one.outcome(), right, strict=True))
 

@@ -60,6 +60,8 @@ def _numbers_of_steps(contest: Contest, amortised: bool) -> Tensor | None:
     if contest.family == "radial":
         z0, alpha, beta = map(torch.tensor, contest.radial(amortised))
         return torch.cat([z0, torch.stack([alpha.expm1().log(), beta], dim=-1)], dim=-1)
+    if contest.family == "householder":
+        return torch.tensor(contest.householder(amortised)[0])
     return None
 
 

@@ -182,7 +182,8 @@ def flow(family: str, dim: int, length: int, seed: int = 0, **settings: Any) -> 
     Its parameters are learned, depend on nothing, and start near the identity.
 
     Arguments:
-        family: `planar`, `radial`, `nice-perm`, `nice-orth`, `iaf`, `sylvester`, or an installed plug-in's.
+        family: `planar`, `radial`, `nice-perm`, `nice-orth`, `iaf`, `sylvester`, `householder`, `full-covariance`,
+            `realnvp`, `glow`, `spline`, or an installed plug-in's.
         dim: D, the number of variables.
         length: K, the number of steps; 0 is the diagonal Gaussian.
         seed: of the initial parameters.

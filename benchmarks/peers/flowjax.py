@@ -20,6 +20,7 @@ from flowjax.bijections import (
     MaskedAutoregressive,
     Permute,
     Planar,
+    RationalQuadraticSpline,
     Scan,
 )
 
@@ -32,10 +33,10 @@ CONTEXT = 1
 
 
 def contestants(contest: Contest) -> Sequence[Contestant]:
-    """Return its planar chain, both kinds, its NICE or its IAF, which a condition moves."""
+    """Return its planar chain, both kinds, or its NICE, RealNVP, splines or IAF, which a condition moves."""
     if contest.family == "planar":
         return [_planar(contest, amortised) for amortised in (True, False)]
-    if contest.family == "nice-perm":
+    if contest.family in ("nice-perm", "realnvp", "spline"):
         return [_conditioned(contest, _coupling, activation) for activation in ACTIVATIONS]
     if contest.family == "iaf":
         return [_conditioned(contest, _autoregressive, activation) for activation in ACTIVATIONS]
@@ -70,13 +71,18 @@ def _conditioned(contest: Contest, layer: Callable[..., AbstractBijection], acti
 
 
 def _coupling(contest: Contest, activation: Callable[[jax.Array], jax.Array], key: jax.Array) -> AbstractBijection:
+    transformers = {
+        "nice-perm": Loc(jnp.zeros(())),
+        "realnvp": Affine(),
+        "spline": RationalQuadraticSpline(knots=8, interval=5.0),
+    }
     coupling = Coupling(
         key,
-        transformer=Loc(jnp.zeros(())),
+        transformer=transformers[contest.family],
         untransformed_dim=contest.latent // 2,
         dim=contest.latent,
         cond_dim=CONTEXT,
-        nn_width=HIDDEN["nice-perm"],
+        nn_width=HIDDEN[contest.family],
         nn_depth=1,
         nn_activation=activation,
     )

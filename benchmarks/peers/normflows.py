@@ -11,7 +11,7 @@ from benchmarks.contest import HIDDEN, Contest, Contestant, torch_contestant
 
 
 def contestants(contest: Contest) -> Sequence[Contestant]:
-    """Return its planar, radial, NICE or IAF chain."""
+    """Return its planar, radial, NICE, IAF, RealNVP, Glow or spline chain."""
     torch.manual_seed(0)
     note = "shared parameters"
     if contest.family == "planar":
@@ -44,6 +44,15 @@ def contestants(contest: Contest) -> Sequence[Contestant]:
                 ),
             ]
         note = "shared parameters; ReLU; one matrix more a step"
+    elif contest.family in ("realnvp", "glow"):
+        flows, note = _affine(contest), "shared parameters; ReLU; scales by a sigmoid"
+    elif contest.family == "spline":
+        flows = []
+        for _ in range(contest.length):
+            # Its residual network of one block has two matrices more than ours.
+            block = nf.flows.CoupledRationalQuadraticSpline(contest.latent, 1, HIDDEN["spline"], tail_bound=5.0)
+            flows += [nf.flows.Permute(contest.latent, mode="shuffle"), block]
+        note = "shared parameters; ReLU; two matrices more a step"
     else:
         return []
     model = nf.NormalizingFlow(nf.distributions.DiagGaussian(contest.latent, trainable=False), flows)
@@ -53,3 +62,20 @@ def contestants(contest: Contest) -> Sequence[Contestant]:
             "normflows", False, model.forward_and_log_det, list(model.flows.parameters()), contest, same, note
         )
     ]
+
+
+def _affine(contest: Contest) -> list[nf.flows.Flow]:
+    """Return affine couplings with permutations between them, or with Glow's actnorm and LU-parametrised matrix.
+
+    Its matrix is applied by triangular solves in this direction, as `forward_and_log_det` has it.
+    """
+    half = contest.latent // 2
+    sizes = [half, HIDDEN[contest.family], 2 * (contest.latent - half)]
+    flows: list[nf.flows.Flow] = []
+    for _ in range(contest.length):
+        if contest.family == "glow":
+            flows += [nf.flows.ActNorm(contest.latent), nf.flows.LULinearPermute(contest.latent)]
+        else:
+            flows.append(nf.flows.Permute(contest.latent, mode="shuffle"))
+        flows.append(nf.flows.AffineCouplingBlock(nf.nets.MLP(sizes), scale_map="sigmoid"))
+    return flows

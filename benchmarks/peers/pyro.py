@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from pyro.distributions import transforms
-from pyro.nn import ConditionalAutoRegressiveNN
+from pyro.distributions.transforms.householder import ConditionedHouseholder
+from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN
 from torch import Tensor, nn
 
 from benchmarks.contest import HIDDEN, Contest, Contestant, Outcome, torch_contestant
@@ -17,7 +18,7 @@ CONTEXT = 1
 
 
 def contestants(contest: Contest) -> Sequence[Contestant]:
-    """Return its planar and radial chains, both kinds; its IAF, which a context moves; its shared Sylvester flow."""
+    """Return planar, radial and Householder chains, both kinds; IAF and RealNVP, moved by a context; Sylvester."""
     torch.manual_seed(0)
     given: Callable[[bool], Sequence]
     if contest.family == "planar":
@@ -34,6 +35,10 @@ def contestants(contest: Contest) -> Sequence[Contestant]:
 
     elif contest.family == "iaf":
         return [_iaf(contest)]
+    elif contest.family == "householder":
+        return [_householder(contest, amortised) for amortised in (True, False)]
+    elif contest.family == "realnvp":
+        return [_realnvp(contest)]
     elif contest.family == "sylvester":
         return [_sylvester(contest)]
     else:
@@ -97,6 +102,29 @@ def _iaf(contest: Contest) -> Contestant:
         same=False,
         note=f"ReLU; {CONTEXT} feature of the image enters each network",
     )
+
+
+def _householder(contest: Contest, amortised: bool) -> Contestant:
+    """Return reflections by vectors of each row's own, or shared ones; one transform has all K of them."""
+    v = torch.tensor(contest.householder(amortised)[0], requires_grad=True)
+    flow = ConditionedHouseholder(v)
+    note = "" if amortised else "shared parameters"
+    return torch_contestant("pyro", amortised, lambda z: _through([flow], z), [v], contest, note=note)
+
+
+def _realnvp(contest: Contest) -> Contestant:
+    half, context = contest.latent // 2, torch.randn(contest.batch, CONTEXT, requires_grad=True)
+    sizes = [contest.latent - half] * 2
+    networks = [ConditionalDenseNN(half, CONTEXT, [HIDDEN["realnvp"]], sizes) for _ in range(contest.length)]
+    flows: Any = nn.ModuleList(transforms.ConditionalAffineCoupling(half, network) for network in networks)
+    orders = [transforms.Permute(torch.randperm(contest.latent)) for _ in flows]
+
+    def chain(z: Tensor) -> Outcome:
+        steps = zip(orders, (flow.condition(context) for flow in flows), strict=True)
+        return _through([each for step in steps for each in step], z)
+
+    note = f"ReLU; {CONTEXT} feature of the image enters each network"
+    return torch_contestant("pyro", True, chain, [context, *flows.parameters()], contest, same=False, note=note)
 
 
 def _sylvester(contest: Contest) -> Contestant:

@@ -37,7 +37,7 @@ train:
   learning_rate: 3e-3
 
 grid: # every combination is a cell, trained `repetitions` times; K = 0 under any family is one cell
-  flow.family: [planar] # or radial, nice-perm, nice-orth, iaf, sylvester
+  flow.family: [planar] # or radial, nice-perm, iaf, sylvester, realnvp, spline, ...; see docs/reference.md
   flow.length: [0, 4, 8] # K
 
 repetitions: 2 # from different seeds; the report gives means and standard errors over them

@@ -76,8 +76,13 @@ class FlowFamily(Declaration):
     """Whether it has an inverse, which the density on the plane needs."""
     inverse_needs: Mapping[str, Any] = field(default_factory=dict)
     """Settings, field -> value, without which it has none."""
+    guided: bool = False
+    """Whether its steps follow the gradient of ln p(x, z), as a `flows.guided.GuidedFlow`: only models of images have
+    one, and no such chain has an inverse."""
     drawn: bool = False
     """Whether Figure 1 can show it: steps about the identity with drawn parameters."""
+    one_step: bool = False
+    """Whether K > 1 steps are no more than one: then any K > 0 is the one cell of K = 1."""
     matrix_biases: bool = True
     """Whether it may have biases of two axes or more, such as a row a step: then `train.decay_biases` changes its
     numbers. A bias is a parameter whose name, or whose list's, begins with `b_` or `bias`, or ends with `bias`."""

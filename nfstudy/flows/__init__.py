@@ -53,7 +53,7 @@ def make_flow(spec: FlowSettings, latent: int, features: int) -> Flow:
 
 def family_settings(family: FlowFamily, spec: FlowSettings) -> dict[str, Any]:
     """Return field -> value of the settings that are a family's own."""
-    return {name: getattr(spec, name) for name in (family.settings.model_fields if family.settings else ())}
+    return {name: getattr(spec, name) for name in family.fields}
 
 
 def load_flow(family: FlowFamily) -> type[Flow]:

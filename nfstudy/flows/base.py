@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -224,6 +225,21 @@ def over_lanes(
         return z_K.mT.reshape(z.shape), log_det.reshape(z.shape[:-1])
 
     return in_pieces(turned, z, steps)
+
+
+def rows_by_image(z: Tensor, shared: bool) -> Tensor:
+    """Return z (..., B, D) as (B, S, D), S samples of each image; as (1, S, D) where all rows share the parameters.
+
+    Matrices of each image's own, (B, D, n), then multiply these by one product of batches.
+    """
+    images = 1 if shared else z.shape[-2]
+    samples = math.prod(z.shape[:-1] if shared else z.shape[:-2])  # Of no images, −1 would be any number.
+    return z.reshape(samples, images, z.shape[-1]).transpose(0, 1)
+
+
+def rows_like(rows: Tensor, z: Tensor) -> Tensor:
+    """Return what `rows_by_image` made of z, with other numbers, in the shape of z."""
+    return rows.transpose(0, 1).reshape(z.shape)
 
 
 def require_steps(length: int) -> None:

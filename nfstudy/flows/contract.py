@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -14,10 +15,13 @@ from nfstudy.core.declarations import FlowFamily
 from nfstudy.core.errors import UserError
 from nfstudy.flows import load_flow
 from nfstudy.flows.base import Flow
+from nfstudy.flows.guided import GuidedFlow
 
 IMAGES, SAMPLES = 3, 2
 SPREADS = (0.0, 0.3, 1.5)
 """Standard deviations of what is added to every weight: the chain as it starts, after training, and far from both."""
+WEIGHED = 4000
+"""Samples whose mean importance weight is compared with 1, for each image."""
 TOLERANCE = 1e-6
 """Of log-determinants, in nats and relative, in float64."""
 
@@ -32,7 +36,8 @@ def check_family(family: FlowFamily) -> int:
     For D = the least and three more variables, K = 1 and 3, with and without features, at weights near and far from
     where they start: shapes, the log-determinant against the Jacobian's by automatic differentiation, each image's
     numbers depending on that image alone, gradients that reach every weight, the same weights from the same generators,
-    the inverse where the family has one, and finite numbers in float32.
+    the inverse where the family has one, and finite numbers in float32. Of a guided family, in place of log-determinant
+    and inverse: importance weights of a known density, whose mean is 1.
 
     Raises:
         ContractError: something does not hold.
@@ -55,7 +60,14 @@ def check_family(family: FlowFamily) -> int:
 
 
 def _settings(family: FlowFamily, example: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(family.settings.model_validate(dict(example))) if family.settings else {}
+    settings: dict[str, Any] = {}
+    for record in family.records:
+        settings |= dict(
+            record.model_validate({name: example[name] for name in record.model_fields if name in example})
+        )
+    if unknown := sorted(example.keys() - settings.keys()):
+        raise ContractError(f"flow {family.name}: examples: {unknown[0]}: no such setting; expected: one of its own")
+    return settings
 
 
 def _make(family: FlowFamily, example: Mapping[str, Any], latent: int, length: int, features: int) -> Flow:
@@ -82,6 +94,9 @@ def _all_mistakes(family: FlowFamily, flow: Flow, settings: Mapping[str, Any]) -
     generator = torch.Generator().manual_seed(0)
     features = torch.randn((IMAGES, flow.features) if flow.features else 0, generator=generator, dtype=torch.float64)
     z = torch.randn(SAMPLES, IMAGES, flow.latent, generator=generator, dtype=torch.float64)
+    if isinstance(flow, GuidedFlow) != family.guided:
+        yield f"is {'no' if family.guided else 'a'} GuidedFlow; expected: what `guided` of the declaration says"
+        return
     has_inverse = family.inverse and all(settings.get(name) == value for name, value in family.inverse_needs.items())
     for spread in SPREADS:
         with torch.no_grad():
@@ -89,14 +104,62 @@ def _all_mistakes(family: FlowFamily, flow: Flow, settings: Mapping[str, Any]) -
                 noise = torch.randn(weights.shape, generator=generator, dtype=torch.float64)
                 weights.copy_(start[name] + spread * noise)
         at = f"at weights {spread:g} from their start: " if spread else ""
-        yield from (f"{at}{found}" for found in _at_weights(flow, z, features, has_inverse and spread < 1) if found)
+        checked = (
+            _guided_at_weights(flow, features, generator, spread < 1)
+            if isinstance(flow, GuidedFlow)
+            else _at_weights(flow, z, features, has_inverse and spread < 1)
+        )
+        yield from (f"{at}{found}" for found in checked if found)
     if spread and (found := _gradients(flow, z, features)):
         yield found
     flow.load_state_dict(start)
     single = flow.float()
-    z_K, log_det = single(z.float(), single.parameters_from(features.float()))
+    z_K, log_det = _outcome(single, z.float(), features.float())
     if not (z_K.isfinite().all() and log_det.isfinite().all()):
         yield "float32: non-finite numbers; expected: finite ones at the start"
+
+
+def _outcome(flow: Flow, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return z_K and log-determinants; of a guided flow, under `_log_density` and with some noise."""
+    if not isinstance(flow, GuidedFlow):
+        return flow(z, flow.parameters_from(features))
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(*z.shape[:-1], flow.further_noise, generator=generator, dtype=torch.float64).to(z)
+    return flow.guided(z, flow.parameters_from(features), noise, _log_density)
+
+
+def _log_density(z: Tensor) -> Tensor:
+    """Return ln N(z; m, 0.8² I), (..., B), of z (..., B, D), with m = 0, ½, 1, ... of the images."""
+    off = (z - 0.5 * torch.arange(z.shape[-2], dtype=z.dtype).unsqueeze(-1)) / 0.8
+    return -0.5 * (off.square() + math.log(2 * math.pi * 0.64)).sum(-1)
+
+
+def _guided_at_weights(flow: GuidedFlow, features: Tensor, generator: torch.Generator, weighed: bool) -> Iterator[str]:
+    """Check a guided flow; `weighed` says whether the weights' mean too, which has no error far from the start."""
+    z = torch.randn(WEIGHED, IMAGES, flow.latent, generator=generator, dtype=torch.float64)
+    noise = torch.randn(WEIGHED, IMAGES, flow.further_noise, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        z_K, c = flow.guided(z, flow.parameters_from(features), noise, _log_density)
+        if z_K.shape != z.shape or c.shape != z.shape[:-1]:
+            yield f"of z_0 {tuple(z.shape)} came z_K {tuple(z_K.shape)} and c {tuple(c.shape)}; expected: one of each"
+            return
+        if not (z_K.isfinite().all() and c.isfinite().all()):
+            yield "non-finite numbers; expected: finite ones"
+            return
+        log_q0 = -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+        weights = (_log_density(z_K) - log_q0 + c).exp()
+        error = weights.std(0) / WEIGHED**0.5
+        for image in range(IMAGES if weighed else 0):
+            if not abs(weights[:, image].mean() - 1) <= 5 * error[image] + TOLERANCE:
+                yield f"mean weight: {weights[:, image].mean():.4g} ± {error[image]:.2g}; expected: 1"
+    few, few_noise = z[:SAMPLES].requires_grad_(), noise[:SAMPLES]
+    jacobian = torch.autograd.functional.jacobian(
+        lambda z: flow.guided(z, flow.parameters_from(features), few_noise, _log_density)[0], few
+    )
+    for s, image in product(range(SAMPLES), range(IMAGES)):
+        own = jacobian[s, image, :, s, image].abs().sum()
+        if jacobian[s, image].abs().sum() - own > TOLERANCE * (1 + own):
+            yield f"sample {s} of image {image} depends on others; expected: on its own z_0 and features"
 
 
 def _at_weights(flow: Flow, z: Tensor, features: Tensor, has_inverse: bool) -> Iterator[str]:
@@ -128,9 +191,15 @@ def _at_weights(flow: Flow, z: Tensor, features: Tensor, has_inverse: bool) -> I
     yield _steps_one_by_one(flow, z, parameters)
     if has_inverse:
         with torch.no_grad():
-            error = (flow.inverse(z_K, parameters) - z).abs().max()
-        if not error < TOLERANCE:
-            yield f"inverse: error in z_0 of {error:.3g}; expected: the z_0 that z_K came from"
+            error = (flow.inverse(z_K, parameters) - z).abs().amax(-1)
+        for s, image in product(range(SAMPLES), range(IMAGES)):
+            # z_K is known to rounding only, which the inverse makes larger where the chain is all but flat.
+            least = torch.linalg.svdvals(jacobian[s, image, :, s, image]).min()
+            rounding = torch.finfo(z.dtype).eps * (1 + z_K[s, image].abs().max())
+            if not error[s, image] <= TOLERANCE + 10 * flow.latent * rounding / least:
+                yield (
+                    f"inverse: error in z_0 of {error[s, image]:.3g}; expected: the z_0 that z_K came from, to rounding"
+                )
 
 
 @torch.no_grad()
@@ -161,7 +230,7 @@ def _steps_one_by_one(flow: Flow, z: Tensor, parameters: tuple[Tensor, ...]) -> 
 
 def _gradients(flow: Flow, z: Tensor, features: Tensor) -> str:
     flow.zero_grad()
-    z_K, log_det = flow(z, flow.parameters_from(features))
+    z_K, log_det = _outcome(flow, z, features)
     loss = z_K.sin().sum() + (z_K.square().sum(-1) * log_det + log_det).sum()
     if loss.requires_grad:
         loss.backward()

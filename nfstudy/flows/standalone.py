@@ -122,7 +122,8 @@ def standalone_flow(family: str, dim: int, length: int, seed: int = 0, **setting
     """Return a flow with initialised parameters, near the identity; of length 0 it is the diagonal Gaussian.
 
     Arguments:
-        family: `planar`, `radial`, `nice-perm`, `nice-orth`, `iaf`, `sylvester`, or one that an installed distribution
+        family: `planar`, `radial`, `nice-perm`, `nice-orth`, `iaf`, `sylvester`, `householder`, `full-covariance`,
+            `realnvp`, `glow`, `spline`, or one that an installed distribution
             declares.
         dim: D, the number of variables.
         length: K, the number of steps.
@@ -136,6 +137,9 @@ def standalone_flow(family: str, dim: int, length: int, seed: int = 0, **setting
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"flow {family}: {name}: got {value!r}; expected: a whole number from {least}")
     found: FlowFamily = registry.find("flows", family)
+    if length and found.guided:
+        others = ", ".join(name for name, other in registry.all_of("flows").items() if not other.guided)
+        raise UserError(f"flow {family}: follows the gradient of a model of images; expected: one of {others}")
     if length and found is not NONE and dim < found.least_latent:
         raise UserError(
             f"flow {family}: dim: got {dim}; expected: at least {found.least_latent}, as it {found.why_least}".rstrip()

@@ -160,11 +160,14 @@ class Settings(Record):
     def normalized(self) -> Settings:
         """Return the one form of all settings that mean the same training.
 
-        No flow and a flow of length 0 become family `none` with length 0, and idle settings go back to their defaults.
+        No flow and a flow of length 0 become family `none` with length 0, a family whose steps are no more than one has
+        length 1, and idle settings go back to their defaults.
         """
         values: dict[str, Any] = {}
         if self.flow.length == 0 or self.flow.family == "none":
             values |= {"flow.family": "none", "flow.length": 0}
+        elif registry.find("flows", self.flow.family).one_step:
+            values["flow.length"] = 1
         settings = self.replace(values)
         defaults = setting_defaults()
         unused = {

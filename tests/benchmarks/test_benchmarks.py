@@ -13,6 +13,7 @@ from benchmarks import flows, likelihood, ours, paper, peers, scaling, step, tim
 from benchmarks.contest import Contest, torch_contestant
 from benchmarks.page import MOST_ROWS, write_page
 from benchmarks.result import Result, Verdict, as_tables, save
+from nfstudy.flows.householder.flow import householder_flow
 from nfstudy.flows.planar.flow import free_planar_flow, planar_flow
 from nfstudy.flows.radial.flow import radial_flow
 from nfstudy.study.reader import read_study
@@ -149,7 +150,7 @@ def entries_of(name, contest):
     return ENTRIES[name](contest)
 
 
-PLAIN = {"planar": planar_flow, "radial": radial_flow}
+PLAIN = {"planar": planar_flow, "radial": radial_flow, "householder": householder_flow}
 
 
 @pytest.mark.parametrize("family", PLAIN)
@@ -172,7 +173,7 @@ def test_peers_make_our_map_and_its_gradient(name, family):
         np.testing.assert_allclose(np.asarray(theirs), slope, atol=loose, rtol=loose)
 
 
-@pytest.mark.parametrize("family", ["nice-perm", "iaf", "sylvester"])
+@pytest.mark.parametrize("family", ["nice-perm", "iaf", "sylvester", "realnvp", "glow", "spline"])
 @pytest.mark.parametrize("name", peers.PEERS)
 def test_peers_with_weights_of_their_own_run_forward_and_backward(name, family):
     contest = Contest(family, 2, batch=3, latent=6)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from support.families import FAMILIES, GUIDED
 from torch.nn import functional
 
 from nfstudy.core import registry
@@ -147,7 +148,7 @@ def test_weight_decay_shrinks_matrices_alone_and_none_is_plain_adam():
     assert torch.equal(same, bias)
 
 
-@pytest.mark.parametrize("family", ["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"])
+@pytest.mark.parametrize("family", [*FAMILIES, *GUIDED])
 def test_no_bias_of_any_family_decays_and_families_say_whether_one_could(family):
     flow = FlowSpec(family=family, length=2, autoregressive_hidden=8, autoregressive_layers=2, coupling_layers=2)
     model = DLGM(6, ModelSpec(latent=4, hidden=8, layers=1, maxout=2), flow)

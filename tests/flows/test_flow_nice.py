@@ -6,10 +6,10 @@ import torch
 from pydantic import ValidationError
 
 from nfstudy.flows import make_flow
+from nfstudy.flows.coupling import count_passing
 from nfstudy.flows.nice.flow import (
     NiceOrthFlow,
     NicePermFlow,
-    count_passing,
     invert_nice_flow,
     nice_flow,
     scale_variables,

@@ -4,19 +4,20 @@ import math
 
 import pytest
 import torch
+from support.families import WITH_STEPS
 
 import nfstudy
 from nfstudy.core.errors import UserError
-
-FAMILIES = ["planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
 
 
 def away_from_the_identity(family, dim=3, length=2, **settings):
     flow = nfstudy.flow(family, dim=dim, length=length, **settings).double()
     generator = torch.Generator().manual_seed(1)
+    # Splines of numbers any larger are too steep and too flat for differences.
+    spread = 0.1 if family == "spline" else 0.3
     with torch.no_grad():
         for weights in flow.parameters():
-            weights.add_(0.3 * torch.randn(weights.shape, generator=generator, dtype=torch.float64))
+            weights.add_(spread * torch.randn(weights.shape, generator=generator, dtype=torch.float64))
     return flow
 
 
@@ -24,7 +25,7 @@ def draws(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_STEPS)
 def test_the_density_is_that_of_the_jacobian_and_has_its_gradients(family):
     flow = away_from_the_identity(family)
     z = draws(4, 2, 3)

@@ -79,6 +79,13 @@ CHANGES = {
     "nice-orth": {"flow.family": "nice-orth"},
     "iaf": {"flow.family": "iaf"},
     "sylvester": {"flow.family": "sylvester"},
+    "householder": {"flow.family": "householder"},
+    "full-covariance": {"flow.family": "full-covariance"},
+    "realnvp": {"flow.family": "realnvp"},
+    "glow": {"flow.family": "glow"},
+    "spline": {"flow.family": "spline"},
+    "hamiltonian": {"flow.family": "hamiltonian"},
+    "langevin": {"flow.family": "langevin"},
 }
 
 

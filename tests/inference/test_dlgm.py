@@ -20,6 +20,13 @@ FLOWS = {
     "nice-orth": FlowSpec(family="nice-orth", length=3),
     "iaf": FlowSpec(family="iaf", length=3, autoregressive_hidden=8),
     "sylvester": FlowSpec(family="sylvester", length=3, sylvester_columns=2),
+    "householder": FlowSpec(family="householder", length=3),
+    "full-covariance": FlowSpec(family="full-covariance", length=1),
+    "realnvp": FlowSpec(family="realnvp", length=3, coupling_hidden=8),
+    "glow": FlowSpec(family="glow", length=3, coupling_hidden=8),
+    "spline": FlowSpec(family="spline", length=3, coupling_hidden=8),
+    "hamiltonian": FlowSpec(family="hamiltonian", length=3),
+    "langevin": FlowSpec(family="langevin", length=3),
 }
 every_flow = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS.keys())
 
@@ -152,7 +159,8 @@ def test_log_likelihood_is_finite_and_exact_for_huge_logits():
 @every_flow
 def test_sample_axes_share_the_posterior(flow):
     model = make_model(flow)
-    posterior, noise = model.infer(bits(4)), normal(5, 4, 3)
+    posterior, noise = model.infer(bits(4)), normal(5, 4, model.noise_size)
+    assert posterior.noise_size == model.noise_size
     together = model.sample(posterior, noise)
     apart = [torch.stack(parts) for parts in zip(*(model.sample(posterior, each) for each in noise), strict=True)]
     for one, other in zip(together, apart, strict=True):
@@ -165,7 +173,7 @@ def test_sample_axes_share_the_posterior(flow):
 def test_gradient_reaches_every_parameter(flow):
     model = make_model(flow)
     x = bits(20)
-    z, log_q0, log_det = model.sample(model.infer(x), normal(20, 3))
+    z, log_q0, log_det = model.sample(model.infer(x), normal(20, model.noise_size))
     (model.log_likelihood(x, z) - z.square().sum(-1) / 2 - log_q0 + log_det).mean().backward()
     untouched = [name for name, parameter in model.named_parameters() if not parameter.grad.any()]
     assert untouched == []

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from support.families import FAMILIES, GUIDED
 from torch.optim import lr_scheduler
 
 from nfstudy.data.dataset import Splits, make_dataset
@@ -113,7 +114,7 @@ def test_objective_is_annealed_and_the_train_bound_is_not():
     assert metrics["train/beta"] == 0.25 + 1 / 20
 
 
-@pytest.mark.parametrize("flow", ["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"])
+@pytest.mark.parametrize("flow", [*FAMILIES, *GUIDED])
 def test_training_is_the_same_bit_for_bit_and_another_repetition_is_not(flow):
     settings = BASE.replace({"flow.family": flow, "flow.length": 2})
     (first, first_records, _), (second, second_records, _) = train(settings), train(settings)

@@ -180,7 +180,8 @@ def test_readme_shows_the_tables_of_papers_first():
 
 
 def test_families_of_ours_keep_names_and_colours():
-    names = ["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester"]
+    names = ["none", "planar", "radial", "nice-perm", "nice-orth", "iaf", "sylvester", "householder", "full-covariance"]
+    names += ["realnvp", "glow", "spline", "hamiltonian", "langevin"]
     assert [family_name(name) for name in names] == [
         "diagonal Gaussian",
         "NF (planar)",
@@ -189,8 +190,15 @@ def test_families_of_ours_keep_names_and_colours():
         "NICE-orth",
         "IAF",
         "Sylvester",
+        "Householder",
+        "full covariance",
+        "RealNVP",
+        "Glow",
+        "spline",
+        "HVI",
+        "Langevin",
     ]
-    assert [registry.find("flows", name).colour for name in names] == [7, 0, 2, 1, 4, 5, 3]
+    assert [registry.find("flows", name).colour for name in names] == [7, 0, 2, 1, 4, 5, 3, 22, 18, 9, 21, 20, 23, 24]
 
 
 def test_other_families_have_colours_of_their_own_and_nothing_fails_for_want_of_a_name():

@@ -18,73 +18,73 @@ SHIFTED = TINY.replace("[planar, nice-perm]", "[shift]").replace("title: Tiny", 
 
 
 @pytest.fixture(scope="module")
-def householder(tmp_path_factory):
+def sinh_arcsinh(tmp_path_factory):
     """A folder in which the example has been run."""
-    folder = tmp_path_factory.mktemp("empty") / "householder"
-    shutil.copytree(EXAMPLES / "householder", folder)
-    study = folder / "householder.yaml"
+    folder = tmp_path_factory.mktemp("empty") / "sinh-arcsinh"
+    shutil.copytree(EXAMPLES / "sinh-arcsinh", folder)
+    study = folder / "sinh-arcsinh.yaml"
     study.write_text(study.read_text().replace("updates: 600", "updates: 100"))
-    checked = nfstudy(folder, "check-plugin", "householder.py")
+    checked = nfstudy(folder, "check-plugin", "sinh_arcsinh.py")
     assert checked.returncode == 0, checked.stderr
-    assert "flows householder: 16 chains satisfy the flow contract" in checked.stdout
-    done = spawned(folder, "run", "householder.yaml", "--workers", "2")
+    assert "flows sinh-arcsinh: 16 chains satisfy the flow contract" in checked.stdout
+    done = spawned(folder, "run", "sinh-arcsinh.yaml", "--workers", "2")
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def test_a_flow_from_outside_is_trained_reported_and_named_with_its_runs(householder):
-    frame = frame_of(householder, "householder")
+def test_a_flow_from_outside_is_trained_reported_and_named_with_its_runs(sinh_arcsinh):
+    frame = frame_of(sinh_arcsinh, "sinh-arcsinh")
     assert (frame["outcome"] == "finished").all()
     assert len(frame) == 10
-    report = householder / "reports" / "householder"
-    assert "Householder, K = 4" in (report / "tables" / "summary.md").read_text()
-    run_id = first_run(householder, "householder", "householder")
-    kept = [*(householder / "mlruns" / "artifacts").rglob(f"*{run_id}*/**/plugins/householder.py")]
-    assert [path.read_bytes() for path in kept] == [(EXAMPLES / "householder" / "householder.py").read_bytes()]
+    report = sinh_arcsinh / "reports" / "sinh-arcsinh"
+    assert "sinh-arcsinh, K = 4" in (report / "tables" / "summary.md").read_text()
+    run_id = first_run(sinh_arcsinh, "sinh-arcsinh", "sinh-arcsinh")
+    kept = [*(sinh_arcsinh / "mlruns" / "artifacts").rglob(f"*{run_id}*/**/plugins/sinh_arcsinh.py")]
+    assert [path.read_bytes() for path in kept] == [(EXAMPLES / "sinh-arcsinh" / "sinh_arcsinh.py").read_bytes()]
 
 
-def test_it_is_trained_again_to_the_same_bits(householder):
-    run_id = first_run(householder, "householder", "householder")
-    done = nfstudy(householder, "rerun", run_id)
+def test_it_is_trained_again_to_the_same_bits(sinh_arcsinh):
+    run_id = first_run(sinh_arcsinh, "sinh-arcsinh", "sinh-arcsinh")
+    done = nfstudy(sinh_arcsinh, "rerun", run_id)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "identical in every point of every history" in done.stdout
 
 
-def test_without_the_file_it_is_refused_and_with_another_too(householder, tmp_path):
-    run_id = first_run(householder, "householder", "householder")
-    file = householder / "householder.py"
+def test_without_the_file_it_is_refused_and_with_another_too(sinh_arcsinh, tmp_path):
+    run_id = first_run(sinh_arcsinh, "sinh-arcsinh", "sinh-arcsinh")
+    file = sinh_arcsinh / "sinh_arcsinh.py"
     moved = file.rename(tmp_path / "moved.py")
     try:
-        refused = nfstudy(householder, "rerun", run_id)
+        refused = nfstudy(sinh_arcsinh, "rerun", run_id)
         assert refused.returncode == 2
-        assert "plug-in householder.py: the run used the file with SHA-256" in refused.stderr
+        assert "plug-in sinh_arcsinh.py: the run used the file with SHA-256" in refused.stderr
         file.write_text(moved.read_text() + "# edited\n")
-        assert nfstudy(householder, "rerun", run_id).returncode == 2
+        assert nfstudy(sinh_arcsinh, "rerun", run_id).returncode == 2
         file.unlink()
-        again = nfstudy(householder, "rerun", run_id, "--plugin", str(moved))
+        again = nfstudy(sinh_arcsinh, "rerun", run_id, "--plugin", str(moved))
         assert again.returncode == 0, again.stderr
     finally:
         shutil.copy(moved, file)
         moved.unlink()
 
 
-def test_its_runs_travel_with_the_file_and_no_code_is_run_where_they_arrive(householder, tmp_path):
-    assert nfstudy(householder, "export", "householder.yaml", "all.tar.xz").returncode == 0
-    archive = read_archive(householder / "all.tar.xz")
+def test_its_runs_travel_with_the_file_and_no_code_is_run_where_they_arrive(sinh_arcsinh, tmp_path):
+    assert nfstudy(sinh_arcsinh, "export", "sinh-arcsinh.yaml", "all.tar.xz").returncode == 0
+    archive = read_archive(sinh_arcsinh / "all.tar.xz")
     tags = [run.record.tags for run in archive.runs]
     (plugins,) = {own["nfstudy.plugins"] for own in tags if own["nfstudy.stage"] == "repetition"}
-    assert [plugin["name"] for plugin in json.loads(plugins)] == ["householder.py"]
-    shutil.copy(householder / "all.tar.xz", tmp_path)
+    assert [plugin["name"] for plugin in json.loads(plugins)] == ["sinh_arcsinh.py"]
+    shutil.copy(sinh_arcsinh / "all.tar.xz", tmp_path)
     done = nfstudy(tmp_path, "import", "all.tar.xz")
     assert done.returncode == 0, done.stderr
-    refused = nfstudy(tmp_path, "rerun", first_run(tmp_path, "householder", "householder"))
+    refused = nfstudy(tmp_path, "rerun", first_run(tmp_path, "sinh-arcsinh", "sinh-arcsinh"))
     assert refused.returncode == 2
     assert "hint: name it with --plugin" in refused.stderr
-    for name in ("householder.py", "householder.yaml"):
-        shutil.copy(householder / name, tmp_path)
-    assert nfstudy(tmp_path, "report", "householder.yaml").returncode == 0
-    reports = [folder / "reports" / "householder" for folder in (householder, tmp_path)]
-    assert nfstudy(householder, "report", "householder.yaml").returncode == 0
+    for name in ("sinh_arcsinh.py", "sinh-arcsinh.yaml"):
+        shutil.copy(sinh_arcsinh / name, tmp_path)
+    assert nfstudy(tmp_path, "report", "sinh-arcsinh.yaml").returncode == 0
+    reports = [folder / "reports" / "sinh-arcsinh" for folder in (sinh_arcsinh, tmp_path)]
+    assert nfstudy(sinh_arcsinh, "report", "sinh-arcsinh.yaml").returncode == 0
     assert exhibit_digests(reports[0]) == exhibit_digests(reports[1])
     assert [IMPORTED in (report / "index.md").read_text() for report in reports] == [False, True]
 

@@ -65,7 +65,7 @@ def test_studies_and_commands_of_the_tutorials_are_valid(path, tmp_path, own_reg
     text = path.read_text()
     for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S):
         for plugin in re.findall(r"^plugins: \[(.*)\]", block, re.M):
-            shutil.copy(ROOT / "examples/householder" / plugin, tmp_path)
+            shutil.copy(ROOT / "examples/sinh-arcsinh" / plugin, tmp_path)
         study = parse_study(block, str(tmp_path / f"{path.stem}.yaml"))
         assert study.under().corners
     for line in re.findall(r"^\$ (?:nfstudy|\.venv/bin/python -m nfstudy|python -m nfstudy) (.*)$", text, re.M):

@@ -114,7 +114,15 @@ def test_settings_that_a_choice_makes_idle_move_no_key(choice):
 
 @pytest.mark.parametrize(
     ("family", "choice"),
-    [("iaf", "autoregressive_hidden: 7"), ("iaf", "autoregressive_layers: 2"), ("sylvester", "sylvester_columns: 2")],
+    [
+        ("iaf", "autoregressive_hidden: 7"),
+        ("iaf", "autoregressive_layers: 2"),
+        ("sylvester", "sylvester_columns: 2"),
+        ("realnvp", "coupling_log_scale: 1.0"),
+        ("glow", "coupling_log_scale: 1.0"),
+        ("spline", "spline_bins: 3"),
+        ("spline", "spline_bound: 3.0"),
+    ],
 )
 def test_settings_of_a_family_beyond_the_paper_move_its_keys_alone(family, choice):
     text = STUDY.replace("[planar, nice-perm]", f"[planar, nice-perm, {family}]")

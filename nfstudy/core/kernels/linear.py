@@ -52,16 +52,23 @@ class _Linear(torch.autograd.Function):
         return product(x, weight, bias, precision)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        multiply = product_with_gradient if torch.is_grad_enabled() else product
         return (
-            product(grad, weight.T, precision=ctx.precision) if needs_x else None,
-            product(grad.T, x.T, precision=ctx.precision) if needs_weight else None,
+            multiply(grad, weight.T, precision=ctx.precision) if needs_x else None,
+            multiply(grad.T, x.T, precision=ctx.precision) if needs_weight else None,
             grad.sum(0) if needs_bias else None,
             None,
         )
+
+
+def product_with_gradient(
+    a: Tensor, b: Tensor, bias: Tensor | None = None, precision: torch.dtype = torch.float32
+) -> Tensor:
+    """Return a bᵀ + bias, (M, N), as `product` does, with gradients of any order: for derivatives of derivatives."""
+    return _Linear.apply(a, b, bias, precision)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, precision: torch.dtype = torch.float32) -> Tensor:

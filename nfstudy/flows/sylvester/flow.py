@@ -17,6 +17,8 @@ from nfstudy.flows.base import (
     log_nonnegative,
     over_lanes,
     require_steps,
+    rows_by_image,
+    rows_like,
 )
 from nfstudy.flows.sylvester.kernel import SylvesterChain
 
@@ -53,11 +55,11 @@ def sylvester_flow(z: Tensor, packed: Tensor, r_tilde: Tensor, b: Tensor) -> tup
     """
     r, r_tilde, log_margin = _triangles(packed, r_tilde)
     q = orthonormal_columns(packed)
-    rows, a = _steps(_by_image(z, b), q @ r_tilde.mT, r.mT @ q.mT, b)
+    rows, a = _steps(rows_by_image(z, shared=b.dim() == 2), q @ r_tilde.mT, r.mT @ q.mT, b)
     log_tanh2 = 2 * log_nonnegative(a.tanh().abs())
     log_sech2 = -2 * _log_cosh(a)
     log_det = torch.logaddexp(log_tanh2, log_sech2 + log_margin.unsqueeze(-3)).sum((-2, -1))
-    return rows.transpose(0, 1).reshape(z.shape), log_det.transpose(0, 1).reshape(z.shape[:-1])
+    return rows_like(rows, z), log_det.transpose(0, 1).reshape(z.shape[:-1])
 
 
 @torch.no_grad()
@@ -70,13 +72,13 @@ def invert_sylvester_flow(z: Tensor, packed: Tensor, r_tilde: Tensor, b: Tensor)
     """
     r, r_tilde, _ = _triangles(packed, r_tilde)
     q = orthonormal_columns(packed)
-    rows = _by_image(z, b)
+    rows = rows_by_image(z, shared=b.dim() == 2)
     for q_k, r_k, r_tilde_k, b_k in reversed(
         [*zip(q.unbind(-3), r.unbind(-3), r_tilde.unbind(-3), b.unsqueeze(-2).unbind(-3), strict=True)]
     ):
         h = _solve_within(rows @ q_k, r_k, r_tilde_k, b_k)
         rows = rows - h @ r_k.mT @ q_k.mT
-    return rows.transpose(0, 1).reshape(z.shape)
+    return rows_like(rows, z)
 
 
 def orthonormal_columns(packed: Tensor) -> Tensor:
@@ -108,13 +110,6 @@ def _triangles(packed: Tensor, r_tilde: Tensor) -> tuple[Tensor, Tensor, Tensor]
     p, q = (matrix.diagonal(dim1=-2, dim2=-1) for matrix in (r, r_tilde))
     r, r_tilde = (matrix.triu(1) + torch.diag_embed(diagonal.tanh()) for matrix, diagonal in ((r, p), (r_tilde, q)))
     return r, r_tilde, _log_cosh(p + q) - _log_cosh(p) - _log_cosh(q)
-
-
-def _by_image(z: Tensor, b: Tensor) -> Tensor:
-    """Return z as (B, S, D), S samples of each image; as (1, S, D) where all rows share the parameters."""
-    images = b.shape[0] if b.dim() == 3 else 1
-    samples = math.prod(z.shape[:-2] if b.dim() == 3 else z.shape[:-1])  # Of no images, −1 would be any number.
-    return z.reshape(samples, images, z.shape[-1]).transpose(0, 1)
 
 
 def _steps(rows: Tensor, inward: Tensor, outward: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

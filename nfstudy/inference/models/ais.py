@@ -148,7 +148,7 @@ class _Target:
         self.model, self.x, self.path = model, x, path
         with torch.no_grad():
             self.posterior = model.infer(x)
-        self.latent = self.posterior.mean.shape[-1]
+        self.latent = self.posterior.noise_size if path == "q" else self.posterior.mean.shape[-1]
 
     def __call__(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """Return g (S, B) in float64 and ∂g/∂e (S, B, D), for e (S, B, D)."""

@@ -50,8 +50,9 @@ def summarise_posteriors(model: DLGM, images: np.ndarray, seed: int) -> Posterio
     for start in range(0, len(images), at_once):
         x = torch.tensor(images[start : start + at_once], dtype=parameter.dtype, device=parameter.device)
         posterior = model.infer(x)
-        noise = torch.randn(SAMPLES, *posterior.mean.shape, generator=generator, dtype=x.dtype).to(x.device)
-        z_0 = posterior.mean + (0.5 * posterior.log_variance).exp() * noise
+        shape = (SAMPLES, len(x), posterior.noise_size)
+        noise = torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
+        z_0 = posterior.mean + (0.5 * posterior.log_variance).exp() * noise[..., : model.latent]
         z_K, _, log_det = model.sample(posterior, noise)
         means.append(z_K.double().mean(0))
         variances.append(z_K.double().var(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from nfstudy.core.kernels.linear import Linear
 from nfstudy.core.seeds import derive_seed
 from nfstudy.flows import make_flow
+from nfstudy.flows.guided import GuidedFlow
 from nfstudy.inference.likelihoods.base import Likelihood
 from nfstudy.inference.likelihoods.bernoulli import Bernoulli
 from nfstudy.inference.models.maxout import Maxout
@@ -30,6 +32,15 @@ class Posterior(NamedTuple):
     """(B, D)."""
     flow_parameters: tuple[Tensor, ...]
     """The flow's parameters λ(x), each (B, ...); empty without a flow."""
+    images: Tensor | None = None
+    """(B, N), where the flow follows the gradient of ln p(x, z)."""
+    further_noise: int = 0
+    """How many numbers of noise the flow itself takes."""
+
+    @property
+    def noise_size(self) -> int:
+        """How many numbers of noise `DLGM.sample` takes: D, and those of the flow."""
+        return self.mean.shape[-1] + self.further_noise
 
 
 class DLGM(nn.Module):
@@ -94,7 +105,10 @@ class DLGM(nn.Module):
     def infer(self, x: Tensor) -> Posterior:
         """Return the posterior's parameters for images (B, N)."""
         features = self.encoder(self.likelihood.encoder_input(x))
-        return Posterior(self.mean(features), self.log_variance(features), self.flow.parameters_from(features))
+        posterior = Posterior(self.mean(features), self.log_variance(features), self.flow.parameters_from(features))
+        if isinstance(self.flow, GuidedFlow):
+            return posterior._replace(images=x, further_noise=self.flow.further_noise)
+        return posterior
 
     def sample(self, posterior: Posterior, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Push standard Gaussian noise through q0 and the flow; eqs. (6), (7).
@@ -103,16 +117,33 @@ class DLGM(nn.Module):
 
         Arguments:
             posterior: of B images.
-            noise: (..., B, D) draws from N(0, I).
+            noise: (..., B, n) draws from N(0, I), n as `noise_size` says: D, and more for a `GuidedFlow`.
 
         Returns:
-            z_K (..., B, D); ln q0(z_0|x) (..., B) and Σ_k ln|det ∂f_k/∂z_{k−1}| (..., B), both in nats.
+            z_K (..., B, D); ln q0(z_0|x) (..., B) and Σ_k ln|det ∂f_k/∂z_{k−1}| (..., B), both in nats; of a
+            `GuidedFlow`, what stands in the place of the latter in the bound.
         """
-        mean, log_variance, flow_parameters = posterior
+        mean, log_variance = posterior.mean, posterior.log_variance
+        noise, further = noise.split([self.latent, noise.shape[-1] - self.latent], dim=-1)
         z_0 = mean + (0.5 * log_variance).exp() * noise
         log_q0 = -0.5 * (noise.square() + log_variance + math.log(2 * math.pi)).sum(-1)
-        z_K, log_det = self.flow(z_0, flow_parameters)
+        if isinstance(self.flow, GuidedFlow):
+            assert posterior.images is not None
+            log_joint = partial(self.log_joint, posterior.images)
+            z_K, log_det = self.flow.guided(z_0, posterior.flow_parameters, further, log_joint)
+        else:
+            z_K, log_det = self.flow(z_0, posterior.flow_parameters)
         return z_K, log_q0, log_det
+
+    @property
+    def noise_size(self) -> int:
+        """How many numbers of noise `sample` takes for one draw: D, and those of the flow."""
+        return self.latent + (self.flow.further_noise if isinstance(self.flow, GuidedFlow) else 0)
+
+    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return ln p(x|z) + ln p(z) + (D/2) ln 2π (..., B) in nats, for images x (B, N) and z (..., B, D)."""
+        x = x.clone() if x.is_inference() else x  # Which autograd could not keep.
+        return self.log_likelihood(x, z) - 0.5 * z.square().sum(-1)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Return ln p(x|z) (..., B) in nats, for images x (B, N) and z (..., B, D)."""

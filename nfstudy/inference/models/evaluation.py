@@ -104,7 +104,7 @@ def evaluate_bound(model: LatentVariableModel, images: np.ndarray, seed: int) ->
     for start in range(0, len(images), IMAGES_AT_ONCE):
         x = _as_input(images[start : start + IMAGES_AT_ONCE], model)
         posterior = model.infer(x)
-        noise = torch.randn(posterior.mean.shape, generator=generator, dtype=x.dtype).to(x.device)
+        noise = torch.randn(len(x), posterior.noise_size, generator=generator, dtype=x.dtype).to(x.device)
         terms = bound_terms(model, x, noise, posterior)
         sums += torch.stack(terms).sum(-1, dtype=torch.float64).cpu()
     return BoundTerms(*(sums / len(images))).numbers()
@@ -191,12 +191,12 @@ class _LogWeights(NamedTuple):
 def _log_weights(model: LatentVariableModel, x: Tensor, samples: int, streams: list[torch.Generator]) -> _LogWeights:
     """Sum weights over blocks of samples, kept relative to the largest weight yet, so that none overflows."""
     posterior = model.infer(x)
-    latent = posterior.mean.shape[-1]
+    size = posterior.noise_size
     total, first, second = torch.zeros(3, len(x), dtype=torch.float64, device=x.device)
     largest = torch.full_like(total, -torch.inf)
     logs = []
     for start in range(0, samples, SAMPLES_AT_ONCE):
-        draws = [torch.randn(SAMPLES_AT_ONCE, latent, generator=stream, dtype=x.dtype) for stream in streams]
+        draws = [torch.randn(SAMPLES_AT_ONCE, size, generator=stream, dtype=x.dtype) for stream in streams]
         noise = torch.stack(draws, dim=1)[: samples - start].to(x.device)
         block = bound_terms(model, x, noise, posterior).elbo.double()
         logs.append(block)

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from nfstudy.core import kernels
-from nfstudy.core.kernels.linear import Linear, linear, product
+from nfstudy.core.kernels.linear import Linear, linear, product, product_with_gradient
 from nfstudy.core.kernels.maxout import largest, scatter
 from nfstudy.inference.weights import draw_weights
 from nfstudy.study.sections import Initialisation
@@ -62,15 +61,20 @@ class _Maxout(torch.autograd.Function):
         return units.T
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, winner = ctx.saved_tensors
-        pieces = grad.new_empty(len(weight), len(x))
-        scatter(grad.T.contiguous().numpy(), winner.numpy(), pieces.numpy())
+        if torch.is_grad_enabled():  # A derivative of this is asked for, as of flows that follow a gradient.
+            multiply = product_with_gradient
+            pieces = grad.new_zeros(len(winner), len(weight) // len(winner), len(x))
+            pieces = pieces.scatter(1, winner.long().unsqueeze(1), grad.T.unsqueeze(1)).flatten(0, 1)
+        else:
+            multiply = product
+            pieces = grad.new_empty(len(weight), len(x))
+            scatter(grad.T.contiguous().numpy(), winner.numpy(), pieces.numpy())
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         return (
-            product(pieces.T, weight.T, precision=ctx.precision) if needs_x else None,
-            product(pieces, x.T, precision=ctx.precision) if needs_weight else None,
+            multiply(pieces.T, weight.T, precision=ctx.precision) if needs_x else None,
+            multiply(pieces, x.T, precision=ctx.precision) if needs_weight else None,
             pieces.sum(-1) if needs_bias else None,
             None,
             None,

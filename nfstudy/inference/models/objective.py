@@ -37,7 +37,7 @@ class BoundTerms(NamedTuple):
     log_q0: Tensor
     """ln q0(z_0|x)."""
     log_det: Tensor
-    """Σ_k ln|det ∂f_k/∂z_{k−1}|."""
+    """Σ_k ln|det ∂f_k/∂z_{k−1}|; of a `flows.guided.GuidedFlow`, its c."""
 
     @property
     def elbo(self) -> Tensor:
@@ -55,7 +55,7 @@ def bound_terms(model: LatentVariableModel, x: Tensor, noise: Tensor, posterior:
     Arguments:
         model: the model, with prior N(0, I).
         x: (B, N) images.
-        noise: (..., B, D) draws from N(0, I).
+        noise: (..., B, n) draws from N(0, I), n being D, or as `DLGM.noise_size` says.
         posterior: `model.infer(x)` where it is known already.
     """
     z_K, log_q0, log_det = model.sample(model.infer(x) if posterior is None else posterior, noise)

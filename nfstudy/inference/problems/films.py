@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nfstudy.films.arrays import FLOOR, PlaneFilm, PosteriorFilm, moments
 from nfstudy.flows.base import Flow, NoFlow
+from nfstudy.flows.guided import GuidedFlow
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.problems.energies import WINDOW, window_grid
 
@@ -115,13 +116,17 @@ def posterior_film(
         model: a trained one, in evaluation mode.
         filmed: images as the model sees them, (N, pixels).
         mapped: more of them, (T, pixels), for the map.
-        noise: draws from N(0, I), (S, N, D), of the filmed images; the first of these are those of the map.
+        noise: draws from N(0, I), (S, N, n), n as `DLGM.noise_size` says, of the filmed images; the first of these are
+            those of the map.
         picture: images (n, pixels) -> levels from 0 to 255, (n, height, width, channels).
     """
     posterior = model.infer(filmed)
-    z_0 = posterior.mean + (0.5 * posterior.log_variance).exp() * noise
-    chains = [*beginnings(model.flow, posterior.flow_parameters)]
-    path = torch.stack([first(z_0, own)[0] for _, first, own in chains]).cpu().double()
+    z_0 = posterior.mean + (0.5 * posterior.log_variance).exp() * noise[..., : model.latent]
+    if isinstance(model.flow, GuidedFlow):  # Its steps are one trajectory with noise of its own.
+        moves = [(0, z_0), (model.flow.length, model.sample(posterior, noise)[0])]
+    else:
+        moves = [(k, first(z_0, own)[0]) for k, first, own in beginnings(model.flow, posterior.flow_parameters)]
+    path = torch.stack([z_k for _, z_k in moves]).cpu().double()
     plane = model.latent == 2
     if plane:
         points, share = path, torch.ones(len(filmed), dtype=torch.float64)
@@ -138,11 +143,11 @@ def posterior_film(
         z2, z1 = torch.meshgrid(side.flip(0), side, indexing="ij")
         z = torch.stack([z1, z2], -1).reshape(-1, 2).to(noise)
         decoded = picture(model.decode(z)).reshape(DECODED, DECODED, *levels.shape[1:])
-        own_noise = noise.reshape(-1, 2)[torch.arange(len(mapped)) % noise[..., 0].numel()]
+        own_noise = noise.flatten(0, 1)[torch.arange(len(mapped)) % noise[..., 0].numel()]
         places = model.sample(model.infer(mapped), own_noise)[0].cpu().numpy()
         thumbnails = picture(mapped)
     return PosteriorFilm(
-        steps=np.array([k for k, _, _ in chains], np.int32),
+        steps=np.array([k for k, _ in moves], np.int32),
         images=levels,
         samples=points.permute(0, 2, 1, 3).numpy(),
         windows=windows.numpy(),

@@ -77,7 +77,7 @@ class ImageProblem:
         self.model.train()
         noise_stream = self._generator("posterior noise", epoch)
         for update, x in enumerate(self._batches(epoch, updates)):
-            noise = torch.randn(len(x), self.settings.model.latent, generator=noise_stream)
+            noise = torch.randn(len(x), self.model.noise_size, generator=noise_stream)
             if update >= start:
                 yield bound_terms(self.model, x, noise.to(self.device))
 
@@ -88,7 +88,7 @@ class ImageProblem:
         stream = self._generator("posterior noise", 0)
         for _ in range(count):
             yield bound_terms(
-                self.model, x, torch.randn(len(x), self.settings.model.latent, generator=stream).to(self.device)
+                self.model, x, torch.randn(len(x), self.model.noise_size, generator=stream).to(self.device)
             )
 
     def validate(self) -> dict[str, float]:
@@ -179,7 +179,8 @@ class ImageProblem:
         filmed, mapped = (
             torch.tensor(images[spread_over(len(images), count)], device=self.device) for count in (POSTERIORS, MAPPED)
         )
-        noise = self._noise(POSTERIOR_SAMPLES * len(filmed), "film").reshape(POSTERIOR_SAMPLES, len(filmed), -1)
+        noise = self._noise(POSTERIOR_SAMPLES * len(filmed), self.model.noise_size, "film")
+        noise = noise.reshape(POSTERIOR_SAMPLES, len(filmed), -1)
         return posterior_film(self.model, filmed, mapped, noise, self._levels)
 
     def _levels(self, images: Tensor) -> np.ndarray:
@@ -202,14 +203,14 @@ class ImageProblem:
     @torch.inference_mode()
     def _samples(self) -> np.ndarray:
         """Return the model's images at draws from the prior, (64, height, width) or (64, height, width, 3)."""
-        z = self._noise(SAMPLES_GRID**2, "samples")
+        z = self._noise(SAMPLES_GRID**2, self.model.latent, "samples")
         return self.model.decode(z).cpu().numpy().reshape(-1, *self.dataset.shape)
 
     @torch.inference_mode()
     def _reconstructions(self) -> np.ndarray:
         """Return the first test images, then the model's images at one posterior sample of each."""
         images = self.dataset.test[:RECONSTRUCTIONS].astype(np.float32)
-        noise = self._noise(len(images), "reconstructions")
+        noise = self._noise(len(images), self.model.noise_size, "reconstructions")
         z_K, _, _ = self.model.sample(self.model.infer(torch.tensor(images, device=self.device)), noise)
         return np.concatenate([images, self.model.decode(z_K).cpu().numpy()]).reshape(-1, *self.dataset.shape)
 
@@ -225,9 +226,9 @@ class ImageProblem:
         least, greatest = self.dataset.train.min(), self.dataset.train.max()
         return (images - least) / (greatest - least)
 
-    def _noise(self, count: int, picture: str) -> Tensor:
+    def _noise(self, count: int, size: int, picture: str) -> Tensor:
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, "pictures", picture))
-        return torch.randn(count, self.settings.model.latent, generator=generator).to(self.device)
+        return torch.randn(count, size, generator=generator).to(self.device)
 
 
 def draw_pixels(values: Tensor, dataset: Dataset, stream: torch.Generator) -> Tensor:

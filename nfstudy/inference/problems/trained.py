@@ -26,7 +26,8 @@ class PosteriorDraws(NamedTuple):
     z: Tensor
     """z_K, (S, B, D)."""
     log_q: Tensor
-    """ln q_K(z_K|x) in nats, (S, B)."""
+    """ln q_K(z_K|x) in nats, (S, B). Of `hamiltonian` and `langevin` flows, whose q_K is an integral, it is ln q0 − c,
+    with which importance weights have the mean p(x) as well."""
 
 
 class ImageModel:
@@ -65,7 +66,8 @@ class ImageModel:
         """
         _require(samples, "samples")
         rows = torch.tensor(self._rows(x))
-        noise = torch.randn(samples, len(rows), self.latent, generator=torch.Generator().manual_seed(seed))
+        shape = (samples, len(rows), self.module.noise_size)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         z_K, log_q0, log_det = self.module.sample(self.module.infer(rows), noise)
         return PosteriorDraws(z_K, log_q0 - log_det)
 

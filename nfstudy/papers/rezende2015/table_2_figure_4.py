@@ -50,17 +50,18 @@ def table_2(results: Results) -> Exhibit:
 
 def _table_2_rows(line: Table2Row, results: Results) -> Iterator[Row]:
     paper = Entry(text=line.published.display, reference=line.published, note=line.published.source)
-    if line.quoted_from:
-        ours = Entry(quantity=NLL, reference=line.published, note=QUOTED)
-        note = f"quoted from {line.quoted_from}; another model"
-        yield Row(line.name, (paper, ours, Entry(), Entry(text=note), Entry()))
-        return
     cells = [r for r in results.cells if (r.label.family, r.label.length) == (line.family, line.length)]
+    quoted = f"quoted from {line.quoted_from}; another model" if line.quoted_from else ""
+    if quoted and not cells:
+        ours = Entry(quantity=NLL, reference=line.published, note=QUOTED)
+        yield Row(line.name, (paper, ours, Entry(), Entry(text=quoted), Entry()))
+        return
     for result in cells:
         ours = measured(result, NLL, line.published)
         variant = result.label.variant_text
         name = f"{line.name}, {variant}" if variant else line.name
-        yield cell_row(result, (paper, ours, difference_entry(ours), remark([ours]), runs_behind(ours)), name)
+        notes = Entry(text="; ".join(filter(None, (quoted, remark([ours]).text))))
+        yield cell_row(result, (paper, ours, difference_entry(ours), notes, runs_behind(ours)), name)
     if not cells:
         ours = Entry(quantity=NLL, reference=line.published, note=NOT_HERE)
         yield Row(line.name, (paper, ours, Entry(), Entry(), Entry()), line.family or "", line.length)

@@ -31,7 +31,7 @@ STYLES = ("-", ":", "-.")
 _STAMP_COLOUR = "#b3261e"
 _LEGEND_HEADINGS = ("curve", "split")
 """Entries that seaborn adds to name its variables."""
-_PALETTE = (*sns.color_palette("colorblind"), *sns.color_palette("husl", 8))
+_PALETTE = (*sns.color_palette("colorblind"), *sns.color_palette("husl", 8), *sns.color_palette("dark"))
 """Colours by their places; the first ten can be told apart by the colour-blind."""
 
 
