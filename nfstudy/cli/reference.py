@@ -34,6 +34,6 @@ def reference(options: argparse.Namespace) -> int:
     archives = read_reference(project)
     front, readme = write_reference(project, archives)
     print(f"overview: {relpath(front)}\nresults: {relpath(readme)}", flush=True)
-    alike = [take_in(archive, project, uri) for archive in archives.values()]
-    print(f"browse the runs: {program()} ui   (then open http://127.0.0.1:5000)")
+    alike = [take_in(archive, project, uri, project.kept_reports / study) for study, archive in archives.items()]
+    print(f"browse the runs: {program()} ui")
     return 0 if all(alike) else 1

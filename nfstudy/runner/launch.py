@@ -26,6 +26,7 @@ from nfstudy.runner.signals import StopSignal
 from nfstudy.runs.frame import LoggedRuns, runs_left, study_cells, trusted
 from nfstudy.runs.result import RESULTS, TrialResult
 from nfstudy.runs.tracking.claim import Claim
+from nfstudy.runs.tracking.presented import show_study
 from nfstudy.runs.tracking.retry import RETRY_SECONDS, Retry
 from nfstudy.runs.tracking.store import open_store
 from nfstudy.runs.whole_run import DataRecord
@@ -67,7 +68,11 @@ def run_study(
     store.kill_left_over(plan.name)
     frame = trusted(plan, store.runs(plan.name).frame())
     folder = store.folder or launch.project.store
-    places = Places(store, experiment, folder / "optuna" / f"{plan.name}.journal", folder / "checkpoints" / plan.name)
+    report = launch.project.page(launch.project.report(plan.name))
+    places = Places(
+        store, experiment, folder / "optuna" / f"{plan.name}.journal", folder / "checkpoints" / plan.name, report
+    )
+    show_study(store, plan.name, report, plan)
     prune_checkpoints(places.checkpoints, set(_identities(frame[frame["outcome"].isin(RESULTS)])))
     drop_lock(places.journal)
     known = known_outcomes(frame, plan.budget)
@@ -101,6 +106,7 @@ def run_study(
             summary = Coordinator(assignment, scheduler, pool, progress).work(stop)
             with suppress(StoreError):  # Else the next launch does it.
                 store.kill_left_over(plan.name)
+                show_study(store, plan.name, report, plan)
             return summary
         finally:
             store.tidy()

@@ -19,8 +19,8 @@ from pydantic import Field, ValidationError, model_validator
 from nfstudy.core.fields import Record
 from nfstudy.runs.evaluations import Evaluation, evaluation_texts
 from nfstudy.runs.frame import LARGEST
-from nfstudy.runs.metrics import CURVES
-from nfstudy.runs.original import STORES_OWN
+from nfstudy.runs.metrics import CURVES, is_of_the_end
+from nfstudy.runs.original import original_tags
 from nfstudy.runs.readable import SHOWN, trouble
 from nfstudy.runs.result import outcome_of
 from nfstudy.runs.tags import IDENTITY, MlflowTag, Tag
@@ -108,8 +108,8 @@ class RunRecord(Record):
             raise ValueError(reason)
         for text in evaluation_texts(self.tags):
             Evaluation.model_validate_json(text)
-        if own := sorted({*STORES_OWN} & self.tags.keys()):
-            raise ValueError(f"tag {own[0]}: expected: only in a store, which adds it when it imports a run")
+        if own := sorted(self.tags.keys() - original_tags(self.tags).keys()):
+            raise ValueError(f"tag {own[0]}: expected: only in a store, which adds it itself")
         for name in self.files:
             if not is_inside(name):
                 raise ValueError(f"file {name[:80]!r}: expected: plain names of files and folders inside the run's own")
@@ -146,9 +146,13 @@ class RunCopy:
     """What it is tagged with when it is imported (`consistency.check_run`); empty of one that is not from outside."""
 
     def numbers(self, metric: str) -> list[tuple[int, float]]:
-        """Return (update, value) of each point of a metric; none where it was not logged."""
+        """Return (update, value) of each point of a metric; none where it was not logged.
+
+        What is logged once, at the end, has update 0, whatever its step is: that has changed since the first runs.
+        """
         history = self.histories.get(metric, np.empty(0, POINT))
-        return [*zip(history["update"].tolist(), history["value"].tolist(), strict=True)]
+        updates = [0] * len(history) if is_of_the_end(metric) else history["update"].tolist()
+        return [*zip(updates, history["value"].tolist(), strict=True)]
 
     def same_numbers(self, other: RunCopy) -> bool:
         """Say whether two runs ended alike with the same numbers bit for bit, whenever and however fast they ran."""
