@@ -29,6 +29,7 @@ from nfstudy.runs.tracking.claim import Claim
 from nfstudy.runs.tracking.presented import show_study
 from nfstudy.runs.tracking.retry import RETRY_SECONDS, Retry
 from nfstudy.runs.tracking.store import open_store
+from nfstudy.runs.views import view_tag
 from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Identity
 from nfstudy.study.plan import Further, StudyPlan
@@ -72,7 +73,8 @@ def run_study(
     places = Places(
         store, experiment, folder / "optuna" / f"{plan.name}.journal", folder / "checkpoints" / plan.name, report
     )
-    show_study(store, plan.name, report, plan)
+    if not store.study_tag(plan.name, view_tag(plan.budget)):  # Else it is brought up to date when all is done.
+        show_study(store, plan.name, report, plan)
     prune_checkpoints(places.checkpoints, set(_identities(frame[frame["outcome"].isin(RESULTS)])))
     drop_lock(places.journal)
     known = known_outcomes(frame, plan.budget)
