@@ -172,7 +172,7 @@ def compare(old: RunCopy, new: RunCopy) -> tuple[RerunVerdict, tuple[str, ...]]:
         close = False
         lines.append(f"outcome: {old.record.outcome} then, {new.record.outcome} now")
     for metric in sorted(old.histories.keys() | new.histories.keys()):
-        then, now = old.numbers(metric), new.numbers(metric)
+        then, now = old.compared(metric), new.compared(metric)
         pairs = (a or b for a, b in zip_longest(then, now) if repr(a) != repr(b))
         if metric.startswith("time/") or (first := next(pairs, None)) is None:
             continue

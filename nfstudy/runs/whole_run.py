@@ -146,19 +146,22 @@ class RunCopy:
     """What it is tagged with when it is imported (`consistency.check_run`); empty of one that is not from outside."""
 
     def numbers(self, metric: str) -> list[tuple[int, float]]:
-        """Return (update, value) of each point of a metric; none where it was not logged.
-
-        What is logged once, at the end, has update 0, whatever its step is: that has changed since the first runs.
-        """
+        """Return (update, value) of each point of a metric; none where it was not logged."""
         history = self.histories.get(metric, np.empty(0, POINT))
-        updates = [0] * len(history) if is_of_the_end(metric) else history["update"].tolist()
-        return [*zip(updates, history["value"].tolist(), strict=True)]
+        return [*zip(history["update"].tolist(), history["value"].tolist(), strict=True)]
+
+    def compared(self, metric: str) -> list[tuple[int, float]]:
+        """Return what two runs are compared by: `numbers`, with update 0 for what is logged once, at the end.
+
+        At which step that stands has changed since the first runs, and says nothing.
+        """
+        return [(0 if is_of_the_end(metric) else update, value) for update, value in self.numbers(metric)]
 
     def same_numbers(self, other: RunCopy) -> bool:
         """Say whether two runs ended alike with the same numbers bit for bit, whenever and however fast they ran."""
         metrics = {metric for run in (self, other) for metric in run.histories if not metric.startswith("time/")}
         return self.record.outcome == other.record.outcome and all(
-            np.array_equal(np.array(self.numbers(metric)), np.array(other.numbers(metric)), equal_nan=True)
+            np.array_equal(np.array(self.compared(metric)), np.array(other.compared(metric)), equal_nan=True)
             for metric in metrics
         )
 
