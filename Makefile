@@ -6,7 +6,7 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constrai
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart reference check test chaos bench docs lint types clean
+.PHONY: help install quickstart reference screenshot check test chaos bench docs lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -30,6 +30,14 @@ quickstart: $(VENV)/.installed  ## run studies/quickstart.yaml, from data to rep
 reference: $(VENV)/.installed  ## rebuild reports and README's results from the runs in mlruns/reference, and import these
 	$(RUN) -m nfstudy reference
 
+# The front page of the reference runs, which the site links; `make docs FRONT=` leaves it out.
+FRONT := reports/index.html
+reports/index.html: | $(VENV)/.installed
+	$(RUN) -m nfstudy reference
+
+screenshot: reports/index.html  ## take README's picture of the front page again, with a Chromium that is there
+	$(RUN) tools/screenshot.py
+
 check: lint types  ## style, types, and the fast tests: no processes of their own, no real data sets
 	$(RUN) -m pytest -q -m 'not end_to_end and not slow and not real_data' $(PARALLEL)
 
@@ -51,11 +59,6 @@ bench: $(VENV)/.peers  ## timings against other libraries, written to reports/be
 $(VENV)/.documented: $(VENV)/.installed
 	$(INSTALL) -e '.[docs]'
 	@touch $@
-
-# The front page of the reference runs, which the site links; `make docs FRONT=` leaves it out.
-FRONT := reports/index.html
-reports/index.html: | $(VENV)/.installed
-	$(RUN) -m nfstudy reference
 
 docs: $(VENV)/.documented $(FRONT)  ## build the documents as a site that is read offline: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet

@@ -14,6 +14,7 @@ from nfstudy.core.errors import printable
 from nfstudy.core.launcher import Launcher
 from nfstudy.core.project import Project
 from nfstudy.runs.original import CHECKED
+from nfstudy.study.find import study_now
 
 if TYPE_CHECKING:
     from nfstudy.runs.archive.reader import Archive
@@ -42,13 +43,22 @@ def import_(options: argparse.Namespace) -> int:
     size = sum(member.size for member in said.members)
     # First, for a large one takes its time.
     print(f"{path}: {said.runs:,} runs with {said.points:,} points, {size / 1e6:,.2f} MB unpacked", flush=True)
-    return 0 if take_in(read_archive(path), project, uri) else 1
+    archive = read_archive(path)
+    return 0 if take_in(archive, project, uri, project.report(study_now(archive.manifest.study))) else 1
 
 
-def take_in(archive: Archive, project: Project, uri: str) -> bool:
-    """Take the runs of an archive into a store and say what was done; return whether none is there otherwise."""
+def take_in(archive: Archive, project: Project, uri: str, report: Path) -> bool:
+    """Take the runs of an archive into a store and say what was done; return whether none is there otherwise.
+
+    Arguments:
+        archive: what was read.
+        project: whose store it is.
+        uri: the store's address.
+        report: the folder of the study's report, which the runs' descriptions name.
+    """
     from nfstudy.runs.archive.transfer import import_runs
     from nfstudy.runs.tracking.claim import Claim, claimed
+    from nfstudy.runs.tracking.presented import show_study
     from nfstudy.runs.tracking.store import open_store
 
     study = archive.manifest.study
@@ -58,6 +68,7 @@ def take_in(archive: Archive, project: Project, uri: str) -> bool:
         claim = Claim(store, study, Launcher.here(project.root))
         with claimed(claim):
             done = import_runs(archive, uri)
+            show_study(store, study, project.page(report))
     print(f"{study}: {done.new} runs imported, {done.known} already present")
     for mark, count in sorted(Counter(copy.imported for copy in archive.runs if copy.imported != CHECKED).items()):
         print(f"{count} of {len(archive.runs)} are {mark}; reports will say so", file=sys.stderr)

@@ -10,6 +10,7 @@ from nfstudy.cli.archive import take_in
 from nfstudy.cli.options import find_store, program
 from nfstudy.core.errors import UserError, printable
 from nfstudy.core.project import Project
+from nfstudy.study.find import study_now
 
 
 def reference(options: argparse.Namespace) -> int:
@@ -34,6 +35,8 @@ def reference(options: argparse.Namespace) -> int:
     archives = read_reference(project)
     front, readme = write_reference(project, archives)
     print(f"overview: {relpath(front)}\nresults: {relpath(readme)}", flush=True)
-    alike = [take_in(archive, project, uri) for archive in archives.values()]
-    print(f"browse the runs: {program()} ui   (then open http://127.0.0.1:5000)")
+    alike = [
+        take_in(archive, project, uri, project.kept_reports / study_now(study)) for study, archive in archives.items()
+    ]
+    print(f"browse the runs: {program()} ui")
     return 0 if all(alike) else 1

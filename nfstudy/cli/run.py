@@ -22,8 +22,9 @@ from nfstudy.cli.options import (
 )
 from nfstudy.cli.status import NEEDED, print_cells
 from nfstudy.cli.studies import chosen_file
-from nfstudy.core.errors import SpecError, StoreError, UserError
+from nfstudy.core.errors import SpecError, StoreError, UserError, without_secrets
 from nfstudy.core.launcher import Launcher
+from nfstudy.core.project import Project
 from nfstudy.report.folder import require_report_folder
 from nfstudy.runner.engine import WorkerError
 from nfstudy.runner.eta import format_duration, logged_seconds
@@ -31,6 +32,8 @@ from nfstudy.runner.options import Launch, RetryPolicy, WorkerOptions
 from nfstudy.runner.signals import Interrupted, StopSignal
 from nfstudy.runs.frame import notes, repetitions_of_pruned, runs_left, trusted
 from nfstudy.runs.provenance import usable_cores
+from nfstudy.runs.tracking.uris import is_served
+from nfstudy.runs.views import runs_page
 from nfstudy.study.reader import read_study, require_sole
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
+UI_ADDRESS = "http://127.0.0.1:5000"
+"""Where `ui` serves a store, if not told otherwise."""
 STOPS_WITHIN = 60.0
 """Seconds in which a launcher of this project whose study is taken over notices, saves what is under way and leaves."""
 
@@ -222,7 +227,25 @@ def rebuild(launch: Launch) -> None:
 
     plan, folder = launch.plan, launch.project.report(launch.plan.study.study)
     index = build_report(plan, open_study(launch.uri, plan.study), folder, partial=True)
-    print(f"report: {nearby(index)}\nbrowse the runs: {program()} ui   (then open http://127.0.0.1:5000)")
+    logged = plan.logged_as
+    where = where_to_browse(launch.uri, logged.study, logged.budget)
+    print(f"report: {nearby(index)}\nbrowse the runs: {where}")
+
+
+def where_to_browse(uri: str, study: str, budget: str) -> str:
+    """Return how MLflow's page of a study's runs is opened: its address, and what to start first if nobody serves it.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    from nfstudy.runs.tracking.open import experiment_of
+
+    if not (experiment := experiment_of(uri, study)):
+        return f"{program()} ui"
+    if is_served(uri):
+        return runs_page(without_secrets(uri), experiment, budget)
+    asked = "" if uri == Project.find().tracking_uri() else f" --tracking-uri {without_secrets(uri)}"
+    return f"{program()} ui{asked}   then open {runs_page(UI_ADDRESS, experiment, budget)}"
 
 
 def open_engine(launch: Launch, left: int) -> Engine:

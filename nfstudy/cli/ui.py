@@ -12,14 +12,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from nfstudy.cli.options import find_store
-from nfstudy.core.errors import UserError
+from nfstudy.core.errors import StoreError, UserError
 from nfstudy.core.guard import start_guarded
-from nfstudy.core.project import variable
+from nfstudy.core.project import Project, variable
 from nfstudy.core.sqlite_uri import SQLITE
+from nfstudy.runs.tracking.presented import show_study
 from nfstudy.runs.tracking.store import Store, open_store
 from nfstudy.runs.tracking.uris import database_file, is_served
+from nfstudy.runs.views import budgets_of, runs_page
+from nfstudy.study.find import study_now
 
 _HOSTS, _ORIGINS = "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
+STUDIES = "#/experiments?workflowType=machine_learning"
+"""The page of the studies: without it, MLflow opens on one for language models."""
 _ALWAYS = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*", "[::1]", "[[]::1]:*")
 
 
@@ -47,6 +52,7 @@ def serve(uri: str, host: str, port: int, allowed: Sequence[str] = ()) -> int:
         raise UserError(f"{uri}: is already served; hint: open that address in a browser")
     require_free(host, port)
     store = open_store(uri)
+    _bring_up_to_date(store)
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     if store.folder:
         command += ["--artifacts-destination", (store.folder / "artifacts").as_uri()]
@@ -57,13 +63,12 @@ def serve(uri: str, host: str, port: int, allowed: Sequence[str] = ()) -> int:
     quiet |= _allowing(names, port)
     address, *others = [_address(name, port) for name in names if "*" not in name]
     also = f"; also on {', '.join(others)}" if others else ""
-    print(f"MLflow UI on {address}{also} (ready in a few seconds; stop with Ctrl-C)")
+    print(f"MLflow UI on {address}/{STUDIES}{also} (ready in a few seconds; stop with Ctrl-C)")
     if not _is_loopback(host):
         print(f"no authentication: anyone who can reach {host} can read, change and delete the runs")
-    for study, experiment in store.studies().items():
-        print(
-            f"  {study}: {address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
-        )
+    for study, (experiment, tags) in sorted(store.study_tags().items()):
+        for budget in budgets_of(tags) or (None,):
+            print(f"  {study}{f', {budget}' if budget else ''}: {runs_page(address, experiment, budget)}")
     sys.stdout.flush()
     server = start_guarded(command, os.environ | quiet, store.folder)
     try:
@@ -74,6 +79,15 @@ def serve(uri: str, host: str, port: int, allowed: Sequence[str] = ()) -> int:
         server.wait()
         return 0
     raise UserError(f"the MLflow server ended by itself, with exit code {code}; what it has printed says why")
+
+
+def _bring_up_to_date(store: Store) -> None:
+    """Make the views of studies that have none yet: those of earlier versions."""
+    project = Project.find()
+    for study, (_, tags) in store.study_tags().items():
+        if not budgets_of(tags):
+            with suppress(StoreError):  # Another program is writing; the runs are shown all the same.
+                show_study(store, study, project.page(project.report(study_now(study))))
 
 
 def require_free(host: str, port: int) -> None:

@@ -81,6 +81,10 @@ class Project:
         """Return the folder of a study's report."""
         return self.reports / study
 
+    def page(self, folder: Path) -> str:
+        """Return the page of the report in a folder as seen from the project's: no path of this machine."""
+        return (folder.relative_to(self.root) / "index.html").as_posix()
+
     def tracking_uri(self, asked: str | None = None) -> str:
         """Return `asked`, else $MLFLOW_TRACKING_URI, else the SQLite store under `mlruns/`.
 

@@ -7,10 +7,13 @@ holds makes no difference.
 
 from __future__ import annotations
 
+import hashlib
+import re
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 from nfstudy.core.atomic import write_whole
 from nfstudy.core.errors import ReportError
@@ -19,7 +22,7 @@ from nfstudy.core.reading import TEXT_BYTES, read_regular
 from nfstudy.report.build import MANIFEST
 from nfstudy.report.claims.judge import all_claims, judge_bodies
 from nfstudy.report.pages.overview import build_front
-from nfstudy.report.pages.readme import results_text
+from nfstudy.report.pages.readme import results_text, verdict_text
 from nfstudy.report.shown import Shown, shown_bodies
 from nfstudy.report.statistics.estimates import Results
 from nfstudy.runs.archive.manifest import ArchiveError
@@ -44,7 +47,13 @@ The manifests tell the digests of the others, so that these too are held to what
 """
 
 README = "README.md"
+FRONT = "index.html"
+"""The front page, in the folder of reports."""
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+VERDICT = re.compile("(<!-- verdict: begin -->\n).*?(<!-- verdict: end -->)", re.DOTALL)
+"""Where README has the verdict in brief, if it has."""
+PICTURE, PICTURED = "docs/report.png", "docs/report.png.of"
+"""A picture of the front page, and the SHA-256 of the page that it shows; `tools/screenshot.py` takes it."""
 NOTICE = "<!-- Made by `make reference` from the runs in mlruns/reference/; what is changed by hand is lost. -->"
 
 
@@ -83,13 +92,14 @@ def write_reference(project: Project, archives: Mapping[str, Archive]) -> tuple[
             written, or a folder of reports holds a manifest that is not a report's.
     """
     readme = project.root / README
-    head, tail = _around_results(_read(readme))
-    results = _make(project, archives, project.kept_reports)
+    text = _read(readme)
+    _around_results(text)
+    made = _make(project, archives, project.kept_reports)
     try:
-        write_whole(readme, (head + results + tail).encode())
+        write_whole(readme, _filled(text, made).encode())
     except OSError as error:
         raise ReportError(f"{readme}: cannot be written: {error.strerror or error}") from None
-    return project.kept_reports / "index.html", readme
+    return project.kept_reports / FRONT, readme
 
 
 def stale_parts(project: Project, archives: Mapping[str, Archive]) -> list[str]:
@@ -99,14 +109,16 @@ def stale_parts(project: Project, archives: Mapping[str, Archive]) -> list[str]:
         ReportError: archives and studies do not fit together, or README has no place for the results.
     """
     readme = _read(project.root / README)
-    head, tail = _around_results(readme)
+    _around_results(readme)
     with tempfile.TemporaryDirectory() as folder:
-        results = _make(project, archives, Path(folder))
+        texts = _make(project, archives, Path(folder))
         own = [path.name for path in Path(folder).iterdir() if path.is_dir()]
         made, kept = _kept_files(Path(folder), own), _kept_files(project.kept_reports, own)
+        front = (Path(folder) / FRONT).read_bytes()
     differing = sorted(name for name in made.keys() | kept.keys() if made.get(name) != kept.get(name))
     lines = [f"{project.kept_reports.name}/{name}: {_how(name, made, kept)}" for name in differing]
-    return lines + ([] if head + results + tail == readme else [f"{README}: the results between its markers differ"])
+    lines += [] if _filled(readme, texts) == readme else [f"{README}: the results between its markers differ"]
+    return lines + _stale_picture(project.root, front)
 
 
 def most_at_once(spans: Iterable[tuple[int, int]]) -> int:
@@ -115,8 +127,16 @@ def most_at_once(spans: Iterable[tuple[int, int]]) -> int:
     return max(accumulate(step for _, step in steps), default=0)
 
 
-def _make(project: Project, archives: Mapping[str, Archive], folder: Path) -> str:
-    """Write the studies' reports and the front page into a folder; return README's results with their markers."""
+class _Texts(NamedTuple):
+    """What README shows."""
+
+    results: str
+    """With its markers."""
+    verdict: str
+
+
+def _make(project: Project, archives: Mapping[str, Archive], folder: Path) -> _Texts:
+    """Write the studies' reports and the front page into a folder; return what README shows of them."""
     files = read_studies(project.root / "studies")
     studies = {study.study: study for study in files.values()}
     found: list[Shown] = []
@@ -139,7 +159,21 @@ def _make(project: Project, archives: Mapping[str, Archive], folder: Path) -> st
     build_front(named, lambda name: ArchivedRuns(archives.get(name)), folder)
     at_once = {shown.results.name: _at_once(shown.results, archives.values()) for shown in found}
     judged = judge_bodies(all_claims(), [shown.results for shown in found])
-    return f"{BEGIN}\n{NOTICE}\n\n{results_text(found, at_once, judged)}\n{END}"
+    made = f"{BEGIN}\n{NOTICE}\n\n{results_text(found, at_once, judged)}\n{END}"
+    return _Texts(made, verdict_text(judged))
+
+
+def _filled(readme: str, texts: _Texts) -> str:
+    """Return README with its texts in their places."""
+    head, tail = _around_results(readme)
+    return VERDICT.sub(lambda found: f"{found[1]}{texts.verdict}\n{found[2]}", head) + texts.results + tail
+
+
+def _stale_picture(root: Path, front: bytes) -> list[str]:
+    """Return a line if the project's picture of the front page shows an earlier one; of no picture, none."""
+    if not (root / PICTURE).exists() or _read(root / PICTURED).strip() == hashlib.sha256(front).hexdigest():
+        return []
+    return [f"{PICTURE}: shows an earlier front page; take it again with: make screenshot"]
 
 
 def _at_once(results: Results, archives: Iterable[Archive]) -> int:

@@ -23,12 +23,13 @@ from nfstudy.runner.scheduler import Scheduler, Task
 from nfstudy.runner.signals import STOP_SECONDS, Interrupted, StopSignal
 from nfstudy.runner.watch import AtWork, Watch
 from nfstudy.runner.worker import Compiling, Died
+from nfstudy.runs.description import Described, describe, unit_of_settings
 from nfstudy.runs.result import RESULTS, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.store import Attempt, Store
 from nfstudy.runs.weights import WEIGHTS, describe_weights
 from nfstudy.runs.whole_run import DataRecord
-from nfstudy.study.cells import Identity
+from nfstudy.study.cells import Identity, Trial
 from nfstudy.study.sections import DataSpec
 
 GRACE_SECONDS = 5.0
@@ -57,6 +58,8 @@ class Places:
     """Optuna's."""
     checkpoints: Path
     """The folder of the study's."""
+    report: str
+    """The page of the study's report, from the project's folder: runs' descriptions name it."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,7 @@ class Coordinator:
     def _end(self, worker: Worker, task: Task, result: TrialResult) -> None:
         trial = task.trial
         if task.run_id:
-            self.places.store.finish_run(task.run_id, _described(result, task))
+            self.places.store.finish_run(task.run_id, _described(result, task), self._description(trial, result))
         if result.outcome == "failed" and result.retry and self._may_retry(task):
             self._put_back(worker, task, f"failed ({result.reason})")
             return
@@ -286,6 +289,10 @@ class Coordinator:
         if "test/nll" in result.metrics:
             words += f", test F {-result.metrics['test/elbo']:.2f}, −ln p {result.metrics['test/nll']:.2f} nats"
         self.progress.ended(worker.number, trial, words, self.done, self.total, self._left())
+
+    def _description(self, trial: Trial, result: TrialResult) -> str:
+        unit = unit_of_settings(trial.settings)
+        return describe(Described(trial.stage, result.outcome, result.reason, result.metrics, unit), self.places.report)
 
     def _kill_run(self, task: Task) -> None:
         """Mark a task's run as cut off, unless it has gone."""

@@ -27,8 +27,10 @@ from nfstudy.runs.former import runs_of_study
 from nfstudy.runs.frame import LoggedRuns, runs_left, study_cells, trusted
 from nfstudy.runs.result import RESULTS, TrialResult
 from nfstudy.runs.tracking.claim import Claim
+from nfstudy.runs.tracking.presented import show_study
 from nfstudy.runs.tracking.retry import RETRY_SECONDS, Retry
 from nfstudy.runs.tracking.store import open_store
+from nfstudy.runs.views import view_tag
 from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Identity
 from nfstudy.study.plan import Further, StudyPlan
@@ -69,7 +71,14 @@ def run_study(
     runs = runs_of_study(study, store.runs)
     frame = trusted(plan, runs.frame())
     folder = store.folder or launch.project.store
-    places = Places(store, experiment, folder / "optuna" / f"{plan.name}.journal", folder / "checkpoints" / plan.name)
+    report = launch.project.page(launch.project.report(study.study))
+    places = Places(
+        store, experiment, folder / "optuna" / f"{plan.name}.journal", folder / "checkpoints" / plan.name, report
+    )
+    if not store.study_tag(
+        plan.name, view_tag(plan.logged_as.budget)
+    ):  # Else it is brought up to date when all is done.
+        show_study(store, plan.name, report, plan)
     prune_checkpoints(places.checkpoints, set(_identities(frame[frame["outcome"].isin(RESULTS)])))
     drop_lock(places.journal)
     known = known_outcomes(frame, plan.budget)
@@ -103,6 +112,7 @@ def run_study(
             summary = Coordinator(assignment, scheduler, pool, progress).work(stop)
             with suppress(StoreError):  # Else the next launch does it.
                 store.kill_left_over(plan.name)
+                show_study(store, plan.name, report, plan)
             return summary
         finally:
             store.tidy()

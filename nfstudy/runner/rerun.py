@@ -24,7 +24,7 @@ from nfstudy.runner.worker import resolve_device
 from nfstudy.runs.code import code_state
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import RerunVerdict, latest_per_identity
-from nfstudy.runs.metrics import LATER_METRICS, known_metrics
+from nfstudy.runs.metrics import LATER_METRICS, is_of_the_end, known_metrics
 from nfstudy.runs.provenance import environment
 from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tags import Tag
@@ -131,6 +131,7 @@ def train_again(rerun: Rerun, store: Store, project: Project) -> Comparison:
         store.experiment(trial.study),
         folder / "optuna" / f"{trial.study}.journal",
         folder / "checkpoints" / trial.study,
+        project.page(project.report(trial.study)),
     )
     epochs = max((len(history) for history in rerun.old.histories.values()), default=0)
     # A pruned run was stopped after an epoch, by what other trials had come to.
@@ -171,12 +172,13 @@ def compare(old: RunCopy, new: RunCopy) -> tuple[RerunVerdict, tuple[str, ...]]:
         close = False
         lines.append(f"outcome: {old.record.outcome} then, {new.record.outcome} now")
     for metric in sorted(old.histories.keys() | new.histories.keys()):
-        then, now = old.numbers(metric), new.numbers(metric)
+        then, now = old.compared(metric), new.compared(metric)
         pairs = (a or b for a, b in zip_longest(then, now) if repr(a) != repr(b))
         if metric.startswith("time/") or (first := next(pairs, None)) is None:
             continue
         before, after = (numbers[-1][1] if numbers else math.nan for numbers in (then, now))
-        lines.append(f"{metric}: {before:.9g} then, {after:.9g} now; differs from update {first[0]:,} on")
+        since = "" if is_of_the_end(metric) else f"; differs from update {first[0]:,} on"
+        lines.append(f"{metric}: {before:.9g} then, {after:.9g} now{since}")
         if metric.startswith(("test/", "valid/")):
             close = close and _is_close(before, after)
     return "within tolerances" if close else "differs", tuple(lines)

@@ -14,7 +14,7 @@ import numpy as np
 from nfstudy.core.errors import UserError
 from nfstudy.runs.conditions import UnknownSettingError, recorded_settings
 from nfstudy.runs.frame import param_text
-from nfstudy.runs.metrics import BOUND_TERMS, CURVES, OF_TRAINING, known_metrics
+from nfstudy.runs.metrics import CURVES, EPOCH_METRICS, FREE_ENERGY, POSITIVE_FREE_ENERGY, known_metrics
 from nfstudy.runs.original import CHECKED
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.whole_run import RunCopy, RunRecord
@@ -24,7 +24,6 @@ from nfstudy.study.settings import Settings
 OF_PLUGINS = "without a check of settings, which are of plug-ins"
 OF_A_SEARCH = "without a check of the search of their cell"
 """A cell's key holds the search itself, of which a run says no more than what came of it."""
-EPOCH_METRICS = tuple(metric.name for metric in (*BOUND_TERMS, *OF_TRAINING))
 
 
 def check_run(copy: RunCopy, searched: bool) -> str:
@@ -108,6 +107,10 @@ def _check_updates(copy: RunCopy, updates: int) -> None:
         raise UserError(
             f"{beyond[0]} is of update {ends[beyond[0]]:,}; expected: at most its train.updates, {updates:,}"
         )
+    if (free := copy.numbers(POSITIVE_FREE_ENERGY.name)) and [-value for _, value in free] != [
+        value for _, value in copy.numbers(FREE_ENERGY.name)
+    ]:
+        raise UserError(f"{POSITIVE_FREE_ENERGY.name}: is {free[-1][1]}; expected: the negative of {FREE_ENERGY.name}")
     epochs = {name: np.unique(histories[name]["update"]) for name in EPOCH_METRICS if name in histories}
     if not epochs:
         return

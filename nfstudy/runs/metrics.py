@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from nfstudy.core import registry
-from nfstudy.core.declarations import Metric
+from nfstudy.core.declarations import Metric, Values
 
 PER_IMAGE = "nats per image"
 """The unit of means over images; of patches an image is a patch, and on the plane, where there are none, it is nats."""
@@ -42,6 +42,9 @@ OF_TRAINING = (
     ),
 )
 
+EPOCH_METRICS = tuple(metric.name for metric in (*BOUND_TERMS, *OF_TRAINING))
+"""Metrics that are logged after every epoch, at the step of its last update."""
+
 FREE_ENERGY = Metric(
     name="test/elbo",
     label="F",
@@ -50,6 +53,14 @@ FREE_ENERGY = Metric(
     unit=PER_IMAGE,
     better="higher",
     sign=-1,
+)
+POSITIVE_FREE_ENERGY = Metric(
+    name="test/free_energy",
+    label="F",
+    heading="Free energy F",
+    meaning="F = −test/elbo on the test set, for MLflow's pages; everything here reads test/elbo",
+    unit=PER_IMAGE,
+    better="lower",
 )
 NLL = Metric(
     name="test/nll",
@@ -197,7 +208,7 @@ LATER = (
     *(TIGHT_NLL, TIGHT_FREE_ENERGY, TIGHT_KL, TIGHT_ERROR, TIGHT_SAMPLES, TIGHT_IMAGES, NLL_CURVE),
     *(TIGHT_SEED_ERROR, TIGHT_IMAGE_ERROR, TIGHT_DROP, TIGHT_ESS, TIGHT_PARETO_K, TIGHT_PARETO_K_HIGH),
     *(ACTIVE_LATENTS, LATENT_KL, LOG_DET, DISPLACEMENT, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE),
-    *(GRADIENT_SNR, PARAMETERS, PEAK_MEMORY),
+    *(GRADIENT_SNR, PARAMETERS, PEAK_MEMORY, POSITIVE_FREE_ENERGY),
 )
 CURVES = frozenset(metric.name for metric in (NLL_CURVE, LATENT_KL, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE))
 """Metrics whose steps are no updates: each says what is counted along it."""
@@ -286,6 +297,21 @@ METRICS: dict[str, Metric] = {
     )
 }
 """Name -> metric of the suite's own."""
+
+
+END_STEP = 0
+"""The step of what is logged once, at the end of a run: MLflow draws bars of it, and of other steps a lone point. Runs
+of before have the run's last update there."""
+
+
+def is_of_the_end(name: str) -> bool:
+    """Say whether a metric is one number at the end of a run, so that its step says nothing."""
+    return name not in EPOCH_METRICS and name not in CURVES
+
+
+def unit_of(values: Values | None, likelihood: str | None = None) -> str:
+    """Return what F, KL and −ln p(x) are in: nats per image, patch or example; on the plane, without data, nats."""
+    return f"nats per {registry.likelihood_of(values, likelihood).per}" if values else "nats"
 
 
 def known_metrics() -> dict[str, Metric]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nfstudy.runs.tags import Tag
+from nfstudy.runs.description import is_written
+from nfstudy.runs.tags import MlflowTag, Tag
 
 ORIGINAL_RUN_ID = Tag.ORIGINAL_RUN_ID
 """Tag of an imported run: its id in the store where it was logged."""
@@ -20,8 +21,8 @@ IMPORTED = Tag.IMPORTED
 CHECKED = "checked"
 """Of an imported run: its settings have been resolved and hashed again, and give its keys."""
 
-STORES_OWN = (ORIGINAL_RUN_ID, IMPORTING, IMPORTED)
-"""Tags that a store adds to a run when it imports it."""
+STORES_OWN = (ORIGINAL_RUN_ID, IMPORTING, IMPORTED, Tag.CELL_NAME, MlflowTag.USER)
+"""Tags that a store adds to a run when it imports it, or that are of the store in which it was made."""
 
 
 def original_id(run_id: str, tags: Mapping[str, str]) -> str:
@@ -30,5 +31,12 @@ def original_id(run_id: str, tags: Mapping[str, str]) -> str:
 
 
 def original_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags that a run was logged with, sorted: all but those of its import."""
-    return {name: text for name, text in sorted(tags.items()) if name not in STORES_OWN}
+    """Return the tags that a run was logged with, sorted: all but the store's own.
+
+    A description that nfstudy has written is the store's, one that somebody has written is the run's.
+    """
+    return {
+        name: text
+        for name, text in sorted(tags.items())
+        if name not in STORES_OWN and not (name == MlflowTag.NOTE and is_written(text))
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import platform
@@ -38,6 +39,14 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or "unknown"
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def user() -> str:
+    """Return the name of who runs this, as the operating system has it."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # In a container, a user id may have no name.
+        return "unknown"
 
 
 def usable_cores() -> int:

@@ -19,8 +19,8 @@ from pydantic import Field, ValidationError, model_validator
 from nfstudy.core.fields import Record
 from nfstudy.runs.evaluations import Evaluation, evaluation_texts
 from nfstudy.runs.frame import LARGEST
-from nfstudy.runs.metrics import CURVES
-from nfstudy.runs.original import STORES_OWN
+from nfstudy.runs.metrics import CURVES, is_of_the_end
+from nfstudy.runs.original import original_tags
 from nfstudy.runs.readable import SHOWN, trouble
 from nfstudy.runs.result import outcome_of
 from nfstudy.runs.tags import IDENTITY, MlflowTag, Tag
@@ -108,8 +108,8 @@ class RunRecord(Record):
             raise ValueError(reason)
         for text in evaluation_texts(self.tags):
             Evaluation.model_validate_json(text)
-        if own := sorted({*STORES_OWN} & self.tags.keys()):
-            raise ValueError(f"tag {own[0]}: expected: only in a store, which adds it when it imports a run")
+        if own := sorted(self.tags.keys() - original_tags(self.tags).keys()):
+            raise ValueError(f"tag {own[0]}: expected: only in a store, which adds it itself")
         for name in self.files:
             if not is_inside(name):
                 raise ValueError(f"file {name[:80]!r}: expected: plain names of files and folders inside the run's own")
@@ -150,11 +150,18 @@ class RunCopy:
         history = self.histories.get(metric, np.empty(0, POINT))
         return [*zip(history["update"].tolist(), history["value"].tolist(), strict=True)]
 
+    def compared(self, metric: str) -> list[tuple[int, float]]:
+        """Return what two runs are compared by: `numbers`, with update 0 for what is logged once, at the end.
+
+        At which step that stands has changed since the first runs, and says nothing.
+        """
+        return [(0 if is_of_the_end(metric) else update, value) for update, value in self.numbers(metric)]
+
     def same_numbers(self, other: RunCopy) -> bool:
         """Say whether two runs ended alike with the same numbers bit for bit, whenever and however fast they ran."""
         metrics = {metric for run in (self, other) for metric in run.histories if not metric.startswith("time/")}
         return self.record.outcome == other.record.outcome and all(
-            np.array_equal(np.array(self.numbers(metric)), np.array(other.numbers(metric)), equal_nan=True)
+            np.array_equal(np.array(self.compared(metric)), np.array(other.compared(metric)), equal_nan=True)
             for metric in metrics
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -47,22 +47,31 @@ def find_study(named: Path | str, root: Path) -> Path:
     for place in places:
         if place.is_file():
             return place
-    if merged := _merged_into(path.name, shipped):
-        raise SpecError(f"{named}: no such study any more; hint: it is {merged} now")
+    if merger := _merger(path.name):
+        study, budget = merger
+        raise SpecError(f"{named}: no such study any more; hint: it is the budget {budget} of {study.study} now")
     hint = did_you_mean(path.name, [*shipped, *(each.stem for folder in folders for each in folder.glob("*.yaml"))])
     raise SpecError(f"{named}: no such study; expected: a study file, or one of {', '.join(shipped)}{hint}")
 
 
-def _merged_into(name: str, shipped: Mapping[str, Path]) -> str:
-    """Return which budget of a shipped study was formerly a study of some name; empty where none was."""
-    for path in shipped.values():
+def study_now(name: str) -> str:
+    """Return the study that runs logged as those of some study are of now: itself, or what it was merged into."""
+    if name in shipped_studies():
+        return name
+    merger = _merger(name)
+    return merger[0].study if merger else name
+
+
+def _merger(name: str) -> tuple[StudySpec, str] | None:
+    """Return the shipped study, and which budget of it was formerly a study of some name; None where none was."""
+    for path in shipped_studies().values():
         if name.encode() not in path.read_bytes():
             continue
         study = read_study(path)
         for budget, changes in study.budgets.items():
             if changes.formerly and changes.formerly.study == name != study.study:
-                return f"the budget {budget} of {study.study}"
-    return ""
+                return study, budget
+    return None
 
 
 def find_studies(named: Sequence[Path | str], root: Path) -> dict[Path, StudySpec]:

@@ -1,10 +1,16 @@
 """Licence, citation, packaging, CI and container say the same, and name what there is."""
 
+import hashlib
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 import nfstudy
@@ -63,3 +69,66 @@ def test_issue_templates_have_the_head_that_code_hosts_read(name):
     _, head, body = (ROOT / ".github" / name).read_text().split("---\n")
     assert {"name", "about"} <= YAML(typ="safe").load(head).keys()
     assert body.strip()
+
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_readme_says_what_it_is_and_how_to_begin_before_anything_else():
+    """In the first screen: one sentence, Figure 4, the verdict, two commands."""
+    first, *_ = README.partition("\n## ")
+    shown = ("A reproduction suite for", "figure-4.png", "<!-- verdict: begin -->", "$ make quickstart")
+    places = [first.index(words) for words in shown]
+    assert places == sorted(places)
+    assert len(re.findall(r"^\$ ", first, re.M)) == 2
+    assert len(first.splitlines()) < 30
+    assert re.findall(r"^## (.+)$", README, re.M) == [
+        "What you get",
+        "A study of your own",
+        "A flow of your own",
+        "Results",
+        "What is not reproduced",
+        "Guarantees",
+        "Citation",
+    ]
+    by_hand = re.sub(r"<!-- results: begin -->.*<!-- results: end -->", "", README, flags=re.S)
+    assert len(by_hand.splitlines()) < 150
+
+
+@pytest.mark.parametrize("link", sorted({*re.findall(r"\]\(([^)\s]+)\)", README)}))
+def test_links_of_readme_lead_somewhere(link):
+    if "://" in link or link.startswith("../../"):  # Elsewhere, or to the code host's own pages.
+        return
+    name, _, anchor = link.partition("#")
+    assert (ROOT / name).exists()
+    if anchor:
+        headings = re.findall(r"^#+ (.+)$", (ROOT / name).read_text(), re.M)
+        assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_picture_of_the_front_page_is_taken_with_a_browser_and_says_of_which_page(tmp_path):
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "reports").mkdir()
+    shutil.copy(ROOT / "tools" / "screenshot.py", tmp_path / "tools")
+    Image.new("RGB", (1280, 800), "white").save(tmp_path / "taken.png")
+    browser = tmp_path / "browser"
+    browser.write_text(
+        "#!/bin/sh\nfor each; do case $each in --screenshot=*) "
+        f'cp {tmp_path}/taken.png "${{each#--screenshot=}}";; esac; done\n'
+    )
+    browser.chmod(0o755)
+
+    def take():
+        command = [sys.executable, str(tmp_path / "tools" / "screenshot.py")]
+        asked = {**os.environ, "CHROMIUM": str(browser), "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, env=asked, capture_output=True, text=True)
+
+    without = take()
+    assert without.returncode == 2
+    assert "error: no reports/index.html; hint: make reference" in without.stderr
+    (tmp_path / "reports" / "index.html").write_text("<p>front</p>")
+    assert take().returncode == 0
+    assert Image.open(tmp_path / "docs" / "report.png").size == (1280, 800)
+    digest = hashlib.sha256(b"<p>front</p>").hexdigest()
+    assert (tmp_path / "docs" / "report.png.of").read_text() == f"{digest}\n"

@@ -1,5 +1,6 @@
 """The reference runs: reports and README's results are made from them alone, and what is kept is what they make."""
 
+import hashlib
 import json
 import math
 import re
@@ -384,6 +385,34 @@ def test_the_committed_reports_can_be_read_on_a_code_host():
     pages = sorted((CHECKOUT.root / "reports").glob("*/index.md"))
     assert pages
     assert {page.parent.name: size for page in pages if (size := page.stat().st_size) >= 60_000} == {}
+
+
+def test_the_verdict_in_brief_stands_where_readme_has_a_place_for_it(project, capsys):
+    readme = project / "README.md"
+    readme.write_text("# T\n<!-- verdict: begin -->\nold\n<!-- verdict: end -->\n" + readme.read_text())
+    assert main(["reference"]) == 0
+    head, _, rest = readme.read_text().partition("<!-- verdict: end -->")
+    assert head.startswith(
+        "# T\n<!-- verdict: begin -->\n**The paper's claims on the shipped runs:** *order* (our cells"
+    )
+    assert "old" not in head
+    assert BEGIN in rest
+    readme.write_text(readme.read_text().replace("*order*", "*all*"))
+    assert main(["reference", "--check"]) == 1
+    assert "README.md" in capsys.readouterr().err
+
+
+def test_a_picture_of_an_earlier_front_page_is_named(project, capsys):
+    assert main(["reference"]) == 0
+    (project / "docs").mkdir()
+    (project / "docs" / "report.png").write_bytes(b"picture")
+    digest = hashlib.sha256((project / "reports" / "index.html").read_bytes()).hexdigest()
+    (project / "docs" / "report.png.of").write_text(f"{digest}\n")
+    assert main(["reference", "--check"]) == 0
+    (project / "docs" / "report.png.of").write_text("0" * 64)
+    assert main(["reference", "--check"]) == 1
+    told = "stale: docs/report.png: shows an earlier front page; take it again with: make screenshot\n"
+    assert told in capsys.readouterr().err
 
 
 def test_the_committed_reports_and_readme_are_what_the_reference_runs_make(shipped):

@@ -35,7 +35,9 @@ def conduct(store, tmp_path, script, capsys, workers=1, **retry):
     def plan():
         yield [Task(trial) for trial in TRIALS]
 
-    places = Places(store, store.experiment("s"), tmp_path / "journal", tmp_path / "checkpoints")
+    places = Places(
+        store, store.experiment("s"), tmp_path / "journal", tmp_path / "checkpoints", "reports/s/index.html"
+    )
     assignment = Assignment("s", places, {DATA: data_record(load_dataset(DATA, ()))}, {}, RetryPolicy(**retry), total=3)
     engine = FakeEngine(workers, script)
     with StopSignal() as stop:

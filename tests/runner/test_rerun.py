@@ -117,7 +117,7 @@ def test_numbers_are_identical_close_or_different():
     assert (ABSOLUTE, RELATIVE) == (0.1, 1e-3)
     verdict, (line,) = compare(old, run(95.0, 90.0999))
     assert verdict == "within tolerances"
-    assert line == "test/nll: 90 then, 90.0999 now; differs from update 20 on"
+    assert line == "test/nll: 90 then, 90.0999 now"
     assert compare(old, run(94.0, 90.0))[0] == "within tolerances"
     assert compare(old, run(95.0, 90.1001))[0] == "differs"
     assert compare(run(9000.0), run(9008.9))[0] == "within tolerances"

@@ -1,5 +1,6 @@
 """Archives: what goes in comes out bit for bit, in another store too; whatever export would not write is refused."""
 
+import getpass
 import hashlib
 import json
 import lzma
@@ -91,6 +92,8 @@ def test_an_import_writes_what_mlflow_has_written(filled, tmp_path):
     assert (done.new, done.known, done.conflicts) == (4, 0, ())
     before, after = tables(filled), tables(uri)
     after["tags"] = [row for row in after["tags"] if "'nfstudy.imported'" not in row]
+    before["runs"] = [row.replace(repr(getpass.getuser()), "'unknown'") for row in before["runs"]]
+    before["tags"] = [row for row in before["tags"] if not re.match(r"\('(nfstudy\.cell_name|mlflow\.user)'", row)]
     for name in ("inputs", "input_tags", "tags"):  # Rows of a run's that is left out do not name it, but for its tags.
         assert set(after[name]) <= set(before[name])
     for name in before.keys() - {"inputs", "input_tags"}:

@@ -56,7 +56,7 @@ def files_with(folder, *words):
 
 def test_the_ui_serves_the_store_and_a_study_runs_against_a_server(served, tmp_path):
     folder, address = served
-    assert re.search(rf"tiny: {address}/#/experiments/\d+/runs", (folder / "out.txt").read_text())
+    assert re.search(rf"tiny, default: {address}/#/experiments/\d+/runs", (folder / "out.txt").read_text())
     (run_id,) = frame_of(folder)["run_id"]
     with urllib.request.urlopen(f"{address}/get-artifact?path=samples.png&run_uuid={run_id}") as picture:
         assert picture.read().startswith(b"\x89PNG")

@@ -277,7 +277,7 @@ def test_processes_that_make_one_store_at_once_all_succeed(tmp_path):
         codes = [process.wait() for process in processes]
     assert codes == [0] * 4, (tmp_path / "out.txt").read_text()
     store = open_store(uri)
-    assert {e.name for e in store.client.search_experiments()} == {"Default", *(f"study-{i}" for i in range(4))}
+    assert {e.name for e in store.client.search_experiments()} == {f"study-{i}" for i in range(4)}
 
 
 def test_an_address_out_of_the_store_is_refused(tmp_path):

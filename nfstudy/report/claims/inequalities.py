@@ -22,8 +22,9 @@ from nfstudy.core.fields import Positive, Record
 from nfstudy.report.labels import Label, setting_name, setting_text
 from nfstudy.report.paper import PaperFacts, Published, facts_of
 from nfstudy.report.statistics.contrasts import combine
-from nfstudy.report.statistics.estimates import BOUNDS, unit_of
+from nfstudy.report.statistics.estimates import BOUNDS
 from nfstudy.report.tables import format_number
+from nfstudy.runs.metrics import unit_of
 from nfstudy.study.spec import Scalar
 from nfstudy.study.yaml_document import Document, shown
 

@@ -14,7 +14,7 @@ from nfstudy.report.exhibits.general import free_energies, runs_with_curves, spr
 from nfstudy.report.pages.study_page import absent, run_line, runs_by_cell, web_address
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.runs.frame import RUN_COLUMNS, param_text
-from nfstudy.runs.metrics import PER_IMAGE, known_metrics
+from nfstudy.runs.metrics import PER_IMAGE, POSITIVE_FREE_ENERGY, known_metrics
 
 MAX_RUNS = 1000
 """Of a study, whose learning curves the page holds; of more runs, it holds those that the study's figure shows."""
@@ -56,6 +56,7 @@ def embed_runs(studies: Mapping[str, Results]) -> dict[str, Any]:
         (`params`), `metrics`, and `curves`: split -> [update, F] points, null where the page does not hold them.
     """
     shown = {name: metric for name, metric in known_metrics().items() if metric.split in _SHOWN_SPLITS}
+    del shown[POSITIVE_FREE_ENERGY.name]  # It says again what test/elbo says.
     content: dict[str, Any] = {
         "studies": {},
         "metrics": {name: {"meaning": metric.meaning, "unit": _own_unit(metric)} for name, metric in shown.items()},

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import ExhibitDeclaration, load_function
-from nfstudy.report.claims.inequalities import read_claims
+from nfstudy.report.claims.inequalities import GROUPS, read_claims
 from nfstudy.report.claims.ledger import JudgedClaim, counts_text, judge_on, side_by_side
 from nfstudy.report.exhibits.base import (
     cell_row,
@@ -143,6 +143,17 @@ def claims_text(judged: Sequence[JudgedClaim]) -> str:
     rest = len(judged) - len(shown)
     without = f"\n{rest} more claims have no runs.\n" if rest else ""
     return f"### Claims of the paper\n\n{to_markdown(side_by_side(shown))}{without}"
+
+
+def verdict_text(judged: Sequence[JudgedClaim]) -> str:
+    """Return in one paragraph how many claims of each kind are supported, over all bodies of evidence."""
+    parts = []
+    for group, heading in GROUPS.items():
+        verdicts = [verdict for found in judged if found.claim.group == group for verdict in found.bodies.values()]
+        if verdicts:
+            name, _, about = heading.partition(": ")
+            parts.append(f"*{name.lower()}* ({about}) {counts_text(verdicts)}")
+    return f"**The paper's claims on the shipped runs:** {'; '.join(parts)}." if parts else "No claim has runs."
 
 
 def _claims(results: Results) -> str:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nfstudy.core import registry
-from nfstudy.core.declarations import Metric, Paper, Values
+from nfstudy.core.declarations import Metric, Paper
 from nfstudy.report.labels import Label, label_cells
 from nfstudy.report.paper import PaperFacts, facts_of, paper_of
 from nfstudy.report.statistics.contrasts import Contrast, contrast_of
@@ -27,7 +26,7 @@ from nfstudy.runs.frame import (
     notes,
     trusted,
 )
-from nfstudy.runs.metrics import ENERGY_ERROR, FREE_ENERGY, KL, NLL, NLL_ERROR
+from nfstudy.runs.metrics import ENERGY_ERROR, FREE_ENERGY, KL, NLL, NLL_ERROR, unit_of
 from nfstudy.runs.result import RESULTS
 from nfstudy.study.cells import Cell, Impossible
 from nfstudy.study.plan import StudyPlan
@@ -44,11 +43,6 @@ ERRORS_OF = {
     KL.name: (ENERGY_ERROR.name, NLL_ERROR.name),
 }
 """Metric -> the metrics of its Monte-Carlo standard error; the errors of a difference add up, at most."""
-
-
-def unit_of(values: Values | None, likelihood: str | None = None) -> str:
-    """Return what F, KL and −ln p(x) are in: nats per image, patch or example; on the plane, without data, nats."""
-    return f"nats per {registry.likelihood_of(values, likelihood).per}" if values else "nats"
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,14 @@ class StudyRuns:
         """Return one row a run; see `nfstudy.runs.frame.LoggedRuns`."""
         rows = [
             make_row(run.info.run_id, run.info.status, run.info.start_time, run.data.to_dictionary())
-            for run in self._search()
-            if IMPORTING not in run.data.tags
+            for run in self.entities()
         ]
         frame = make_frame(rows, metrics)
         return with_notes(frame, renamed_note(self.study, self._name)) if self._name else frame
+
+    def entities(self) -> list[Run]:
+        """Return the runs as MLflow has them, without those whose import has not ended."""
+        return [run for run in self._search() if IMPORTING not in run.data.tags]
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""

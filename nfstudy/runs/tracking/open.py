@@ -19,7 +19,7 @@ from nfstudy.runs.frame import LoggedRuns, make_frame, with_notes
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.claim import at_work_elsewhere
 from nfstudy.runs.tracking.reach import require_address, require_answer
-from nfstudy.runs.tracking.sql_runs import SqlStore
+from nfstudy.runs.tracking.sql_runs import SqlStore, find_experiment
 from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_served, is_sqlite
 from nfstudy.study.spec import StudySpec
 
@@ -115,6 +115,15 @@ def load_undeleted(uri: str, study: StudySpec, metrics: Collection[str] | None =
         return load_frame(uri, study, metrics)
     except StudyDeletedError as error:
         return with_notes(make_frame([], metrics), [str(error)])
+
+
+def experiment_of(uri: str, study: str) -> str | None:
+    """Return the id of a study's experiment; None where there is none. Raises StoreError."""
+    store = SqlStore(uri)
+    if not is_served(uri) and store.is_known():
+        found = store.read(lambda connection: find_experiment(connection, uri, study))
+        return str(found.id) if found else None
+    return _open_store(uri).study_tags().get(study, (None,))[0]
 
 
 def is_live(project: Project, uri: str, study: str) -> bool:

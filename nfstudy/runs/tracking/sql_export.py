@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -119,6 +119,17 @@ def insert_copies(uri: str, experiment: str, study: str, copies: Sequence[RunCop
             connection.execute("BEGIN IMMEDIATE")
             for copy in copies:
                 _insert(connection, int(experiment), study, copy)
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: cannot be written: {error}") from None
+
+
+def set_tags(uri: str, tags: Mapping[str, Mapping[str, str]]) -> None:
+    """Put tags on many runs of a SQLite store, all or none: id -> tag -> text; raises StoreError."""
+    path = database_file(uri)
+    rows = [(run_id, name, text) for run_id, own in tags.items() for name, text in own.items()]
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection, connection:
+            connection.executemany("INSERT OR REPLACE INTO tags (run_uuid, key, value) VALUES (?, ?, ?)", rows)
     except sqlite3.Error as error:
         raise StoreError(f"{path}: cannot be written: {error}") from None
 

@@ -48,9 +48,10 @@ from nfstudy.core.plugins import installed
 from nfstudy.core.project import Project
 from nfstudy.core.sqlite_uri import SQLITE, sqlite_uri
 from nfstudy.runs.code import code_state
+from nfstudy.runs.description import WRITTEN, is_written, run_name
 from nfstudy.runs.frame import param_text
-from nfstudy.runs.metrics import known_metrics
-from nfstudy.runs.provenance import environment
+from nfstudy.runs.metrics import END_STEP, FREE_ENERGY, POSITIVE_FREE_ENERGY, known_metrics
+from nfstudy.runs.provenance import environment, user
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.runs.tracking.busy_timeout import shorten_busy_timeout
@@ -59,7 +60,10 @@ from nfstudy.runs.tracking.database import file_identity, require_ours, require_
 from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns, find_experiment
 from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.retry import Retry, may_pass, reason
+from nfstudy.runs.tracking.sql_export import set_tags
+from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.uris import ARTIFACTS, artifact_folder, database_file, is_sqlite
+from nfstudy.runs.views import MACHINE_LEARNING
 from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Trial, settings_digest
 
@@ -131,7 +135,8 @@ class Store:
             found = find_experiment(self.client, self.uri, study)
             if found is None:
                 location = f"{ARTIFACTS}{study}" if is_sqlite(self.uri) else None
-                tags = {Tag.STUDY: study} | ({MlflowTag.NOTE: description} if description else {})
+                tags = {Tag.STUDY: study, MlflowTag.KIND: MACHINE_LEARNING}
+                tags |= {MlflowTag.NOTE: description} if description else {}
                 return self.client.create_experiment(study, artifact_location=location, tags=tags)
             if is_sqlite(self.uri) and not _resolves_here(found):
                 raise StoreError(
@@ -146,6 +151,12 @@ class Store:
         """Return study -> id of its experiment."""
         with _as_store_error(self.uri):
             return {e.name: e.experiment_id for e in self.client.search_experiments() if e.name != "Default"}
+
+    def study_tags(self) -> dict[str, tuple[str, dict[str, str]]]:
+        """Return study -> (id of its experiment, its tags), of the experiments that are studies."""
+        with _as_store_error(self.uri):
+            found = self.client.search_experiments(max_results=PAGE)
+            return {e.tags[Tag.STUDY]: (e.experiment_id, dict(e.tags)) for e in found if Tag.STUDY in e.tags}
 
     def start_run(self, experiment: str, trial: Trial, data: DataRecord | None, attempt: Attempt) -> str:
         """Create a run with everything that would reproduce it, before training starts; return its id."""
@@ -163,6 +174,8 @@ class Store:
             Tag.REPETITION: str(trial.repetition),
             Tag.ATTEMPT: str(attempt.number),
             Tag.POINT: json.dumps(trial.cell.point, sort_keys=True),
+            Tag.CELL_NAME: trial.cell.label,
+            MlflowTag.USER: user(),
             **({Tag.RERUN_OF: trial.rerun_of} if trial.rerun_of else {}),
             **({Tag.LOOK: trial.look} if trial.look else {}),
             Tag.COMMIT: code.commit,
@@ -177,7 +190,7 @@ class Store:
             Tag.PYTHON: machine["python"],
             **_plugin_tags(),
         }
-        name = f"{trial.label} ({trial.cell.budget})"
+        name = run_name(trial.label, trial.cell.budget)
         run_id: str = self._write(self.client.create_run, experiment, tags=tags, run_name=name).info.run_id
         params = [Param(path, param_text(value)) for path, value in settings.flat().items()]
         self._write_of(run_id, self.client.log_batch, run_id, params=params)
@@ -195,13 +208,25 @@ class Store:
         """Log one epoch's numbers in one batch, at the step of its last update."""
         self._log_points(run_id, [(name, record.update, value) for name, value in record.metrics.items()])
 
-    def finish_run(self, run_id: str, result: TrialResult) -> None:
-        """Log how a run ended; its status is set last, so a run marked finished has all its numbers and files."""
-        ends = [(name, result.update, value) for name, value in result.metrics.items()]
+    def finish_run(self, run_id: str, result: TrialResult, description: str = "") -> None:
+        """Log how a run ended; its status is set last, so a run marked finished has all its numbers and files.
+
+        Arguments:
+            run_id: which.
+            result: how it ended.
+            description: from `nfstudy.runs.description`; empty for none.
+        """
+        ends = [(name, END_STEP, value) for name, value in result.metrics.items()]
+        if FREE_ENERGY.name in result.metrics:
+            ends.append((POSITIVE_FREE_ENERGY.name, END_STEP, -result.metrics[FREE_ENERGY.name]))
         curves = [(name, step, value) for name, curve in result.curves.items() for step, value in curve.items()]
         self._log_points(run_id, ends + curves)
         self._log_files(run_id, result.files)
-        self.tag_run(run_id, {Tag.OUTCOME: result.outcome, Tag.REASON: result.reason, Tag.UPDATE: str(result.update)})
+        tags = {Tag.OUTCOME: result.outcome, Tag.REASON: result.reason, Tag.UPDATE: str(result.update)}
+        if description:
+            now = self._write_of(run_id, self.client.get_run, run_id).data.tags
+            tags |= {MlflowTag.NOTE: description} if is_written(now.get(MlflowTag.NOTE, WRITTEN)) else {}
+        self.tag_run(run_id, tags)
         self._write_of(
             run_id, self.client.set_terminated, run_id, "FAILED" if result.outcome == "failed" else "FINISHED"
         )
@@ -210,6 +235,14 @@ class Store:
         """Put tags on a run."""
         plain = {name: without_secrets(text)[:5000] for name, text in tags.items()}
         self._write_of(run_id, self.client.log_batch, run_id, tags=[RunTag(*pair) for pair in plain.items()])
+
+    def tag_runs(self, tags: Mapping[str, Mapping[str, str]]) -> None:
+        """Put tags on many runs: id in the store -> tag -> text."""
+        if is_sqlite(self.uri) and SqlStore(self.uri).is_known():
+            set_tags(self.uri, tags)
+        else:
+            for run_id, own in tags.items():
+                self.tag_run(run_id, own)
 
     def kill_run(self, run_id: str) -> None:
         """Mark a run that was cut off."""
@@ -383,6 +416,9 @@ def _create_database(path: Path, uri: str) -> None:
                     SqlAlchemyStore(sqlite_uri(draft), ARTIFACTS).engine.dispose()
                 with closing(sqlite3.connect(draft)) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")
+                    # MLflow needs it to be there and takes it for its own runs; it would stand empty among the studies.
+                    connection.execute("UPDATE experiments SET lifecycle_stage = 'deleted' WHERE experiment_id = 0")
+                    connection.commit()
     except Timeout:
         raise StoreError(
             f"{path}: another process has been making this store for {CREATION_SECONDS:.0f} s; hint: see what it does, "
