@@ -6,6 +6,7 @@ MLflow itself tries a database for minutes and then shows what its driver raised
 from __future__ import annotations
 
 import os
+import re
 import socket
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -78,6 +79,10 @@ def _require_file(uri: str) -> None:
             os.stat(path)  # Raises for a name that no file can have, where `Path.exists` says no.
         if not name or path.is_dir():
             raise StoreError(f"tracking address {uri}: {path} is a folder; expected: {SQLITE}FILE")
+        if path.is_symlink() and not path.exists():
+            raise StoreError(f"{path}: is a link to {os.readlink(path)}, which is not there; expected: a database")
+        if path.exists() and not path.is_file():  # Whoever opens a pipe may wait for ever.
+            raise StoreError(f"{path}: is a pipe, socket or device; expected: a database, or a new name")
         folder = next(each for each in path.parents if each.exists())
         if not folder.is_dir():
             raise StoreError(f"tracking address {uri}: {folder} is a file; expected: {SQLITE}FILE, in a folder")
@@ -86,9 +91,19 @@ def _require_file(uri: str) -> None:
         raise StoreError(f"tracking address {uri}: no file can have this name: {reason}") from None
 
 
+def _require_encoded(uri: str, misplaced: bool) -> None:
+    """Raise StoreError for what a password may hold and an address may not: it would be taken for another part."""
+    if misplaced or re.search(r"[\s'\"<>]", uri):
+        raise StoreError(
+            f"tracking address {uri}: holds blanks, quotes, or an @ or / too many; expected: these percent-encoded, "
+            "such as @ in a password as %40, / as %2F, a blank as %20"
+        )
+
+
 def _require_host(uri: str) -> None:
     try:
         parts = urlsplit(uri)
+        _require_encoded(uri, "@" in parts.path)
         found = parts.hostname and parts.port != 0
     except ValueError:
         found = False
@@ -100,6 +115,7 @@ def _require_driver(uri: str) -> None:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+    _require_encoded(uri, uri.partition("?")[0].count("@") > 1)
     try:
         # What SQLAlchemy has for a dialect may itself import the driver.
         make_url(uri).get_dialect().import_dbapi()
