@@ -16,6 +16,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from nfstudy.core.bytecode import drop_stale
+from nfstudy.core.errors import UserError
 from nfstudy.core.plugins import installed
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -72,8 +74,17 @@ class CodeState:
 
 @cache
 def code_state() -> CodeState:
-    """Return what git says of the tree that holds this package, and the sources that it said that of."""
+    """Return what git says of the tree that holds this package, and the sources that it said that of.
+
+    Raises:
+        UserError: this process may have loaded something else than its sources say.
+    """
     before = package_sources()
+    if unknown := [name for name, digest in before.items() if not digest]:
+        raise UserError(
+            f"{', '.join(unknown)}: Python took a compiled copy of an earlier text for it, since its time and size are "
+            "the same; expected: the code that runs are logged with; hint: run the command again, the copy was removed"
+        )
     while True:
         state = state_of(PACKAGE)
         if (after := package_sources()) == before:  # Else somebody wrote meanwhile.
@@ -84,14 +95,17 @@ def code_state() -> CodeState:
 def package_sources(name: str = "nfstudy", place: Path = PACKAGE) -> dict[str, str]:
     """Return name -> SHA-256 of each source of a package as it is on the disk now.
 
+    One of which Python may have loaded another text has none, and Python's copy of that is removed.
+
     Arguments:
         name: of the package.
         place: its folder; or a file, of a module that is one.
     """
-    paths = sorted(path for path in place.rglob("*.py") if path.is_file()) if place.is_dir() else [place]
-    return {
-        (f"{name}/{path.relative_to(place).as_posix()}" if place.is_dir() else name): _sha256(path) for path in paths
-    }
+    inside = place.is_dir()
+    paths = sorted(path for path in place.rglob("*.py") if path.is_file()) if inside else [place]
+    names = {path: f"{name}/{path.relative_to(place).as_posix()}" if inside else name for path in paths}
+    stale = drop_stale(paths)
+    return {name: "" if path in stale else _sha256(path) for path, name in names.items()}
 
 
 def plugin_sources() -> dict[str, str]:
@@ -139,7 +153,9 @@ def state_of(package: Path) -> CodeState:
     git = _Git(package.parent)
     try:
         commit = git.text("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-        if not git.text("ls-files", "--", package.name):
+        # A repository may be configured to have its files elsewhere: of those here it would say nothing.
+        tree = Path(git.text("rev-parse", "--show-toplevel"))
+        if tree not in package.resolve().parents or not git.text("ls-files", "--", package.name):
             raise _GitError(f"{package} is no part of the repository that it stands in")
     except _GitError as error:
         return CodeState(UNKNOWN, None, problem=str(error))
@@ -198,7 +214,9 @@ class _Git:
     def __init__(self, root: Path, **given: str) -> None:
         self.root = root
         plain = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")}
-        self._environment = {**plain, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", **given}
+        # A commit is what its hash says, whatever `git replace` shows in its place.
+        own = {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_REPLACE_OBJECTS": "1"}
+        self._environment = {**plain, **own, **given}
 
     def given(self, **variables: str) -> _Git:
         """Return the same with some variables of git's."""

@@ -2,10 +2,12 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from nfstudy.core.errors import UserError
 from nfstudy.core.plugins import Plugin
 from nfstudy.runs import code
 from nfstudy.runs.code import CodeState, code_state, differing, package_sources, plugin_sources, state_of
@@ -160,7 +162,27 @@ def in_somebody_elses(tree, monkeypatch):
     return "no part of the repository"
 
 
-@pytest.mark.parametrize("trouble", [without_git, slow, of_another_user, no_repository, no_commit, in_somebody_elses])
+def with_its_files_elsewhere(tree, monkeypatch):
+    (tree / "elsewhere").mkdir()
+    (tree / "nfstudy").rename(tree / "elsewhere" / "nfstudy")
+    (tree / "nfstudy").mkdir()
+    (tree / "nfstudy" / "one.py").write_text("edited\n")
+    git(tree, "config", "core.worktree", str(tree / "elsewhere"))
+    return "no part of the repository"
+
+
+TROUBLES = [
+    without_git,
+    slow,
+    of_another_user,
+    no_repository,
+    no_commit,
+    in_somebody_elses,
+    with_its_files_elsewhere,
+]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
 def test_where_git_cannot_say_nothing_is_known_and_why_is_told(tree, trouble, monkeypatch):
     if trouble is of_another_user and os.geteuid():
         pytest.skip("only root can give files away")
@@ -178,6 +200,20 @@ def test_a_commit_is_known_though_its_changes_are_not(tree):
     state = state_of(tree / "nfstudy")
     assert (state.commit, state.dirty) == (head(tree), None)
     assert state.problem
+
+
+def test_a_commit_is_what_its_hash_says_whatever_is_shown_in_its_place(tree):
+    first = head(tree)
+    (tree / "nfstudy" / "one.py").write_text("edited\n")
+    git(tree, "commit", "-qam", "edited")
+    edited = head(tree)
+    git(tree, "checkout", "-q", first)
+    git(tree, "replace", first, edited)
+    git(tree, "reset", "-q", "--hard")
+    assert (tree / "nfstudy" / "one.py").read_text() == "edited\n"
+    state = state_of(tree / "nfstudy")
+    assert (state.commit, state.dirty) == (first, True)
+    assert b"+edited" in state.diff
 
 
 def test_the_repository_of_the_environment_is_not_asked(tree, monkeypatch, tmp_path_factory):
@@ -228,3 +264,33 @@ def test_the_environment_names_versions_and_no_paths():
     assert {"python", "platform", "processor", "cores", "package mlflow", "package optuna"} <= found.keys()
     assert not any(value.startswith("/") for value in found.values())
     assert usable_cores() >= 1
+
+
+SAY = "import sys; sys.dont_write_bytecode = False; import one; print(one.TEXT)"
+
+
+@pytest.mark.parametrize("mode", ["timestamp", "unchecked-hash"])
+def test_a_compiled_copy_of_an_earlier_text_is_told_of_and_is_gone(tmp_path, mode):
+    source = tmp_path / "one.py"
+    source.write_text("TEXT = 'old'\n")
+
+    def say():
+        return subprocess.run([sys.executable, "-c", SAY], cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    say()
+    compiling = ["-m", "compileall", "-q", "-f", "--invalidation-mode", mode, str(source)]
+    subprocess.run([sys.executable, *compiling], check=True)
+    assert package_sources("mine", tmp_path)["mine/one.py"], "a copy of the same text is no trouble"
+    stamp = source.stat()
+    source.write_text("TEXT = 'new'\n")
+    os.utime(source, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert say().stdout == "old\n", "the trouble"
+    assert package_sources("mine", tmp_path) == {"mine/one.py": ""}
+    assert say().stdout == "new\n"
+    assert package_sources("mine", tmp_path)["mine/one.py"]
+
+
+def test_a_launch_is_refused_where_what_it_has_loaded_is_not_known(monkeypatch):
+    monkeypatch.setattr(code, "package_sources", lambda: {"nfstudy/one.py": "", "nfstudy/two.py": "ab"})
+    with pytest.raises(UserError, match="nfstudy/one.py: Python took a compiled copy .* run the command again"):
+        code_state.__wrapped__()
