@@ -14,9 +14,31 @@ _USER_INFORMATION = re.compile(
 """What stands before the host of a URI. A password may hold `/`, `:` and `@`, as SQLAlchemy reads it."""
 
 _SECRET_PARAMETER = re.compile(
-    r"(?P<name>[?&;][\w.-]*(?:password|passwd|pwd|passphrase|secret|token|credential|api_?key)[\w.-]*=)[^&;#\s'\"<>]+",
-    re.IGNORECASE,
+    r"""(?P<name>[?&;\#]
+        (?: [\w.-]*(?:password|passwd|pwd|passphrase|secret|token|credential|signature|(?:api|access)[_-]?key)[\w.-]*
+          | (?:[\w.-]*[._-])?(?:sig|auth|key) )
+        =)[^&;\#\s'"<>]+""",
+    re.IGNORECASE | re.VERBOSE,
 )
+
+_addresses: dict[str, str] = {}
+"""Address that somebody gave this process -> what is shown of it."""
+
+
+def keep_secret(address: str) -> None:
+    """Have `without_secrets` know a store's address as a whole, whatever characters its password has.
+
+    In a text, where a password with a blank or a quote in it ends can only be guessed; of an address alone it is known:
+    at its last `@`. All values of its query are left out, too.
+
+    Arguments:
+        address: not a file's.
+    """
+    before, mark, query = re.fullmatch(r"([^?#]*)([?#]?)(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]
+    scheme, separator, place = before.rpartition("://") if before.count("://") == 1 else ("", "", before)
+    shown = scheme + separator + place.rpartition("@")[2] + mark + re.sub(r"(?:(?<==)|^(?!.*=))[^&;#]+", "...", query)
+    if shown != address:
+        _addresses[address] = shown
 
 
 def without_secrets(text: str) -> str:
@@ -25,6 +47,8 @@ def without_secrets(text: str) -> str:
     All that is written or printed goes through here, whoever has made the words: a user's tracking address may hold a
     password, and an exception of a library may hold that address.
     """
+    for address, shown in _addresses.items():
+        text = text.replace(address, shown)
     if "://" not in text:
         return text
     return _SECRET_PARAMETER.sub(r"\g<name>...", _USER_INFORMATION.sub(r"\g<scheme>", text))

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from nfstudy.core.atomic import write_whole
-from nfstudy.core.errors import StoreError
+from nfstudy.core.errors import StoreError, keep_secret
 from nfstudy.core.launcher import Launcher
 from nfstudy.core.reading import TEXT_BYTES, read_regular
 from nfstudy.core.sqlite_uri import SQLITE, sqlite_uri
@@ -84,11 +84,14 @@ class Project:
     def tracking_uri(self, asked: str | None = None) -> str:
         """Return `asked`, else $MLFLOW_TRACKING_URI, else the SQLite store under `mlruns/`.
 
-        Blanks around it do not count, and `~` begins a file's name as in a shell.
+        Blanks around it do not count, and `~` begins a file's name as in a shell. Whatever is printed or written from
+        then on holds no secret of it.
         """
         uri = (asked or "").strip() or variable("MLFLOW_TRACKING_URI")
         if not uri:
             return sqlite_uri(self.store / "mlflow.db")
+        if not uri.startswith(SQLITE):
+            keep_secret(uri)
         path = uri.removeprefix(SQLITE)
         return f"{SQLITE}{os.path.expanduser(path)}" if path != uri and path.startswith("~") else uri
 

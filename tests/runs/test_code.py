@@ -292,5 +292,5 @@ def test_a_compiled_copy_of_an_earlier_text_is_told_of_and_is_gone(tmp_path, mod
 
 def test_a_launch_is_refused_where_what_it_has_loaded_is_not_known(monkeypatch):
     monkeypatch.setattr(code, "package_sources", lambda: {"nfstudy/one.py": "", "nfstudy/two.py": "ab"})
-    with pytest.raises(UserError, match="nfstudy/one.py: Python took a compiled copy .* run the command again"):
+    with pytest.raises(UserError, match=r"nfstudy/one.py: Python took a compiled copy .* run the command again"):
         code_state.__wrapped__()

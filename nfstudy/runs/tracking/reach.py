@@ -6,6 +6,7 @@ MLflow itself tries a database for minutes and then shows what its driver raised
 from __future__ import annotations
 
 import os
+import re
 import socket
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -86,9 +87,19 @@ def _require_file(uri: str) -> None:
         raise StoreError(f"tracking address {uri}: no file can have this name: {reason}") from None
 
 
+def _require_encoded(uri: str, misplaced: bool) -> None:
+    """Raise StoreError for what a password may hold and an address may not: it would be taken for another part."""
+    if misplaced or re.search(r"[\s'\"<>]", uri):
+        raise StoreError(
+            f"tracking address {uri}: holds blanks, quotes, or an @ or / too many; expected: these percent-encoded, "
+            "such as @ in a password as %40, / as %2F, a blank as %20"
+        )
+
+
 def _require_host(uri: str) -> None:
     try:
         parts = urlsplit(uri)
+        _require_encoded(uri, "@" in parts.path)
         found = parts.hostname and parts.port != 0
     except ValueError:
         found = False
@@ -100,6 +111,7 @@ def _require_driver(uri: str) -> None:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+    _require_encoded(uri, uri.partition("?")[0].count("@") > 1)
     try:
         # What SQLAlchemy has for a dialect may itself import the driver.
         make_url(uri).get_dialect().import_dbapi()
