@@ -79,6 +79,8 @@ def read_plugin(name: str, folder: Path) -> Plugin:
     """
     if not name.endswith(".py"):
         return _read_module(name)
+    if "\0" in name:
+        raise SpecError(f"got {name!r}; expected: a path, which holds no null characters")
     path = (folder / name).resolve()
     if not path.exists():
         near = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []

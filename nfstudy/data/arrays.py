@@ -139,6 +139,8 @@ def _suggestion(path: Path) -> str:
             names = [entry.name for entry, _ in zip(found, range(MAX_NEIGHBOURS), strict=False)]
     except OSError:
         return f" (nor is its folder, {path.parent})"
+    if path.name in names:
+        return f" (it is a link to {os.readlink(path)})" if path.is_symlink() else ""
     close = difflib.get_close_matches(path.name, names, n=1)
     return f"; did you mean '{path.with_name(close[0])}'?" if close else ""
 
@@ -156,6 +158,8 @@ def _npz(path: Path) -> dict[str, Entry]:
                     return np.lib.format.read_array(stream, allow_pickle=False)
 
             name = member.removesuffix(".npy")
+            if name in entries:
+                raise DataError(f"{path}: holds more than one array '{name}'; expected: each name once")
             with archive.open(member) as stream:
                 entries[name] = _declared(path, name, stream, load)
     return entries
@@ -218,7 +222,7 @@ def _declared(path: Path, name: str, stream: IO[bytes], load: Callable[[], np.nd
         shape, _, dtype = read(head)
     except Exception as error:  # As in `Entry.read`.
         return Entry(path, name, (), 0, f"no array in numpy's format ({_reason(error)})", load)
-    if any(side < 0 for side in shape):
+    if any(side < 0 for side in shape) or (0 in shape and max(shape) >= 2**63):
         return Entry(path, name, (), 0, f"a header with the shape {shape}", load)
     return Entry(path, name, shape, math.prod(shape) * dtype.itemsize, _trouble(dtype), load)
 

@@ -7,6 +7,7 @@ import difflib
 import errno
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -104,20 +105,20 @@ def require_sole(path: Path, study: str, root: Path) -> None:
     Raises:
         SpecError: another one has; one with the same bytes is no other.
     """
-    try:
+    own = b""
+    with suppress(OSError):
         own = path.read_bytes()
-        folders = dict.fromkeys(folder.resolve() for folder in (path.parent, root, root / "studies"))
-        for other in (each for folder in folders for each in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")))):
-            if other.samefile(path) or not other.is_file() or other.stat().st_size > MAX_BYTES:
-                continue
-            content = other.read_bytes()
-            if content != own and study.encode() in content and _name_in(content, other) == study:
-                raise SpecError(
-                    f"{path}: study: got '{study}' as in {other}; expected: a name of its own, since runs and reports "
-                    "are kept by it"
-                )
-    except OSError:
-        return  # What cannot be read cannot be run either.
+    folders = dict.fromkeys(folder.resolve() for folder in (path.parent, root, root / "studies"))
+    for other in (each for folder in folders for each in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")))):
+        try:
+            content = own if other.samefile(path) else read_regular(other, MAX_BYTES)
+        except OSError:
+            continue  # What cannot be read, such as a link that leads nowhere, cannot be run either.
+        if content != own and study.encode() in content and _name_in(content, other) == study:
+            raise SpecError(
+                f"{path}: study: got '{study}' as in {other}; expected: a name of its own, since runs and reports "
+                "are kept by it"
+            )
 
 
 def _name_in(content: bytes, path: Path) -> Any:

@@ -17,6 +17,10 @@ from nfstudy.core.errors import SpecError
 
 MAX_DEPTH = 20
 MAX_NODES = 20_000
+VERSION = (1, 2)
+MAX_INTEGER = 2**128
+"""Far beyond any setting's range. Python refuses to print integers of thousands of digits, which hexadecimal ones may
+have."""
 
 Place = tuple[str | int, ...]
 """Keys and indices that lead to a value, such as ("grid", "flow.length", 2)."""
@@ -66,6 +70,10 @@ class Document:
         depth = 0
         for event in yaml.parse(text):
             kind = type(event).__name__
+            if kind == "DocumentStartEvent" and tuple(event.version or VERSION) != VERSION:
+                mark, version = event.start_mark, ".".join(map(str, event.version))
+                message = f"is of YAML {version}, where `yes` is true and 010 is 8; expected: no version, or %YAML 1.2"
+                raise SpecError(self._located(mark.line, mark.column, message))
             depth += kind in ("MappingStartEvent", "SequenceStartEvent")
             depth -= kind in ("MappingEndEvent", "SequenceEndEvent")
             if depth > MAX_DEPTH:
@@ -102,7 +110,10 @@ class Document:
             message = f"got a value of YAML type '{tag}'; expected: text, numbers, true, false, null, lists, mappings"
             raise SpecError(self._at(node, message))
         try:
-            return self._constructor.construct_object(node)
+            value = self._constructor.construct_object(node)
+            if isinstance(value, int) and abs(value) > MAX_INTEGER:
+                raise ValueError
+            return value
         except (YAMLError, ValueError):
             raise SpecError(self._at(node, f"got {shown(node.value)}; expected: a readable value")) from None
 
@@ -112,7 +123,8 @@ class Document:
         for where, message in mistakes:
             path, key, value, missing = self._find(where)
             node = value if isinstance(value, ScalarNode) and not message.startswith(UNKNOWN) else key
-            messages.append(self._at(node, f"{'.'.join(map(str, (*path, *missing)))}: {message}"))
+            key_path = ".".join(map(str, (*path, *missing)))
+            messages.append(self._at(node, f"{key_path}: {message}" if key_path else message))
         if messages:
             raise SpecError("\n".join(dict.fromkeys(messages)))
 

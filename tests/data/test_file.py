@@ -329,7 +329,15 @@ def test_bombs_are_told_by_what_they_declare(tmp_path):
     message = message_of(tmp_path, raw_npz(tmp_path, header((10**30, 10**30))))
     assert "expected: at most 2,147,483,648 bytes" in message
     assert "train: got a header with the shape (-1, 4)" in message_of(tmp_path, raw_npz(tmp_path, header((-1, 4))))
+    assert "got a header with the shape (10" in message_of(tmp_path, raw_npz(tmp_path, header((10**19, 0))))
     assert "train: cannot be read" in message_of(tmp_path, raw_npz(tmp_path, header((70, 12)) + bytes(100)))
+
+
+def test_an_array_that_is_there_twice_is_refused(tmp_path):
+    npz(tmp_path, **splits(BITS))
+    with zipfile.ZipFile(tmp_path / "own.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("train.npy", saved(1 - BITS))
+    assert "holds more than one array 'train'; expected: each name once" in message_of(tmp_path, "own.npz")
 
 
 def test_the_bound_holds_for_files_too(tmp_path, monkeypatch):
@@ -392,7 +400,8 @@ def test_paths_that_are_no_data(tmp_path):
     for path in ("pipe.npz", "/dev/zero"):
         assert "is neither a file nor a folder, but a pipe, socket or device" in message_of(tmp_path, path)
     (tmp_path / "dangling.npz").symlink_to("nothing.npz")
-    assert "is not there" in message_of(tmp_path, "dangling.npz")
+    assert "dangling.npz: is not there" in (message := message_of(tmp_path, "dangling.npz"))
+    assert "(it is a link to nothing.npz)" in message
     (tmp_path / "empty").mkdir()
     assert "is a folder without .npy files" in message_of(tmp_path, "empty")
     os.mkfifo(tmp_path / "empty" / "train.npy")

@@ -83,6 +83,7 @@ def test_the_page_over_all_studies_takes_no_foreign_pages_place(tmp_path):
 
 def test_two_files_of_one_study_are_refused_wherever_in_the_project(tmp_path):
     (tmp_path / "studies").mkdir()
+    (tmp_path / "aaa.yaml").symlink_to("nowhere")  # One that cannot be read hides no other.
     mine = tmp_path / "copy.yaml"
     mine.write_text("study: s\ntitle: Copy\n")
     require_sole(mine, "s", tmp_path)

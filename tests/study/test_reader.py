@@ -39,6 +39,11 @@ def test_a_study_is_read_into_frozen_records():
         study.repetitions = 5
 
 
+def test_a_complaint_about_all_of_a_file_names_no_key():
+    with pytest.raises(SpecError, match=r"^x\.yaml:1:1: got 'hello'; expected: a mapping"):
+        parse_study("hello", "x.yaml")
+
+
 def test_yaml_is_version_1_2():
     study = parse_study(GOOD.replace("1e-3", "1E-3").replace("An example", "no"), "good.yaml")
     assert (study.settings.train.learning_rate, study.title) == (0.001, "no")
@@ -341,6 +346,9 @@ HOSTILE = {
     "two documents": GOOD + "---\n" + GOOD,
     "control characters": "study: \x00\x01\n",
     "a number of many digits": changed("updates: 100", "updates: " + "9" * 20_000),
+    "a number of many hexadecimal digits": changed("updates: 100", "updates: 0x" + "f" * 20_000),
+    "a plug-in with a null in its name": GOOD + 'plugins: ["a\\0.py"]\n',
+    "another version of YAML": "%YAML 1.1\n---\n" + GOOD,
 }
 
 
