@@ -32,6 +32,16 @@ LOADED = ("core.kernels", "flows", "data", "inference")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 DETERMINISM_VARIABLES = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 """Without it, cuBLAS refuses to multiply once torch is asked for deterministic algorithms."""
+COMPILER_VARIABLES = {
+    "NUMBA_DISABLE_JIT": "0",
+    "NUMBA_OPT": "3",
+    "NUMBA_LOOP_VECTORIZE": "1",
+    "NUMBA_SLP_VECTORIZE": "0",
+    "NUMBA_BOUNDSCHECK": "0",
+    "NUMBA_DEBUGINFO": "0",
+}
+"""Numba's defaults, whatever somebody has set for other programs: what a run computes is said by its sources and
+versions."""
 MEMORY_VARIABLES = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), "1073741824")
 """Up to these many bytes, glibc keeps what is freed. Else it hands large tensors back to the kernel, and each new one
 costs a page fault for every 4 KiB: an evaluation's block of images took 8 ms in place of 2."""
@@ -130,7 +140,12 @@ class Channel(Protocol):
 
 def work_variables(threads: int) -> dict[str, str]:
     """Return the environment variables of a worker with so many threads; libraries read them once, when loaded."""
-    return {**dict.fromkeys(THREAD_VARIABLES, str(threads)), **DETERMINISM_VARIABLES, **MEMORY_VARIABLES}
+    return {
+        **dict.fromkeys(THREAD_VARIABLES, str(threads)),
+        **DETERMINISM_VARIABLES,
+        **COMPILER_VARIABLES,
+        **MEMORY_VARIABLES,
+    }
 
 
 def serve(

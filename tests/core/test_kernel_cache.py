@@ -49,3 +49,28 @@ def test_a_loop_is_never_older_than_the_parts_that_other_files_hold(tmp_path):
     for number, path in enumerate(sorted(package.rglob("*.nb[ci]"))):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if number % 2 else b"")
     assert run_in(tmp_path) == before
+
+
+def test_options_of_the_compiler_are_part_of_what_an_entry_is_bound_to(monkeypatch):
+    from nfstudy.core.kernels import cache
+
+    plain = cache.sources_digest.__wrapped__()
+    for name, value in (("OPT", 0), ("LOOP_VECTORIZE", 0), ("BOUNDSCHECK", 1)):
+        with monkeypatch.context() as patched:
+            patched.setattr(cache.config, name, value)
+            assert cache.sources_digest.__wrapped__() != plain
+    assert cache.sources_digest.__wrapped__() == plain
+
+
+@pytest.mark.parametrize("variable", ["NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK"])
+def test_a_worker_compiles_whatever_is_set_for_other_programs(variable, monkeypatch):
+    from nfstudy.runner.worker import work_variables
+
+    monkeypatch.setenv(variable, "1")
+    say = (
+        f"from numba import config; import nfstudy.core.kernels.maxout; print(config.{variable.removeprefix('NUMBA_')})"
+    )
+    for given, said in ((work_variables(1), "0"), ({}, "1")):
+        environment = {**os.environ, **given, "PYTHONPATH": str(Path(nfstudy.__file__).parents[1])}
+        done = subprocess.run([sys.executable, "-c", say], env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr

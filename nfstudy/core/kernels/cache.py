@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import config, njit
 from numba.core.caching import IndexDataCacheFile
 
 from nfstudy.core.reading import read_regular
@@ -27,16 +27,20 @@ PACKAGE = Path(__file__).resolve().parents[2]
 ENTRY_BYTES = 2**28
 """Of one compiled function."""
 LIBRARIES = ("numba", "llvmlite", "numpy")
+OPTIONS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DISABLE_INTEL_SVML", "DEBUGINFO_DEFAULT")
+"""Of Numba, from `NUMBA_...` variables or `.numba_config.yaml`: they change what is made of a source, and Numba's own
+key of an entry lacks them."""
 
 
 @cache
 def sources_digest() -> str:
-    """Return the SHA-256 of every file whose functions are compiled, and of the compiler's version."""
+    """Return the SHA-256 of every file whose functions are compiled, and of the compiler's version and options."""
     digest = hashlib.sha256()
     for path in sorted({*PACKAGE.glob("core/kernels/*.py"), *PACKAGE.glob("flows/**/kernel*.py")}):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(PACKAGE)} {len(content)}\n".encode() + content)
     digest.update("".join(f"{name} {version(name)}\n" for name in LIBRARIES).encode())
+    digest.update("".join(f"{name} {getattr(config, name, None) or 0}\n" for name in OPTIONS).encode())
     return digest.hexdigest()
 
 
@@ -82,7 +86,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         loop = njit(**options)(function)
-        if options.get("cache"):
+        if options.get("cache") and not getattr(config, "DISABLE_JIT", 0):  # Else it is a plain function.
             own = hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).hexdigest()
             files = loop._cache._cache_file
             base = files._index_name.removesuffix(".nbi")
