@@ -37,7 +37,7 @@ class Launcher:
             found = json.loads(text)
             words = (str(found[name]) for name in ("folder", "since", "token"))
             return cls(str(found["host"]), int(found["pid"]), *words)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
 
     def text(self) -> str:

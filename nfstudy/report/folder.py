@@ -6,6 +6,7 @@ Loads nothing heavy, so that a study is refused before anything is trained.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,6 +30,10 @@ def require_report_folder(folder: Path, study: str | None) -> set[str]:
     try:
         if folder.exists() and not folder.is_dir():
             raise ReportError(f"{folder}: is a file; expected: a folder for a report, or a new name")
+        if folder.is_symlink() and not folder.exists():
+            raise ReportError(
+                f"{folder}: is a link to {os.readlink(folder)}, which is not there; expected: a folder, or a new name"
+            )
         there = sorted(path.name for path in folder.iterdir() if path.name[:1] != ".") if folder.exists() else []
     except OSError as error:
         raise ReportError(f"{folder}: cannot be read: {error.strerror or error}") from None

@@ -57,6 +57,13 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
         write_files(tmp_path / "s", report("s"), "s")
 
 
+def test_a_link_that_leads_nowhere_is_refused_and_nothing_is_made_there(tmp_path):
+    (tmp_path / "s").symlink_to(tmp_path / "gone")
+    with pytest.raises(ReportError, match=r"is a link to .*gone, which is not there; expected: a folder"):
+        write_files(tmp_path / "s", report("s"), "s")
+    assert not (tmp_path / "gone").exists()
+
+
 def test_a_new_an_empty_and_an_earlier_reports_folder_are_written(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / ".gitkeep").write_text("")

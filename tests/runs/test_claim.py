@@ -135,11 +135,31 @@ def test_a_claim_ends_with_its_work_also_where_that_fails(clock):
     assert store.study_tag("s", Tag.LAUNCHER) == ""
 
 
-@pytest.mark.parametrize("text", ["", "two", "[]", '{"host": "a"}', '{"pid": []}', "[" * 10_000])
+INFINITE = '{"host": "a", "pid": 1e999, "folder": "/", "since": "", "token": ""}'
+
+
+@pytest.mark.parametrize("text", ["", "two", "[]", '{"host": "a"}', '{"pid": []}', INFINITE, "[" * 10_000])
 def test_a_tag_that_somebody_has_edited_is_no_claim(text, clock):
     store = Tags(kept={("s", Tag.LAUNCHER): text})
     Claim(store, "s", HERE).take()
     assert Launcher.read(store.study_tag("s", Tag.LAUNCHER)) == HERE
+
+
+@pytest.mark.parametrize("alive", ["9" * 400, "1e999", "NaN", '"x"', "[" * 10_000])
+def test_a_sign_of_life_at_no_time_is_none(alive, clock):
+    text = THERE.text()[:-1] + f', "alive": {alive}}}'
+    if alive == "1e999":  # Ahead of every clock: somebody may be at work.
+        assert at_work_elsewhere(text, HERE) == THERE
+    else:
+        assert at_work_elsewhere(text, HERE) is None
+
+
+def test_a_clock_that_has_been_set_back_is_said_to_be_the_trouble(clock):
+    store = Tags()
+    Claim(store, "s", HERE).take()
+    clock[0] -= 3600
+    with pytest.raises(StoreError, match="last sign of life 3600 s ahead of this machine's clock, so that one of the"):
+        Claim(store, "s", THERE).take()
 
 
 def test_a_launcher_comes_back_as_it_was_written(tmp_path):

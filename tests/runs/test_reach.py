@@ -1,5 +1,6 @@
 """Tracking addresses: what can be one, what has to be installed, and whether somebody answers, all said at once."""
 
+import os
 import socket
 import time
 
@@ -49,6 +50,21 @@ def test_an_address_that_cannot_be_one_is_refused_by_all_that_open_it(uri, words
         assert words in str(caught.value)
         assert "pw" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "is a pipe, socket or device; expected: a database"),
+        (lambda path: path.symlink_to("gone"), "is a link to gone, which is not there; expected: a database"),
+    ],
+    ids=["pipe", "link"],
+)
+def test_what_is_no_file_in_the_place_of_a_database_is_refused_at_once(make, words, tmp_path):
+    make(tmp_path / "x.db")
+    for opened in (require_address, open_runs, open_store, lambda uri: load_frame(uri, "s")):
+        with pytest.raises(StoreError, match=words):
+            opened(f"sqlite:///{tmp_path / 'x.db'}")
 
 
 def test_which_extra_has_the_driver_is_said(monkeypatch):

@@ -68,7 +68,7 @@ class Claim:
         if other and not insist:
             raise StoreError(
                 f"{self._store.uri}: study '{self._study}' is being run by another launcher: {other}; last sign of "
-                f"life {age_of(text):.0f} s ago; hint: stop it there, or insist with `run --take-over`; after "
+                f"life {_ago(age_of(text))}; hint: stop it there, or insist with `run --take-over`; after "
                 f"{STALE_SECONDS:.0f} s without a sign it counts as gone"
             )
         self._show()
@@ -140,8 +140,14 @@ def age_of(text: str) -> float:
     """Return the seconds since a claim's last sign of life, by the clocks of the two machines."""
     try:
         return time.time() - float(json.loads(text)["alive"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return STALE_SECONDS
+
+
+def _ago(age: float) -> str:
+    if age < -1:
+        return f"{-age:.0f} s ahead of this machine's clock, so that one of the two clocks is wrong"
+    return f"{max(age, 0):.0f} s ago"
 
 
 def _tell(words: str) -> None:

@@ -79,6 +79,10 @@ def _require_file(uri: str) -> None:
             os.stat(path)  # Raises for a name that no file can have, where `Path.exists` says no.
         if not name or path.is_dir():
             raise StoreError(f"tracking address {uri}: {path} is a folder; expected: {SQLITE}FILE")
+        if path.is_symlink() and not path.exists():
+            raise StoreError(f"{path}: is a link to {os.readlink(path)}, which is not there; expected: a database")
+        if path.exists() and not path.is_file():  # Whoever opens a pipe may wait for ever.
+            raise StoreError(f"{path}: is a pipe, socket or device; expected: a database, or a new name")
         folder = next(each for each in path.parents if each.exists())
         if not folder.is_dir():
             raise StoreError(f"tracking address {uri}: {folder} is a file; expected: {SQLITE}FILE, in a folder")

@@ -356,8 +356,6 @@ def open_store(uri: str, create: bool = False) -> Store:
         if not uri.isascii() and any("\ud800" <= each <= "\udfff" for each in uri):
             raise StoreError(f"{path}: has a name that is no UTF-8, which MLflow cannot use; expected: another name")
         if not path.exists():
-            if path.is_symlink():
-                raise StoreError(f"{path}: is a link to {os.readlink(path)}, which is not there; expected: a database")
             if not create:
                 raise StoreError(f"{path}: no store; hint: run a study first, or pass another --tracking-uri")
             _create_database(path, uri)
