@@ -29,11 +29,12 @@ def require_ours(path: Path) -> None:
     """
     try:
         found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK):
-            code = errno.EACCES if stat.S_ISREG(found.st_mode) else errno.EINVAL
-            raise OSError(code, os.strerror(code))
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(f"{path}: is a pipe, socket, device or folder; expected: a store of MLflow's, or a new name")
     if not found.st_size:
         return
     try:
