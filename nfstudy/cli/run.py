@@ -22,7 +22,7 @@ from nfstudy.cli.options import (
 )
 from nfstudy.cli.status import NEEDED, print_cells
 from nfstudy.cli.studies import chosen_file
-from nfstudy.core.errors import SpecError, StoreError, UserError, without_secrets
+from nfstudy.core.errors import SpecError, StoreError, UserError, printable, without_secrets
 from nfstudy.core.launcher import Launcher
 from nfstudy.core.project import Project
 from nfstudy.report.folder import require_report_folder
@@ -103,7 +103,7 @@ def _lock(launch: Launch, take_over: bool) -> Iterator[None]:
         from nfstudy.runs.tracking.claim import Claim
         from nfstudy.runs.tracking.store import open_store
 
-        print(f"taking over from {holder}: it stops as soon as it notices", file=sys.stderr, flush=True)
+        print(printable(f"taking over from {holder}: it stops as soon as it notices"), file=sys.stderr, flush=True)
         Claim(open_store(launch.uri, create=True), name, Launcher.here(project.root)).take(insist=True)
         wait = STOPS_WITHIN
     with project.study_lock(name, wait):
@@ -126,9 +126,7 @@ def _run(launch: Launch, dry_run: bool, take_over: bool, again: str) -> int:
     for note in notes(frame):
         tell(note)
     left, impossible = runs_left(plan, frame), plan.impossible
-    at_most = "at most " if plan.sampling else ""
-    without = f", {len(impossible)} impossible grid points skipped" if impossible else ""
-    print(f"{plan.study.title}\n{plan.shown}: {at_most}{left} runs to do{without}", flush=True)
+    print(_heading(plan, left), flush=True)
     try:
         summary = _run_rest(launch, frame, left, dry_run, take_over) if left else None
     except Interrupted as signal:
@@ -153,10 +151,17 @@ def _run(launch: Launch, dry_run: bool, take_over: bool, again: str) -> int:
     rebuild(launch)
     failures = summary.failures if summary else ()
     for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
+        print(printable(f"failed: {failure}"), file=sys.stderr)
     for point in impossible:
-        print(f"impossible: {point.label}: {point.reason}", file=sys.stderr)
+        print(printable(f"impossible: {point.label}: {point.reason}"), file=sys.stderr)
     return 1 if failures or impossible else 0
+
+
+def _heading(plan: StudyPlan, left: int) -> str:
+    """Say which study it is, and how many runs are to do."""
+    at_most = "at most " if plan.sampling else ""
+    without = f", {len(plan.impossible)} impossible grid points skipped" if plan.impossible else ""
+    return printable(f"{plan.study.title}\n{plan.shown}: {at_most}{left} runs to do{without}")
 
 
 def _not_run(plan: StudyPlan, frame: pd.DataFrame, failed: int) -> str:

@@ -151,7 +151,7 @@ class Project:
         try:
             found = json.loads(read_regular(self._costs_path(study), TEXT_BYTES))
             return {str(key): float(seconds) for key, seconds in found.items()}
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return {}
 
     def write_costs(self, study: str, costs: Mapping[str, float]) -> None:

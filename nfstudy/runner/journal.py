@@ -76,6 +76,6 @@ def odd_line(journal: Path, known: Collection[int]) -> str:
                 operation = json.loads(line)["op_code"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 return f"line {number} is no record of a trial"
-            if operation not in known:
+            if not isinstance(operation, int) or operation not in known:
                 return f"line {number} has operation {operation!r}, where it knows {min(known)} to {max(known)}"
     return ""

@@ -186,7 +186,7 @@ def _training_images(data: DataRecord) -> int:
     """Return how many training images a data set has, as a run says; 0 where that cannot be read."""
     try:
         return int(json.loads(data.profile)["train"][0])
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
         return 0
 
 

@@ -113,3 +113,14 @@ def test_a_store_that_cannot_be_written_is_a_clear_error(tmp_path):
     (tmp_path / "mlruns").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match="mlruns: cannot be written"):
         Project(tmp_path).study_lock("s").__enter__()
+
+
+@pytest.mark.parametrize("text", ['{"a": []}', '{"a": %s}' % ("9" * 400), "[" * 10_000, "[1]", '{"a": "x"}', "\xff"])
+def test_costs_that_somebody_has_edited_are_none(text, tmp_path):
+    project = Project(tmp_path)
+    project.write_costs("s", {"a": 1.5})
+    assert project.read_costs("s") == {"a": 1.5}
+    (tmp_path / "mlruns" / "costs" / "s.json").write_text(text)
+    assert project.read_costs("s") == {}
+    project.write_costs("s", {"a": 2.5})
+    assert project.read_costs("s") == {"a": 2.5}

@@ -105,6 +105,12 @@ def test_a_list_of_members_that_would_fill_the_memory_is_not_read(tmp_path):
     assert set(list_arrays(tmp_path / "fine.npz")) == {"train", "test"}
 
 
+def test_an_operation_that_is_no_number_is_an_odd_line(tmp_path):
+    for line in ("[]", "{}", "1.5", "null"):
+        (tmp_path / "j").write_text(f'{{"op_code": {line}}}\n')
+        assert odd_line(tmp_path / "j", frozenset({1, 2})).startswith("line 1 has operation")
+
+
 def test_another_program_s_database_is_no_store(tmp_path):
     import sqlite3
 

@@ -253,6 +253,18 @@ def test_every_truncation_and_every_altered_byte_is_noticed(written):
             read_checkpoint(written, TRIAL)
 
 
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [(b'"seconds": 1.5', b'"seconds": ' + b"9" * 400), (b'["one", "two"]', b'"one"'), (b'["one", "two"]', b"7")],
+)
+def test_a_head_of_other_kinds_of_values_is_no_checkpoint_s(written, part, other):
+    content = written.read_bytes()
+    written.write_bytes(content.replace(part, other, 1))
+    assert written.read_bytes() != content
+    with pytest.raises(CheckpointError, match=r"not a checkpoint|its code is no list"):
+        read_checkpoint(written, TRIAL)
+
+
 def test_a_checkpoint_of_another_trial_or_a_newer_format_is_refused(written):
     for key in TRIAL:
         with pytest.raises(CheckpointError, match=f"another trial: it differs in {key}$"):

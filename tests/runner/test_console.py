@@ -3,7 +3,7 @@
 import pytest
 from support.fake_runs import FakeRuns
 
-from nfstudy.cli.run import _not_run
+from nfstudy.cli.run import _heading, _not_run
 from nfstudy.cli.status import print_cells
 from nfstudy.runs.frame import cell_states
 from nfstudy.study.cells import Trial
@@ -21,6 +21,11 @@ SEARCH = (
     STUDY
     + "search: {sampler: {name: random, trials: 4}, space: {train.batch: [20, 50]}, settings: {train.updates: 7}}\n"
 )
+
+
+def test_a_title_moves_no_cursor():
+    plan = parse_study(STUDY.replace("title: T", 'title: "T\\e[31m\\u202E\\a"'), "s.yaml").under()
+    assert _heading(plan, 6) == r"T\x1b[31m\u202e\x07" + "\ns, budget default: 6 runs to do"
 
 
 @pytest.fixture

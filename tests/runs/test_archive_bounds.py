@@ -171,3 +171,11 @@ def test_export_leaves_a_study_file_and_a_store_as_they_are(tmp_path, store, mon
     assert (tmp_path / "link").is_symlink()
     assert len(read_archive(tmp_path / "x").runs) == 3
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("images", ["1e999", "[]", '"x"', "null", "NaN"])
+def test_a_number_of_images_that_cannot_be_read_is_none(images):
+    from nfstudy.runs.whole_run import DataRecord, _training_images
+
+    data = DataRecord.model_construct(profile=f'{{"train": [{images}]}}')
+    assert _training_images(data) == 0

@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 
@@ -20,6 +22,7 @@ from nfstudy.inference.training.loop import fit
 from nfstudy.inference.training.stop import StopRequest
 from nfstudy.runs.frame import cell_states, latest_per_identity
 from nfstudy.runs.result import EpochRecord, TrialResult
+from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.open import load_frame
 from nfstudy.runs.tracking.retry import Retry
 from nfstudy.runs.tracking.store import Attempt, open_store
@@ -280,3 +283,21 @@ def test_a_stopped_study_goes_on_from_its_checkpoints_and_past_a_truncated_one(t
     frame = frame_of(folder)
     assert frame.loc[frame["outcome"] == "finished", "attempt"].tolist() == [2, 2]
     assert not list((folder / "mlruns" / "checkpoints").rglob("*.checkpoint"))
+
+
+def test_a_store_that_is_opened_again_keeps_its_locks(tmp_path):
+    """Else another process that leaves takes itself for the last, and removes what has not been written back."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    first = open_store(uri, create=True)
+    first.experiment("s", "")
+    open_store(uri)
+    leave = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM runs').fetchall(); c.close()"
+    )
+    log = tmp_path / "mlflow.db-wal"
+    first.tag_study("s", Tag.LAUNCHER, "here")
+    before = log.stat().st_ino
+    subprocess.run([sys.executable, "-c", leave, str(tmp_path / "mlflow.db")], check=True)
+    assert log.exists(), "another process took itself for the last"
+    assert log.stat().st_ino == before
+    assert first.study_tag("s", Tag.LAUNCHER) == "here"

@@ -122,8 +122,11 @@ def read_checkpoint(path: Path, trial: Mapping[str, str | int]) -> Checkpoint | 
         seconds = float(head["seconds"])
         if not 0 <= seconds < math.inf:
             raise CheckpointError(f"{path}: has taken {seconds} seconds; expected: a time")
-        return Checkpoint(seconds, state, tuple(map(str, head.get("code", [UNKNOWN]))))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        code = head.get("code", [UNKNOWN])
+        if not isinstance(code, list):
+            raise CheckpointError(f"{path}: its code is no list; expected: digests of sources")
+        return Checkpoint(seconds, state, tuple(map(str, code)))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise CheckpointError(f"{path}: is truncated, or not a checkpoint") from None
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Protocol
 
-from nfstudy.core.errors import StoreError
+from nfstudy.core.errors import StoreError, printable
 from nfstudy.core.launcher import Launcher
 from nfstudy.runs.tags import Tag
 
@@ -151,4 +151,4 @@ def _ago(age: float) -> str:
 
 
 def _tell(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+    print(printable(words), file=sys.stderr, flush=True)

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
+import stat
 from contextlib import closing
 from pathlib import Path
 
 from nfstudy.core.errors import StoreError, StoreUnavailableError
-from nfstudy.core.reading import regular
 from nfstudy.runs.tracking.uris import database_file, is_sqlite
 
-MAGIC = b"SQLite format 3\0"
 TABLES = frozenset({"alembic_version", "experiments", "runs"})
 """Some of those that MLflow makes, and no other program makes all."""
-LARGEST = 2**62
-"""Bytes: databases may be as large as disks are."""
-
 FileIdentity = tuple[int, int] | None
 
 
 def require_ours(path: Path) -> None:
     """Make sure that a file is MLflow's database, or empty, before MLflow makes its tables in it.
 
+    It is read by SQLite alone. A process that opens and closes a file by itself gives up all its locks on it (POSIX has
+    it so), those of its connections too; then whoever else leaves the store takes himself for the last, removes its
+    `-wal`, and what this process writes from then on is lost, or the database destroyed.
+
     Raises:
         StoreError: it is another program's database, another file, or no file.
     """
     try:
-        with regular(path, LARGEST) as file:
-            head = file.read(len(MAGIC))
+        found = os.stat(path)
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if not head:
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(f"{path}: is a pipe, socket, device or folder; expected: a store of MLflow's, or a new name")
+    if not found.st_size:
         return
-    if head != MAGIC:
-        raise StoreError(f"{path}: is not a SQLite database; expected: a store of MLflow's, or a new name")
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", timeout=0, uri=True)) as connection:
             names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.Error:
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB:
+            raise StoreError(
+                f"{path}: is not a SQLite database; expected: a store of MLflow's, or a new name"
+            ) from None
         return  # Locked, or damaged: MLflow will say what it makes of it.
     if names and not names >= TABLES:
         raise StoreError(
