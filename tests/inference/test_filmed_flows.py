@@ -152,7 +152,7 @@ def test_posteriors_at_two_variables_are_shown_as_they_are_with_the_true_ones():
     places = np.arange(6) * 40 // 6
     images = torch.tensor(problem.dataset.test[places].astype(np.float32))
     np.testing.assert_array_equal(film.images[..., 0].reshape(6, -1), 255 * problem.dataset.test[places])
-    noise = problem._noise(200 * 6, "film").reshape(200, 6, 2)
+    noise = problem._noise(200 * 6, 2, "film").reshape(200, 6, 2)
     with torch.no_grad():
         z_K, _, _ = problem.model.sample(problem.model.infer(images), noise)
         np.testing.assert_allclose(film.samples[-1], z_K.transpose(0, 1), atol=1e-5)
@@ -174,7 +174,7 @@ def test_posteriors_of_more_variables_are_shown_in_their_two_main_directions():
     film = problem.film()
     assert film.posterior.size == film.decoded.size == film.places.size == 0
     images = torch.tensor(problem.dataset.test[np.arange(6) * 40 // 6].astype(np.float32))
-    noise = problem._noise(200 * 6, "film").reshape(200, 6, 4)
+    noise = problem._noise(200 * 6, 4, "film").reshape(200, 6, 4)
     with torch.no_grad():
         z_K, _, _ = problem.model.sample(problem.model.infer(images), noise)
     for n in range(6):

@@ -170,7 +170,7 @@ def test_each_makes_the_claim_for_every_value():
         ("form: falls", "form: rises", r"claims.yaml:10:.* 0.inequality.*falls"),
         ("exhibit: figure-4", "exhibit: figure-9", r"0.exhibit: got 'figure-9'; expected: .*table-2"),
         ("quantity: F", "quantity: ELBO", r"0.quantity: got 'ELBO'; expected: .*KL"),
-        ("family: planar", "family: spline", r"family: got 'spline'; expected: .*planar"),
+        ("family: planar", "family: convex", r"family: got 'convex'; expected: .*planar"),
         ("says: Longer is lower.", "say: Longer.", r"0.says: got a mapping; expected: Field required"),
         ("[0, 10, 20]", "[0]", "expected: .*at least 2"),
     ],

@@ -12,7 +12,7 @@ from nfstudy.inference.training.checkpoints import CheckpointPlan
 from nfstudy.runner.engine import OtherCodeError, WorkerError
 from nfstudy.runner.local_engine import Pool
 from nfstudy.runner.signals import Interrupted, StopSignal
-from nfstudy.runner.worker import Died, Ready, load_sources, worker_sources
+from nfstudy.runner.worker import Compiling, Died, Ready, load_sources, worker_sources
 from nfstudy.runs.provenance import environment
 from nfstudy.runs.result import Cost, EpochRecord, TrialResult
 from nfstudy.study.reader import parse_study
@@ -64,7 +64,8 @@ def test_a_worker_lives_over_trials_failures_and_questions(open_engine):
         assert ready.environment is None or environment().items() <= ready.environment.items()
 
         worker.run(TRIAL, asks=False)
-        *epochs, result = answers(engine, worker, TrialResult)
+        *said, result = answers(engine, worker, TrialResult)
+        epochs = [message for message in said if not isinstance(message, Compiling)]
         assert [(record.epoch, record.update) for record in epochs] == [(1, 23), (2, 46)]
         assert result.outcome == "finished"
 

@@ -173,8 +173,8 @@ def test_data_altered_while_a_study_runs_are_noticed_by_the_next_worker_and_what
     train, finish = kept / mnist.AMAT_FILES[0].name, Store.finish_run
     whole, altered = train.read_bytes(), []
 
-    def finish_and_alter(store, run_id, result):
-        finish(store, run_id, result)
+    def finish_and_alter(store, *run):
+        finish(store, *run)
         if not altered:
             altered.append(train.write_bytes(b"1" + whole[1:] if whole[:1] == b"0" else b"0" + whole[1:]))
             (worker,) = multiprocessing.active_children()

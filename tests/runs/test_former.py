@@ -115,7 +115,7 @@ def test_runs_of_before_are_those_of_the_budget_that_their_study_is_now(before, 
         assert [cell.state.state for cell in results.cells] == ["done", "done"]
         assert {*results.runs["test/elbo"]} == {-updates}
         points = store.history([*results.runs["run_id"]], ["test/elbo"])
-        assert [*points["update"]] == [updates] * 2
+        assert [*points["value"]] == [-updates] * 2
         run_id = results.runs["run_id"].iloc[0]
         assert b'"updates"' in store.artifact(run_id, "settings.json")
         assert finished_runs(open_store(project), merged.under(budget)) == [*results.runs["run_id"]]

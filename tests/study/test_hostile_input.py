@@ -259,6 +259,7 @@ UNPICKLERS = (
     r"\b(pickle\.(?!UnpicklingError)|joblib|cloudpickle|dill|shelve|marshal)|^(eval|exec)$|unsafe_load|full_load"
 )
 EXPLAINED = {
+    "bytecode": {"marshal.loads"},  # Python's own compiled copies, which it would run; only compared here.
     "cache": {"pickle.loads", "pickle.dumps"},  # Loops that this user's Numba compiled, as Numba itself reads them.
     "plugins": {"exec"},  # A plug-in that the study file names is code, and meant to be run.
 }

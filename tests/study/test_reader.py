@@ -85,7 +85,7 @@ MISTAKES = {
     "truth for a count": (changed("updates: 100", "updates: true"), "5:12", ["train.updates: got True"]),
     "negative K": (changed("[0, 4]", "[0, -4]"), "9:20", ["grid.flow.length.1: got -4", "greater than or equal to 0"]),
     "latent 0": (GOOD + "model: {latent: 0}\n", "15:17", ["model.latent: got 0", "greater than or equal to 1"]),
-    "no such family": (changed("radial]", "spline]"), "8:25", ["grid.flow.family.1: got 'spline'", "nice-orth"]),
+    "no such family": (changed("radial]", "convex]"), "8:25", ["grid.flow.family.1: got 'convex'", "nice-orth"]),
     "no such data": (changed("digits", "omniglot"), "3:14", ["data.name: got 'omniglot'", "digits, file, mnist"]),
     "no such setting on the grid": (changed("flow.length", "flow.lenght"), "9:3", ["did you mean 'flow.length'?"]),
     "empty axis": (changed("[0, 4]", "[]"), "9:3", ["grid.flow.length", "at least 1 item"]),
