@@ -14,7 +14,7 @@ from nfstudy.core.declarations import Metric
 from nfstudy.report.claims.inequalities import Claim, Falls, read_claims
 from nfstudy.report.claims.verdicts import VERDICTS, ClaimVerdict, PartVerdict, concerns, evaluate
 from nfstudy.report.exhibits.base import Answer, Exhibit
-from nfstudy.report.labels import family_name, setting_text
+from nfstudy.report.labels import family_name, setting_name, setting_text
 from nfstudy.report.paper import Published
 from nfstudy.report.statistics.contrasts import Contrast, contrast_of, decide
 from nfstudy.report.statistics.estimates import CellResult, Results
@@ -22,6 +22,11 @@ from nfstudy.report.tables import format_estimate, format_interval, format_numbe
 
 LEVEL = 0.95
 """Of the intervals by which two cells, or a cell and the paper's number, are told apart."""
+
+OF_TARGET = ("data.", "energy.")
+"""What settings begin with that say what is approximated, and so what a bound is of."""
+OF_TRAINING_DATA = ("data.training_split", "data.train_images", "data.train_patches")
+"""Those of them that change what is trained on alone."""
 
 _WORDS = {"supported": "Yes", "contradicted": "No", "undecided": "Undecided", "not run": "To do"}
 _OVERALL = {"contradicted": "Yes overall, but not at each step", "undecided": "Yes overall; at each step, undecided"}
@@ -117,10 +122,31 @@ def _of_bound(results: Results) -> Answer:
         return Answer(question, f"{'To do' if results.unfinished else 'Not known'}: {lack}.")
     if len(results.cells) == 1 and (paper := _published(known[0], quantity, results)):
         return _beside_paper(known[0], quantity, paper)
+    if what := _targets(results):
+        question = f"Of each {' and '.join(map(setting_name, what))}, which cell has the lowest {quantity.title}?"
+        return Answer(question, _of_each(known, what, quantity))
     if len(known) == 1:
         others = "the only one" if len(results.cells) == 1 else "the only one that has run"
         return Answer(question, f"{_told(known[0], quantity)}, {others}.")
     return Answer(question, _lowest(known, quantity))
+
+
+def _targets(results: Results) -> list[str]:
+    """List the axes of the grid along which the cells are judged on other things: bounds across these say nothing."""
+    return [path for path in results.study.grid if path.startswith(OF_TARGET) and path not in OF_TRAINING_DATA]
+
+
+def _of_each(known: Sequence[CellResult], what: Sequence[str], quantity: Metric) -> str:
+    """Name the cell with the lowest number among those that are judged on the same."""
+    groups: dict[tuple[str, ...], list[CellResult]] = {}
+    for result in known:
+        flat = result.cell.settings.flat()
+        groups.setdefault(tuple(setting_text(flat.get(path)) for path in what), []).append(result)
+    parts = []
+    for values, group in groups.items():
+        text = _lowest(group, quantity) if len(group) > 1 else f"{_told(group[0], quantity)}, the only one."
+        parts.append(f"{', '.join(values)}: {text}")
+    return " ".join(parts)
 
 
 def _published(only: CellResult, quantity: Metric, results: Results) -> Published | None:

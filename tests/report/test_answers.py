@@ -145,6 +145,25 @@ def test_without_a_claim_the_lowest_cell_is_named_as_far_as_it_can_be_told(gap, 
     assert re.search(says, text)
 
 
+def test_cells_are_compared_with_those_that_are_judged_on_the_same():
+    text = DIGITS.replace("objective.annealing: [energy, kl]", "data.binarisation: [static, dynamic]")
+    text = text.replace("flow.length: [8]", "flow.length: [4, 8]")
+    levels = {("static", 4): 50.0, ("static", 8): 48.0, ("dynamic", 4): 31.0, ("dynamic", 8): 33.0}
+
+    def nll(flat, r):
+        return (
+            levels[flat["data.binarisation"], flat["flow.length"]]
+            + NOISE[r - 1]
+            + UNLIKE[(r + flat["flow.length"]) % 3]
+        )
+
+    question, text = only(report(text, nll))
+    assert question == "Of each binarisation, which cell has the lowest −ln p(x)?"
+    assert re.search(
+        r"^static: NF \(planar\), K = 8, .*: −2\.\d\d \[.*\]\. dynamic: NF \(planar\), K = 4, .*: −2\.\d\d \[", text
+    )
+
+
 @pytest.mark.parametrize(
     ("gap", "says"),
     [
