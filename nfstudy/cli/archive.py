@@ -13,7 +13,7 @@ from nfstudy.cli.studies import chosen_study
 from nfstudy.core.errors import printable
 from nfstudy.core.launcher import Launcher
 from nfstudy.core.project import Project
-from nfstudy.runs.original import CHECKED
+from nfstudy.runs.original import CHECKED, OF_A_SEARCH
 from nfstudy.study.find import study_now
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def take_in(archive: Archive, project: Project, uri: str, report: Path) -> bool:
             show_study(store, study, project.page(report))
     print(f"{study}: {done.new} runs imported, {done.known} already present")
     for mark, count in sorted(Counter(copy.imported for copy in archive.runs if copy.imported != CHECKED).items()):
-        print(f"{count} of {len(archive.runs)} are {mark}; reports will say so", file=sys.stderr)
+        unless = ", unless their study file tells it" if mark == OF_A_SEARCH else ""
+        print(f"{count} of {len(archive.runs)} are {mark}; reports will say so{unless}", file=sys.stderr)
     for run in done.conflicts:
         print(f"not imported: {printable(run)}", file=sys.stderr)
     return not done.conflicts

@@ -15,15 +15,13 @@ from nfstudy.core.errors import UserError
 from nfstudy.runs.conditions import UnknownSettingError, recorded_settings
 from nfstudy.runs.frame import param_text
 from nfstudy.runs.metrics import CURVES, EPOCH_METRICS, FREE_ENERGY, POSITIVE_FREE_ENERGY, known_metrics
-from nfstudy.runs.original import CHECKED
+from nfstudy.runs.original import CHECKED, OF_A_SEARCH
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.whole_run import RunCopy, RunRecord
 from nfstudy.study.cells import KEY_VERSION, Cell, settings_digest
 from nfstudy.study.settings import Settings
 
 OF_PLUGINS = "without a check of settings, which are of plug-ins"
-OF_A_SEARCH = "without a check of the search of their cell"
-"""A cell's key holds the search itself, of which a run says no more than what came of it."""
 
 
 def check_run(copy: RunCopy, searched: bool) -> str:

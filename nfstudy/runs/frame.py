@@ -11,12 +11,13 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from nfstudy.core.errors import SpecError
 from nfstudy.runs.code import UNKNOWN
 from nfstudy.runs.evaluations import evaluation_texts
 from nfstudy.runs.metrics import known_metrics
-from nfstudy.runs.original import original_id
+from nfstudy.runs.original import CHECKED, OF_A_SEARCH, original_id
 from nfstudy.runs.readable import is_object, trouble
 from nfstudy.runs.result import RESULTS, outcome_of
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
@@ -285,18 +286,29 @@ def _cell_there(plan: StudyPlan, point: str, key: str) -> Cell | None:
 
 
 def trusted(plan: StudyPlan, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a study's runs without the repetitions whose settings are not those of the cell that they are tagged with.
+    """Return a study's runs without those whose settings are not those of the cell that they are tagged with.
 
-    Somebody has edited such a run's tags: its numbers would stand in another row. A note says which are left out.
-    Where a search chooses a cell's settings, that cannot be told.
+    Somebody has edited such a run's tags: its numbers would stand in another row. A note says which are left out. Where
+    a search draws settings, they are the study's own with what the run says was drawn; an imported run that is found to
+    agree counts as checked, which no archive can say by itself. A frame without settings cannot tell that.
     """
-    if plan.search or frame.empty:
+    if frame.empty or (plan.search and "train.updates" not in frame):
         return frame
-    own = (frame["budget"] == plan.budget) & (frame["stage"] == "repetition")
+    stages = ["repetition", *(["search"] if plan.search else [])]
+    own = (frame["budget"] == plan.budget) & frame["stage"].isin(stages)
     keys = set(frame.loc[own, "cell"])
-    digests = {cell.key: settings_digest(cell.settings) for cell in study_cells(plan, frame) if cell.key in keys}
-    known = frame["cell"].map(digests)
-    wrong = own & known.notna() & (known != frame["settings"])
+    cells = {cell.key: cell for cell in study_cells(plan, frame) if cell.key in keys}
+    if plan.search:
+        rows = frame[own & frame["cell"].isin(cells)].to_dict("records")
+        digests = {row["run_id"]: _digest_as_drawn(cells[row["cell"]], row) for row in rows}
+        known = frame["run_id"].map(digests)
+    else:
+        known = frame["cell"].map({key: settings_digest(cell.settings) for key, cell in cells.items()})
+    agrees = known == frame["settings"]
+    wrong = own & known.notna() & ~agrees
+    if plan.search:
+        checked = own & agrees & (frame["imported"] == OF_A_SEARCH)
+        frame = with_notes(frame.assign(imported=frame["imported"].mask(checked, CHECKED)), notes(frame))
     if not wrong.any():
         return frame
     told = [
@@ -305,6 +317,20 @@ def trusted(plan: StudyPlan, frame: pd.DataFrame) -> pd.DataFrame:
         for run_id, name in frame.loc[wrong, ["run_id", "run_name"]].itertuples(index=False, name=None)
     ]
     return with_notes(frame[~wrong].reset_index(drop=True), (*notes(frame), *told))
+
+
+def _digest_as_drawn(cell: Cell, row: Mapping[str, Any]) -> str | None:
+    """Return the digest of the settings that a cell gives a run with what its search drew; None if that is not known.
+
+    What the run does not use was not drawn for it, or made no difference.
+    """
+    assert cell.search is not None
+    drawn = {path: row.get(path) for path in cell.search.space}
+    values = {path: value for path, value in drawn.items() if pd.notna(value)}
+    try:
+        return settings_digest(cell.tried(values) if row["stage"] == "search" else cell.chosen(values))
+    except ValidationError:
+        return None
 
 
 class _Told(NamedTuple):

@@ -20,6 +20,9 @@ IMPORTED = Tag.IMPORTED
 """Tag of an imported run: `CHECKED`, or what of it could not be checked."""
 CHECKED = "checked"
 """Of an imported run: its settings have been resolved and hashed again, and give its keys."""
+OF_A_SEARCH = "without a check of the search of their cell"
+"""A cell's key holds the search itself, of which a run says no more than what came of it: the study file tells the rest
+(`nfstudy.runs.frame.trusted`)."""
 
 STORES_OWN = (ORIGINAL_RUN_ID, IMPORTING, IMPORTED, Tag.CELL_NAME, MlflowTag.USER)
 """Tags that a store adds to a run when it imports it, or that are of the store in which it was made."""

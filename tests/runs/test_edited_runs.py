@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from support.fake_runs import FakeRuns
 from support.filled_store import PLAN, SPEC, TRIALS, fill
 
 from nfstudy.cli.status import print_cells
@@ -17,10 +18,12 @@ from nfstudy.runner.eta import Forecast, format_duration, logged_seconds
 from nfstudy.runs.archive.reader import read_archive
 from nfstudy.runs.archive.transfer import export_runs
 from nfstudy.runs.frame import cell_states, latest_per_identity, notes, runs_left, study_cells, trusted
+from nfstudy.runs.original import CHECKED, OF_A_SEARCH
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.open import load_frame, open_runs
 from nfstudy.runs.tracking.store import open_store
+from nfstudy.study.cells import Trial
 from nfstudy.study.reader import parse_study
 
 FINISHED = "SELECT run_uuid FROM tags WHERE key = 'nfstudy.outcome' AND value = 'finished'"
@@ -113,6 +116,51 @@ def test_runs_that_are_as_they_were_are_all_trusted(edited):
     uri, _ = edited()
     frame = load_frame(uri, "s")
     assert trusted(PLAN, frame)["run_id"].tolist() == frame["run_id"].tolist()
+
+
+SEARCHED = parse_study(
+    "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 10, optimiser: adam}\n"
+    "grid: {flow.family: [planar], flow.length: [0, 2]}\nrepetitions: 1\nexhibits: [summary]\n"
+    "search:\n  sampler: {name: random, trials: 2}\n"
+    "  space: {train.learning_rate: {low: 1e-3, high: 1e-1}, flow.initial_scale: [0.5, 2.0]}\n"
+    "  settings: {train.updates: 5}\n",
+    "s.yaml",
+).under()
+
+
+def searched_runs():
+    """Return imported runs of both cells: a trial each, and the repetition at what it drew."""
+    runs = FakeRuns()
+    for cell in SEARCHED.cells:
+        drawn = {"train.learning_rate": 0.0123456789, "flow.initial_scale": 2.0}
+        for stage, settings in (("search", cell.tried(drawn)), ("repetition", cell.chosen(drawn))):
+            runs.add(Trial("s", cell, settings, stage, int(stage == "repetition")), imported=OF_A_SEARCH)
+    return runs
+
+
+def test_runs_of_a_search_are_held_to_the_study_with_what_was_drawn():
+    runs = searched_runs()
+    kept = trusted(SEARCHED, runs.frame())
+    assert kept["imported"].tolist() == [CHECKED] * 4
+    assert notes(kept) == ()
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("column", ["cell", "train.batch", "train.learning_rate"])
+def test_a_run_of_a_search_that_is_not_of_its_cell_is_left_out(place, column):
+    runs = searched_runs()
+    record = runs.records[place]
+    if column == "cell":
+        record["cell"] = next(cell.key for cell in SEARCHED.cells if cell.key != record["cell"])
+    elif column == "train.learning_rate":
+        record[column] = 0.05
+    else:  # What no search draws is the study's, whatever a run says; its own digest is then another.
+        record["settings"] = "0" * 16
+    kept = trusted(SEARCHED, runs.frame())
+    assert record["run_id"] not in kept["run_id"].tolist()
+    (note,) = notes(kept)
+    assert note.startswith(f"run {record['run_id']} (")
+    assert len(kept) == 3
 
 
 SAMPLED = parse_study(
