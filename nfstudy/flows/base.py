@@ -89,6 +89,11 @@ class Flow(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no inverse")
 
+    @property
+    def shows_steps(self) -> bool:
+        """Whether the family has `first_steps`."""
+        return type(self).first_steps is not Flow.first_steps
+
     def first_steps(self, count: int, parameters: tuple[Tensor, ...]) -> tuple[Flow, tuple[Tensor, ...]]:
         """Return the chain f_count ∘ … ∘ f_1 with its parameters, which shares memory with this one or is a copy.
 

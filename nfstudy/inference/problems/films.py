@@ -45,10 +45,7 @@ Chain = tuple[int, Flow, tuple[Tensor, ...]]
 def beginnings(flow: Flow, parameters: tuple[Tensor, ...]) -> Iterator[Chain]:
     """Yield the beginnings of a chain that a film shows: start and end alone where the family shows no step."""
     shown = moments(flow.length)
-    try:
-        inner = [(k, *flow.first_steps(k, parameters)) for k in shown[1:-1]]
-    except NotImplementedError:
-        inner = []
+    inner = [(k, *flow.first_steps(k, parameters)) for k in shown[1:-1]] if flow.shows_steps else []
     yield 0, NoFlow(flow.latent, 0, 0), ()
     yield from inner
     if flow.length:
