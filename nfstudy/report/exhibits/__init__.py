@@ -53,6 +53,7 @@ FILMS = ExhibitDeclaration(name="films", make=f"{_HERE}.films:films", films=True
 LATENT_MAP = ExhibitDeclaration(
     name="latent-map", make=f"{_HERE}.films:latent_map", needs={"model.latent": (2,)}, films=True
 )
+ESTIMATORS = ExhibitDeclaration(name="estimators", make=f"{_HERE}.estimators:estimators", gradients=True)
 CURVE = ExhibitDeclaration(name="curve", make=f"{_HERE}.varied:curve", options=CurveOptions)
 MAP = ExhibitDeclaration(name="map", make=f"{_HERE}.varied:heat_map", options=MapOptions)
 SEARCH = ExhibitDeclaration(name="search", make=f"{_HERE}.searches:search", of_search=True)
