@@ -58,7 +58,7 @@ def placed(bodies: Sequence[Results]) -> tuple[Shown, ...]:
 
 
 def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) -> Results:
-    """Read a study under its own budget; where that has no runs, under the one with the most finished runs.
+    """Read a study under its own budget; where that has no runs, under the one with the most finished repetitions.
 
     Arguments:
         study: the study.
@@ -73,4 +73,5 @@ def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) ->
 
 
 def _finished(results: Results) -> int:
-    return int((results.runs["outcome"] == "finished").sum())
+    """Return how many repetitions are finished: the trials of a search are in no table."""
+    return int(((results.runs["outcome"] == "finished") & (results.runs["stage"] == "repetition")).sum())

@@ -205,6 +205,18 @@ def test_a_study_is_shown_under_the_budget_that_has_runs(tmp_path):
     assert gather_fullest(spec, FakeRuns()).budget == "full"
 
 
+def test_trials_of_a_search_do_not_make_a_budget_the_fullest(tmp_path):
+    spec = study(SMALL.replace("laptop: {", "first: {train.clip_norm: 5.0}, laptop: {"))
+    runs = run_all(spec, "first")
+    tried = run_all(spec, "laptop")
+    shortest = [record for record in tried.records if record["index"] == 1]
+    trials = [
+        record | {"stage": "search", "run_id": f"{n}{record['run_id'][1:]}"} for n in range(9) for record in shortest
+    ]
+    runs.records += [*shortest, *trials]
+    assert gather_fullest(spec, runs).budget == "first"
+
+
 def test_each_budget_that_has_runs_has_a_page_which_leads_to_the_others(tmp_path):
     spec = study(SMALL.replace("laptop: {", "a/b %: {train.clip_norm: 5.0}, laptop: {"))
     runs = run_all(spec, "full")

@@ -165,7 +165,7 @@ def _gather(study: StudySpec, runs: LoggedRuns, active: bool) -> tuple[Shown, ..
     try:
         return shown_bodies(study, runs, active)
     except StudyDeletedError as error:
-        return placed([replace(gather_fullest(study, ArchivedRuns(None)), notes=(str(error),))])
+        return placed([replace(gather_fullest(study, ArchivedRuns()), notes=(str(error),))])
 
 
 def _rank(study: StudySpec) -> int:
