@@ -23,7 +23,7 @@ from nfstudy.report.build import MANIFEST
 from nfstudy.report.claims.judge import all_claims, judge_bodies
 from nfstudy.report.pages.overview import build_front
 from nfstudy.report.pages.readme import results_text, verdict_text
-from nfstudy.report.shown import Shown, shown_bodies
+from nfstudy.report.shown import Shown, repeated_bodies, shown_bodies
 from nfstudy.report.statistics.estimates import Results
 from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import Archive, read_archive
@@ -143,10 +143,11 @@ def _make(project: Project, archives: Mapping[str, Sequence[Archive]], folder: P
     files = read_studies(project.root / "studies")
     studies = {study.study: study for study in files.values()}
     found: list[Shown] = []
+    told = set[str]()
     for study in studies.values():
-        found += shown_bodies(study, runs_of_study(study, lambda name: ArchivedRuns(*archives.get(name, ()))))
-    found = [shown for shown in found if len(shown.results.runs)]
-    told = {run_id for shown in found for run_id in shown.results.runs["run_id"]}
+        bodies = shown_bodies(study, runs_of_study(study, lambda name: ArchivedRuns(*archives.get(name, ()))))
+        found += repeated_bodies([body for body in bodies if len(body.results.runs)])
+        told |= {run_id for body in bodies for run_id in body.results.runs["run_id"]}
     for name, archive in ((name, archive) for name, some in archives.items() for archive in some):
         owners = [study.study for study in studies.values() if name in study.logged_names]
         if not owners:
