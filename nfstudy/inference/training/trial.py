@@ -49,7 +49,9 @@ def run_trial(
     end = TrialResult("finished")
     if problem.parameters():
         end = fit(problem, trial.settings, on_epoch, checkpoints, trial.gradients)
-    metrics = {"time/updates_per_second": end.update / end.seconds} if end.seconds and end.outcome != "diverged" else {}
+    metrics = dict(end.metrics)
+    if end.seconds and end.outcome != "diverged":
+        metrics["time/updates_per_second"] = end.update / end.seconds
     curves: Mapping[str, Mapping[int, float]] = {}
     files, reason = {}, ""
     if trial.stage != "search" and end.outcome == "finished":
