@@ -68,4 +68,5 @@ class Problem(Protocol):
 
 def variational(named: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
     """Return the parameters of q: those that are not of the generative network."""
-    return [weight for name, weight in named.items() if not name.startswith(("decoder.", "likelihood."))]
+    generative = ("decoder.", "upper_decoders.", "likelihood.")
+    return [weight for name, weight in named.items() if not name.startswith(generative)]

@@ -129,6 +129,8 @@ class ImageProblem:
             "test/displacement": float(posteriors.displacement.mean()),
         }
         curves["test/kl_latent"] = dict(enumerate(np.sort(posteriors.kl)[::-1][:MOST_LATENTS].tolist(), start=1))
+        by_layer = {"active_layer": posteriors.active_by_layer, "kl_layer": posteriors.kl_by_layer}
+        curves |= {f"test/{name}": dict(enumerate(map(float, own), start=1)) for name, own in by_layer.items() if own}
         columns |= {"log_det": posteriors.log_det, "displacement": posteriors.displacement}
         for name in ("log_det", "displacement"):
             quantiles = np.percentile(columns[name], PERCENTILES)
