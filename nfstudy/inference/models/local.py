@@ -30,6 +30,10 @@ ROUND = 50
 """Updates between two judgements."""
 JUDGED = 128
 """Samples of q by which a round is judged: the same ones each time, which no update has."""
+CONFIRMED = 1024
+"""Samples of q, new ones again, by which what was found is held to the amortised posterior at the end."""
+SURE = 2.0
+"""Standard errors by which it must be the better of the two there; else q* is the amortised posterior itself."""
 RATE = 0.03
 """Adam's first learning rate."""
 LOWER = 3.0
@@ -48,7 +52,7 @@ class LocalPosteriors(NamedTuple):
     start: Any
     """The amortised ones, as `infer` gives them."""
     best: Any
-    """As many, each at least as good as the amortised one by the samples that judged it."""
+    """As many, each surely better than the amortised one, or that itself."""
     updates: np.ndarray
     """How many each image took, (N,)."""
     converged: np.ndarray
@@ -197,7 +201,9 @@ def fit_posteriors(
     Adam on L by `SAMPLES` fresh samples an update. After each `ROUND` of updates, L is estimated by `JUDGED` samples,
     the same each time: an image keeps its best posterior so far, the amortised one among them, and where the round
     gained less than `TOLERANCE`, goes back to it and on with a third of the rate. After `REDUCTIONS` of these it has
-    converged. Rates and judgements are of each image alone, so that neither its neighbours nor their number matter.
+    converged. Rates and judgements are of each image alone, so that neither its neighbours nor their number matter. At
+    the end `CONFIRMED` new samples must show that its best is better than the amortised posterior, by `SURE` standard
+    errors of the difference on the same noise, or it keeps that.
 
     What is optimised is what `infer` gives for an image: mean, log-variance, and the flow's parameters λ(x). Weights of
     a flow that are the same for all images stay as they are.
@@ -249,6 +255,10 @@ def _fit_block(
             current = map_tensors(lambda tensor, rows=keep: tensor[rows], current)  # type: ignore[misc]
             moments.keep(keep)
             rates, reductions = rates[keep], reductions[keep]
+        ours, found = (_elbos(model, x, each, streams("confirmed", whole), CONFIRMED) for each in (start, best))
+        change = found - ours
+        sure = change.mean(0) > SURE * change.std(0) / math.sqrt(CONFIRMED)
+        best = _merged(start, best, whole, sure)
     return LocalPosteriors(start, best, count, converged)
 
 
@@ -296,10 +306,13 @@ def _update(
 
 def _judged(model: LatentVariableModel, x: Tensor, posterior: Any, noise: list[torch.Generator]) -> Tensor:
     """Return L of each image (B,), in float64, by `JUDGED` samples."""
-    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for _ in range(JUDGED // SAMPLES_AT_ONCE):
-        total += bound_terms(model, x, _draw(SAMPLES_AT_ONCE, posterior, noise, x), posterior).elbo.double().sum(0)
-    return total / JUDGED
+    return _elbos(model, x, posterior, noise, JUDGED).mean(0)
+
+
+def _elbos(model: LatentVariableModel, x: Tensor, posterior: Any, noise: list[torch.Generator], samples: int) -> Tensor:
+    """Return the bound at single samples, (samples, B) in float64."""
+    blocks = (_draw(SAMPLES_AT_ONCE, posterior, noise, x) for _ in range(samples // SAMPLES_AT_ONCE))
+    return torch.cat([bound_terms(model, x, draws, posterior).elbo.double() for draws in blocks])
 
 
 def _draw(samples: int, posterior: Any, noise: list[torch.Generator], x: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ ENOUGH = 0.95
 NOT_EVALUATED = "not evaluated"
 GAPS = ("approximation_gap", "amortisation_gap", "inference_gap")
 CAPTION = (
-    "Of {images} held-out images, in {unit}: the bounds L[q] of the amortised posterior and L[q*] of the best member of "
-    "its family for each image alone, by fresh samples that the search for it has not seen. The search is over the "
+    "Of {images} held-out images, in {unit}: the bounds L[q] of the amortised posterior and L[q*] of the best member "
+    "of its family for each image alone, by fresh samples that the search has not seen. The search is over the "
     "image's mean, log-variance and flow parameters λ, from the amortised ones, by Adam until four rounds of {round} "
     "updates at falling rates each gained less than {tolerance} nats; weights of a flow that all images share, as in "
     "NICE, stay as they are. ln p(x) is by importance samples of q* (IS) or annealing from q* (AIS), whichever mean is "
