@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -56,7 +57,7 @@ class ImageProblem:
         self.repetition = repetition
         self.device = device
         if model is None:
-            likelihood = load_likelihood(settings.data.values, settings.model.likelihood)
+            likelihood = load_likelihood(settings.data, settings.model.likelihood)
             precision = getattr(torch, settings.train.precision)
             model = DLGM(dataset.train.shape[1], settings.model, settings.flow, likelihood, precision)
             model.initialise(settings.seed, repetition)
@@ -97,10 +98,13 @@ class ImageProblem:
         return evaluate_bound(self.model, self.dataset.valid, derive_seed(self.settings.seed, "evaluation", "valid"))
 
     def test(self) -> dict[str, float]:
-        """Return `evaluation.LikelihoodEstimates.numbers` on the test images."""
+        """Return `evaluation.LikelihoodEstimates.numbers` on the test images; of whole numbers, bits per pixel too."""
         self.model.eval()
         seed = derive_seed(self.settings.seed, "evaluation", "test")
-        return evaluate_likelihood(self.model, self._test_images(), self.settings.evaluation.samples, seed).numbers()
+        found = evaluate_likelihood(self.model, self._test_images(), self.settings.evaluation.samples, seed).numbers()
+        if self.model.likelihood.levels:
+            found["bits_per_pixel"] = bits_per_pixel(-found["elbo"], self.dataset.train.shape[1])
+        return found
 
     def diagnose(self) -> Diagnosis:
         """Return the tight estimate with its convergence curve, and `diagnostics.PosteriorSummary` of the same images.
@@ -221,6 +225,8 @@ class ImageProblem:
     def _unit(self, images: np.ndarray) -> np.ndarray:
         """Return images from 0 to 1: real numbers from the least in the training images to the greatest."""
         assert self.settings.data is not None
+        if count := self.settings.data.categories:
+            return images / (count - 1)
         if self.settings.data.values != "real":
             return images
         least, greatest = self.dataset.train.min(), self.dataset.train.max()
@@ -248,6 +254,11 @@ def draw_pixels(values: Tensor, dataset: Dataset, stream: torch.Generator) -> Te
         uniform = torch.randint(dataset.levels, values.shape, generator=stream, dtype=torch.uint8)
         values = uniform.to(values.device) < values
     return values.float()
+
+
+def bits_per_pixel(nats: float, pixels: int) -> float:
+    """Return nats an image as bits for each of its N numbers, nats / (N ln 2); each colour of a pixel is one."""
+    return nats / (pixels * math.log(2))
 
 
 def _tight_name(name: str) -> str:
