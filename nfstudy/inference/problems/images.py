@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -22,6 +21,7 @@ from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_bound, evaluate_likelihood
 from nfstudy.inference.models.objective import BoundTerms, bound_terms
 from nfstudy.inference.problems.base import Diagnosis
+from nfstudy.inference.problems.code_lengths import bits_per_pixel, code_lengths
 from nfstudy.inference.problems.films import MAPPED, POSTERIOR_SAMPLES, POSTERIORS, posterior_film
 from nfstudy.inference.problems.image_grid import image_grid
 from nfstudy.runs.evaluations import EvaluationRequest
@@ -140,18 +140,20 @@ class ImageProblem:
         return Diagnosis(metrics, curves, {"images.csv": _csv(places, columns)})
 
     def evaluate(self, request: EvaluationRequest) -> dict[str, float]:
-        """Return what an estimator says of −ln p(x) of test images, or of images that the model draws.
+        """Return what an estimator says of −ln p(x) of test images, or of images that the model draws; or code lengths.
 
         Where there are fewer test images than asked for, it is of all; `images` says of how many it is.
 
         Raises:
-            UserError: images are to be drawn, which the model's likelihood does not do.
+            UserError: images are to be drawn, which the model's likelihood does not do; or there is no such code.
         """
         self.model.eval()
         images = self._test_images()[spread_over(len(self._test_images()), request.images)]
         seed = derive_seed(self.settings.seed, "evaluation again", request.seed, self.repetition)
         if request.estimator == "importance":
             return evaluate_likelihood(self.model, images, request.samples, seed).numbers() | {"images": len(images)}
+        if request.estimator == "bits-back":
+            return code_lengths(self.model, self.settings.flow, images, request.samples, seed)
         annealing = Annealing(request.temperatures or 1, request.samples)
         if request.estimator == "ais":
             return ais_likelihood(self.model, images, annealing, seed).numbers() | {"images": len(images)}
@@ -254,11 +256,6 @@ def draw_pixels(values: Tensor, dataset: Dataset, stream: torch.Generator) -> Te
         uniform = torch.randint(dataset.levels, values.shape, generator=stream, dtype=torch.uint8)
         values = uniform.to(values.device) < values
     return values.float()
-
-
-def bits_per_pixel(nats: float, pixels: int) -> float:
-    """Return nats an image as bits for each of its N numbers, nats / (N ln 2); each colour of a pixel is one."""
-    return nats / (pixels * math.log(2))
 
 
 def _tight_name(name: str) -> str:
