@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -53,7 +54,7 @@ class DLGM(nn.Module):
         pixels: N, how many numbers an image has.
         model: sizes of the latent space (D) and of the networks.
         flow: family and length of the normalizing flow.
-        likelihood: the kind of p(x|z).
+        likelihood: makes p(x|z) of N, the features and the section `model`: its class.
         precision: of the Maxout layers' matrix products while training; all else is in float32.
     """
 
@@ -62,7 +63,7 @@ class DLGM(nn.Module):
         pixels: int,
         model: ModelSpec,
         flow: FlowSpec,
-        likelihood: type[Likelihood] = Bernoulli,
+        likelihood: Callable[..., Likelihood] = Bernoulli,
         precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -171,7 +172,7 @@ class DLGM(nn.Module):
         return self.likelihood.draw(self.decoder(z), generator)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the image (..., N) that z (..., D) is most plainly of, numbers from 0 to 1; `Likelihood.picture`."""
+        """Return the image (..., N) that z (..., D) is most plainly of, on the scale of x; `Likelihood.picture`."""
         return self.likelihood.picture(self.decoder(z))
 
 

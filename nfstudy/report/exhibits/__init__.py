@@ -47,6 +47,9 @@ CONVERGENCE = ExhibitDeclaration(name="convergence", make=f"{_HERE}.convergence:
 DIAGNOSTICS = ExhibitDeclaration(name="diagnostics", make=f"{_HERE}.diagnostics:diagnostics")
 COST = ExhibitDeclaration(name="cost", make=f"{_HERE}.cost:cost")
 EVALUATIONS = ExhibitDeclaration(name="evaluations", make=f"{_HERE}.cost:evaluations", needs={"data.name": ()})
+CODE_LENGTHS = ExhibitDeclaration(
+    name="code-lengths", make=f"{_HERE}.code_lengths:code_lengths", needs={"data.name": ()}
+)
 LEARNING_CURVES = ExhibitDeclaration(name="learning-curves", make=f"{_HERE}.general:learning_curves")
 SAMPLES = ExhibitDeclaration(name="samples", make=f"{_HERE}.general:samples")
 FILMS = ExhibitDeclaration(name="films", make=f"{_HERE}.films:films", films=True)
