@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -13,8 +13,6 @@ from nfstudy.core import registry
 from nfstudy.core.declarations import FlowFamily
 from nfstudy.flows import FlowSettings, make_flow
 from nfstudy.flows.base import Flow, Generators
-
-_Part = TypeVar("_Part")
 
 
 def make_layered_flow(spec: FlowSettings, sizes: Sequence[int], features: int) -> Flow:
@@ -52,7 +50,7 @@ class LayeredFlow(Flow):
             sum(chain.latent for chain in chains), chains[0].length, sum(chain.features for chain in chains)
         )
         self.chains = torch.nn.ModuleList(chains)
-        self._counts = [0] * len(chains)
+        self._counts: list[int] | None = None
 
     def initialise(self, generator: Generators) -> None:
         """Set the weights of each chain; the first draws as it would alone, the l-th from parts `layer l ...`."""
@@ -62,8 +60,7 @@ class LayeredFlow(Flow):
     def parameters_from(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return the parameters of all chains, of features (B, Σ_l F_l)."""
         own = features.split([chain.features for chain in self._chains], dim=-1)
-        parameters = [chain.parameters_from(each) for chain, each in zip(self._chains, own, strict=True)]
-        self._counts = [len(each) for each in parameters]
+        parameters = (chain.parameters_from(each) for chain, each in zip(self._chains, own, strict=True))
         return tuple(parameter for each in parameters for parameter in each)
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -81,6 +78,11 @@ class LayeredFlow(Flow):
         """Return z_0, (..., B, D), where the family has an inverse."""
         return torch.cat([chain.inverse(own, numbers) for chain, own, numbers in self._parts(z, parameters)], dim=-1)
 
+    def nearest(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the parameters nearest to these that `parameters_from` may give."""
+        own = zip(self._chains, self._split(parameters), strict=True)
+        return tuple(parameter for chain, numbers in own for parameter in chain.nearest(numbers))
+
     @property
     def shows_steps(self) -> bool:
         """Whether the family has `first_steps`."""
@@ -89,11 +91,10 @@ class LayeredFlow(Flow):
     def first_steps(self, count: int, parameters: tuple[Tensor, ...]) -> tuple[Flow, tuple[Tensor, ...]]:
         """Return the first steps of every chain."""
         shorter = [
-            chain.first_steps(count, own)
-            for chain, own in zip(self._chains, _split(parameters, self._counts), strict=True)
+            chain.first_steps(count, own) for chain, own in zip(self._chains, self._split(parameters), strict=True)
         ]
         flow = LayeredFlow([chain for chain, _ in shorter])
-        flow._counts = [len(own) for _, own in shorter]
+        flow._counts = [len(own) for _, own in shorter]  # A family may give them in another form.
         return flow, tuple(parameter for _, own in shorter for parameter in own)
 
     @property
@@ -103,13 +104,16 @@ class LayeredFlow(Flow):
     def _parts(self, z: Tensor, parameters: tuple[Tensor, ...]) -> list[tuple[Flow, Tensor, tuple[Tensor, ...]]]:
         """Return each chain with its variables and its parameters."""
         own = z.split([chain.latent for chain in self._chains], dim=-1)
-        return list(zip(self._chains, own, _split(parameters, self._counts), strict=True))
+        return list(zip(self._chains, own, self._split(parameters), strict=True))
 
-
-def _split(items: tuple[_Part, ...], counts: Sequence[int]) -> list[tuple[_Part, ...]]:
-    """Return so many of the items each."""
-    starts = [sum(counts[:place]) for place in range(len(counts))]
-    return [items[start : start + count] for start, count in zip(starts, counts, strict=True)]
+    @torch.no_grad()
+    def _split(self, parameters: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+        """Return the parameters of each chain; how many it has, features of no image tell."""
+        if self._counts is None:
+            empty = ((chain, next(chain.parameters(), torch.empty(0))) for chain in self._chains)
+            self._counts = [len(chain.parameters_from(like.new_zeros(1, chain.features))) for chain, like in empty]
+        ends = list(accumulate(self._counts))
+        return [parameters[end - count : end] for end, count in zip(ends, self._counts, strict=True)]
 
 
 def _of_layer(generator: Generators, layer: int, part: str) -> torch.Generator:

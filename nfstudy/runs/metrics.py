@@ -191,6 +191,16 @@ KL_BY_LAYER = _of_images(
     "layer, 1 beside the image",
     label="KL of each layer",
 )
+BITS_PER_PIXEL = _of_images(
+    "bits_per_pixel",
+    "F / (N ln 2), N numbers an image: what a code by bits-back takes; of bits and whole levels alone, as densities "
+    "have no such code",
+    "bits per pixel",
+    label="bits per pixel",
+    heading="Bits per pixel",
+    better="lower",
+    decimals=4,
+)
 LOG_DET = _of_images("log_det", "E_q[Σ_k ln|det ∂f_k/∂z_{k−1}|], mean over images", label="Σ ln|det|")
 DISPLACEMENT = _of_images("displacement", "E_q‖z_K − z_0‖, mean over images", "1", label="‖z_K − z_0‖")
 LOG_DET_QUANTILE = _of_images("log_det_quantile", "test/log_det of single images; the step is the percentile")
@@ -216,13 +226,22 @@ PEAK_MEMORY = Metric(
     better="lower",
     decimals=0,
 )
+UPDATE_CPU = Metric(
+    name="time/update_cpu_ms",
+    label="CPU ms/update",
+    heading="Processor time of an update",
+    meaning="median over updates of the processor time that the worker took for one: hardly more on a busy machine, "
+    "where wall-clock seconds are several times what they are on a free one",
+    unit="ms",
+    better="lower",
+)
 LATER = (
     *(NLL_SEED_ERROR, NLL_IMAGE_ERROR, NLL_DROP, ESS, PARETO_K, PARETO_K_HIGH),
     *(TIGHT_NLL, TIGHT_FREE_ENERGY, TIGHT_KL, TIGHT_ERROR, TIGHT_SAMPLES, TIGHT_IMAGES, NLL_CURVE),
     *(TIGHT_SEED_ERROR, TIGHT_IMAGE_ERROR, TIGHT_DROP, TIGHT_ESS, TIGHT_PARETO_K, TIGHT_PARETO_K_HIGH),
     *(ACTIVE_BY_LAYER, KL_BY_LAYER),
     *(ACTIVE_LATENTS, LATENT_KL, LOG_DET, DISPLACEMENT, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE),
-    *(GRADIENT_SNR, PARAMETERS, PEAK_MEMORY, POSITIVE_FREE_ENERGY),
+    *(GRADIENT_SNR, PARAMETERS, PEAK_MEMORY, POSITIVE_FREE_ENERGY, UPDATE_CPU, BITS_PER_PIXEL),
 )
 CURVES = frozenset(
     metric.name

@@ -69,6 +69,11 @@ class DataSpec(OpenRecord):
         """What the numbers of an example are."""
         return self.declaration.values_of(self)
 
+    @property
+    def categories(self) -> int | None:
+        """How many levels a number may have, 0 ... n − 1, of `categories`; None for values of another kind."""
+        return self.declaration.categories_of(self)
+
     def examples(self) -> tuple[int, int, int] | None:
         """Return how many examples the training, validation and test splits hold; None where that is not known."""
         if (sizes := self.declaration.splits(self)) is None:

@@ -1,5 +1,6 @@
 """Models with several stochastic layers: held to ln p(x) that is known, in ξ and in z, and their gradients."""
 
+import copy
 import math
 
 import numpy as np
@@ -13,8 +14,10 @@ from torch.autograd.functional import jacobian
 
 from nfstudy.flows.guided import GuidedFlow
 from nfstudy.flows.layered import LayeredFlow
-from nfstudy.inference.likelihoods.normal import Gaussian
+from nfstudy.inference.likelihoods.bernoulli import Bernoulli
+from nfstudy.inference.likelihoods.normal import Gaussian, LogitNormal
 from nfstudy.inference.models.ais import Annealing, ais_likelihood, bracket_likelihood
+from nfstudy.inference.models.bits_back import round_trip
 from nfstudy.inference.models.diagnostics import summarise_posteriors
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_likelihood, log_likelihoods
@@ -107,7 +110,7 @@ def test_every_familys_weights_have_the_mean_p_of_x(flow, layers):
     model = linear_model(layers, flow, latent_ratio=1.0, latent=2)
     density = exact_log_p(model)
     x = density.rvs(1, random_state=3).reshape(1, -1)
-    noise = torch.randn(40_000, 1, model.noise_size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    noise = torch.randn(20_000, 1, model.noise_size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ratios = (bound_terms(model, torch.tensor(x), noise).elbo.detach().numpy() - density.logpdf(x)).ravel()
     weights = np.exp(ratios)
     assert weights.mean() == pytest.approx(1, abs=4 * weights.std() / math.sqrt(len(weights)))
@@ -321,3 +324,35 @@ def test_a_guided_chain_moves_all_layers_at_once(family):
     found = summarise_posteriors(model, np.random.default_rng(0).normal(size=(5, PIXELS)), seed=1)
     assert found.kl_by_layer == ()
     assert len(found.active_by_layer) == 2
+
+
+@pytest.mark.parametrize("flow", [FLOWS["none"], PLANAR, FLOWS["iaf"]], ids=["none", "planar", "iaf"])
+def test_images_are_coded_through_all_layers_and_come_back(flow):
+    model = DLGM(PIXELS, model_spec(2, latent_ratio=1.0), flow, Bernoulli)
+    model.initialise(1, 1)
+    images = np.random.default_rng(0).integers(2, size=(6, PIXELS), dtype=np.uint8)
+    trip = round_trip(model, images, seed=1)  # It raises where an image does not come back.
+    assert trip.net_bits == pytest.approx(trip.images * trip.free_energy / math.log(2), abs=0.5)
+
+
+def test_a_copy_of_a_chain_needs_no_features_of_its_own():
+    model = make_model(2, FlowSpec(family="nice-perm", length=2), latent_ratio=1.0)
+    copied = copy.deepcopy(model.flow)
+    posterior = model.infer(torch.randn(2, PIXELS, dtype=torch.float64))
+    z = torch.randn(2, model.latent, dtype=torch.float64)
+    assert torch.equal(copied(z, posterior.flow_parameters)[0], model.flow(z, posterior.flow_parameters)[0])
+    nearest = model.nearest(posterior).flow_parameters
+    assert all(map(torch.equal, nearest, posterior.flow_parameters))
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli, Gaussian, LogitNormal])
+def test_every_likelihood_has_bounds_below_ln_p(likelihood):
+    model = make_model(3, likelihood=likelihood)
+    x = np.random.default_rng(0).random((4, PIXELS))
+    x = (x < 0.5).astype(float) if likelihood is Bernoulli else x
+    found = evaluate_likelihood(model, x, 500, seed=1)
+    assert found.kl > 0
+    stream = torch.Generator().manual_seed(1)
+    drawn = model.draw(torch.randn(7, model.latent, generator=stream, dtype=torch.float64), stream)
+    assert drawn.shape == (7, PIXELS)
+    assert np.isfinite(evaluate_likelihood(model, drawn.detach().numpy(), 20, seed=1).nll)

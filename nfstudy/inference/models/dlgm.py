@@ -87,7 +87,7 @@ class DLGM(nn.Module):
         pixels: N, how many numbers an image has.
         model: number and sizes (D_l) of the stochastic layers, and sizes of the networks.
         flow: family and length of the normalizing flow.
-        likelihood: the kind of p(x|z).
+        likelihood: makes p(x|z) of N, the features and the section `model`: its class.
         precision: of the Maxout layers' matrix products while training; all else is in float32.
     """
 
@@ -96,7 +96,7 @@ class DLGM(nn.Module):
         pixels: int,
         model: ModelSpec,
         flow: FlowSpec,
-        likelihood: type[Likelihood] = Bernoulli,
+        likelihood: Callable[..., Likelihood] = Bernoulli,
         precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -181,6 +181,23 @@ class DLGM(nn.Module):
             z_K, log_det = self.flow(z_0, posterior.flow_parameters)
         return z_K, log_q0, log_det
 
+    def nearest(self, posterior: Posterior) -> Posterior:
+        """Return the posterior of the flow's family that is nearest to this one; see `Flow.nearest`."""
+        return posterior._replace(flow_parameters=self.flow.nearest(posterior.flow_parameters))
+
+    @torch.no_grad()
+    def log_density(self, posterior: Posterior, z: Tensor) -> Tensor:
+        """Return ln q_K(z|x) (..., B) in nats at any points z (..., B, D), by the inverse of the flow; eq. (7).
+
+        Raises:
+            NotImplementedError: the flow has no inverse.
+        """
+        z_0 = self.flow.inverse(z, posterior.flow_parameters)
+        _, log_det = self.flow(z_0, posterior.flow_parameters)
+        noise = (z_0 - posterior.mean) * (-0.5 * posterior.log_variance).exp()
+        log_q0 = -0.5 * (noise.square() + posterior.log_variance + math.log(2 * math.pi)).sum(-1)
+        return log_q0 - log_det
+
     @property
     def noise_size(self) -> int:
         """How many numbers of noise `sample` takes for one draw: D, and those of the flow."""
@@ -193,15 +210,15 @@ class DLGM(nn.Module):
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Return ln p(x|z) (..., B) in nats, for images x (B, N) and z (..., B, D)."""
-        return self.likelihood(x, self._generate(z))
+        return self.likelihood(x, self.features(z))
 
     def draw(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Return images (B, N) drawn from p(x|z), for z (B, D); by a CPU generator."""
-        return self.likelihood.draw(self._generate(z), generator)
+        return self.likelihood.draw(self.features(z), generator)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the image (..., N) that z (..., D) is most plainly of, numbers from 0 to 1; `Likelihood.picture`."""
-        return self.likelihood.picture(self._generate(z))
+        """Return the image (..., N) that z (..., D) is most plainly of, on the scale of x; `Likelihood.picture`."""
+        return self.likelihood.picture(self.features(z))
 
     def layers_of(self, xi: Tensor) -> list[Tensor]:
         """Return z_1, ..., z_L, each (..., D_l), of the noise ξ (..., D) that they are made from, top down.
@@ -215,8 +232,8 @@ class DLGM(nn.Module):
             layers.insert(0, mean + (0.5 * log_variance).exp() * noise)
         return layers
 
-    def _generate(self, z: Tensor) -> Tensor:
-        """Return the features (..., F) of the generative network that the likelihood is given."""
+    def features(self, z: Tensor) -> Tensor:
+        """Return the last hidden layer (..., F) of the generative network, which p(x|z) is made from."""
         return self.decoder(self.layers_of(z)[0])
 
 
