@@ -73,7 +73,9 @@ class NetworkChain(torch.autograd.Function):
         length, units, _ = w_in.shape
         samples, latent, images = end.shape
         slots = samples * length if any(ctx.needs_input_grad) else 1
-        came, given = (np.empty((count, latent, images), end.dtype) for count in (slots if mixing.dim() == 3 else 0, slots))
+        came, given = (
+            np.empty((count, latent, images), end.dtype) for count in (slots if mixing.dim() == 3 else 0, slots)
+        )
         hidden = np.empty((slots, len(w_hidden) + 1, units, images), end.dtype)
         said = np.empty((slots, w_out.shape[1], images), end.dtype)
         log_det = np.empty((samples, images), end.dtype)
@@ -148,7 +150,10 @@ def network_chain(
 
 @compiled(**PART)
 def mix_and_say(k, b_in, mixing, moved, w_in, w_hidden, b_hidden, w_out, b_out, z, came, given, hidden, said):
-    """Fill given (D, B) with what mixing makes of z (D, B), and hidden (L, H, B) and said (n, B) by step k's network."""
+    """Fill given (D, B) with mixed z (D, B), and hidden (L, H, B) and said (n, B) by step k's network.
+
+    Of matrices, came (D, B) is filled with z.
+    """
     first = w_in.shape[2]
     if mixing.ndim == 3:
         copy(came, z)

@@ -77,8 +77,7 @@ class FullCovarianceFlow(Flow):
         """Return z_K, (..., B, D), and ln|det L| in nats, (..., B); see `full_covariance`."""
         log_diagonal, below = parameters
         if log_diagonal.dim() == 2 and fits_lanes(z, log_diagonal.unsqueeze(1)):
-            log_det = log_diagonal.sum(-1).expand(z.shape[:-1])
-            return TriangularProduct.apply(z, log_diagonal, below), log_det
+            return TriangularProduct.apply(z, log_diagonal, below)
         return full_covariance(z, log_diagonal, below)
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from nfstudy.core.kernels import COMPILED, PART, differentiable_once
 from nfstudy.core.kernels.cache import compiled
 from nfstudy.core.kernels.path import apply_chain, gradients_of_chain
+from nfstudy.flows.nice.kernel import copy
 from nfstudy.flows.planar.kernel import dot
 
 
@@ -44,7 +45,7 @@ class HouseholderChain(torch.autograd.Function):
 
 @compiled(**PART)
 def unit_vectors(v, unit, largest, total):
-    """Fill unit (D, B) with v/‖v‖, or 0 where v = 0, largest (B,) with the largest |v_d|, and total with (‖v‖/largest)².
+    """Fill unit (D, B) with v/‖v‖, or 0 where v = 0, largest (B,) with the largest |v_d|, and total with ‖v‖/largest.
 
     Vectors are first divided by their largest number: so no square overflows or underflows.
     """
@@ -54,7 +55,9 @@ def unit_vectors(v, unit, largest, total):
     for d in range(latent):
         for i in range(images):
             size = abs(v[d, i])
-            largest[i] = size if (size > largest[i]) | (size != size) else largest[i]  # So that a NaN is taken, and kept.
+            largest[i] = (
+                size if (size > largest[i]) | (size != size) else largest[i]
+            )  # So that a NaN is taken, and kept.
     for d in range(latent):
         for i in range(images):
             unit[d, i] = v[d, i] / largest[i] if largest[i] != 0 else 0
@@ -76,14 +79,17 @@ def chain(v, _, path, end, log_det):
     length, latent, images = v.shape
     unit, along = np.empty((latent, images), v.dtype), np.empty(images, v.dtype)
     largest, total = np.empty(images, v.dtype), np.empty(images, v.dtype)
-    log_det[:] = 0
+    for s in range(len(end)):
+        for i in range(images):
+            log_det[s, i] = 0
     for k in range(length):
         unit_vectors(v[k], unit, largest, total)
         for s in range(len(end)):
             z = end[s]
             if len(path):
-                path[k, s] = z
-            along[:] = 0
+                copy(path[k, s], z)
+            for i in range(images):
+                along[i] = 0
             dot(unit, z, along)
             for d in range(latent):
                 for i in range(images):
@@ -118,7 +124,8 @@ def chain_backward(path, v, grad_z, grad_log_det, grad_v, _):
         unit_vectors(v[k], unit, largest, total)
         for s in range(len(grad_z)):
             z, g = path[k, s], grad_z[s]
-            along[:], against[:] = 0, 0
+            for i in range(images):
+                along[i], against[i] = 0, 0
             dot(unit, z, along)
             dot(unit, g, against)
             for i in range(images):
