@@ -53,6 +53,9 @@ FILMS = ExhibitDeclaration(name="films", make=f"{_HERE}.films:films", films=True
 LATENT_MAP = ExhibitDeclaration(
     name="latent-map", make=f"{_HERE}.films:latent_map", needs={"model.latent": (2,)}, films=True
 )
+BEYOND_TABLE_2 = ExhibitDeclaration(
+    name="beyond-table-2", make=f"{_HERE}.equal:beyond_table_2", needs={"data.name": ()}
+)
 CURVE = ExhibitDeclaration(name="curve", make=f"{_HERE}.varied:curve", options=CurveOptions)
 MAP = ExhibitDeclaration(name="map", make=f"{_HERE}.varied:heat_map", options=MapOptions)
 SEARCH = ExhibitDeclaration(name="search", make=f"{_HERE}.searches:search", of_search=True)
