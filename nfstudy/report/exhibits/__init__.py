@@ -56,6 +56,9 @@ FILMS = ExhibitDeclaration(name="films", make=f"{_HERE}.films:films", films=True
 LATENT_MAP = ExhibitDeclaration(
     name="latent-map", make=f"{_HERE}.films:latent_map", needs={"model.latent": (2,)}, films=True
 )
+BEYOND_TABLE_2 = ExhibitDeclaration(
+    name="beyond-table-2", make=f"{_HERE}.equal:beyond_table_2", needs={"data.name": ()}
+)
 MCMC_ENERGIES = ExhibitDeclaration(
     name="mcmc-energies", make=f"{_HERE}.mcmc:mcmc_energies", needs={"energy.name": ()}, fits=True
 )
