@@ -264,6 +264,9 @@ class ExhibitDeclaration(Declaration):
     """Name of the paper whose table or figure it rebuilds."""
     films: bool = False
     """Whether it shows films (`nfstudy.films`): the repetitions of a study with it log them. No key depends on it."""
+    fits: bool = False
+    """Whether it shows densities on the plane beside MCMC (`nfstudy.films.fits`): the repetitions of a study with it
+    log them. No key depends on it."""
     metrics: tuple[Metric, ...] = ()
     """Further metrics that the runs of a study with this exhibit must log: those that it brings along."""
 

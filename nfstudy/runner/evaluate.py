@@ -28,6 +28,7 @@ from nfstudy.runs.tracking.store import Store
 from nfstudy.study.plan import StudyPlan
 
 WEIGHTS = "checkpoint.pt"
+GAPS = ("approximation", "amortisation", "inference")
 WAIT_SECONDS = 0.5
 
 
@@ -134,6 +135,9 @@ def numbers_text(found: Evaluation) -> str:
     if found.request.estimator == "bdmc":
         ends = (f"{n[f'nll_{end}']:.3f} ± {n[f'nll_{end}_seed_se']:.3f}" for end in ("below", "above"))
         return f"−ln p(x) from {' to '.join(ends)} nats (seeds), of images that the model drew"
+    if found.request.estimator == "local":
+        gaps = (f"{name} {n[f'{name}_gap']:.3f} ± {n[f'{name}_gap_seed_se']:.3f}" for name in GAPS)
+        return f"gaps of {', '.join(gaps)} nats (seeds); {n['converged']:.0%} of the images converged"
     if found.request.estimator == "bits-back":
         return (
             f"{n['bits_per_pixel']:.4f} bits per pixel, {n['bits_per_pixel_net']:.4f} without the "

@@ -136,6 +136,8 @@ class Trial:
     """Names of the metrics from outside that are computed at its end."""
     film: bool = False
     """Whether it logs what its flow does step by step (`nfstudy.films`)."""
+    fits: bool = False
+    """Whether it logs the densities that it approximates beside draws by MCMC (`nfstudy.films.fits`)."""
     look: str = ""
     """Of a repetition beyond the study's number: which look it is run for, as runs have it (`runs.tags.Tag.LOOK`)."""
 

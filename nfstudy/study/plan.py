@@ -156,6 +156,7 @@ class StudyPlan:
                 index,
                 metrics=metrics,
                 film=self.study.films,
+                fits=self.study.fits,
                 look=further.look if further and index > own else "",
             )
             for index in range(1, max(own, further.repetitions if further else 0) + 1)

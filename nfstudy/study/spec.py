@@ -240,6 +240,12 @@ class StudySpec(Record):
         declared = registry.all_of("exhibits")
         return any(declared[name].films for name in self.exhibits)
 
+    @property
+    def fits(self) -> bool:
+        """Whether an exhibit shows densities on the plane beside MCMC, so that repetitions log them."""
+        declared = registry.all_of("exhibits")
+        return any(declared[name].fits for name in self.exhibits)
+
     def under(self, budget: str | None = None) -> StudyPlan:
         """Return the study under one of its budgets, the same object each time; None is its default.
 

@@ -200,6 +200,7 @@ def test_an_evaluation_that_is_cut_off_does_not_train_again(tmp_path):
     assert {name: result.metrics[name] for name in of_test} == {name: whole.metrics[name] for name in of_test}
     assert result.files["samples.png"] == whole.files["samples.png"]
     assert result.metrics["time/wall_seconds"] > 1000
+    assert "time/update_cpu_ms" not in result.metrics  # Of no update of this process.
 
 
 def test_checkpoints_are_written_at_intervals_and_not_more_often(tmp_path):

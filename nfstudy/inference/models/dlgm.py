@@ -136,6 +136,23 @@ class DLGM(nn.Module):
             z_K, log_det = self.flow(z_0, posterior.flow_parameters)
         return z_K, log_q0, log_det
 
+    def nearest(self, posterior: Posterior) -> Posterior:
+        """Return the posterior of the flow's family that is nearest to this one; see `Flow.nearest`."""
+        return posterior._replace(flow_parameters=self.flow.nearest(posterior.flow_parameters))
+
+    @torch.no_grad()
+    def log_density(self, posterior: Posterior, z: Tensor) -> Tensor:
+        """Return ln q_K(z|x) (..., B) in nats at any points z (..., B, D), by the inverse of the flow; eq. (7).
+
+        Raises:
+            NotImplementedError: the flow has no inverse.
+        """
+        z_0 = self.flow.inverse(z, posterior.flow_parameters)
+        _, log_det = self.flow(z_0, posterior.flow_parameters)
+        noise = (z_0 - posterior.mean) * (-0.5 * posterior.log_variance).exp()
+        log_q0 = -0.5 * (noise.square() + posterior.log_variance + math.log(2 * math.pi)).sum(-1)
+        return log_q0 - log_det
+
     @property
     def noise_size(self) -> int:
         """How many numbers of noise `sample` takes for one draw: D, and those of the flow."""

@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import nn
 
 from nfstudy.films.arrays import Film
+from nfstudy.films.fits import PlaneFits
 from nfstudy.inference.models.objective import BoundTerms
 from nfstudy.study.settings import Settings
 
@@ -64,6 +65,9 @@ class Problem(Protocol):
 
     def film(self) -> Film:
         """Return what the trained flow does step by step."""
+
+    def fits(self) -> PlaneFits | None:
+        """Return what is approximated beside draws by MCMC and the best Gaussians; None where it is not on a plane."""
 
 
 def variational(named: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,15 +16,20 @@ from nfstudy.core.errors import UserError
 from nfstudy.core.seeds import derive_seed
 from nfstudy.data import Dataset
 from nfstudy.films.arrays import PosteriorFilm
+from nfstudy.films.fits import PlaneFits
+from nfstudy.flows import has_inverse
 from nfstudy.inference.likelihoods import load_likelihood
 from nfstudy.inference.models.ais import Annealing, ais_likelihood, bracket_likelihood
 from nfstudy.inference.models.diagnostics import summarise_posteriors
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_bound, evaluate_likelihood
+from nfstudy.inference.models.hmc import Sampling
+from nfstudy.inference.models.local import inference_gaps
 from nfstudy.inference.models.objective import BoundTerms, bound_terms
 from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.code_lengths import bits_per_pixel, code_lengths
 from nfstudy.inference.problems.films import MAPPED, POSTERIOR_SAMPLES, POSTERIORS, posterior_film
+from nfstudy.inference.problems.fits import CHAINS, plane_fits, study_target
 from nfstudy.inference.problems.image_grid import image_grid
 from nfstudy.runs.evaluations import EvaluationRequest
 from nfstudy.study.sections import DataSpec
@@ -36,6 +43,14 @@ DIAGNOSED = 100
 """Test images whose posteriors are summarised where there is no tight estimate, which says how many."""
 MOST_LATENTS = 1000
 """Latent variables whose KL is logged, the largest first."""
+FITTED = 4
+"""Test images whose posteriors are drawn from by MCMC, at D = 2."""
+FIT_SAMPLING = Sampling(burn_in=300, draws=1000, leapfrog=8)
+FIT_NODES = 10
+FIT_REACH = 6.0
+"""Of the prior N(0, I), all but 10⁻⁸ lies within so many deviations."""
+FIT_SAMPLES = 1000
+"""Of q_K, to know where it reaches."""
 PERCENTILES = (0, 5, 10, 25, 50, 75, 90, 95, 100)
 
 
@@ -142,6 +157,8 @@ class ImageProblem:
     def evaluate(self, request: EvaluationRequest) -> dict[str, float]:
         """Return what an estimator says of −ln p(x) of test images, or of images that the model draws; or code lengths.
 
+        Of `local`, the inference gaps of test images as well: `models.local.InferenceGaps.numbers`.
+
         Where there are fewer test images than asked for, it is of all; `images` says of how many it is.
 
         Raises:
@@ -152,6 +169,10 @@ class ImageProblem:
         seed = derive_seed(self.settings.seed, "evaluation again", request.seed, self.repetition)
         if request.estimator == "importance":
             return evaluate_likelihood(self.model, images, request.samples, seed).numbers() | {"images": len(images)}
+        if request.estimator == "local":
+            most = (request.samples, request.temperatures or 1, request.updates or 0)
+            found = inference_gaps(self.model, images, *most, seed, self.model.nearest)
+            return found.numbers() | {"images": len(images)}
         if request.estimator == "bits-back":
             return code_lengths(self.model, self.settings.flow, images, request.samples, seed)
         annealing = Annealing(request.temperatures or 1, request.samples)
@@ -188,6 +209,26 @@ class ImageProblem:
         noise = self._noise(POSTERIOR_SAMPLES * len(filmed), self.model.noise_size, "film")
         noise = noise.reshape(POSTERIOR_SAMPLES, len(filmed), -1)
         return posterior_film(self.model, filmed, mapped, noise, self._levels)
+
+    def fits(self) -> PlaneFits | None:
+        """Return the posteriors of some test images beside draws by MCMC, the best Gaussians, and q_K; in float64.
+
+        None where D is not 2. The chains start at draws from the prior that are twice as wide.
+        """
+        if self.model.latent != 2:
+            return None
+        model = copy.deepcopy(self.model).cpu().double().eval().requires_grad_(False)
+        images = self._test_images()[spread_over(len(self._test_images()), FITTED)]
+        x = torch.tensor(images, dtype=torch.float64)
+        stream = torch.Generator().manual_seed(derive_seed(self.settings.seed, "mcmc", self.repetition))
+        starts = 2 * torch.randn(CHAINS, len(x), 2, generator=stream, dtype=torch.float64)
+        reach = (FIT_REACH, FIT_REACH)
+        target = study_target(partial(model.log_joint, x), starts, reach, FIT_SAMPLING, FIT_NODES, stream)
+        posterior = model.infer(x)
+        noise = torch.randn(FIT_SAMPLES, len(x), model.noise_size, generator=stream, dtype=torch.float64)
+        samples = model.sample(posterior, noise)[0].detach()
+        log_flow = partial(model.log_density, posterior) if has_inverse(self.settings.flow) else None
+        return plane_fits(target, log_flow, samples, images=self._levels(x))
 
     def _levels(self, images: Tensor) -> np.ndarray:
         """Return images (n, pixels) as levels from 0 to 255, (n, height, width, channels)."""

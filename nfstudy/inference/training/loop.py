@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import statistics
 import time
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -68,7 +70,7 @@ def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Ch
         if checkpoints:
             checkpoints.save(loop.state())  # The evaluation that follows may take long.
     loop.load_final_weights()
-    return TrialResult("finished", loop.update, "", loop.seconds)
+    return TrialResult("finished", loop.update, "", loop.seconds, loop.costs())
 
 
 class _Loop:
@@ -89,6 +91,8 @@ class _Loop:
         """Updates done, or begun while one is under way."""
         self.seconds = 0.0
         """Wall-clock seconds of the updates."""
+        self.processor_seconds = array("d")
+        """Of each update of this process; no checkpoint holds them."""
         self.records: list[EpochRecord] = []
         """Of the epochs that are over."""
         self.count = 0
@@ -175,7 +179,7 @@ class _Loop:
         """Do what is left of an epoch's updates and return its train/* metrics; raises DivergenceError."""
         spec = self.settings.objective
         updates = min(self.problem.epoch_updates, self.settings.train.updates - (self.update - self.count))
-        then = time.perf_counter()
+        then, processor_then = time.perf_counter(), time.process_time()
         for terms in self.problem.training_terms(len(self.records) + 1, updates, self.count):
             if self.schedule and self.update:
                 self.schedule.step()
@@ -187,11 +191,13 @@ class _Loop:
             means = torch.stack([*terms, energies]).detach().mean(-1).double()
             self.sums = means if self.sums is None else self.sums + means
             self.count += 1
-            now = time.perf_counter()
+            now, processor_now = time.perf_counter(), time.process_time()
             self.seconds, then = self.seconds + now - then, now
+            self.processor_seconds.append(processor_now - processor_then)
+            processor_then = processor_now
             if self.checkpoints and self.checkpoints.due:
                 self.checkpoints.save(self.state())
-                then = time.perf_counter()
+                then, processor_then = time.perf_counter(), time.process_time()
         assert self.sums is not None
         assert self.norm is not None
         *of_epoch, objective = (self.sums / self.count).unbind()
@@ -219,6 +225,12 @@ class _Loop:
             copy_into(self.best[1], self.parameters)
         elif self.averages:
             copy_into(self.averages.means, self.parameters)
+
+    def costs(self) -> dict[str, float]:
+        """Return `time/update_cpu_ms`; nothing where the checkpoint that this process went on from left no updates."""
+        if not self.processor_seconds:
+            return {}
+        return {"time/update_cpu_ms": 1000 * statistics.median(self.processor_seconds)}
 
     def _descend(self, loss: Tensor) -> Tensor:
         """Take one step and return the gradient's norm before clipping; a step that is not finite is not taken."""

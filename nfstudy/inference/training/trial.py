@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from nfstudy.data import Dataset
 from nfstudy.films import film_files
+from nfstudy.films.fits import FITS, write_fits
 from nfstudy.inference.models.diagnostics import gradient_snr
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.base import Problem, variational
@@ -48,7 +49,9 @@ def run_trial(
     end = TrialResult("finished")
     if problem.parameters():
         end = fit(problem, trial.settings, on_epoch, checkpoints)
-    metrics = {"time/updates_per_second": end.update / end.seconds} if end.seconds and end.outcome != "diverged" else {}
+    metrics = dict(end.metrics)
+    if end.seconds and end.outcome != "diverged":
+        metrics["time/updates_per_second"] = end.update / end.seconds
     curves: Mapping[str, Mapping[int, float]] = {}
     files, reason = {}, ""
     if trial.stage != "search" and end.outcome == "finished":
@@ -67,6 +70,8 @@ def run_trial(
             curves, files = diagnosis.curves, {**problem.files(), **diagnosis.files}
             if trial.film and trial.settings.flow.length:
                 files |= film_files(problem.film(), trial.cell.label)
+            if trial.fits and (fits := problem.fits()):
+                files |= {FITS: write_fits(fits)}
             further, reason, tracebacks = _further_metrics(trial.metrics, problem)
             metrics, files = metrics | further, files | tracebacks
         metrics["time/evaluation_seconds"] = time.perf_counter() - evaluation_started

@@ -56,6 +56,13 @@ FILMS = ExhibitDeclaration(name="films", make=f"{_HERE}.films:films", films=True
 LATENT_MAP = ExhibitDeclaration(
     name="latent-map", make=f"{_HERE}.films:latent_map", needs={"model.latent": (2,)}, films=True
 )
+MCMC_ENERGIES = ExhibitDeclaration(
+    name="mcmc-energies", make=f"{_HERE}.mcmc:mcmc_energies", needs={"energy.name": ()}, fits=True
+)
+MCMC_POSTERIORS = ExhibitDeclaration(
+    name="mcmc-posteriors", make=f"{_HERE}.mcmc:mcmc_posteriors", needs={"model.latent": (2,)}, fits=True
+)
+INFERENCE_GAPS = ExhibitDeclaration(name="inference-gaps", make=f"{_HERE}.gaps:inference_gaps", needs={"data.name": ()})
 CURVE = ExhibitDeclaration(name="curve", make=f"{_HERE}.varied:curve", options=CurveOptions)
 MAP = ExhibitDeclaration(name="map", make=f"{_HERE}.varied:heat_map", options=MapOptions)
 SEARCH = ExhibitDeclaration(name="search", make=f"{_HERE}.searches:search", of_search=True)
