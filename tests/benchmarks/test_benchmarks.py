@@ -299,7 +299,7 @@ def test_stores_are_held_against_their_limits(monkeypatch):
 def test_a_step_without_its_chain_has_the_gradient_of_its_head_still():
     problem, _ = step.make_problem(1, "planar", 3)
     step.without_chain(problem)
-    (terms,) = problem.training_terms(1, 1)
+    (terms,) = (batch.terms() for batch in problem.minibatches(1, 1))
     terms.elbo.mean().backward()
     assert problem.model.flow.head.weight.grad.abs().sum() > 0
     posterior = problem.model.infer(torch.ones(2, step.PIXELS))
