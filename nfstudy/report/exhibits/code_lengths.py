@@ -21,7 +21,8 @@ CAPTION = (
     "overhead: how much longer than F at those very z, the coder's own. Mean ± standard error (number of runs)."
 )
 NONE = (
-    "No run has been coded: `python -m nfstudy evaluate {study} --estimator bits-back` codes images with kept weights."
+    "No run has been coded: `python -m nfstudy evaluate {study} --budget {budget} --estimator bits-back` codes images "
+    "with kept weights."
 )
 
 F_NATS = replace(FREE_ENERGY, mark="")
@@ -44,7 +45,12 @@ def code_lengths(results: Results) -> Exhibit:
                 rows.append(_row(result, label, coded, results))
     headers = ("row", "images", *(metric.title for metric in COLUMNS), "by")
     table = Table("code-lengths", stamped(CAPTION.format(unit=results.unit), results), headers, tuple(rows))
-    return Exhibit("code-lengths", TITLE, "" if rows else NONE.format(study=results.name), (table,) if rows else ())
+    return Exhibit(
+        "code-lengths",
+        TITLE,
+        "" if rows else NONE.format(study=results.study.study, budget=results.budget),
+        (table,) if rows else (),
+    )
 
 
 def _row(result: CellResult, label: str, runs: dict[str, Evaluation], results: Results) -> Row:
