@@ -11,7 +11,16 @@ from support.fake_runs import FakeRuns
 from nfstudy.core.errors import SpecError
 from nfstudy.report.build import make_exhibit
 from nfstudy.report.plots.curves import render
-from nfstudy.report.statistics.equal import Point, Reading, common_costs, difference, ranks, read_at
+from nfstudy.report.statistics.equal import (
+    Point,
+    Reading,
+    Training,
+    common_costs,
+    difference,
+    lowest_at,
+    ranks,
+    read_at,
+)
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.runs.metrics import TIGHT_NLL
 from nfstudy.study.reader import parse_study
@@ -53,7 +62,10 @@ def logged(more=lambda trial: {}, repetitions=lambda trial: True):
                 "train__parameters": 5000 + added,
                 "time__update_cpu_ms": milliseconds,
             }
-            runs.add(trial, **(numbers | more(trial)))
+            run_id = runs.add(trial, **(numbers | more(trial)))
+            for update in (250, 500, 1000):  # F falls by the family's gain for each doubling of the updates.
+                bound = 40 + seed - GAIN.get(flow.family, 0) * math.log2(update)
+                runs.points.append((run_id, "valid/elbo", update, -bound))
     return plan, runs
 
 
@@ -64,6 +76,10 @@ def exhibit(plan, runs):
 def lines(table):
     """Return (flow, at) -> the row's other texts."""
     return {(row.name, row.entries[0].text): [entry.display for entry in row.entries[1:]] for row in table.rows}
+
+
+def ranked(readings):
+    return ranks([*readings], lambda a, b: difference(readings[a], readings[b], TIGHT_NLL))
 
 
 def curve(*costs):
@@ -134,24 +150,24 @@ def test_the_evaluations_own_error_widens_an_interval():
 def test_families_that_the_seeds_do_not_tell_apart_share_ranks():
     cells = {(r.label.family, r.label.length): r for r in gather_results(*logged()).cells}
     readings = {name: Reading((1.0,), (cells[name, 16],)) for name in ("planar", "iaf", "hamiltonian")}
-    assert {name: rank.text for name, rank in ranks(readings, TIGHT_NLL).items()} == {
+    assert {name: rank.text for name, rank in ranked(readings).items()} == {
         "planar": "2–3",
         "iaf": "1",
         "hamiltonian": "2–3",
     }
-    assert ranks({"iaf": readings["iaf"]}, TIGHT_NLL)["iaf"].text == "1"
+    assert ranked({"iaf": readings["iaf"]})["iaf"].text == "1"
 
 
 def test_one_seed_tells_nothing_apart():
     results = gather_results(*logged(repetitions=lambda trial: trial.index == 1))
     cells = {(r.label.family, r.label.length): r for r in results.cells}
     readings = {name: Reading((1.0,), (cells[name, 16],)) for name in ("planar", "iaf")}
-    assert {rank.text for rank in ranks(readings, TIGHT_NLL).values()} == {"1–2"}
+    assert {rank.text for rank in ranked(readings).values()} == {"1–2"}
 
 
 def test_the_exhibit_ranks_families_at_equal_k_parameters_and_seconds():
     shown = exhibit(*logged())
-    of_k, of_parameters, of_seconds = map(lines, shown.tables)
+    of_k, of_parameters, of_seconds = map(lines, shown.tables[:3])
     assert of_k["IAF", "16"][1] == "1"
     assert of_k["NF (planar)", "16"][1] == of_k["HVI", "16"][1] == "2–3"
     assert of_k["full covariance", "16"][:2] == ["no run near: K = 1", ""]
@@ -187,6 +203,34 @@ def test_a_value_stands_with_its_interval_its_change_and_its_runs():
 def test_without_processor_times_the_clock_is_used_and_said():
     shown = exhibit(*logged(lambda trial: {"time__update_cpu_ms": math.nan}))
     assert "wall clock" in shown.tables[2].caption
+
+
+def test_a_curve_is_read_off_after_so_many_seconds():
+    training = Training(None, 0.01, {1: [(100, 8.0), (300, 4.0)], 2: [(100, 9.0), (200, 7.0), (300, 6.0)]})
+    assert training.most == pytest.approx(3)
+    assert training.at(2.0) == {1: 6.0, 2: 7.0}
+    assert training.at(3.0) == {1: 4.0, 2: 6.0}
+    assert training.at(0.5) == training.at(3.1) == {}
+    other = Training(None, 0.005, {1: [(100, 5.0), (400, 5.5)], 2: [(100, 5.0), (400, 5.5)]})
+    assert lowest_at([training, other], 1.0)[0] is other
+    assert lowest_at([training, other], 3.0)[0] is training  # Which the other does not reach.
+    assert lowest_at([training, other], 9.0) is None
+
+
+def test_after_equal_seconds_a_slow_family_has_done_fewer_updates():
+    """All reach 2 s, the whole training of K = 0; of HVI at K = 16 these are 100 updates, before its first epoch."""
+    table = exhibit(*logged()).tables[3]
+    rows = {row.name: [entry.display for entry in row.entries] for row in table.rows}
+    assert {texts[0] for texts in rows.values()} == {"2"}
+    assert rows["diagonal Gaussian"][4:] == ["K = 0", "1,000"]
+    assert rows["NF (planar)"][5] == "800"
+    assert rows["IAF"][5] == "667"
+    assert rows["HVI"][4:] == ["K = 1", "400"]
+    assert rows["full covariance"][2] == "1"
+    seeds = np.array([index / 2 for index in range(1, 7)])
+    # 2/3 of 1,000 updates lie a third of the way between the epochs at 500 and 1,000.
+    expected = 40 + seeds.mean() - (math.log2(500) * 2 / 3 + math.log2(1000) / 3)
+    assert float(rows["IAF"][1].split()[0]) == pytest.approx(expected, abs=0.03)
 
 
 def test_a_study_without_k_0_counts_all_parameters():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nfstudy.core.declarations import Metric
 from nfstudy.report.exhibits.base import Answer, CurveGroup, Drawing, Exhibit, bounded, drawn_groups, remark, stamped
+from nfstudy.report.exhibits.equal_seconds import while_training
 from nfstudy.report.exhibits.trust import why_not_converged
 from nfstudy.report.plots.curves import Curve
 from nfstudy.report.plots.equal import CostPanel, CostRow, draw_over_costs
@@ -73,8 +74,9 @@ def beyond_table_2(results: Results) -> Exhibit:
     groups = [group for group in groups if any(cell.label.length for cell in group.cells)]
     quantity = next((metric for metric in (TIGHT_NLL, NLL) if any(r.estimate(metric).n for r in results.cells)), NLL)
     bare = next((r for r in results.cells if r.label.length == 0 and r.estimate(quantity).n), None)
+    seconds = _seconds(results)
     tables, rankings, panels, changes = [], list[Ranking](), list[CostPanel](), list[CostPanel]()
-    for cost in (_LENGTH, _parameters(groups), _seconds(results)):
+    for cost in (_LENGTH, _parameters(groups), seconds):
         families = [_family(group, cost, quantity) for group in groups]
         curves = [family.points for family in families if family.points]
         values = _lengths(families) if cost is _LENGTH else common_costs(curves, MOST_VALUES)
@@ -86,6 +88,7 @@ def beyond_table_2(results: Results) -> Exhibit:
             levels, differences = ([_curve(each, quantity, less) for each in drawn] for less in (None, bare))
             panels.append(CostPanel(cost.title, cost.axis, levels, values))
             changes.append(CostPanel("", cost.axis, differences, values))
+    tables.append(while_training(groups, seconds.of, results))
     if not panels:
         return Exhibit(NAME, TITLE, "No run of a flow has a number to draw.", tuple(tables))
     rows = [CostRow(f"{quantity.title} ({results.unit})", panels, bare.estimate(quantity).mean if bare else None)]
@@ -181,7 +184,8 @@ def _lengths(families: Sequence[Family]) -> list[float]:
 def _ranking(cost: Cost, value: float, families: Sequence[Family], quantity: Metric) -> Ranking:
     read = {family.name: _read(cost, family, value) for family in families}
     readings = {name: reading for name, reading in read.items() if reading}
-    return Ranking(cost, value, readings, ranks(readings, quantity))
+    found = ranks([*readings], lambda a, b: difference(readings[a], readings[b], quantity))
+    return Ranking(cost, value, readings, found)
 
 
 def _read(cost: Cost, family: Family, value: float) -> Reading | None:
