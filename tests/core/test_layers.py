@@ -79,11 +79,15 @@ ROOMS = {
     "inference.weights": ("study",),
     "inference.likelihoods": ("core", "study", "inference.weights"),
     "inference.models": ("core", "flows", "study", "inference.weights", "inference.likelihoods"),
+    "inference.objectives": ("core", "study", "inference.models"),
     "inference.problems": (
         *("core", "films", "flows", "data", "study", "runs"),
         *("inference.models", "inference.likelihoods"),
     ),
-    "inference.training": ("core", "films", "data", "study", "runs", "inference.models", "inference.problems"),
+    "inference.training": (
+        *("core", "films", "data", "study", "runs"),
+        *("inference.models", "inference.objectives", "inference.problems"),
+    ),
     "runner": ("nfstudy", "core", "data", "study", "runs", "runs.tracking", "inference.training"),
     "report.labels": ("core", "study"),
     "report.paper": ("core", "study", "report.labels"),
