@@ -57,7 +57,7 @@ def images(problem, count=IMAGES):
 def test_a_round_trip_has_the_length_that_the_bound_says(family, length, binarisation):
     problem = trained(family, length, binarisation)
     made = round_trip(problem.model, images(problem), 7).numbers()
-    # The coder's own share: at the z that images were coded with, bins, masses and local linearity cost next to nothing.
+    # At the z that images were coded with, bins, masses and local linearity cost next to nothing.
     assert made["bits_per_pixel_net"] == pytest.approx(made["bits_per_pixel_drawn"], rel=1e-3)
     # And these z are draws from q, so that their mean F is F, but for chance.
     found = evaluate_likelihood(problem.model, images(problem), 50, 1)

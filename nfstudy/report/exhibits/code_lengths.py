@@ -20,9 +20,7 @@ CAPTION = (
     "Beside F: how much longer than F by importance samples, which is chance in the one z an image is coded with; "
     "overhead: how much longer than F at those very z, the coder's own. Mean ± standard error (number of runs)."
 )
-NONE = (
-    "No run has been coded: `python -m nfstudy evaluate {study} --estimator bits-back` codes images with kept weights."
-)
+NONE = "No run has been coded: `python -m nfstudy evaluate {study} --budget {budget} --estimator bits-back` does it."
 
 F_NATS = replace(FREE_ENERGY, mark="")
 F_BITS = replace(BITS_PER_PIXEL, label="F, bits per pixel")
@@ -44,7 +42,12 @@ def code_lengths(results: Results) -> Exhibit:
                 rows.append(_row(result, label, coded, results))
     headers = ("row", "images", *(metric.title for metric in COLUMNS), "by")
     table = Table("code-lengths", stamped(CAPTION.format(unit=results.unit), results), headers, tuple(rows))
-    return Exhibit("code-lengths", TITLE, "" if rows else NONE.format(study=results.name), (table,) if rows else ())
+    return Exhibit(
+        "code-lengths",
+        TITLE,
+        "" if rows else NONE.format(study=results.study.study, budget=results.budget),
+        (table,) if rows else (),
+    )
 
 
 def _row(result: CellResult, label: str, runs: dict[str, Evaluation], results: Results) -> Row:
