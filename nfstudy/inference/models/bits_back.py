@@ -327,7 +327,7 @@ class Coder:
     def _pixels(self, codes: Sequence[int]) -> np.ndarray:
         """Return p(x_i = v|z), (N, n)."""
         z = torch.from_numpy(_points(self.bins, codes)).float()[None]
-        found: np.ndarray = self.model.likelihood.probabilities(self.model.decoder(z))[0].double().numpy()
+        found: np.ndarray = self.model.likelihood.probabilities(self.model.features(z))[0].double().numpy()
         return found
 
 

@@ -38,12 +38,13 @@ class ImageModel:
         settings: all of the run's.
         module: the torch module, an `inference.models.dlgm.DLGM`, in evaluation mode on the CPU.
         pixels: N, how many numbers an example has.
-        latent: D, how many latent variables.
+        latent: D, how many latent variables. With several stochastic layers, z is the noise ξ that they are made from,
+            of all layers side by side, with p(ξ) = N(0, I); `module.layers_of` makes z_1, ..., z_L from it.
     """
 
     def __init__(self, run_id: str, settings: Settings, module: DLGM, pixels: int) -> None:
         self.run_id, self.settings, self.module = run_id, settings, module.eval()
-        self.pixels, self.latent = pixels, settings.model.latent
+        self.pixels, self.latent = pixels, module.latent
 
     @torch.inference_mode()
     def sample(self, n: int, seed: int = 0) -> Tensor:

@@ -27,6 +27,7 @@ STATED_SETTINGS = {
 """Dotted path -> what Section 6 of the paper states; of all other settings it says nothing."""
 
 UNMENTIONED = {
+    "model.stochastic_layers": 1,
     "train.schedule.name": "constant",
     "train.weight_decay": 0.0,
     "train.clip_norm": None,
