@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from functools import partial
 
+import numpy as np
 import pytest
 from support.command_line import TINY, frame_of, write_study
 
@@ -120,6 +121,25 @@ def test_evaluations_add_up_and_travel_with_archives(folder, here, capsys):
     assert "has no kept weights (checkpoint.pt)" in capsys.readouterr().err
     assert run("evaluate", "tiny.yaml", *FAST, *other, "--seed", "8") == 2
     assert kept(folder / "other") == after
+
+
+def test_images_are_coded_and_the_report_has_the_length(folder, here, monkeypatch, capsys):
+    run_id = next(iter(kept(folder)))
+    (folder / "tiny.yaml").write_text(STUDY.replace("[evaluations]", "[evaluations, code-lengths]"))
+    assert (
+        run("evaluate", run_id, "--estimator", "bits-back", "--images", "10", "--samples", "20", "--workers", "1") == 0
+    )
+    assert "10 images came back as they were" in capsys.readouterr().out
+    (found,) = kept(folder)[run_id]
+    assert 8 * found.numbers["message_bytes"] == pytest.approx(found.numbers["bits_per_pixel"] * 10 * 64)
+    assert found.numbers["bits_per_pixel_net"] < found.numbers["bits_per_pixel"]
+    assert run("report", "tiny.yaml") == 0
+    assert "bits-back, 20 samples, 10 images, seed 1" in (folder / "reports" / "tiny" / "index.md").read_text()
+    # A decoder that makes other images of it is an error, and nothing is kept.
+    monkeypatch.setattr("nfstudy.inference.models.bits_back.decode", lambda *_: (np.zeros((10, 64)), None))
+    assert run("evaluate", run_id, "--estimator", "bits-back", "--images", "10", "--workers", "1", "--seed", "2") == 2
+    assert "images were decoded to others, the first in place 0" in capsys.readouterr().err
+    assert len(kept(folder)[run_id]) == 1
 
 
 def test_after_an_interruption_the_others_are_done(folder, here, monkeypatch, capsys):

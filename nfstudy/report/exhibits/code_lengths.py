@@ -20,10 +20,7 @@ CAPTION = (
     "Beside F: how much longer than F by importance samples, which is chance in the one z an image is coded with; "
     "overhead: how much longer than F at those very z, the coder's own. Mean ± standard error (number of runs)."
 )
-NONE = (
-    "No run has been coded: `python -m nfstudy evaluate {study} --budget {budget} --estimator bits-back` codes images "
-    "with kept weights."
-)
+NONE = "No run has been coded: `python -m nfstudy evaluate {study} --budget {budget} --estimator bits-back` does it."
 
 F_NATS = replace(FREE_ENERGY, mark="")
 F_BITS = replace(BITS_PER_PIXEL, label="F, bits per pixel")
