@@ -33,8 +33,9 @@ CAPTION = (
 )
 TRUST_CAPTION = (
     "How far the gaps can be trusted: which estimate of ln p(x) was taken, and by how many nats the two differ; "
-    "standard errors of each gap over the images of one run, and over seeds, if its noise were drawn anew; the share of "
-    "images whose search had ended by itself, and the mean number of its updates. Means over runs, in {unit} where no count."
+    "standard errors of each gap over the images of one run, and over seeds, if its noise were drawn anew; the share "
+    "of images whose search had ended by itself, and the mean number of its updates. Means over runs; in {unit}, but "
+    "for the last two."
 )
 ROUND, TOLERANCE = 50, 0.003
 """As in `nfstudy.inference.models.local`, of which a test holds this."""
