@@ -36,7 +36,9 @@ def reference(options: argparse.Namespace) -> int:
     front, readme = write_reference(project, archives)
     print(f"overview: {relpath(front)}\nresults: {relpath(readme)}", flush=True)
     alike = [
-        take_in(archive, project, uri, project.kept_reports / study_now(study)) for study, archive in archives.items()
+        take_in(archive, project, uri, project.kept_reports / study_now(study))
+        for study, some in archives.items()
+        for archive in some
     ]
     print(f"browse the runs: {program()} ui")
     return 0 if all(alike) else 1

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
 
+from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Record
 
-Kind = Literal["flows", "data", "likelihoods", "exhibits", "metrics", "papers"]
+Kind = Literal["flows", "data", "likelihoods", "estimators", "exhibits", "metrics", "papers"]
 """What may be declared; each kind is an entry-point group `nfstudy.<kind>` too."""
 
 Implementation = str | Callable[[], Any]
@@ -92,10 +94,13 @@ class FlowFamily(Declaration):
     """Settings, field -> value, at which its contract is checked."""
 
 
-Values = Literal["bits", "levels", "patches", "real"]
+Values = Literal["bits", "levels", "patches", "real", "categories"]
 """What the numbers of an example are: bits; grey levels, of which bits are drawn anew at every use; numbers within
-(0, 1), of levels that are dequantised or as they are; any real numbers. A plug-in may name others of its own, with a
-likelihood that is declared for them."""
+(0, 1), of levels that are dequantised or as they are; any real numbers; whole levels 0 ... n − 1 as they are. A plug-in
+may name others of its own, with a likelihood that is declared for them."""
+
+MOST_CATEGORIES = 4096
+"""Of levels that a number may have: each has weights of its own for each pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +113,8 @@ class DataSource(Declaration):
     kind: Kind = field(init=False, default="data")
     values: Values | Callable[[Any], Values]
     """What a model meets in training; it picks the likelihood, and with it the unit of all bounds."""
+    categories: int | Callable[[Any], int] | None = None
+    """Of `categories`: n, how many levels a number may have, 0 ... n − 1, from 2 to 4096."""
     splits: Callable[[Any], tuple[int, int, int] | None]
     """How many examples the training, validation and test splits hold; None where that is not known."""
     loader: Implementation
@@ -127,6 +134,20 @@ class DataSource(Declaration):
         """Return what the numbers are under the section `data`."""
         return self.values if isinstance(self.values, str) else self.values(data)
 
+    def categories_of(self, data: Any) -> int | None:
+        """Return n of `categories` under the section `data`; None for values of another kind.
+
+        Raises:
+            SpecError: there are such values, and nothing that says how many levels they have.
+        """
+        if self.values_of(data) != "categories":
+            return None
+        count = self.categories(data) if callable(self.categories) else self.categories
+        if not isinstance(count, int) or not 2 <= count <= MOST_CATEGORIES:
+            allowed = f"how many levels there are, from 2 to {MOST_CATEGORIES}"
+            raise SpecError(f"data {self.name}: values are categories, categories: got {count}; expected: {allowed}")
+        return count
+
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(Declaration):
@@ -138,7 +159,94 @@ class Likelihood(Declaration):
     per: str = "image"
     """What bounds are nats per."""
     implementation: Implementation
-    """A class, called with the numbers of an example, the features and the section `model`."""
+    """A class, called with the numbers of an example, the features and the section `model`; of categories, with
+    how many `levels` there are too."""
+    draws: bool | None = None
+    """Whether it has `draw`, by which the sleep phase of wake-sleep dreams; None where its class is to be asked."""
+
+    @property
+    def draws_images(self) -> bool:
+        """Whether it has `draw`; loads its class where the declaration does not say."""
+        return _draws(self.implementation) if self.draws is None else self.draws
+
+
+@cache
+def _draws(implementation: Implementation) -> bool:
+    """Say whether a likelihood's class has a `draw` beside that of the class it is made from, which only raises."""
+    try:
+        family = load(implementation).__mro__
+    except Exception:  # Somebody else's code; that it cannot be loaded is told before anything is trained.
+        return True
+    return any("draw" in vars(each) for each in family if each.__module__ != "nfstudy.inference.likelihoods.base")
+
+
+Annealing = Literal["energy", "kl", "none"]
+"""What β multiplies; see `nfstudy.study.sections.ObjectiveSpec`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientEstimator(Declaration):
+    """An objective and how its gradient is estimated, as `nfstudy.inference.objectives.base.Estimator` says.
+
+    What depends on settings is a function of the section `objective`, an object with every setting as an attribute.
+    """
+
+    kind: Kind = field(init=False, default="estimators")
+    implementation: Implementation
+    """A class, called with the section `objective`, the numbers of an example, and the device."""
+    meaning: str = ""
+    """What it minimises and how, in one line."""
+    annealing: tuple[Annealing, ...] = ("energy", "kl", "none")
+    """The values of `objective.annealing` under which it is defined."""
+    density: bool = False
+    """Whether it needs ln q_K(z|x) itself, of which a guided family has an integral only."""
+    sleeps: Callable[[Any], bool] = lambda objective: False
+    """Whether it draws z from the prior and x from p(x|z), and asks for ln q_K(z|x) there, by the flow's inverse."""
+    examples_only: Callable[[Any], bool] = lambda objective: False
+    """Whether it needs examples x, of which there are none on the plane."""
+    free_bits: bool = False
+    """Whether it takes `objective.free_bits`."""
+    least_samples: Callable[[Any], int] = lambda objective: 1
+    """The least `objective.samples`."""
+    idle: Callable[[Any], Collection[str]] = lambda objective: ()
+    """Which of its settings the others leave without effect."""
+    examples: tuple[Mapping[str, Any], ...] = ({},)
+    """Settings, field -> value, at which it is checked, and at which runs measure the variance of its gradient where a
+    study shows that."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.name):
+            raise ValueError(f"estimator: name: got '{self.name}'; expected: small letters, digits and -")
+        if not self.examples:
+            raise ValueError(f"estimator {self.name}: examples: got none; expected: at least one")
+
+    @property
+    def variants(self) -> dict[str, Mapping[str, Any]]:
+        """Return a word -> settings of each example, such as `score-function-running`."""
+        found = {}
+        for example in self.examples:
+            words = (str(value) if isinstance(value, str) else f"{key}-{value}" for key, value in example.items())
+            found["-".join((self.name, *words))] = example
+        return found
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What runs log of it where a study shows the variance of gradients: one metric an example."""
+        return tuple(
+            Metric(
+                name=variance_metric(variant),
+                label=variant.replace("-", " "),
+                meaning=f"tr Cov of the gradient over q's weights by {variant}, β = 1, always of one minibatch",
+                unit="nats²",
+                better="lower",
+            )
+            for variant in self.variants
+        )
+
+
+def variance_metric(variant: str) -> str:
+    """Return the name of the metric that a variant of an estimator is measured by."""
+    return f"train/gradient_variance_{re.sub('[^a-z0-9]', '_', variant)}"
 
 
 def load(implementation: Implementation) -> Any:
@@ -241,6 +349,9 @@ class ExhibitDeclaration(Declaration):
     """(results) -> `report.tables.Table`: what README shows of it; None for nothing."""
     paper: str = ""
     """Name of the paper whose table or figure it rebuilds."""
+    gradients: bool = False
+    """Whether it shows the variance of gradients along trainings: the first repetition of each cell of a study with it
+    logs that of every estimator. No key depends on it."""
     films: bool = False
     """Whether it shows films (`nfstudy.films`): the repetitions of a study with it log them. No key depends on it."""
     fits: bool = False

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
-from itertools import accumulate
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from nfstudy.report.build import MANIFEST
 from nfstudy.report.claims.judge import all_claims, judge_bodies
 from nfstudy.report.pages.overview import build_front
 from nfstudy.report.pages.readme import results_text, verdict_text
-from nfstudy.report.shown import Shown, shown_bodies
+from nfstudy.report.shown import Shown, repeated_bodies, shown_bodies
 from nfstudy.report.statistics.estimates import Results
 from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import Archive, read_archive
@@ -57,34 +57,37 @@ PICTURE, PICTURED = "docs/report.png", "docs/report.png.of"
 NOTICE = "<!-- Made by `make reference` from the runs in mlruns/reference/; what is changed by hand is lost. -->"
 
 
-def read_reference(project: Project) -> dict[str, Archive]:
-    """Read and check the project's archives; return study -> archive, by the archives' names.
+def read_reference(project: Project) -> dict[str, tuple[Archive, ...]]:
+    """Read and check the project's archives; return study -> its archives, by their names.
 
     Raises:
-        ArchiveError: there are none, one is not intact, two are of one study, or one has runs of several budgets, of
+        ArchiveError: there are none, one is not intact, two hold the same run, or one has runs of several budgets, of
             which a report can show one.
     """
-    found: dict[str, Archive] = {}
+    found: dict[str, tuple[Archive, ...]] = {}
+    places: dict[str, Path] = {}
     for path in sorted(project.store.glob(ARCHIVES)):
         archive = read_archive(path)
-        study = archive.manifest.study
-        if study in found:
-            raise ArchiveError(
-                f"{path}: is of study {study}, as {found[study].path.name} is; expected: one archive per study"
-            )
         budgets = sorted({run.record.tags.get(Tag.BUDGET, "") for run in archive.runs})
         if len(budgets) != 1:
             raise ArchiveError(
                 f"{path}: has runs of {len(budgets)} budgets ({', '.join(budgets)}); "
                 "expected: of one, as `export STUDY FILE --budget NAME` writes them"
             )
-        found[study] = archive
+        for run in archive.runs:
+            if run.record.id in places:
+                raise ArchiveError(
+                    f"{path}: has run {run.record.id}, as {places[run.record.id].name} has; expected: each run once"
+                )
+        places |= {run.record.id: path for run in archive.runs}
+        study = archive.manifest.study
+        found[study] = (*found.get(study, ()), archive)
     if not found:
         raise ArchiveError(f"{project.store / ARCHIVES}: no such archive; expected: files written by `export`")
     return found
 
 
-def write_reference(project: Project, archives: Mapping[str, Archive]) -> tuple[Path, Path]:
+def write_reference(project: Project, archives: Mapping[str, Sequence[Archive]]) -> tuple[Path, Path]:
     """Make the reports and README's results; return the paths of the front page and of README.
 
     Raises:
@@ -102,7 +105,7 @@ def write_reference(project: Project, archives: Mapping[str, Archive]) -> tuple[
     return project.kept_reports / FRONT, readme
 
 
-def stale_parts(project: Project, archives: Mapping[str, Archive]) -> list[str]:
+def stale_parts(project: Project, archives: Mapping[str, Sequence[Archive]]) -> list[str]:
     """Make everything in a temporary folder, and return a line for each kept part that is not as it was made there.
 
     Raises:
@@ -135,16 +138,17 @@ class _Texts(NamedTuple):
     verdict: str
 
 
-def _make(project: Project, archives: Mapping[str, Archive], folder: Path) -> _Texts:
+def _make(project: Project, archives: Mapping[str, Sequence[Archive]], folder: Path) -> _Texts:
     """Write the studies' reports and the front page into a folder; return what README shows of them."""
     files = read_studies(project.root / "studies")
     studies = {study.study: study for study in files.values()}
     found: list[Shown] = []
+    told = set[str]()
     for study in studies.values():
-        found += shown_bodies(study, runs_of_study(study, lambda name: ArchivedRuns(archives.get(name))))
-    found = [shown for shown in found if len(shown.results.runs)]
-    told = {run_id for shown in found for run_id in shown.results.runs["run_id"]}
-    for name, archive in archives.items():
+        bodies = shown_bodies(study, runs_of_study(study, lambda name: ArchivedRuns(*archives.get(name, ()))))
+        found += repeated_bodies([body for body in bodies if len(body.results.runs)])
+        told |= {run_id for body in bodies for run_id in body.results.runs["run_id"]}
+    for name, archive in ((name, archive) for name, some in archives.items() for archive in some):
         owners = [study.study for study in studies.values() if name in study.logged_names]
         if not owners:
             raise ReportError(
@@ -156,8 +160,8 @@ def _make(project: Project, archives: Mapping[str, Archive], folder: Path) -> _T
                 "file as it is, and of this version's keys"
             )
     named = {path.relative_to(project.root).as_posix(): study for path, study in files.items()}
-    build_front(named, lambda name: ArchivedRuns(archives.get(name)), folder)
-    at_once = {shown.results.name: _at_once(shown.results, archives.values()) for shown in found}
+    build_front(named, lambda name: ArchivedRuns(*archives.get(name, ())), folder)
+    at_once = {shown.results.name: _at_once(shown.results, chain(*archives.values())) for shown in found}
     judged = judge_bodies(all_claims(), [shown.results for shown in found])
     made = f"{BEGIN}\n{NOTICE}\n\n{results_text(found, at_once, judged)}\n{END}"
     return _Texts(made, verdict_text(judged))

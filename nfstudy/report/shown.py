@@ -57,20 +57,32 @@ def placed(bodies: Sequence[Results]) -> tuple[Shown, ...]:
     )
 
 
+def repeated_bodies(bodies: Sequence[Shown]) -> list[Shown]:
+    """Return a study's bodies of evidence by which claims are judged: without those of one seed, which decide nothing.
+
+    Where every body is of one seed, all of them.
+    """
+    return [body for body in bodies if _most_repeated(body.results) > 1] or list(bodies)
+
+
+def _most_repeated(results: Results) -> int:
+    """Return the most repetitions that have been started of any cell."""
+    return max((len(cell.own) + len(cell.beyond) for cell in results.cells), default=0)
+
+
 def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) -> Results:
-    """Read a study under its own budget; where that has no runs, under the one with the most finished runs.
+    """Read a study under the budget with the most finished repetitions; of several, under its own, or the fullest.
 
     Arguments:
         study: the study.
         store: its runs.
         active: whether a coordinator is at work now.
     """
-    own = gather_results(study.under(), store, active)
-    if len(own.runs):
-        return own
-    others = [gather_results(study.under(budget), store, active) for budget in study.budgets if budget != study.budget]
-    return max([own, *others], key=lambda results: (_finished(results), len(results.runs)))
+    budgets = [study.budget, *(budget for budget in study.budgets if budget != study.budget)]
+    every = [gather_results(study.under(budget), store, active) for budget in budgets]
+    return max(every, key=lambda body: (_finished(body), body.budget == study.budget, len(body.runs)))
 
 
 def _finished(results: Results) -> int:
-    return int((results.runs["outcome"] == "finished").sum())
+    """Return how many repetitions are finished: the trials of a search are in no table."""
+    return int(((results.runs["outcome"] == "finished") & (results.runs["stage"] == "repetition")).sum())

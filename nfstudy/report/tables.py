@@ -148,9 +148,21 @@ def format_interval(interval: tuple[float, float], decimals: int) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Return one line for each row and quantity, numbers in full precision, run ids separated by spaces."""
-    text: str = pd.DataFrame(_long_form(table), columns=CSV_COLUMNS).to_csv(index=False, lineterminator="\n")
+    """Return one line for each row and quantity, numbers in full precision, run ids separated by spaces.
+
+    A table without quantities has its own columns and lines, as shown, but for run ids, which are whole.
+    """
+    if any(entry.quantity for row in table.rows for entry in row.entries) or not table.rows:
+        frame = pd.DataFrame(_long_form(table), columns=CSV_COLUMNS)
+    else:
+        lines = [(row.name, *(_whole_text(entry) for entry in row.entries)) for row in table.rows]
+        frame = pd.DataFrame(lines, columns=table.columns)
+    text: str = frame.to_csv(index=False, lineterminator="\n")
     return text
+
+
+def _whole_text(entry: Entry) -> str:
+    return " ".join(entry.run_ids) if entry.names_runs else entry.display
 
 
 def to_markdown(table: Table) -> str:

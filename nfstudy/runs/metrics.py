@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from nfstudy.core import registry
-from nfstudy.core.declarations import Metric, Values
+from nfstudy.core.declarations import Metric, Values, variance_metric
 
 PER_IMAGE = "nats per image"
 """The unit of means over images; of patches an image is a patch, and on the plane, where there are none, it is nats."""
@@ -29,7 +29,7 @@ BOUND_TERMS = tuple(
 OF_TRAINING = (
     Metric(
         name="train/objective",
-        meaning="the annealed free energy that is minimised, eq. (20)",
+        meaning="what is minimised: by default the annealed free energy, eq. (20); see objective.estimator",
         unit=PER_IMAGE,
         better="lower",
     ),
@@ -178,6 +178,29 @@ LATENT_KL = _of_images(
     "kl_latent",
     "KL(q‖N(0, 1)) of a latent variable, of the Gaussian with its moments, mean over images; the step is its rank",
 )
+ACTIVE_BY_LAYER = _of_images(
+    "active_layer",
+    "test/active_latents of each stochastic layer's own noise ξ_l; the step is the layer, 1 beside the image",
+    "variables",
+    label="active units of each layer",
+    decimals=1,
+)
+KL_BY_LAYER = _of_images(
+    "kl_layer",
+    "KL(q(ξ_l|x)‖N(0, I)) of each stochastic layer, mean over images, whose sum is the KL term of F; the step is the "
+    "layer, 1 beside the image",
+    label="KL of each layer",
+)
+BITS_PER_PIXEL = _of_images(
+    "bits_per_pixel",
+    "F / (N ln 2), N numbers an image: what a code by bits-back takes; of bits and whole levels alone, as densities "
+    "have no such code",
+    "bits per pixel",
+    label="bits per pixel",
+    heading="Bits per pixel",
+    better="lower",
+    decimals=4,
+)
 LOG_DET = _of_images("log_det", "E_q[Σ_k ln|det ∂f_k/∂z_{k−1}|], mean over images", label="Σ ln|det|")
 DISPLACEMENT = _of_images("displacement", "E_q‖z_K − z_0‖, mean over images", "1", label="‖z_K − z_0‖")
 LOG_DET_QUANTILE = _of_images("log_det_quantile", "test/log_det of single images; the step is the percentile")
@@ -187,7 +210,7 @@ DISPLACEMENT_QUANTILE = _of_images(
 GRADIENT_SNR = Metric(
     name="train/gradient_snr",
     label="gradient SNR",
-    meaning="‖E[g]‖ / √tr Cov[g] of F's gradient over q's weights at the end, one minibatch, over posterior noise",
+    meaning="‖E[g]‖ / √tr Cov[g] of the gradient g that it was trained by, over q's weights at the end, one minibatch",
     unit="1",
     decimals=2,
 )
@@ -203,14 +226,30 @@ PEAK_MEMORY = Metric(
     better="lower",
     decimals=0,
 )
+UPDATE_CPU = Metric(
+    name="time/update_cpu_ms",
+    label="CPU ms/update",
+    heading="Processor time of an update",
+    meaning="median over updates of the processor time that the worker took for one: hardly more on a busy machine, "
+    "where wall-clock seconds are several times what they are on a free one",
+    unit="ms",
+    better="lower",
+)
 LATER = (
     *(NLL_SEED_ERROR, NLL_IMAGE_ERROR, NLL_DROP, ESS, PARETO_K, PARETO_K_HIGH),
     *(TIGHT_NLL, TIGHT_FREE_ENERGY, TIGHT_KL, TIGHT_ERROR, TIGHT_SAMPLES, TIGHT_IMAGES, NLL_CURVE),
     *(TIGHT_SEED_ERROR, TIGHT_IMAGE_ERROR, TIGHT_DROP, TIGHT_ESS, TIGHT_PARETO_K, TIGHT_PARETO_K_HIGH),
+    *(ACTIVE_BY_LAYER, KL_BY_LAYER),
     *(ACTIVE_LATENTS, LATENT_KL, LOG_DET, DISPLACEMENT, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE),
-    *(GRADIENT_SNR, PARAMETERS, PEAK_MEMORY, POSITIVE_FREE_ENERGY),
+    *(GRADIENT_SNR, PARAMETERS, PEAK_MEMORY, POSITIVE_FREE_ENERGY, UPDATE_CPU, BITS_PER_PIXEL),
 )
-CURVES = frozenset(metric.name for metric in (NLL_CURVE, LATENT_KL, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE))
+CURVES = frozenset(
+    metric.name
+    for metric in (
+        *(NLL_CURVE, LATENT_KL, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE),
+        *(ACTIVE_BY_LAYER, KL_BY_LAYER),
+    )
+)
 """Metrics whose steps are no updates: each says what is counted along it."""
 LATER_METRICS = frozenset(metric.name for metric in LATER)
 """What runs of before these were logged do not have, and are held to nothing for."""
@@ -299,6 +338,8 @@ METRICS: dict[str, Metric] = {
 """Name -> metric of the suite's own."""
 
 
+VARIANCES = variance_metric("")
+"""How the names of metrics begin that are the variance of an estimator's gradient (`GradientEstimator.metrics`)."""
 END_STEP = 0
 """The step of what is logged once, at the end of a run: MLflow draws bars of it, and of other steps a lone point. Runs
 of before have the run's last update there."""
@@ -306,7 +347,12 @@ of before have the run's last update there."""
 
 def is_of_the_end(name: str) -> bool:
     """Say whether a metric is one number at the end of a run, so that its step says nothing."""
-    return name not in EPOCH_METRICS and name not in CURVES
+    return name not in EPOCH_METRICS and name not in CURVES and not is_variance(name)
+
+
+def is_variance(name: str) -> bool:
+    """Say whether a metric is the variance of an estimator's gradient, measured after some of the epochs."""
+    return name.startswith(VARIANCES)
 
 
 def unit_of(values: Values | None, likelihood: str | None = None) -> str:

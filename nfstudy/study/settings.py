@@ -19,6 +19,7 @@ from nfstudy.core.declarations import FlowFamily, Kind
 from nfstudy.core.fields import Record
 from nfstudy.study.lr_schedules import OneCycleLR
 from nfstudy.study.sections import (
+    MOST_LATENT,
     DataSpec,
     DrawnSpec,
     EnergySpec,
@@ -68,6 +69,11 @@ ADDED_SINCE_KEY_VERSION: dict[str, Any] = {
     "evaluation.tight_images": 1000,
     "model.likelihood": None,
     "flow.initial_scale": 1.0,
+    "model.stochastic_layers": 1,
+    "model.latent_ratio": 1.0,
+    "objective.estimator": "pathwise",
+    "objective.samples": 1,
+    "objective.free_bits": None,
 }
 """Settings younger than `cells.KEY_VERSION`, and the value of each that means what was done before there was a choice.
 At that value they are no part of a cell's identity, so that runs made before keep their place. It is the default too,
@@ -83,8 +89,8 @@ def active_when() -> dict[str, tuple[str, tuple[Any, ...]]]:
 def is_switch(path: str) -> bool:
     """Say whether a choice of this setting can put others to use, or out of it."""
     switches = {switch for switch, _ in active_when().values()}
-    further = ("flow.length", "model.likelihood", "train.weight_decay")
-    return path in switches or path in further or path.startswith("data.")
+    further = ("flow.length", "model.likelihood", "model.stochastic_layers", "train.weight_decay")
+    return path in switches or path in further or path.startswith(("data.", "objective."))
 
 
 def setting_defaults() -> dict[str, Any]:
@@ -96,7 +102,11 @@ def setting_defaults() -> dict[str, Any]:
 def _tables(version: int) -> tuple[dict[str, tuple[str, tuple[Any, ...]]], dict[str, Any]]:
     """Return both, for what is declared at present."""
     active: dict[str, tuple[str, tuple[Any, ...]]] = {}
-    switches: tuple[tuple[Kind, str, str], ...] = (("data", "data", "data.name"), ("flows", "flow", "flow.family"))
+    switches: tuple[tuple[Kind, str, str], ...] = (
+        ("data", "data", "data.name"),
+        ("flows", "flow", "flow.family"),
+        ("estimators", "objective", "objective.estimator"),
+    )
     for kind, section, switch in switches:
         for name, declaration in registry.all_of(kind).items():
             for field in declaration.fields:
@@ -125,7 +135,7 @@ class Settings(Record):
     q0: Q0Spec = Q0Spec()
     model: ModelSpec = Field(default_factory=ModelSpec)
     flow: FlowSpec = Field(default_factory=FlowSpec)
-    objective: ObjectiveSpec = ObjectiveSpec()
+    objective: ObjectiveSpec = Field(default_factory=ObjectiveSpec)
     train: TrainSpec = TrainSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
@@ -137,8 +147,8 @@ class Settings(Record):
 
     @property
     def latent(self) -> int:
-        """D, the number of variables that the flow transforms."""
-        return self.model.latent if self.data else 2
+        """D, the number of variables that the flow transforms; of all stochastic layers together."""
+        return sum(self.model.latent_sizes) if self.data else 2
 
     @model_validator(mode="after")
     def _possible(self) -> Settings:
@@ -204,6 +214,8 @@ class Settings(Record):
     def origins(self) -> dict[tuple[Kind, str], registry.Origin]:
         """Return (kind, name) -> origin of what of these settings comes from outside."""
         used: list[tuple[Kind, str]] = [("flows", self.flow.family)] if self.flow.length else []
+        if "objective" in self._sections:
+            used.append(("estimators", self.objective.estimator))
         if self.data:
             likelihood = registry.likelihood_of(self.data.values, self.model.likelihood)
             used += [("data", self.data.name), ("likelihoods", likelihood.name)]
@@ -233,6 +245,10 @@ class Settings(Record):
             idle.append("train.decay_biases")
         if self.flow.length == 0:
             idle.append("flow.initial_scale")
+        if self.data and self.model.stochastic_layers == 1:
+            idle.append("model.latent_ratio")
+        if "objective" in self._sections:
+            idle += [f"objective.{field}" for field in self.objective.declaration.idle(self.objective)]
         if self.data:
             used = registry.likelihood_of(self.data.values, self.model.likelihood).fields
             further = (field for record in registry.records_of("likelihoods") for field in record.model_fields)
@@ -309,6 +325,8 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         yield from unmet
     elif settings.objective.annealing == "kl":
         yield "objective.annealing", "kl", "energy or none on the plane, where there is no likelihood"
+    if len(given) == 1 and not settings.drawn:
+        yield from impossible_objective(settings)
     if isinstance(cycle := settings.train.schedule, OneCycleLR):
         steps = cycle.total_steps or settings.train.updates
         if steps < settings.train.updates:
@@ -316,6 +334,47 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         if cycle.pct_start * steps == 1:
             allowed = "a warm-up other than one update, by which torch would divide by zero"
             yield "train.schedule.pct_start", cycle.pct_start, allowed
+
+
+def impossible_objective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Yield what the estimator's declaration does not allow of the other settings, as `_impossible` does."""
+    objective, declared = settings.objective, settings.objective.declaration
+    own = (field for field in declared.fields if field not in declared.idle(objective))
+    words = ", ".join(f"{field} {getattr(objective, field)}" for field in own)
+    name = f"objective.estimator {declared.name}{f' ({words})' if words else ''}"
+    if objective.annealing not in declared.annealing:
+        yield "objective.annealing", objective.annealing, f"{' or '.join(declared.annealing)} with {name}"
+    if objective.samples < (least := declared.least_samples(objective)):
+        yield "objective.samples", objective.samples, f"at least {least} with {name}"
+    if objective.free_bits is not None:
+        if not declared.free_bits:
+            takers = [other.name for other in registry.all_of("estimators").values() if other.free_bits]
+            yield "objective.free_bits", objective.free_bits, f"null with {name}; free bits are of {', '.join(takers)}"
+        elif objective.annealing == "energy":
+            allowed = "null with objective.annealing energy, whose β is no factor of the KL; or kl or none there"
+            yield "objective.free_bits", objective.free_bits, allowed
+        elif settings.energy:
+            yield "objective.free_bits", objective.free_bits, "null on the plane, where there is no prior"
+    flow = settings.flow
+    family: FlowFamily = registry.find("flows", flow.family)
+    others = "one that needs no ln q_K(z|x)"
+    if declared.density and family.guided and flow.length:
+        allowed = f"{others} with flow.family {family.name}, whose q_K is an integral"
+        yield "objective.estimator", declared.name, allowed
+    if settings.energy and declared.examples_only(objective):
+        allowed = f"on the plane, where there are no examples x, one that needs none, as {name} does"
+        yield "objective.estimator", declared.name, allowed
+    if settings.data and declared.sleeps(objective):
+        likelihood = registry.likelihood_of(settings.data.values, settings.model.likelihood)
+        if not likelihood.draws_images:
+            allowed = f"one without a sleep phase with the likelihood {likelihood.name}, which draws no images"
+            yield "objective.estimator", declared.name, allowed
+        if flow.length and not family.inverse:
+            allowed = f"one without a sleep phase with flow.family {family.name}, which has no inverse"
+            yield "objective.estimator", declared.name, allowed
+        for field, value in family.inverse_needs.items() if flow.length else ():
+            if (got := getattr(flow, field)) != value:
+                yield f"flow.{field}", got, f"{json.dumps(value)} with {name}, whose sleep phase inverts the flow"
 
 
 def _impossible_on_the_plane(settings: Settings) -> Iterator[tuple[str, Any, str]]:
@@ -334,16 +393,13 @@ def _impossible_on_the_plane(settings: Settings) -> Iterator[tuple[str, Any, str
 
 
 def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str, Any, str]]:
-    model, flow = settings.model, settings.flow
+    model = settings.model
     likelihoods = registry.likelihoods_of(data.values)
     if model.likelihood is not None and model.likelihood not in likelihoods:
         yield "model.likelihood", model.likelihood, f"{', '.join(likelihoods)} for data of {data.values}"
         return
     train, _, test = data.examples() or (None, None, None)
-    family: FlowFamily = registry.all_of("flows")[flow.family]
-    if flow.length > 0 and model.latent < family.least_latent:
-        why = f", which {family.why_least}" if family.why_least else ""
-        yield "model.latent", model.latent, f"at least {family.least_latent} with flow.family {flow.family}{why}"
+    yield from _impossible_layers(settings)
     if data.training_split != "train" and settings.train.keep == "best":
         yield "train.keep", "best", f"last with data.training_split {data.training_split}, {TRAINED_ON}"
     if data.training_split != "train" and data.values in ("levels", "patches"):
@@ -359,6 +415,24 @@ def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str
     if model.hidden_counts == "pieces" and model.hidden % model.maxout:
         allowed = f"pieces that divide into windows of model.maxout, {model.maxout}"
         yield "model.hidden", model.hidden, allowed
+
+
+def _impossible_layers(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Yield what is wrong with the numbers of latent variables: each layer has its chain, a guided one spans all."""
+    model, flow = settings.model, settings.flow
+    family: FlowFamily = registry.all_of("flows")[flow.family]
+    least = family.least_latent if flow.length > 0 else 1
+    why = f" with flow.family {flow.family}" + (f", which {family.why_least}" if family.why_least else "")
+    smallest = settings.latent if family.guided else min(model.latent_sizes)
+    if max(model.latent_sizes) > MOST_LATENT:
+        allowed = f"one at which none of model.stochastic_layers, {model.stochastic_layers}, has over {MOST_LATENT:,}"
+        yield "model.latent_ratio", model.latent_ratio, f"{allowed} variables, model.latent being {model.latent:,}"
+    elif smallest < least and (model.stochastic_layers == 1 or model.latent < least):
+        yield "model.latent", model.latent, f"at least {least}{why}"
+    elif smallest < least:
+        sizes = " + ".join(map(str, model.latent_sizes))
+        allowed = f"one at which each stochastic layer has at least {least} variables, not {sizes},{why}"
+        yield "model.latent_ratio", model.latent_ratio, allowed
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

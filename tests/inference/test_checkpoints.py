@@ -160,8 +160,8 @@ def test_a_fit_to_an_energy_stopped_is_the_one_that_never_stopped(updates, sched
 
 def test_an_update_draws_the_same_whether_or_not_those_before_it_are_left_out():
     problem = make_problem(IMAGES, tiny_dataset(), 1, "cpu")
-    *_, last = problem.training_terms(2, 3)
-    (alone,) = problem.training_terms(2, 3, 2)
+    *_, last = (batch.terms() for batch in problem.minibatches(2, 3))
+    (alone,) = (batch.terms() for batch in problem.minibatches(2, 3, 2))
     assert all(torch.equal(a, b) for a, b in zip(last, alone, strict=True))
 
 
@@ -200,6 +200,7 @@ def test_an_evaluation_that_is_cut_off_does_not_train_again(tmp_path):
     assert {name: result.metrics[name] for name in of_test} == {name: whole.metrics[name] for name in of_test}
     assert result.files["samples.png"] == whole.files["samples.png"]
     assert result.metrics["time/wall_seconds"] > 1000
+    assert "time/update_cpu_ms" not in result.metrics  # Of no update of this process.
 
 
 def test_checkpoints_are_written_at_intervals_and_not_more_often(tmp_path):

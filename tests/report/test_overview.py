@@ -16,7 +16,8 @@ from nfstudy.papers.rezende2015 import REZENDE2015
 from nfstudy.report.exhibits import general as exhibits
 from nfstudy.report.pages import embedded as embedding
 from nfstudy.report.pages.embedded import MAX_POINTS, embed_runs
-from nfstudy.report.pages.overview import build_front, gather_fullest
+from nfstudy.report.pages.overview import build_front
+from nfstudy.report.shown import gather_fullest, repeated_bodies, shown_bodies
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.study.reader import read_studies
 
@@ -197,12 +198,38 @@ def test_a_study_is_shown_under_the_budget_that_has_runs(tmp_path):
     spec = study(SMALL)
     runs = run_all(spec, "laptop")
     page, reader = build(tmp_path, runs)
-    assert "Shown under the budget laptop: nothing has run under full, the study's own." in page
+    assert (
+        "Shown under the budget laptop: more repetitions have finished there than under full, the study's own." in page
+    )
     assert embedded(reader)["studies"]["small"]["budget"] == "laptop"
     both = run_all(spec, "full", lambda t: "finished" if t.index == 1 else None)
     both.records += runs.records
+    assert gather_fullest(spec, both).budget == "laptop"
+    both = run_all(spec, "full")
+    both.records += runs.records
     assert gather_fullest(spec, both).budget == "full"
     assert gather_fullest(spec, FakeRuns()).budget == "full"
+
+
+def test_trials_of_a_search_do_not_make_a_budget_the_fullest(tmp_path):
+    spec = study(SMALL.replace("laptop: {", "first: {train.clip_norm: 5.0}, laptop: {"))
+    runs = run_all(spec, "first")
+    tried = run_all(spec, "laptop")
+    shortest = [record for record in tried.records if record["index"] == 1]
+    trials = [
+        record | {"stage": "search", "run_id": f"{n}{record['run_id'][1:]}"} for n in range(9) for record in shortest
+    ]
+    runs.records += [*shortest, *trials]
+    assert gather_fullest(spec, runs).budget == "first"
+
+
+def test_claims_are_not_judged_by_one_seed_where_another_budget_has_more(tmp_path):
+    spec = study(SMALL.replace("laptop: {", "one: {repetitions: 1, train.clip_norm: 5.0}, laptop: {"))
+    runs, one = run_all(spec, "laptop"), run_all(spec, "one")
+    bodies = shown_bodies(spec, FakeRuns([*runs.records, *one.records]))
+    assert [body.results.budget for body in bodies] == ["laptop", "one"]
+    assert [body.results.budget for body in repeated_bodies(bodies)] == ["laptop"]
+    assert [body.results.budget for body in repeated_bodies(shown_bodies(spec, one))] == ["one"]
 
 
 def test_each_budget_that_has_runs_has_a_page_which_leads_to_the_others(tmp_path):

@@ -112,6 +112,13 @@ def test_csv_holds_full_precision_and_every_quantity():
     assert (lines[1]["length"], lines[1]["ours_mean"], lines[1]["n"], lines[1]["note"]) == ("0", "", "0", "not run")
 
 
+def test_csv_of_text_is_what_the_table_shows_with_whole_run_ids():
+    run = "ab" * 16
+    rows = (Row("K = 0", (Entry("0.0006, of five"), Entry(run[:8], run_ids=(run,)))),)
+    text = to_csv(Table("chosen", "c", ("cell", "learning rate", "run"), rows))
+    assert text == f'cell,learning rate,run\nK = 0,"0.0006, of five",{run}\n'
+
+
 def test_markdown_is_exact():
     assert to_markdown(table()).splitlines() == [
         "| row | paper | ours |",

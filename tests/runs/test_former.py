@@ -248,7 +248,7 @@ def test_the_runs_of_the_first_edition_are_those_of_its_two_budgets(archive, bud
     assert [cells[place].key for place in (0, 4, 8)] == keys
     assert {run.record.tags[Tag.CELL] for run in shipped.runs} == {cell.key for cell in cells}
     results = gather_results(
-        spec.under(budget), runs_of_study(spec, lambda name: ArchivedRuns(shipped if name == archive else None))
+        spec.under(budget), runs_of_study(spec, lambda name: ArchivedRuns(*[shipped] if name == archive else ()))
     )
     finished = {run.record.id for run in shipped.runs if run.record.outcome == "finished"}
     assert {*results.runs["run_id"]} == finished

@@ -25,8 +25,9 @@ from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_bound, evaluate_likelihood
 from nfstudy.inference.models.hmc import Sampling
 from nfstudy.inference.models.local import inference_gaps
-from nfstudy.inference.models.objective import BoundTerms, bound_terms
+from nfstudy.inference.models.minibatch import ImageMinibatch
 from nfstudy.inference.problems.base import Diagnosis
+from nfstudy.inference.problems.code_lengths import bits_per_pixel, code_lengths
 from nfstudy.inference.problems.films import MAPPED, POSTERIOR_SAMPLES, POSTERIORS, posterior_film
 from nfstudy.inference.problems.fits import CHAINS, plane_fits, study_target
 from nfstudy.inference.problems.image_grid import image_grid
@@ -71,7 +72,7 @@ class ImageProblem:
         self.repetition = repetition
         self.device = device
         if model is None:
-            likelihood = load_likelihood(settings.data.values, settings.model.likelihood)
+            likelihood = load_likelihood(settings.data, settings.model.likelihood)
             precision = getattr(torch, settings.train.precision)
             model = DLGM(dataset.train.shape[1], settings.model, settings.flow, likelihood, precision)
             model.initialise(settings.seed, repetition)
@@ -87,24 +88,33 @@ class ImageProblem:
         """Return the model's parameters."""
         return list(self.model.parameters())
 
-    def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
-        """Yield the terms (batch,) of each minibatch, one posterior sample an image."""
-        self.model.train()
-        noise_stream = self._generator("posterior noise", epoch)
-        for update, x in enumerate(self._batches(epoch, updates)):
-            noise = torch.randn(len(x), self.model.noise_size, generator=noise_stream)
-            if update >= start:
-                yield bound_terms(self.model, x, noise.to(self.device))
+    @property
+    def inputs(self) -> int:
+        """N, how many numbers an image has."""
+        return self.images[0].numel()
 
-    def repeated_terms(self, count: int) -> Iterator[BoundTerms]:
-        """Yield the terms (batch,) of a minibatch, that of an epoch which no training has, by new noise each time."""
+    def minibatches(self, epoch: int, updates: int, start: int = 0) -> Iterator[ImageMinibatch]:
+        """Yield the minibatches of an epoch; see `Problem`."""
+        self.model.train()
+        stream, samples = self._generator("posterior noise", epoch), self.settings.objective.samples
+        for update, x in enumerate(self._batches(epoch, updates)):
+            noise = torch.randn(samples, len(x), self.model.noise_size, generator=stream)
+            if update >= start:
+                yield self._minibatch(x, noise, epoch, update)
+
+    def repeated_minibatch(self, count: int, samples: int) -> Iterator[ImageMinibatch]:
+        """Yield a minibatch of an epoch which no training has, by new noise each time; see `Problem`."""
         self.model.train()
         (x,) = self._batches(0, 1)
         stream = self._generator("posterior noise", 0)
-        for _ in range(count):
-            yield bound_terms(
-                self.model, x, torch.randn(len(x), self.model.noise_size, generator=stream).to(self.device)
-            )
+        for number in range(count):
+            noise = torch.randn(samples, len(x), self.model.noise_size, generator=stream)
+            yield self._minibatch(x, noise, 0, number)
+
+    def _minibatch(self, x: Tensor, noise: Tensor, epoch: int, number: int) -> ImageMinibatch:
+        # Dreams have a stream an update: how much of one a likelihood takes is its own affair.
+        seed = derive_seed(self.settings.seed, "dreams", self.repetition, epoch, number)
+        return ImageMinibatch(self.model, x, noise.to(self.device), lambda: torch.Generator().manual_seed(seed))
 
     def validate(self) -> dict[str, float]:
         """Return the bound on the validation images."""
@@ -112,10 +122,13 @@ class ImageProblem:
         return evaluate_bound(self.model, self.dataset.valid, derive_seed(self.settings.seed, "evaluation", "valid"))
 
     def test(self) -> dict[str, float]:
-        """Return `evaluation.LikelihoodEstimates.numbers` on the test images."""
+        """Return `evaluation.LikelihoodEstimates.numbers` on the test images; of whole numbers, bits per pixel too."""
         self.model.eval()
         seed = derive_seed(self.settings.seed, "evaluation", "test")
-        return evaluate_likelihood(self.model, self._test_images(), self.settings.evaluation.samples, seed).numbers()
+        found = evaluate_likelihood(self.model, self._test_images(), self.settings.evaluation.samples, seed).numbers()
+        if self.model.likelihood.levels:
+            found["bits_per_pixel"] = bits_per_pixel(-found["elbo"], self.dataset.train.shape[1])
+        return found
 
     def diagnose(self) -> Diagnosis:
         """Return the tight estimate with its convergence curve, and `diagnostics.PosteriorSummary` of the same images.
@@ -144,6 +157,8 @@ class ImageProblem:
             "test/displacement": float(posteriors.displacement.mean()),
         }
         curves["test/kl_latent"] = dict(enumerate(np.sort(posteriors.kl)[::-1][:MOST_LATENTS].tolist(), start=1))
+        by_layer = {"active_layer": posteriors.active_by_layer, "kl_layer": posteriors.kl_by_layer}
+        curves |= {f"test/{name}": dict(enumerate(map(float, own), start=1)) for name, own in by_layer.items() if own}
         columns |= {"log_det": posteriors.log_det, "displacement": posteriors.displacement}
         for name in ("log_det", "displacement"):
             quantiles = np.percentile(columns[name], PERCENTILES)
@@ -151,14 +166,14 @@ class ImageProblem:
         return Diagnosis(metrics, curves, {"images.csv": _csv(places, columns)})
 
     def evaluate(self, request: EvaluationRequest) -> dict[str, float]:
-        """Return what an estimator says of −ln p(x) of test images, or of images that the model draws.
+        """Return what an estimator says of −ln p(x) of test images, or of images that the model draws; or code lengths.
 
         Of `local`, the inference gaps of test images as well: `models.local.InferenceGaps.numbers`.
 
         Where there are fewer test images than asked for, it is of all; `images` says of how many it is.
 
         Raises:
-            UserError: images are to be drawn, which the model's likelihood does not do.
+            UserError: images are to be drawn, which the model's likelihood does not do; or there is no such code.
         """
         self.model.eval()
         images = self._test_images()[spread_over(len(self._test_images()), request.images)]
@@ -169,6 +184,8 @@ class ImageProblem:
             most = (request.samples, request.temperatures or 1, request.updates or 0)
             found = inference_gaps(self.model, images, *most, seed, self.model.nearest)
             return found.numbers() | {"images": len(images)}
+        if request.estimator == "bits-back":
+            return code_lengths(self.model, self.settings.flow, images, request.samples, seed)
         annealing = Annealing(request.temperatures or 1, request.samples)
         if request.estimator == "ais":
             return ais_likelihood(self.model, images, annealing, seed).numbers() | {"images": len(images)}
@@ -262,6 +279,8 @@ class ImageProblem:
     def _unit(self, images: np.ndarray) -> np.ndarray:
         """Return images from 0 to 1: real numbers from the least in the training images to the greatest."""
         assert self.settings.data is not None
+        if count := self.settings.data.categories:
+            return images / (count - 1)
         if self.settings.data.values != "real":
             return images
         least, greatest = self.dataset.train.min(), self.dataset.train.max()

@@ -22,7 +22,7 @@ from nfstudy.report.exhibits.base import stamped
 from nfstudy.report.pages.drawings import dark_rules
 from nfstudy.report.pages.embedded import embed_runs
 from nfstudy.report.pages.study_page import Page, embed_drawings, environment, run_line
-from nfstudy.report.shown import Shown, gather_fullest, placed, shown_bodies
+from nfstudy.report.shown import Shown, gather_fullest, placed, repeated_bodies, shown_bodies
 from nfstudy.report.statistics.estimates import Results
 from nfstudy.report.tables import Row, Table
 from nfstudy.runs.archive.runs import ArchivedRuns
@@ -152,7 +152,7 @@ def build_front(
     idle = {path: study for path, study in studies.items() if path not in reports}
     named = {study.paper for study in studies.values()}
     papers = [paper for name, paper in registry.all_of("papers").items() if name in named]
-    bodies = [each.results for path in studies if path in shown for each in shown[path]]
+    bodies = [each.results for path in studies if path in shown for each in repeated_bodies(shown[path])]
     claims = judge_bodies([claim for paper in papers for claim in read_claims(paper)], bodies)
     front = FrontPage(reports, shown, idle, claims, _parts_of(claims, bodies), papers)
     files = {"index.html": _render(front).encode()}
@@ -165,7 +165,7 @@ def _gather(study: StudySpec, runs: LoggedRuns, active: bool) -> tuple[Shown, ..
     try:
         return shown_bodies(study, runs, active)
     except StudyDeletedError as error:
-        return placed([replace(gather_fullest(study, ArchivedRuns(None)), notes=(str(error),))])
+        return placed([replace(gather_fullest(study, ArchivedRuns()), notes=(str(error),))])
 
 
 def _rank(study: StudySpec) -> int:

@@ -1,10 +1,9 @@
-"""An archive's runs as reports read those of a store: a `nfstudy.runs.frame.LoggedRuns` without a store."""
+"""The runs of archives as reports read those of a store: a `nfstudy.runs.frame.LoggedRuns` without a store."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,16 +16,15 @@ from nfstudy.runs.original import IMPORTED
 from nfstudy.runs.whole_run import RunCopy
 
 
-@dataclass(frozen=True)
 class ArchivedRuns:
-    """The runs of an archive; the same frames, points and files as of a store that has imported them."""
+    """The runs of archives, of one study; the same frames, points and files as of a store that has imported them."""
 
-    archive: Archive | None
-    """None has no runs."""
+    def __init__(self, *archives: Archive) -> None:
+        self.archives = archives
 
     def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
         """Return one row a run; see `nfstudy.runs.frame.LoggedRuns`."""
-        return make_frame([_row(copy) for copy in self._copies.values()], metrics)
+        return make_frame([_row(copy) for _, copy in self._copies.values()], metrics)
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""
@@ -35,20 +33,22 @@ class ArchivedRuns:
             for run_id in run_ids
             if run_id in self._copies
             for metric in metrics
-            for update, value in self._copies[run_id].numbers(metric)
+            for update, value in self._copies[run_id][1].numbers(metric)
         )
 
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """Return a file of a run, or None where it has no such file."""
-        copy = self._copies.get(run_id)
-        return self.archive.content(copy.record.files.get(name, "")) if self.archive and copy else None
+        if run_id not in self._copies:
+            return None
+        archive, copy = self._copies[run_id]
+        return archive.content(copy.record.files.get(name, ""))
 
     def link(self, run_id: str) -> None:
         """Return None: an archive has no pages."""
 
     @cached_property
-    def _copies(self) -> dict[str, RunCopy]:
-        return {copy.record.id: copy for copy in (self.archive.runs if self.archive else ())}
+    def _copies(self) -> dict[str, tuple[Archive, RunCopy]]:
+        return {copy.record.id: (archive, copy) for archive in self.archives for copy in archive.runs}
 
 
 def _row(copy: RunCopy) -> dict[str, object]:
