@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nfstudy.core.declarations import DataSource as DataSource
     from nfstudy.core.declarations import ExhibitDeclaration as ExhibitDeclaration
     from nfstudy.core.declarations import FlowFamily as FlowFamily
+    from nfstudy.core.declarations import GradientEstimator as GradientEstimator
     from nfstudy.core.declarations import Likelihood as Likelihood
     from nfstudy.core.declarations import Metric as Metric
     from nfstudy.core.declarations import Paper as Paper
@@ -42,6 +43,7 @@ _PUBLIC = {
     "Paper": "nfstudy.core.declarations",
     "DataSource": "nfstudy.core.declarations",
     "Likelihood": "nfstudy.core.declarations",
+    "GradientEstimator": "nfstudy.core.declarations",
     "DataError": "nfstudy.core.errors",
     "Splits": "nfstudy.data.dataset",
     "make_dataset": "nfstudy.data.dataset",

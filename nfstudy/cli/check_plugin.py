@@ -7,7 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nfstudy.core import registry
-from nfstudy.core.declarations import Declaration, ExhibitDeclaration, FlowFamily, Implementation, Metric, load
+from nfstudy.core.declarations import (
+    Declaration,
+    ExhibitDeclaration,
+    FlowFamily,
+    GradientEstimator,
+    Implementation,
+    Metric,
+    load,
+)
 from nfstudy.core.errors import SpecError, UserError
 from nfstudy.core.plugins import install, installed, read_plugin
 from nfstudy.study.cells import Cell
@@ -45,6 +53,10 @@ def check_declaration(declaration: Declaration) -> str:
         from nfstudy.flows.contract import check_family
 
         return f"{check_family(declaration)} chains satisfy the flow contract"
+    if isinstance(declaration, GradientEstimator):
+        from nfstudy.inference.training.estimator_contract import check_estimator
+
+        return f"satisfies the contract of estimators on {check_estimator(declaration)} small problems"
     if isinstance(declaration, Metric) and declaration.compute:
         from nfstudy.inference.problems.metrics import check_metric
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Record
 
-Kind = Literal["flows", "data", "likelihoods", "exhibits", "metrics", "papers"]
+Kind = Literal["flows", "data", "likelihoods", "estimators", "exhibits", "metrics", "papers"]
 """What may be declared; each kind is an entry-point group `nfstudy.<kind>` too."""
 
 Implementation = str | Callable[[], Any]
@@ -160,6 +161,92 @@ class Likelihood(Declaration):
     implementation: Implementation
     """A class, called with the numbers of an example, the features and the section `model`; of categories, with
     how many `levels` there are too."""
+    draws: bool | None = None
+    """Whether it has `draw`, by which the sleep phase of wake-sleep dreams; None where its class is to be asked."""
+
+    @property
+    def draws_images(self) -> bool:
+        """Whether it has `draw`; loads its class where the declaration does not say."""
+        return _draws(self.implementation) if self.draws is None else self.draws
+
+
+@cache
+def _draws(implementation: Implementation) -> bool:
+    """Say whether a likelihood's class has a `draw` beside that of the class it is made from, which only raises."""
+    try:
+        family = load(implementation).__mro__
+    except Exception:  # Somebody else's code; that it cannot be loaded is told before anything is trained.
+        return True
+    return any("draw" in vars(each) for each in family if each.__module__ != "nfstudy.inference.likelihoods.base")
+
+
+Annealing = Literal["energy", "kl", "none"]
+"""What β multiplies; see `nfstudy.study.sections.ObjectiveSpec`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientEstimator(Declaration):
+    """An objective and how its gradient is estimated, as `nfstudy.inference.objectives.base.Estimator` says.
+
+    What depends on settings is a function of the section `objective`, an object with every setting as an attribute.
+    """
+
+    kind: Kind = field(init=False, default="estimators")
+    implementation: Implementation
+    """A class, called with the section `objective`, the numbers of an example, and the device."""
+    meaning: str = ""
+    """What it minimises and how, in one line."""
+    annealing: tuple[Annealing, ...] = ("energy", "kl", "none")
+    """The values of `objective.annealing` under which it is defined."""
+    density: bool = False
+    """Whether it needs ln q_K(z|x) itself, of which a guided family has an integral only."""
+    sleeps: Callable[[Any], bool] = lambda objective: False
+    """Whether it draws z from the prior and x from p(x|z), and asks for ln q_K(z|x) there, by the flow's inverse."""
+    examples_only: Callable[[Any], bool] = lambda objective: False
+    """Whether it needs examples x, of which there are none on the plane."""
+    free_bits: bool = False
+    """Whether it takes `objective.free_bits`."""
+    least_samples: Callable[[Any], int] = lambda objective: 1
+    """The least `objective.samples`."""
+    idle: Callable[[Any], Collection[str]] = lambda objective: ()
+    """Which of its settings the others leave without effect."""
+    examples: tuple[Mapping[str, Any], ...] = ({},)
+    """Settings, field -> value, at which it is checked, and at which runs measure the variance of its gradient where a
+    study shows that."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.name):
+            raise ValueError(f"estimator: name: got '{self.name}'; expected: small letters, digits and -")
+        if not self.examples:
+            raise ValueError(f"estimator {self.name}: examples: got none; expected: at least one")
+
+    @property
+    def variants(self) -> dict[str, Mapping[str, Any]]:
+        """Return a word -> settings of each example, such as `score-function-running`."""
+        found = {}
+        for example in self.examples:
+            words = (str(value) if isinstance(value, str) else f"{key}-{value}" for key, value in example.items())
+            found["-".join((self.name, *words))] = example
+        return found
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What runs log of it where a study shows the variance of gradients: one metric an example."""
+        return tuple(
+            Metric(
+                name=variance_metric(variant),
+                label=variant.replace("-", " "),
+                meaning=f"tr Cov of the gradient over q's weights by {variant}, β = 1, always of one minibatch",
+                unit="nats²",
+                better="lower",
+            )
+            for variant in self.variants
+        )
+
+
+def variance_metric(variant: str) -> str:
+    """Return the name of the metric that a variant of an estimator is measured by."""
+    return f"train/gradient_variance_{re.sub('[^a-z0-9]', '_', variant)}"
 
 
 def load(implementation: Implementation) -> Any:
@@ -262,6 +349,9 @@ class ExhibitDeclaration(Declaration):
     """(results) -> `report.tables.Table`: what README shows of it; None for nothing."""
     paper: str = ""
     """Name of the paper whose table or figure it rebuilds."""
+    gradients: bool = False
+    """Whether it shows the variance of gradients along trainings: the first repetition of each cell of a study with it
+    logs that of every estimator. No key depends on it."""
     films: bool = False
     """Whether it shows films (`nfstudy.films`): the repetitions of a study with it log them. No key depends on it."""
     fits: bool = False

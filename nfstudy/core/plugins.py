@@ -1,4 +1,4 @@
-"""Plug-ins of a study: files or modules from outside that declare flows, data sources, likelihoods, exhibits, metrics.
+"""Plug-ins of a study: files or modules from outside that declare flows, data, likelihoods, estimators, exhibits, ...
 
 A study names them (`plugins: [my_flow.py, package.module]`); reading the study runs their code. A file travels as its
 text, so that workers on other machines run what the study's reader read. Archives never name code that is run.
@@ -122,7 +122,7 @@ def install(plugin: Plugin) -> tuple[Declaration, ...]:
     if not found:
         raise SpecError(
             f"got '{plugin.name}', which declares nothing; expected: a FlowFamily, DataSource, Likelihood, "
-            "ExhibitDeclaration or Metric among the names of the module"
+            "GradientEstimator, ExhibitDeclaration or Metric among the names of the module"
         )
     for declaration in found:
         registry.declare(declaration, plugin.origin)

@@ -1,4 +1,4 @@
-"""What flows, data sources, likelihoods, exhibits and metrics there are: the suite's own, and those of plug-ins.
+"""What flows, data, likelihoods, estimators, exhibits and metrics there are: the suite's own, and those of plug-ins.
 
 Each kind is looked through when it is first asked for: the packages of the suite that declare some, then the entry
 points `nfstudy.<kind>` of installed distributions. What a study's `plugins` name is added by `nfstudy.core.plugins`.
@@ -22,6 +22,7 @@ HOMES: dict[Kind, tuple[str, Literal["folders", "modules"]]] = {
     "flows": ("nfstudy.flows", "folders"),
     "data": ("nfstudy.data", "modules"),
     "likelihoods": ("nfstudy.inference.likelihoods", "folders"),
+    "estimators": ("nfstudy.inference.objectives", "folders"),
     "metrics": ("nfstudy.runs.metrics", "folders"),
     "exhibits": ("nfstudy.report.exhibits", "folders"),
     "papers": ("nfstudy.papers", "folders"),
@@ -37,6 +38,7 @@ RESERVED: dict[Kind, tuple[str, ...]] = {
         *("latent", "stochastic_layers", "latent_ratio", "hidden", "layers", "maxout", "hidden_counts"),
         *("initialisation", "likelihood", "latent_sizes"),
     ),
+    "estimators": ("estimator", "samples", "free_bits", "annealing", "beta_start", "anneal_updates"),
 }
 """Kind -> settings of its section that are no declaration's."""
 
@@ -172,7 +174,8 @@ def _all(kind: Kind) -> dict[str, tuple[Declaration, Origin]]:
         for point in entry_points(group=f"nfstudy.{kind}"):
             _enter(kind, point)
         if kind == "metrics":
-            _all("exhibits")  # Which bring metrics along.
+            _all("exhibits")  # Which bring metrics along, as estimators do.
+            _all("estimators")
     return _declared[kind]
 
 

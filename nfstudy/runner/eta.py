@@ -31,6 +31,10 @@ def epoch_share(settings: Settings) -> float:
     return 1.0 if settings.problem == "drawn" or each is None else min(each / settings.train.updates, 1.0)
 
 
+ANNEALED_ALIKE = {"annealing": "none", "beta_start": 1.0, "anneal_updates": 1}
+"""Of the section `objective`, what costs nothing, at any values that are the same for all."""
+
+
 def cost_signature(settings: Settings) -> str:
     """Return what decides the cost of a run: settings that differ only in numbers the cost does not depend on agree."""
     parts = (
@@ -42,6 +46,7 @@ def cost_signature(settings: Settings) -> str:
         settings.evaluation,
         settings.train.batch,
         settings.train.optimiser,
+        settings.objective.model_copy(update=ANNEALED_ALIKE),
     )
     return repr(parts)
 

@@ -24,7 +24,7 @@ from nfstudy.runner.worker import resolve_device
 from nfstudy.runs.code import code_state
 from nfstudy.runs.conditions import Conditions, differences, present_conditions, recorded_conditions, recorded_settings
 from nfstudy.runs.frame import RerunVerdict, latest_per_identity
-from nfstudy.runs.metrics import LATER_METRICS, is_of_the_end, known_metrics
+from nfstudy.runs.metrics import LATER_METRICS, is_of_the_end, is_variance, known_metrics
 from nfstudy.runs.provenance import environment
 from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tags import Tag
@@ -113,7 +113,16 @@ def prepare_rerun(
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
     cell = Cell(settings.normalized(), tags.get(Tag.BUDGET, ""), point=json.loads(tags[Tag.POINT]))
     index, metrics = int(tags[Tag.INDEX]), _further_metrics(old)
-    trial = Trial(tags[Tag.STUDY], cell, settings, "rerun", index, old.record.id, metrics)
+    trial = Trial(
+        tags[Tag.STUDY],
+        cell,
+        settings,
+        "rerun",
+        index,
+        old.record.id,
+        metrics,
+        gradients=any(map(is_variance, old.histories)),
+    )
     return Rerun(old, trial, data_record(dataset) if dataset else None, device, threads, then, now)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from nfstudy.core import registry
-from nfstudy.core.declarations import Metric, Values
+from nfstudy.core.declarations import Metric, Values, variance_metric
 
 PER_IMAGE = "nats per image"
 """The unit of means over images; of patches an image is a patch, and on the plane, where there are none, it is nats."""
@@ -29,7 +29,7 @@ BOUND_TERMS = tuple(
 OF_TRAINING = (
     Metric(
         name="train/objective",
-        meaning="the annealed free energy that is minimised, eq. (20)",
+        meaning="what is minimised: by default the annealed free energy, eq. (20); see objective.estimator",
         unit=PER_IMAGE,
         better="lower",
     ),
@@ -210,7 +210,7 @@ DISPLACEMENT_QUANTILE = _of_images(
 GRADIENT_SNR = Metric(
     name="train/gradient_snr",
     label="gradient SNR",
-    meaning="‖E[g]‖ / √tr Cov[g] of F's gradient over q's weights at the end, one minibatch, over posterior noise",
+    meaning="‖E[g]‖ / √tr Cov[g] of the gradient g that it was trained by, over q's weights at the end, one minibatch",
     unit="1",
     decimals=2,
 )
@@ -338,6 +338,8 @@ METRICS: dict[str, Metric] = {
 """Name -> metric of the suite's own."""
 
 
+VARIANCES = variance_metric("")
+"""How the names of metrics begin that are the variance of an estimator's gradient (`GradientEstimator.metrics`)."""
 END_STEP = 0
 """The step of what is logged once, at the end of a run: MLflow draws bars of it, and of other steps a lone point. Runs
 of before have the run's last update there."""
@@ -345,7 +347,12 @@ of before have the run's last update there."""
 
 def is_of_the_end(name: str) -> bool:
     """Say whether a metric is one number at the end of a run, so that its step says nothing."""
-    return name not in EPOCH_METRICS and name not in CURVES
+    return name not in EPOCH_METRICS and name not in CURVES and not is_variance(name)
+
+
+def is_variance(name: str) -> bool:
+    """Say whether a metric is the variance of an estimator's gradient, measured after some of the epochs."""
+    return name.startswith(VARIANCES)
 
 
 def unit_of(values: Values | None, likelihood: str | None = None) -> str:

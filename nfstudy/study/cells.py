@@ -142,6 +142,8 @@ class Trial:
     """Whether it logs what its flow does step by step (`nfstudy.films`)."""
     fits: bool = False
     """Whether it logs the densities that it approximates beside draws by MCMC (`nfstudy.films.fits`)."""
+    gradients: bool = False
+    """Whether it logs the variance of every estimator's gradient along its training."""
     look: str = ""
     """Of a repetition beyond the study's number: which look it is run for, as runs have it (`runs.tags.Tag.LOOK`)."""
 

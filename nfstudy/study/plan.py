@@ -157,10 +157,20 @@ class StudyPlan:
                 metrics=metrics,
                 film=self.study.films,
                 fits=self.study.fits,
+                gradients=self.measures_gradients(cell) and index == 1,
                 look=further.look if further and index > own else "",
             )
             for index in range(1, max(own, further.repetitions if further else 0) + 1)
         ]
+
+    def measures_gradients(self, cell: Cell) -> bool:
+        """Say whether the variance of all gradients is measured along a cell's training.
+
+        It is where an exhibit shows it, in the cells of one estimator: the grid's first, or the study's own.
+        """
+        axis = self.study.grid.get("objective.estimator")
+        first = axis[0] if isinstance(axis, tuple) else self.settings.objective.estimator
+        return self.study.gradients and cell.settings.objective.estimator == first
 
     def runs_of(self, cells: int) -> int:
         """Return how many runs so many cells have, their searches included; with a sampler, of all it may propose."""

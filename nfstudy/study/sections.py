@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from nfstudy.core import registry
-from nfstudy.core.declarations import DataSource, Kind, Values
+from nfstudy.core.declarations import DataSource, GradientEstimator, Kind, Values
 from nfstudy.core.fields import Count, Fraction, NonNegative, OpenRecord, Positive, Record
 from nfstudy.study.lr_schedules import ConstantSchedule, Schedule
 
@@ -174,13 +174,40 @@ class FlowSpec(OpenRecord):
         return _declared("flows", family)
 
 
-class ObjectiveSpec(Record):
-    """What is minimised: the free energy with β_t = min(1, beta_start + t / anneal_updates), eq. (20)."""
+class ObjectiveSpec(OpenRecord):
+    """What is minimised: F with β_t = min(1, beta_start + t / anneal_updates), eq. (20), or another bound.
+
+    What an estimator leaves open stands with its declaration in `nfstudy.inference.objectives`.
+    """
+
+    estimator: str = "pathwise"
+    """Which objective, and how its gradient is estimated: a name of `nfstudy.inference.objectives`."""
+    samples: Annotated[int, Field(ge=1, le=1000)] = 1
+    """S, samples of q_K for each image and update."""
+    free_bits: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    """λ in nats: Σ_d max(λ, E_batch KL_d) stands for the KL, of K = 0 by latent variable; with a flow, all D are one
+    group, floored at D λ (Kingma et al. 2016, eq. 15). Null is the KL itself."""
 
     annealing: Literal["energy", "kl", "none"] = "energy"
     """`energy`: β multiplies the whole log joint, as in eq. (20); `kl`: β multiplies ln q − ln p(z); `none`: β = 1."""
     beta_start: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.01
     anneal_updates: Count = 10_000
+
+    @classmethod
+    def further_records(cls) -> list[type[Record]]:
+        """Return the settings of all estimators."""
+        return registry.records_of("estimators")
+
+    @field_validator("estimator")
+    @classmethod
+    def _known(cls, estimator: str) -> str:
+        return _declared("estimators", estimator)
+
+    @property
+    def declaration(self) -> GradientEstimator:
+        """What the estimator declares."""
+        found: GradientEstimator = registry.find("estimators", self.estimator)
+        return found
 
 
 class TrainSpec(Record):

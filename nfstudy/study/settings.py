@@ -71,6 +71,9 @@ ADDED_SINCE_KEY_VERSION: dict[str, Any] = {
     "flow.initial_scale": 1.0,
     "model.stochastic_layers": 1,
     "model.latent_ratio": 1.0,
+    "objective.estimator": "pathwise",
+    "objective.samples": 1,
+    "objective.free_bits": None,
 }
 """Settings younger than `cells.KEY_VERSION`, and the value of each that means what was done before there was a choice.
 At that value they are no part of a cell's identity, so that runs made before keep their place. It is the default too,
@@ -87,7 +90,7 @@ def is_switch(path: str) -> bool:
     """Say whether a choice of this setting can put others to use, or out of it."""
     switches = {switch for switch, _ in active_when().values()}
     further = ("flow.length", "model.likelihood", "model.stochastic_layers", "train.weight_decay")
-    return path in switches or path in further or path.startswith("data.")
+    return path in switches or path in further or path.startswith(("data.", "objective."))
 
 
 def setting_defaults() -> dict[str, Any]:
@@ -99,7 +102,11 @@ def setting_defaults() -> dict[str, Any]:
 def _tables(version: int) -> tuple[dict[str, tuple[str, tuple[Any, ...]]], dict[str, Any]]:
     """Return both, for what is declared at present."""
     active: dict[str, tuple[str, tuple[Any, ...]]] = {}
-    switches: tuple[tuple[Kind, str, str], ...] = (("data", "data", "data.name"), ("flows", "flow", "flow.family"))
+    switches: tuple[tuple[Kind, str, str], ...] = (
+        ("data", "data", "data.name"),
+        ("flows", "flow", "flow.family"),
+        ("estimators", "objective", "objective.estimator"),
+    )
     for kind, section, switch in switches:
         for name, declaration in registry.all_of(kind).items():
             for field in declaration.fields:
@@ -128,7 +135,7 @@ class Settings(Record):
     q0: Q0Spec = Q0Spec()
     model: ModelSpec = Field(default_factory=ModelSpec)
     flow: FlowSpec = Field(default_factory=FlowSpec)
-    objective: ObjectiveSpec = ObjectiveSpec()
+    objective: ObjectiveSpec = Field(default_factory=ObjectiveSpec)
     train: TrainSpec = TrainSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
@@ -207,6 +214,8 @@ class Settings(Record):
     def origins(self) -> dict[tuple[Kind, str], registry.Origin]:
         """Return (kind, name) -> origin of what of these settings comes from outside."""
         used: list[tuple[Kind, str]] = [("flows", self.flow.family)] if self.flow.length else []
+        if "objective" in self._sections:
+            used.append(("estimators", self.objective.estimator))
         if self.data:
             likelihood = registry.likelihood_of(self.data.values, self.model.likelihood)
             used += [("data", self.data.name), ("likelihoods", likelihood.name)]
@@ -238,6 +247,8 @@ class Settings(Record):
             idle.append("flow.initial_scale")
         if self.data and self.model.stochastic_layers == 1:
             idle.append("model.latent_ratio")
+        if "objective" in self._sections:
+            idle += [f"objective.{field}" for field in self.objective.declaration.idle(self.objective)]
         if self.data:
             used = registry.likelihood_of(self.data.values, self.model.likelihood).fields
             further = (field for record in registry.records_of("likelihoods") for field in record.model_fields)
@@ -314,6 +325,8 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         yield from unmet
     elif settings.objective.annealing == "kl":
         yield "objective.annealing", "kl", "energy or none on the plane, where there is no likelihood"
+    if len(given) == 1 and not settings.drawn:
+        yield from impossible_objective(settings)
     if isinstance(cycle := settings.train.schedule, OneCycleLR):
         steps = cycle.total_steps or settings.train.updates
         if steps < settings.train.updates:
@@ -321,6 +334,47 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         if cycle.pct_start * steps == 1:
             allowed = "a warm-up other than one update, by which torch would divide by zero"
             yield "train.schedule.pct_start", cycle.pct_start, allowed
+
+
+def impossible_objective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Yield what the estimator's declaration does not allow of the other settings, as `_impossible` does."""
+    objective, declared = settings.objective, settings.objective.declaration
+    own = (field for field in declared.fields if field not in declared.idle(objective))
+    words = ", ".join(f"{field} {getattr(objective, field)}" for field in own)
+    name = f"objective.estimator {declared.name}{f' ({words})' if words else ''}"
+    if objective.annealing not in declared.annealing:
+        yield "objective.annealing", objective.annealing, f"{' or '.join(declared.annealing)} with {name}"
+    if objective.samples < (least := declared.least_samples(objective)):
+        yield "objective.samples", objective.samples, f"at least {least} with {name}"
+    if objective.free_bits is not None:
+        if not declared.free_bits:
+            takers = [other.name for other in registry.all_of("estimators").values() if other.free_bits]
+            yield "objective.free_bits", objective.free_bits, f"null with {name}; free bits are of {', '.join(takers)}"
+        elif objective.annealing == "energy":
+            allowed = "null with objective.annealing energy, whose β is no factor of the KL; or kl or none there"
+            yield "objective.free_bits", objective.free_bits, allowed
+        elif settings.energy:
+            yield "objective.free_bits", objective.free_bits, "null on the plane, where there is no prior"
+    flow = settings.flow
+    family: FlowFamily = registry.find("flows", flow.family)
+    others = "one that needs no ln q_K(z|x)"
+    if declared.density and family.guided and flow.length:
+        allowed = f"{others} with flow.family {family.name}, whose q_K is an integral"
+        yield "objective.estimator", declared.name, allowed
+    if settings.energy and declared.examples_only(objective):
+        allowed = f"on the plane, where there are no examples x, one that needs none, as {name} does"
+        yield "objective.estimator", declared.name, allowed
+    if settings.data and declared.sleeps(objective):
+        likelihood = registry.likelihood_of(settings.data.values, settings.model.likelihood)
+        if not likelihood.draws_images:
+            allowed = f"one without a sleep phase with the likelihood {likelihood.name}, which draws no images"
+            yield "objective.estimator", declared.name, allowed
+        if flow.length and not family.inverse:
+            allowed = f"one without a sleep phase with flow.family {family.name}, which has no inverse"
+            yield "objective.estimator", declared.name, allowed
+        for field, value in family.inverse_needs.items() if flow.length else ():
+            if (got := getattr(flow, field)) != value:
+                yield f"flow.{field}", got, f"{json.dumps(value)} with {name}, whose sleep phase inverts the flow"
 
 
 def _impossible_on_the_plane(settings: Settings) -> Iterator[tuple[str, Any, str]]:

@@ -246,6 +246,12 @@ class StudySpec(Record):
         declared = registry.all_of("exhibits")
         return any(declared[name].fits for name in self.exhibits)
 
+    @property
+    def gradients(self) -> bool:
+        """Whether an exhibit shows the variance of gradients, so that first repetitions measure it."""
+        declared = registry.all_of("exhibits")
+        return any(declared[name].gradients for name in self.exhibits)
+
     def under(self, budget: str | None = None) -> StudyPlan:
         """Return the study under one of its budgets, the same object each time; None is its default.
 

@@ -13,6 +13,7 @@ from benchmarks import flows, likelihood, ours, paper, peers, scaling, step, tim
 from benchmarks.contest import Contest, torch_contestant
 from benchmarks.page import MOST_ROWS, write_page
 from benchmarks.result import Result, Verdict, as_tables, save
+from nfstudy.flows.full_covariance.flow import full_covariance
 from nfstudy.flows.householder.flow import householder_flow
 from nfstudy.flows.planar.flow import free_planar_flow, planar_flow
 from nfstudy.flows.radial.flow import radial_flow
@@ -150,7 +151,12 @@ def entries_of(name, contest):
     return ENTRIES[name](contest)
 
 
-PLAIN = {"planar": planar_flow, "radial": radial_flow, "householder": householder_flow}
+PLAIN = {
+    "planar": planar_flow,
+    "radial": radial_flow,
+    "householder": householder_flow,
+    "full-covariance": full_covariance,
+}
 
 
 @pytest.mark.parametrize("family", PLAIN)
@@ -162,7 +168,7 @@ def test_peers_make_our_map_and_its_gradient(name, family):
         pytest.skip(f"{name} has no {family} flow")
     for entry in entries:
         z_0 = torch.tensor(contest.z_0(), requires_grad=True)
-        numbers = map(torch.tensor, getattr(contest, family)(entry.amortised))
+        numbers = map(torch.tensor, getattr(contest, family.replace("-", "_"))(entry.amortised))
         z_K, log_det = PLAIN[family](z_0, *numbers)
         (slope,) = torch.autograd.grad(0.5 * z_K.square().sum() - log_det.sum(), z_0)
         # pythae adds 1e-4 to each planar determinant before it takes the logarithm.
@@ -293,7 +299,7 @@ def test_stores_are_held_against_their_limits(monkeypatch):
 def test_a_step_without_its_chain_has_the_gradient_of_its_head_still():
     problem, _ = step.make_problem(1, "planar", 3)
     step.without_chain(problem)
-    (terms,) = problem.training_terms(1, 1)
+    (terms,) = (batch.terms() for batch in problem.minibatches(1, 1))
     terms.elbo.mean().backward()
     assert problem.model.flow.head.weight.grad.abs().sum() > 0
     posterior = problem.model.infer(torch.ones(2, step.PIXELS))

@@ -79,11 +79,15 @@ ROOMS = {
     "inference.weights": ("study",),
     "inference.likelihoods": ("core", "study", "inference.weights"),
     "inference.models": ("core", "flows", "study", "inference.weights", "inference.likelihoods"),
+    "inference.objectives": ("core", "study", "inference.models"),
     "inference.problems": (
         *("core", "films", "flows", "data", "study", "runs"),
         *("inference.models", "inference.likelihoods"),
     ),
-    "inference.training": ("core", "films", "data", "study", "runs", "inference.models", "inference.problems"),
+    "inference.training": (
+        *("core", "films", "data", "study", "runs"),
+        *("inference.models", "inference.objectives", "inference.problems"),
+    ),
     "runner": ("nfstudy", "core", "data", "study", "runs", "runs.tracking", "inference.training"),
     "report.labels": ("core", "study"),
     "report.paper": ("core", "study", "report.labels"),
@@ -165,6 +169,7 @@ def test_no_paper_is_imported_but_through_the_registry():
     assert importers("nfstudy.papers") == {name_of(path) for path in MODULES if "papers" in path.parts} - {
         "nfstudy.papers",
         "nfstudy.papers.rezende2015",
+        "nfstudy.papers.rezende2015.follow_ups",
         "nfstudy.papers.rezende2015.stated",
     }
 

@@ -160,8 +160,8 @@ def test_a_fit_to_an_energy_stopped_is_the_one_that_never_stopped(updates, sched
 
 def test_an_update_draws_the_same_whether_or_not_those_before_it_are_left_out():
     problem = make_problem(IMAGES, tiny_dataset(), 1, "cpu")
-    *_, last = problem.training_terms(2, 3)
-    (alone,) = problem.training_terms(2, 3, 2)
+    *_, last = (batch.terms() for batch in problem.minibatches(2, 3))
+    (alone,) = (batch.terms() for batch in problem.minibatches(2, 3, 2))
     assert all(torch.equal(a, b) for a, b in zip(last, alone, strict=True))
 
 

@@ -49,7 +49,7 @@ def test_a_step_of_training_stays_on_its_device(kind, family):
     flow = {"family": family, "length": 0 if family == "none" else 3}
     settings = Settings.model_validate(KINDS[kind] | {"flow": flow})
     problem = make_problem(settings, None if kind == "energy" else images_of(kind), 1, "meta")
-    for terms in problem.training_terms(1, 2):
+    for terms in (batch.terms() for batch in problem.minibatches(1, 2)):
         assert all(term.device.type == "meta" for term in terms)
         free_energy(terms, 0.5, "energy").mean().backward()
     gradients = {name: parameter.grad for name, parameter in problem.model.named_parameters()}

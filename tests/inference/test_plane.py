@@ -128,7 +128,7 @@ def test_every_family_trains_and_learns(family):
 def test_parameters_without_features_are_shared_and_all_are_trained():
     problem = make_problem(SETTINGS, None, 1, "cpu")
     assert all(parameter.numel() for parameter in problem.parameters())
-    (terms,) = problem.training_terms(1, 1)
+    (terms,) = (batch.terms() for batch in problem.minibatches(1, 1))
     (-terms.elbo.mean()).backward()
     assert all(parameter.grad is not None for parameter in problem.parameters())
     assert sum(parameter.numel() for parameter in problem.parameters()) == 2 + 2 + 8 * (2 + 2 + 1)

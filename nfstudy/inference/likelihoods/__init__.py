@@ -27,12 +27,14 @@ BERNOULLI = Likelihood(
     label="Bernoulli",
     values=("bits", "levels"),
     implementation="nfstudy.inference.likelihoods.bernoulli:Bernoulli",
+    draws=True,
 )
 LOGIT_NORMAL = Likelihood(
     name="logit-normal",
     values=("patches",),
     per="patch",
     implementation="nfstudy.inference.likelihoods.normal:LogitNormal",
+    draws=True,
     shared_settings=(VarianceSettings,),
 )
 GAUSSIAN = Likelihood(
@@ -41,6 +43,7 @@ GAUSSIAN = Likelihood(
     values=("real",),
     per="example",
     implementation="nfstudy.inference.likelihoods.normal:Gaussian",
+    draws=True,
     shared_settings=(VarianceSettings,),
 )
 CATEGORICAL = Likelihood(

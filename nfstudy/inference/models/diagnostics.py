@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from nfstudy.flows.layered import LayeredFlow
 from nfstudy.inference.models.dlgm import DLGM, Posterior
-from nfstudy.inference.models.objective import BoundTerms
 
 SAMPLES = 32
 """Of q_K(z|x) for each image: a flow has no closed form for its moments."""
@@ -94,19 +93,38 @@ def _kl_by_layer(model: DLGM, posterior: Posterior, z_0: Tensor, z_K: Tensor, lo
     return (torch.stack(by_layer, dim=-1) - log_dets.double()).mean(0)
 
 
-def gradient_snr(terms: Iterable[BoundTerms], weights: list[nn.Parameter]) -> float:
-    """Return the signal-to-noise ratio ‖E[g]‖ / √tr Cov[g] of the gradient g of F over some weights, at β = 1.
+class GradientMoments(NamedTuple):
+    """What R draws of a gradient g say of it, over all of some weights together."""
 
-    ‖E[g]‖² is estimated without bias, ‖ḡ‖² − tr Ĉov/R, and is 0 where that is negative: R draws do not tell it from 0.
+    mean_square: float
+    """‖ḡ‖², of the mean of the draws; too large by `variance` / R."""
+    variance: float
+    """tr Cov[g], estimated without bias."""
+    draws: int
+    """R."""
+
+    @property
+    def snr(self) -> float:
+        """‖E[g]‖ / √tr Cov[g]; NaN where the draws do not differ.
+
+        ‖E[g]‖² is estimated without bias, and is 0 where that is negative: R draws do not tell it from 0.
+        """
+        if not self.variance > 0:
+            return math.nan
+        return math.sqrt(max(0.0, self.mean_square - self.variance / self.draws) / self.variance)
+
+
+def gradient_moments(losses: Iterable[Tensor], weights: list[nn.Parameter]) -> GradientMoments:
+    """Return the moments of the gradient of a loss over some weights.
 
     Arguments:
-        terms: those of R ≥ 2 draws of g, such as of one minibatch with other noise.
+        losses: R ≥ 2 scalars, whose gradients are draws of g, such as of one minibatch with other noise.
         weights: over which the gradient is taken; those that it does not reach have the gradient 0.
     """
     total = [torch.zeros_like(weight, dtype=torch.float64) for weight in weights]
-    squares = count = 0.0
-    for drawn in terms:
-        gradients = torch.autograd.grad(-drawn.elbo.mean(), weights, allow_unused=True)
+    squares, count = 0.0, 0
+    for loss in losses:
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         found: list[Tensor | None] = [None if gradient is None else gradient.double() for gradient in gradients]
         for whole, part in zip(total, found, strict=True):
             if part is not None:
@@ -114,5 +132,4 @@ def gradient_snr(terms: Iterable[BoundTerms], weights: list[nn.Parameter]) -> fl
                 squares += part.square().sum().item()
         count += 1
     mean_square = sum(whole.square().sum().item() for whole in total) / count**2
-    noise = (squares - count * mean_square) / (count - 1)
-    return math.sqrt(max(0.0, mean_square - noise / count) / noise) if noise > 0 else math.nan
+    return GradientMoments(mean_square, (squares - count * mean_square) / (count - 1), count)

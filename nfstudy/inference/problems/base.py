@@ -10,7 +10,7 @@ from torch import nn
 
 from nfstudy.films.arrays import Film
 from nfstudy.films.fits import PlaneFits
-from nfstudy.inference.models.objective import BoundTerms
+from nfstudy.inference.models.minibatch import Minibatch
 from nfstudy.study.settings import Settings
 
 
@@ -42,17 +42,21 @@ class Problem(Protocol):
     def parameters(self) -> list[nn.Parameter]:
         """Return the values of `named_parameters`."""
 
-    def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
-        """Yield the terms of the bound, with gradients, on the first so many minibatches of an epoch (1, 2, ...).
+    def minibatches(self, epoch: int, updates: int, start: int = 0) -> Iterator[Minibatch]:
+        """Yield the first so many minibatches of an epoch (1, 2, ...), with `objective.samples` samples of q each.
 
         Those before `start` are left out; what they would draw is drawn and dropped, so that the others draw the same.
         """
 
-    def repeated_terms(self, count: int) -> Iterator[BoundTerms]:
-        """Yield the terms of the bound, with gradients, so many times on one minibatch, with other noise each time."""
+    def repeated_minibatch(self, count: int, samples: int) -> Iterator[Minibatch]:
+        """Yield one minibatch, that of an epoch which no training has, so many times, with other noise each time."""
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers `Minibatch.inputs` has for an example; 0 without examples."""
 
     def validate(self) -> dict[str, float]:
-        """Return `BoundTerms.numbers` at β = 1 on held-out images or noise, the same every time; in nats."""
+        """Return `objective.BoundTerms.numbers` at β = 1 on held-out images or noise, the same every time; in nats."""
 
     def test(self) -> dict[str, float]:
         """Return the test/* metrics, by their names without `test/`."""

@@ -25,7 +25,7 @@ from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_bound, evaluate_likelihood
 from nfstudy.inference.models.hmc import Sampling
 from nfstudy.inference.models.local import inference_gaps
-from nfstudy.inference.models.objective import BoundTerms, bound_terms
+from nfstudy.inference.models.minibatch import ImageMinibatch
 from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.code_lengths import bits_per_pixel, code_lengths
 from nfstudy.inference.problems.films import MAPPED, POSTERIOR_SAMPLES, POSTERIORS, posterior_film
@@ -88,24 +88,33 @@ class ImageProblem:
         """Return the model's parameters."""
         return list(self.model.parameters())
 
-    def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
-        """Yield the terms (batch,) of each minibatch, one posterior sample an image."""
-        self.model.train()
-        noise_stream = self._generator("posterior noise", epoch)
-        for update, x in enumerate(self._batches(epoch, updates)):
-            noise = torch.randn(len(x), self.model.noise_size, generator=noise_stream)
-            if update >= start:
-                yield bound_terms(self.model, x, noise.to(self.device))
+    @property
+    def inputs(self) -> int:
+        """N, how many numbers an image has."""
+        return self.images[0].numel()
 
-    def repeated_terms(self, count: int) -> Iterator[BoundTerms]:
-        """Yield the terms (batch,) of a minibatch, that of an epoch which no training has, by new noise each time."""
+    def minibatches(self, epoch: int, updates: int, start: int = 0) -> Iterator[ImageMinibatch]:
+        """Yield the minibatches of an epoch; see `Problem`."""
+        self.model.train()
+        stream, samples = self._generator("posterior noise", epoch), self.settings.objective.samples
+        for update, x in enumerate(self._batches(epoch, updates)):
+            noise = torch.randn(samples, len(x), self.model.noise_size, generator=stream)
+            if update >= start:
+                yield self._minibatch(x, noise, epoch, update)
+
+    def repeated_minibatch(self, count: int, samples: int) -> Iterator[ImageMinibatch]:
+        """Yield a minibatch of an epoch which no training has, by new noise each time; see `Problem`."""
         self.model.train()
         (x,) = self._batches(0, 1)
         stream = self._generator("posterior noise", 0)
-        for _ in range(count):
-            yield bound_terms(
-                self.model, x, torch.randn(len(x), self.model.noise_size, generator=stream).to(self.device)
-            )
+        for number in range(count):
+            noise = torch.randn(samples, len(x), self.model.noise_size, generator=stream)
+            yield self._minibatch(x, noise, 0, number)
+
+    def _minibatch(self, x: Tensor, noise: Tensor, epoch: int, number: int) -> ImageMinibatch:
+        # Dreams have a stream an update: how much of one a likelihood takes is its own affair.
+        seed = derive_seed(self.settings.seed, "dreams", self.repetition, epoch, number)
+        return ImageMinibatch(self.model, x, noise.to(self.device), lambda: torch.Generator().manual_seed(seed))
 
     def validate(self) -> dict[str, float]:
         """Return the bound on the validation images."""

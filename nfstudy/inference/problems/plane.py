@@ -16,6 +16,7 @@ from nfstudy.films.arrays import PlaneFilm
 from nfstudy.films.fits import PlaneFits
 from nfstudy.flows import make_flow
 from nfstudy.inference.models.hmc import Sampling
+from nfstudy.inference.models.minibatch import Draws, density_slope
 from nfstudy.inference.models.objective import BoundTerms
 from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.density_grid import CELLS, array_file, window_mass
@@ -86,6 +87,53 @@ class PlaneFlow(nn.Module):
         return -0.5 * (noise.square() + self.log_variance + math.log(2 * math.pi)).sum(-1)
 
 
+class PlaneMinibatch:
+    """A `Minibatch` on the plane: B groups of S samples, −U for ln p(x|z), and 0 for the prior that there is not.
+
+    Arguments:
+        model: q.
+        target: p.
+        noise: (S, B, 2).
+    """
+
+    latent = 2
+
+    def __init__(self, model: PlaneFlow, target: EnergySpec, noise: Tensor) -> None:
+        self.model, self.target, self.noise = model, target, noise
+        self.samples = len(noise)
+
+    @property
+    def inputs(self) -> Tensor:
+        """None of each, (B, 0)."""
+        return self.noise.new_zeros(self.noise.shape[1], 0)
+
+    def terms(self) -> BoundTerms:
+        """Return the terms of the bound along the path, (B,) where S is 1 and (S, B) else."""
+        z, log_q0, log_det = self.model.sample(self.noise[0] if self.samples == 1 else self.noise)
+        return BoundTerms(*self.log_joint(z), log_q0, log_det)
+
+    def draw(self) -> Draws:
+        """Return the samples."""
+        return Draws(*self.model.sample(self.noise))
+
+    def slope(self) -> Tensor:
+        """Return ∂ ln q_K(z)/∂z at the samples, (S, B, 2) without gradients."""
+        at_start = -self.noise * (-0.5 * self.model.log_variance).exp()
+        return density_slope(self.model.flow, self.model.flow_parameters(), self.model.start(self.noise), at_start)
+
+    def log_joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return −U(z) and 0, (S, B) each."""
+        minus_energy = log_density(self.target, z)
+        return minus_energy, torch.zeros_like(minus_energy)
+
+    def latent_kl(self) -> None:
+        """Return None: there is no prior."""
+
+    def dream(self) -> Tensor:
+        """Raise TypeError: there is no model to dream."""
+        raise TypeError("an energy on the plane draws no examples; expected: an estimator without a sleep phase")
+
+
 class EnergyProblem:
     """A `Problem`: a `PlaneFlow` fitted to a confined energy. Noise comes from CPU generators, as for images."""
 
@@ -109,18 +157,18 @@ class EnergyProblem:
         """Return those of q0 and of the flow."""
         return list(self.named_parameters().values())
 
-    def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
-        """Yield the terms (batch,) on fresh samples; −U stands for the log-likelihood, and there is no prior."""
-        stream = self._generator("posterior noise", self.repetition, epoch)
-        for update in range(updates):
-            noise = torch.randn(self.settings.train.batch, 2, generator=stream)
-            if update >= start:
-                terms, _ = self._terms(noise)
-                yield terms
+    @property
+    def inputs(self) -> int:
+        """0: there are no examples."""
+        return 0
 
-    def repeated_terms(self, count: int) -> Iterator[BoundTerms]:
-        """Yield the terms (batch,) of as many batches of fresh samples."""
-        yield from self.training_terms(0, count)
+    def minibatches(self, epoch: int, updates: int, start: int = 0) -> Iterator[PlaneMinibatch]:
+        """Yield `train.batch` groups of fresh samples, an update each; see `Problem`."""
+        yield from self._drawn(epoch, updates, self.settings.objective.samples, start)
+
+    def repeated_minibatch(self, count: int, samples: int) -> Iterator[PlaneMinibatch]:
+        """Yield as many batches of fresh samples; see `Problem`."""
+        yield from self._drawn(0, count, samples)
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
@@ -204,6 +252,13 @@ class EnergyProblem:
     def _window_density(self) -> Tensor:
         """q_K at `window_grid`; asked for only when the training is over."""
         return copy.deepcopy(self.model).cpu().double().log_density(window_grid(CELLS)).exp()
+
+    def _drawn(self, epoch: int, updates: int, samples: int, start: int = 0) -> Iterator[PlaneMinibatch]:
+        stream = self._generator("posterior noise", self.repetition, epoch)
+        for update in range(updates):
+            noise = torch.randn(samples, self.settings.train.batch, 2, generator=stream)
+            if update >= start:
+                yield PlaneMinibatch(self.model, self.target, noise.to(self.device))
 
     def _terms(self, noise: Tensor) -> tuple[BoundTerms, Tensor]:
         z, log_q0, log_det = self.model.sample(noise.to(self.device))

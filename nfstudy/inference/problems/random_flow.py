@@ -14,7 +14,7 @@ from nfstudy.core.seeds import derive_seed
 from nfstudy.films.arrays import PlaneFilm
 from nfstudy.flows import make_flow
 from nfstudy.flows.base import StepHead
-from nfstudy.inference.models.objective import BoundTerms
+from nfstudy.inference.models.minibatch import Minibatch
 from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.density_grid import CELLS, array_file, window_mass
 from nfstudy.inference.problems.energies import window_grid
@@ -52,11 +52,16 @@ class DrawnProblem:
         """Return none."""
         return []
 
-    def training_terms(self, epoch: int, updates: int, start: int = 0) -> Iterator[BoundTerms]:
+    @property
+    def inputs(self) -> int:
+        """0: there are no examples."""
+        return 0
+
+    def minibatches(self, epoch: int, updates: int, start: int = 0) -> Iterator[Minibatch]:
         """Yield nothing."""
         return iter(())
 
-    def repeated_terms(self, count: int) -> Iterator[BoundTerms]:
+    def repeated_minibatch(self, count: int, samples: int) -> Iterator[Minibatch]:
         """Yield nothing."""
         return iter(())
 

@@ -1,4 +1,4 @@
-"""`fit`: stochastic gradient descent on the annealed free energy, the only loop that takes gradients."""
+"""`fit`: stochastic gradient descent on an objective by an estimator of its gradient, the only loop that descends."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from nfstudy.inference.models.objective import BoundTerms, beta_at, free_energy
+from nfstudy.inference.models.objective import BoundTerms, beta_at
+from nfstudy.inference.objectives import make_estimator
 from nfstudy.inference.problems.base import Problem
 from nfstudy.inference.training.checkpoints import CheckpointError, Checkpoints
 from nfstudy.inference.training.ema import Averages, copy_into
 from nfstudy.inference.training.optimisers import make_optimiser
 from nfstudy.inference.training.restored import Expected, check_state
+from nfstudy.inference.training.variances import gradient_variances, measured_epochs, variants
 from nfstudy.runs.result import EpochRecord, OnEpoch, TrialResult
 from nfstudy.study.sections import TrainSpec
 from nfstudy.study.settings import Settings
@@ -37,8 +39,14 @@ class DivergenceError(Exception):
     """A loss, gradient or bound that is not finite."""
 
 
-def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Checkpoints | None = None) -> TrialResult:
-    """Train a problem's parameters in place by Alg. 1: one sample of q_K a data point and update, eq. (20).
+def fit(
+    problem: Problem,
+    settings: Settings,
+    on_epoch: OnEpoch,
+    checkpoints: Checkpoints | None = None,
+    gradients: bool = False,
+) -> TrialResult:
+    """Train a problem's parameters in place by Alg. 1, with the objective and the estimator that the settings name.
 
     Epochs are as long as the problem says; the last may be cut so that there are `train.updates` in all.
 
@@ -48,6 +56,7 @@ def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Ch
         on_epoch: told of every epoch, first of those that a checkpoint holds; False ends the training there.
         checkpoints: where it goes on from and saves itself; the numbers are those of a training that never stopped,
             bit for bit. None: neither.
+        gradients: whether the variance of every estimator's gradient is measured along the way.
 
     Returns:
         How it ended. A finished problem holds the parameters that `train.averaging` and `train.keep` ask for; after a
@@ -56,7 +65,7 @@ def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Ch
     Raises:
         Stopped: the worker has been asked to stop; a checkpoint has been written.
     """
-    loop = _Loop(problem, settings, checkpoints)
+    loop = _Loop(problem, settings, checkpoints, gradients)
     with checkpoints.holding() if checkpoints else nullcontext():
         if checkpoints:
             checkpoints.load(loop.restore)
@@ -76,15 +85,21 @@ def fit(problem: Problem, settings: Settings, on_epoch: OnEpoch, checkpoints: Ch
 class _Loop:
     """What changes from update to update."""
 
-    def __init__(self, problem: Problem, settings: Settings, checkpoints: Checkpoints | None) -> None:
+    def __init__(
+        self, problem: Problem, settings: Settings, checkpoints: Checkpoints | None, gradients: bool = False
+    ) -> None:
         self.problem = problem
         self.settings = settings
         self.checkpoints = checkpoints
         self.parameters = problem.parameters()
+        self.estimator = make_estimator(settings.objective, problem.inputs, problem.device)
         self.optimiser = make_optimiser(problem.named_parameters(), settings.train)
         self.schedule = make_schedule(self.optimiser, settings.train)
         decay = settings.train.averaging
         self.averages = Averages(self.parameters, decay) if decay and self.parameters else None
+        self.measured = variants(settings) if gradients else {}
+        """Metric -> objective whose gradient's variance is measured along the way."""
+        self.measured_after = measured_epochs(-(-settings.train.updates // problem.epoch_updates))
         self.best: tuple[float, list[Tensor]] | None = None
         """The best validation bound and its weights, where those are to be kept."""
         self.update = 0
@@ -108,7 +123,10 @@ class _Loop:
         total = self.settings.train.updates
         while self.update < total or self.count:
             metrics = self._run_epoch() | self._validate()
-            self.records.append(EpochRecord(len(self.records) + 1, self.update, total, metrics))
+            number = len(self.records) + 1
+            if number in self.measured_after:
+                metrics |= gradient_variances(self.problem, self.measured)
+            self.records.append(EpochRecord(number, self.update, total, metrics))
             self.count, self.sums = 0, None
             yield self.records[-1]
 
@@ -124,6 +142,7 @@ class _Loop:
             "schedule": self.schedule.state_dict() if self.schedule else None,
             "averages": self.averages.means if self.averages else None,
             "best": self.best,
+            "estimator": self.estimator.state,
             **{name: getattr(self, name) for name in PLAIN_STATE},
             "records": [(record.epoch, record.update, record.updates, dict(record.metrics)) for record in self.records],
         }
@@ -157,6 +176,7 @@ class _Loop:
         if self.averages:
             self.averages.means = content["averages"]
         copy_into(content["parameters"], self.parameters)
+        self.estimator.load(content.get("estimator", {}))
         self.best = content["best"]
         for name in PLAIN_STATE:
             setattr(self, name, content[name])
@@ -173,6 +193,9 @@ class _Loop:
             schedule_fields=train.schedule.model_dump(),
             averages=self.averages is not None,
             best=train.keep == "best",
+            estimator=self.estimator.state,
+            measured=frozenset(self.measured),
+            measured_after=self.measured_after,
         )
 
     def _run_epoch(self) -> dict[str, float]:
@@ -180,15 +203,15 @@ class _Loop:
         spec = self.settings.objective
         updates = min(self.problem.epoch_updates, self.settings.train.updates - (self.update - self.count))
         then, processor_then = time.perf_counter(), time.process_time()
-        for terms in self.problem.training_terms(len(self.records) + 1, updates, self.count):
+        for batch in self.problem.minibatches(len(self.records) + 1, updates, self.count):
             if self.schedule and self.update:
                 self.schedule.step()
-            energies = free_energy(terms, beta_at(self.update, spec), spec.annealing)
+            estimate = self.estimator(batch, beta_at(self.update, spec))
             self.update += 1
-            self.norm = self._descend(energies.mean())
+            self.norm = self._descend(estimate.objective.mean())
             if self.averages:
                 self.averages.follow(self.update)
-            means = torch.stack([*terms, energies]).detach().mean(-1).double()
+            means = torch.stack([*estimate.terms, estimate.objective]).detach().mean(-1).double()
             self.sums = means if self.sums is None else self.sums + means
             self.count += 1
             now, processor_now = time.perf_counter(), time.process_time()

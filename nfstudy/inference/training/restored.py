@@ -42,6 +42,12 @@ class Expected:
     """Whether it averages its weights."""
     best: bool
     """Whether it keeps its best weights."""
+    estimator: Mapping[str, Tensor]
+    """What its estimator learns along the way."""
+    measured: frozenset[str]
+    """Metrics that some of its epochs have beside those of every epoch."""
+    measured_after: frozenset[int]
+    """Which epochs these are."""
 
 
 def check_state(content: Mapping[str, Any], expected: Expected) -> list[EpochRecord]:
@@ -74,6 +80,7 @@ def check_state(content: Mapping[str, Any], expected: Expected) -> list[EpochRec
     _require((content["averages"] is not None) == expected.averages, "it averages weights otherwise")
     if expected.averages:
         _check_weights("averages", content["averages"], expected)
+    _check_estimator(content.get("estimator", {}), expected.estimator)
     _require((content["best"] is not None) == (expected.best and bool(records)), "it keeps weights otherwise")
     if content["best"] is not None:
         bound, weights = content["best"]
@@ -92,7 +99,8 @@ def _records(told: Sequence[Any], expected: Expected) -> list[EpochRecord]:
             f"its epoch number {number:,} is epoch {record.epoch:,}, to update {record.update:,} of "
             f"{record.updates:,}; expected: to update {end:,} of {expected.updates:,}",
         )
-        if unlike := sorted(EPOCH_METRICS ^ record.metrics.keys()):
+        own = EPOCH_METRICS | (expected.measured if number in expected.measured_after else frozenset())
+        if unlike := sorted(own ^ record.metrics.keys()):
             raise CheckpointError(_words(f"its epoch {number:,} has not the metrics of an epoch: {', '.join(unlike)}"))
         _require(
             all(isinstance(value, float) for value in record.metrics.values())
@@ -107,6 +115,14 @@ def _check_weights(name: str, weights: Sequence[Any], expected: Expected) -> Non
     _require([weight.shape for weight in weights] == shapes, f"its {name} have other shapes than the model's")
     same = all(mine.dtype == own.dtype for mine, own in zip(weights, expected.parameters, strict=True))
     _require(same and all(bool(weight.isfinite().all()) for weight in weights), f"its {name} are no finite numbers")
+
+
+def _check_estimator(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
+    """Hold what an estimator has learned to what it can have; checkpoints of before there was a choice have none."""
+    _require(state.keys() == expected.keys(), "its estimator of the gradient is another one")
+    for name, own in expected.items():
+        fits = _is_tensor(state[name], tuple(own.shape)) and state[name].dtype == own.dtype
+        _require(fits and bool(state[name].isfinite().all()), f"its estimator's {name} does not fit")
 
 
 def _check_optimiser(state: Mapping[str, Any], expected: Expected, update: int) -> None:

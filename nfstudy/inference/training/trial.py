@@ -11,13 +11,14 @@ from dataclasses import replace
 from nfstudy.data import Dataset
 from nfstudy.films import film_files
 from nfstudy.films.fits import FITS, write_fits
-from nfstudy.inference.models.diagnostics import gradient_snr
+from nfstudy.inference.models.diagnostics import gradient_moments
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.base import Problem, variational
 from nfstudy.inference.problems.metrics import compute_metric
 from nfstudy.inference.training.checkpoints import Checkpoints
 from nfstudy.inference.training.loop import fit
 from nfstudy.inference.training.memory import peak_memory, reset_peak_memory
+from nfstudy.inference.training.variances import losses
 from nfstudy.runs.result import OnEpoch, TrialResult
 from nfstudy.study.cells import Trial
 
@@ -48,7 +49,7 @@ def run_trial(
     problem = make_problem(trial.settings, dataset, trial.repetition, device)
     end = TrialResult("finished")
     if problem.parameters():
-        end = fit(problem, trial.settings, on_epoch, checkpoints)
+        end = fit(problem, trial.settings, on_epoch, checkpoints, trial.gradients)
     metrics = dict(end.metrics)
     if end.seconds and end.outcome != "diverged":
         metrics["time/updates_per_second"] = end.update / end.seconds
@@ -65,7 +66,9 @@ def run_trial(
             diagnosis = problem.diagnose()
             metrics |= {**diagnosis.metrics, "train/parameters": sum(weight.numel() for weight in problem.parameters())}
             if problem.parameters():
-                snr = gradient_snr(problem.repeated_terms(GRADIENTS), variational(problem.named_parameters()))
+                # At β = 1 all annealings are one; so much is said of the estimator that it was trained by.
+                plain = trial.settings.objective.model_copy(update={"annealing": "none"})
+                snr = gradient_moments(losses(problem, plain, GRADIENTS), variational(problem.named_parameters())).snr
                 metrics |= {} if math.isnan(snr) else {"train/gradient_snr": snr}
             curves, files = diagnosis.curves, {**problem.files(), **diagnosis.files}
             if trial.film and trial.settings.flow.length:

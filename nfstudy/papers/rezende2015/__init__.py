@@ -31,6 +31,12 @@ TABLE_3 = ExhibitDeclaration(
     make=f"{_HERE}.table_3:table_3",
     readme=f"{_HERE}.readme:table_3",
 )
+FOLLOW_UPS = ExhibitDeclaration(
+    name="follow-ups",
+    paper="rezende2015",
+    needs={"data.name": ("mnist",)},
+    make=f"{_HERE}.follow_ups:follow_ups",
+)
 FIGURE_4 = ExhibitDeclaration(
     name="figure-4",
     paper="rezende2015",

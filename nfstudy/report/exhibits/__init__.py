@@ -56,6 +56,9 @@ FILMS = ExhibitDeclaration(name="films", make=f"{_HERE}.films:films", films=True
 LATENT_MAP = ExhibitDeclaration(
     name="latent-map", make=f"{_HERE}.films:latent_map", needs={"model.latent": (2,)}, films=True
 )
+BEYOND_TABLE_2 = ExhibitDeclaration(
+    name="beyond-table-2", make=f"{_HERE}.equal:beyond_table_2", needs={"data.name": ()}
+)
 MCMC_ENERGIES = ExhibitDeclaration(
     name="mcmc-energies", make=f"{_HERE}.mcmc:mcmc_energies", needs={"energy.name": ()}, fits=True
 )
@@ -63,6 +66,7 @@ MCMC_POSTERIORS = ExhibitDeclaration(
     name="mcmc-posteriors", make=f"{_HERE}.mcmc:mcmc_posteriors", needs={"model.latent": (2,)}, fits=True
 )
 INFERENCE_GAPS = ExhibitDeclaration(name="inference-gaps", make=f"{_HERE}.gaps:inference_gaps", needs={"data.name": ()})
+ESTIMATORS = ExhibitDeclaration(name="estimators", make=f"{_HERE}.estimators:estimators", gradients=True)
 CURVE = ExhibitDeclaration(name="curve", make=f"{_HERE}.varied:curve", options=CurveOptions)
 MAP = ExhibitDeclaration(name="map", make=f"{_HERE}.varied:heat_map", options=MapOptions)
 SEARCH = ExhibitDeclaration(name="search", make=f"{_HERE}.searches:search", of_search=True)

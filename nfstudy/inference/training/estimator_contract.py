@@ -1,0 +1,96 @@
+"""What an estimator of gradients must satisfy, checked on small problems before anything is trained by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from nfstudy.core.declarations import GradientEstimator
+from nfstudy.core.errors import UserError
+from nfstudy.data import load_dataset
+from nfstudy.inference.objectives import make_estimator
+from nfstudy.inference.problems import make_problem
+from nfstudy.inference.problems.base import Problem
+from nfstudy.inference.problems.metrics import TRIES
+from nfstudy.study.settings import Settings
+
+BETA = 0.5
+
+
+def check_estimator(declaration: GradientEstimator) -> int:
+    """Check an estimator at each of its examples; return on how many small problems.
+
+    Objectives and terms are of each example of a minibatch and finite; the same minibatch gives the same numbers; all
+    parameters get a gradient; and what it learns along the way are tensors, from which another one goes on.
+
+    Raises:
+        UserError: one of these does not hold, or its code fails; or none of its examples is possible.
+    """
+    checked = 0
+    for variant, problem in _problems(declaration):
+        try:
+            found = _mistake(problem)
+        except Exception as error:  # Somebody else's code: it may raise anything.
+            found = f"{type(error).__name__}: {error}"
+        if found:
+            raise UserError(f"estimator {declaration.name}: {variant}, {problem.settings.problem}: {found}")
+        checked += 1
+    if not checked:
+        raise UserError(f"estimator {declaration.name}: examples: none is possible; expected: one that is, of images")
+    return checked
+
+
+def _problems(declaration: GradientEstimator) -> Iterator[tuple[str, Problem]]:
+    for variant, example in declaration.variants.items():
+        own = {f"objective.{field}": value for field, value in example.items()}
+        for content in TRIES:
+            settings = Settings.model_validate(content)
+            if settings.drawn:
+                continue
+            for annealing in declaration.annealing:
+                values = {"objective.estimator": declaration.name, "objective.annealing": annealing, **own}
+                try:
+                    settings = settings.replace(values)
+                except ValidationError:
+                    continue
+                dataset = load_dataset(settings.data, ()) if settings.data else None
+                yield f"{variant}, annealing {annealing}", make_problem(settings, dataset, 1, "cpu")
+
+
+def _mistake(problem: Problem) -> str:
+    """Return what is wrong with the estimator of a problem's settings; empty where nothing is."""
+    objective = problem.settings.objective
+    beta = 1.0 if objective.annealing == "none" else BETA
+    estimator, again = (make_estimator(objective, problem.inputs, problem.device) for _ in range(2))
+    first, second = (list(problem.minibatches(1, 2)) for _ in range(2))
+    rows = problem.settings.train.batch
+    for place, (batch, same) in enumerate(zip(first, second, strict=True)):
+        estimate = estimator(batch, beta)
+        for name, value in (*estimate.terms._asdict().items(), ("objective", estimate.objective)):
+            if value.shape != (rows,):
+                return f"{name}: got shape {tuple(value.shape)}; expected: ({rows},), one number an example"
+            if not bool(value.isfinite().all()):
+                return f"{name}: got numbers that are not finite; expected: finite ones"
+        gradients = _gradients(problem, estimate.objective)
+        if missed := [name for name, gradient in gradients.items() if gradient is None]:
+            return f"gradient of {missed[0]}: none; expected: one that reaches every parameter"
+        if bad := [name for name, g in gradients.items() if g is not None and not bool(g.isfinite().all())]:
+            return f"gradient of {bad[0]}: not finite; expected: finite numbers"
+        if place == 0 and not all(isinstance(value, Tensor) for value in estimator.state.values()):
+            return "state: got what is no tensor; expected: tensors, which checkpoints hold"
+        repeated = again(same, beta).objective
+        if not torch.equal(repeated, estimate.objective):
+            return "objective: got other numbers of the same minibatch; expected: no draws but the minibatch's"
+        # The second goes on from the first one's state, as after a checkpoint.
+        again = make_estimator(objective, problem.inputs, problem.device)
+        again.load(estimator.state)
+    return ""
+
+
+def _gradients(problem: Problem, objective: Tensor) -> dict[str, Tensor | None]:
+    named = {name: weight for name, weight in problem.named_parameters().items() if weight.numel()}
+    found = torch.autograd.grad(objective.mean(), list(named.values()), allow_unused=True)
+    return dict(zip(named, found, strict=True))
