@@ -54,7 +54,7 @@ def check_declaration(declaration: Declaration) -> str:
 
         return f"{check_family(declaration)} chains satisfy the flow contract"
     if isinstance(declaration, GradientEstimator):
-        from nfstudy.inference.training.estimator_contract import check_estimator
+        from nfstudy.inference.problems.estimator_contract import check_estimator
 
         return f"satisfies the contract of estimators on {check_estimator(declaration)} small problems"
     if isinstance(declaration, Metric) and declaration.compute:

@@ -82,7 +82,7 @@ ROOMS = {
     "inference.objectives": ("core", "study", "inference.models"),
     "inference.problems": (
         *("core", "films", "flows", "data", "study", "runs"),
-        *("inference.models", "inference.likelihoods"),
+        *("inference.models", "inference.objectives", "inference.likelihoods"),
     ),
     "inference.training": (
         *("core", "films", "data", "study", "runs"),

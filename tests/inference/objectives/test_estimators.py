@@ -11,7 +11,7 @@ from nfstudy.core.errors import UserError
 from nfstudy.data import load_dataset
 from nfstudy.inference.objectives import make_estimator
 from nfstudy.inference.problems import make_problem
-from nfstudy.inference.training.estimator_contract import check_estimator
+from nfstudy.inference.problems.estimator_contract import check_estimator
 from nfstudy.inference.training.loop import _Loop, fit
 from nfstudy.inference.training.variances import gradient_variances, measured_epochs, variants
 from nfstudy.runs.metrics import known_metrics
