@@ -77,11 +77,16 @@ def _planar(contest: Contest, amortised: bool) -> Contestant:
 def _householder(contest: Contest, amortised: bool) -> Contestant:
     """Return reflections, mapped over or scanned as planar steps are."""
     v = jnp.asarray(contest.householder(amortised)[0])
-    make = eqx.filter_vmap(Householder)
     if amortised:
-        steps = Chain([make(v[:, k]) for k in range(contest.length)])
+        steps = Chain([_reflections(v[:, k]) for k in range(contest.length)])
         return _contestant(contest, amortised, steps, eqx.if_array(0), None, True, "jit")
-    return _contestant(contest, amortised, Scan(make(v)), None, None, True, "shared parameters; jit")
+    return _contestant(contest, amortised, Scan(_reflections(v)), None, None, True, "shared parameters; jit")
+
+
+def _reflections(v: jax.Array) -> Householder:
+    """Return reflections by vectors (n, D), of which its own, unwrapped together, would divide all by one norm."""
+    unit = paramax.Parameterize(lambda v: v / jnp.linalg.norm(v, axis=-1, keepdims=True), v)
+    return eqx.tree_at(lambda step: step.unit_vec, Householder(v[0]), unit)
 
 
 def _full_covariance(contest: Contest, amortised: bool) -> Contestant:

@@ -55,7 +55,7 @@ def test_in_float32_the_loop_is_as_exact_as_the_plain_formula(length, size):
 
 
 def test_gradients_are_those_of_finite_differences():
-    z, v = draw(2, 4, 3, seed=0).requires_grad_(), draw(3, 4, 3, seed=1).requires_grad_()
+    z, v = draw(2, 4, 3, seed=0).requires_grad_(), draw(4, 2, 3, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lambda z, v: HouseholderChain.apply(z, v)[0], [z, v])
 
 

@@ -11,7 +11,16 @@ from support.fake_runs import FakeRuns
 from nfstudy.core.errors import SpecError
 from nfstudy.report.build import make_exhibit
 from nfstudy.report.plots.curves import render
-from nfstudy.report.statistics.equal import Point, Reading, common_costs, difference, ranks, read_at
+from nfstudy.report.statistics.equal import (
+    Point,
+    Reading,
+    Training,
+    common_costs,
+    difference,
+    lowest_at,
+    ranks,
+    read_at,
+)
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.runs.metrics import TIGHT_NLL
 from nfstudy.study.reader import parse_study
@@ -53,7 +62,10 @@ def logged(more=lambda trial: {}, repetitions=lambda trial: True):
                 "train__parameters": 5000 + added,
                 "time__update_cpu_ms": milliseconds,
             }
-            runs.add(trial, **(numbers | more(trial)))
+            run_id = runs.add(trial, **(numbers | more(trial)))
+            for update in (250, 500, 1000):  # F falls by the family's gain for each doubling of the updates.
+                bound = 40 + seed - GAIN.get(flow.family, 0) * math.log2(update)
+                runs.points.append((run_id, "valid/elbo", update, -bound))
     return plan, runs
 
 
@@ -64,6 +76,10 @@ def exhibit(plan, runs):
 def lines(table):
     """Return (flow, at) -> the row's other texts."""
     return {(row.name, row.entries[0].text): [entry.display for entry in row.entries[1:]] for row in table.rows}
+
+
+def ranked(readings):
+    return ranks([*readings], lambda a, b: difference(readings[a], readings[b], TIGHT_NLL))
 
 
 def curve(*costs):
@@ -134,35 +150,35 @@ def test_the_evaluations_own_error_widens_an_interval():
 def test_families_that_the_seeds_do_not_tell_apart_share_ranks():
     cells = {(r.label.family, r.label.length): r for r in gather_results(*logged()).cells}
     readings = {name: Reading((1.0,), (cells[name, 16],)) for name in ("planar", "iaf", "hamiltonian")}
-    assert {name: rank.text for name, rank in ranks(readings, TIGHT_NLL).items()} == {
+    assert {name: rank.text for name, rank in ranked(readings).items()} == {
         "planar": "2–3",
         "iaf": "1",
         "hamiltonian": "2–3",
     }
-    assert ranks({"iaf": readings["iaf"]}, TIGHT_NLL)["iaf"].text == "1"
+    assert ranked({"iaf": readings["iaf"]})["iaf"].text == "1"
 
 
 def test_one_seed_tells_nothing_apart():
     results = gather_results(*logged(repetitions=lambda trial: trial.index == 1))
     cells = {(r.label.family, r.label.length): r for r in results.cells}
     readings = {name: Reading((1.0,), (cells[name, 16],)) for name in ("planar", "iaf")}
-    assert {rank.text for rank in ranks(readings, TIGHT_NLL).values()} == {"1–2"}
+    assert {rank.text for rank in ranked(readings).values()} == {"1–2"}
 
 
 def test_the_exhibit_ranks_families_at_equal_k_parameters_and_seconds():
     shown = exhibit(*logged())
-    of_k, of_parameters, of_seconds = map(lines, shown.tables)
-    assert of_k["IAF", "K = 16"][-2] == "1"
-    assert of_k["NF (planar)", "K = 16"][-2] == of_k["HVI", "K = 16"][-2] == "2–3"
-    assert of_k["full covariance", "K = 16"][1] == "no run near: K = 1"
-    assert of_k["full covariance", "K = 1"][-2] == "1"
+    of_k, of_parameters, of_seconds = map(lines, shown.tables[:3])
+    assert of_k["IAF", "16"][1] == "1"
+    assert of_k["NF (planar)", "16"][1] == of_k["HVI", "16"][1] == "2–3"
+    assert of_k["full covariance", "16"][:2] == ["no run near: K = 1", ""]
+    assert of_k["full covariance", "1"][1] == "1"
     # Planar adds 100 to 1,600, IAF 400 to 6,400, HVI 900 whatever K, and full covariance 250.
-    assert {at for _, at in of_parameters} == {"250 parameters", "900 parameters"}
-    assert of_parameters["HVI", "900 parameters"][0] == "K = 16"
-    assert of_parameters["NF (planar)", "900 parameters"][0] == "K = 4 and 16"
-    assert of_parameters["IAF", "250 parameters"][1] == "no run near: 400 parameters to 6,400 parameters"
+    assert {at for _, at in of_parameters} == {"250", "900"}
+    assert of_parameters["HVI", "900"][-2] == "K = 16"
+    assert of_parameters["NF (planar)", "900"][-2] == "K = 4 and 16"
+    assert of_parameters["IAF", "250"][0] == "no run near: 400 to 6,400 parameters"
     # 1,000 updates of 2.4 or 2.5 ms are as near as makes no difference; of 3 and of 5 to 20 they are not.
-    assert {name for (name, _), texts in of_seconds.items() if not texts[1].startswith("no run")} == {
+    assert {name for (name, _), texts in of_seconds.items() if not texts[0].startswith("no run")} == {
         "NF (planar)",
         "full covariance",
     }
@@ -175,11 +191,11 @@ def test_the_exhibit_ranks_families_at_equal_k_parameters_and_seconds():
 def test_a_value_stands_with_its_interval_its_change_and_its_runs():
     plan, runs = logged()
     table = exhibit(plan, runs).tables[0]
-    row = next(row for row in table.rows if (row.name, row.entries[0].text) == ("IAF", "K = 4"))
-    values = np.array([run["test/nll_tight"] for run in runs.records if run["run_id"] in row.entries[2].run_ids])
+    row = next(row for row in table.rows if (row.name, row.entries[0].text) == ("IAF", "4"))
+    values = np.array([run["test/nll_tight"] for run in runs.records if run["run_id"] in row.entries[1].run_ids])
     half = stats.t.isf(0.025, 5) * values.std(ddof=1) / 6**0.5
-    assert len(row.entries[2].run_ids) == 6
-    assert row.entries[2].display == f"≤ {values.mean():.2f} ± {values.std(ddof=1) / 6**0.5:.2f} (6)"
+    assert len(row.entries[1].run_ids) == 6
+    assert row.entries[1].display == f"≤ {values.mean():.2f} ± {values.std(ddof=1) / 6**0.5:.2f} (6)"
     assert row.entries[3].display == f"[{values.mean() - half:.2f}, {values.mean() + half:.2f}]"
     assert row.entries[4].display.startswith("−1.6")  # ln 5 = 1.61, within the noise.
 
@@ -187,6 +203,34 @@ def test_a_value_stands_with_its_interval_its_change_and_its_runs():
 def test_without_processor_times_the_clock_is_used_and_said():
     shown = exhibit(*logged(lambda trial: {"time__update_cpu_ms": math.nan}))
     assert "wall clock" in shown.tables[2].caption
+
+
+def test_a_curve_is_read_off_after_so_many_seconds():
+    training = Training(None, 0.01, {1: [(100, 8.0), (300, 4.0)], 2: [(100, 9.0), (200, 7.0), (300, 6.0)]})
+    assert training.most == pytest.approx(3)
+    assert training.at(2.0) == {1: 6.0, 2: 7.0}
+    assert training.at(3.0) == {1: 4.0, 2: 6.0}
+    assert training.at(0.5) == training.at(3.1) == {}
+    other = Training(None, 0.005, {1: [(100, 5.0), (400, 5.5)], 2: [(100, 5.0), (400, 5.5)]})
+    assert lowest_at([training, other], 1.0)[0] is other
+    assert lowest_at([training, other], 3.0)[0] is training  # Which the other does not reach.
+    assert lowest_at([training, other], 9.0) is None
+
+
+def test_after_equal_seconds_a_slow_family_has_done_fewer_updates():
+    """All reach 2 s, the whole training of K = 0; of HVI at K = 16 these are 100 updates, before its first epoch."""
+    table = exhibit(*logged()).tables[3]
+    rows = {row.name: [entry.display for entry in row.entries] for row in table.rows}
+    assert {texts[0] for texts in rows.values()} == {"2"}
+    assert rows["diagonal Gaussian"][4:] == ["K = 0", "1,000"]
+    assert rows["NF (planar)"][5] == "800"
+    assert rows["IAF"][5] == "667"
+    assert rows["HVI"][4:] == ["K = 1", "400"]
+    assert rows["full covariance"][2] == "1"
+    seeds = np.array([index / 2 for index in range(1, 7)])
+    # 2/3 of 1,000 updates lie a third of the way between the epochs at 500 and 1,000.
+    expected = 40 + seeds.mean() - (math.log2(500) * 2 / 3 + math.log2(1000) / 3)
+    assert float(rows["IAF"][1].split()[0]) == pytest.approx(expected, abs=0.03)
 
 
 def test_a_study_without_k_0_counts_all_parameters():
@@ -197,8 +241,8 @@ def test_a_study_without_k_0_counts_all_parameters():
             runs.add(trial, train__parameters=5000, time__update_cpu_ms=2.0)
     shown = exhibit(plan, runs)
     assert "all numbers that are trained" in shown.tables[1].caption
-    assert {at for _, at in lines(shown.tables[1])} == {"5,000 parameters"}
-    assert all(row.entries[4].display == "–" for row in shown.tables[0].rows if row.entries[2].value is not None)
+    assert {at for _, at in lines(shown.tables[1])} == {"5,000"}
+    assert all(row.entries[4].display == "–" for row in shown.tables[0].rows if row.entries[1].value is not None)
 
 
 def test_without_runs_it_says_so():

@@ -11,7 +11,6 @@ from nfstudy.flows.base import (
     Generators,
     StepHead,
     fits_lanes,
-    over_lanes,
     require_steps,
     rows_by_image,
     rows_like,
@@ -87,7 +86,7 @@ class HouseholderFlow(Flow):
         """Return z_K, (..., B, D), and zeros, (..., B); see `householder_flow`."""
         (v,) = parameters
         if v.dim() == 3 and fits_lanes(z, v):
-            return over_lanes(HouseholderChain.apply, z, v)
+            return HouseholderChain.apply(z, v)
         return householder_flow(z, v)
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:

@@ -15,32 +15,45 @@ from torch import Tensor
 
 from nfstudy.core.kernels import COMPILED, PART, differentiable_once
 from nfstudy.core.kernels.cache import compiled
-from nfstudy.core.kernels.path import apply_chain, gradients_of_chain
+from nfstudy.core.kernels.layout import from_lanes, lanes
 from nfstudy.flows.nice.kernel import copy
 from nfstudy.flows.planar.kernel import dot
 
 
 class HouseholderChain(torch.autograd.Function):
-    """Apply K reflections.
+    """Apply K reflections; layouts change in here, where no node of the graph has to be made of it.
 
     Arguments:
-        z: z_0, (S, D, B).
-        v: (K, D, B).
+        z: z_0, (..., B, D).
+        v: (B, K, D); not copied where it is batch-last in memory.
 
     Returns:
-        z_K, (S, D, B), and zeros, (S, B).
+        z_K, (..., B, D), batch-last in memory, and zeros, (..., B).
     """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Run the chain; where a gradient will be asked for, keep every z_{k−1}."""
-        return apply_chain(ctx, chain, z, v, 0)
+        vectors, end = _batch_last(v), lanes(z, own=True)
+        path = np.empty((len(vectors) if any(ctx.needs_input_grad) else 0, *end.shape), end.dtype)
+        chain(vectors, path, end)
+        ctx.save_for_backward(v)
+        ctx.path = path
+        return from_lanes(end, z.shape), z.new_zeros(z.shape[:-1])
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: Any, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad_z: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of z and v."""
-        return gradients_of_chain(ctx, chain_backward, grad_z, grad_log_det)[:2]
+        vectors, g = _batch_last(*ctx.saved_tensors), lanes(grad_z, own=True)
+        grad_v = np.zeros_like(vectors)
+        chain_backward(vectors, ctx.path, g, grad_v)
+        return from_lanes(g, grad_z.shape), torch.from_numpy(grad_v.transpose(2, 0, 1))
+
+
+def _batch_last(v: Tensor) -> np.ndarray:
+    """Return v (B, K, D) as (K, D, B) without gaps."""
+    return np.ascontiguousarray(v.numpy().transpose(1, 2, 0))
 
 
 @compiled(**PART)
@@ -71,17 +84,14 @@ def unit_vectors(v, unit, largest, total):
 
 
 @compiled(**COMPILED)
-def chain(v, _, path, end, log_det):
-    """Turn end (S, D, B) from z_0 into z_K, and fill log_det (S, B) with 0.
+def chain(v, path, end):
+    """Turn end (S, D, B) from z_0 into z_K.
 
     Fills path (K, S, D, B) with z_{k−1}, unless it is (0, S, D, B).
     """
     length, latent, images = v.shape
     unit, along = np.empty((latent, images), v.dtype), np.empty(images, v.dtype)
     largest, total = np.empty(images, v.dtype), np.empty(images, v.dtype)
-    for s in range(len(end)):
-        for i in range(images):
-            log_det[s, i] = 0
     for k in range(length):
         unit_vectors(v[k], unit, largest, total)
         for s in range(len(end)):
@@ -106,7 +116,7 @@ def add_gradient(unit, z, g, by_g, by_z, by_unit, grad):
 
 
 @compiled(**COMPILED)
-def chain_backward(path, v, grad_z, grad_log_det, grad_v, _):
+def chain_backward(v, path, grad_z, grad_v):
     """Turn grad_z (S, D, B) from the gradient of z_K into that of z_0, and add to grad_v (K, D, B).
 
     With u = v/‖v‖, c = uᵀz and a = uᵀg, the gradients are g − 2 a u by z and −2 (c g + a z − 2 a c u)/‖v‖ by v.

@@ -56,4 +56,7 @@ FIGURE_1 = ExhibitDeclaration(
 FIGURE_3 = ExhibitDeclaration(
     name="figure-3", paper="rezende2015", needs={"energy.name": ()}, make=f"{_HERE}.figures_1_3:figure_3"
 )
+STOCHASTIC_LAYERS = ExhibitDeclaration(
+    name="stochastic-layers", make=f"{_HERE}.stochastic_layers:stochastic_layers", needs={"model.stochastic_layers": ()}
+)
 READINGS = ExhibitDeclaration(name="readings", paper="rezende2015", make=f"{_HERE}.readings:readings")

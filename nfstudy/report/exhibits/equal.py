@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from nfstudy.core.declarations import Metric
 from nfstudy.report.exhibits.base import Answer, CurveGroup, Drawing, Exhibit, bounded, drawn_groups, remark, stamped
+from nfstudy.report.exhibits.equal_seconds import while_training
 from nfstudy.report.exhibits.trust import why_not_converged
 from nfstudy.report.plots.curves import Curve
-from nfstudy.report.plots.equal import CostPanel, draw_over_costs
+from nfstudy.report.plots.equal import CostPanel, CostRow, draw_over_costs
 from nfstudy.report.statistics.equal import LEVEL, Point, Rank, Reading, common_costs, difference, ranks, read_at
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.report.tables import Entry, Row, Table, format_interval, format_number
@@ -39,10 +40,12 @@ class Cost:
     meaning: str
     """A sentence, for the caption of the table."""
     axis: str
+    column: str
+    """Of the values at which curves are read, with their unit."""
     of: Callable[[CellResult, CurveGroup], float | None]
     """What a cell takes, given the curve that it is on; None where that is not known."""
     text: Callable[[float], str]
-    """A value with its unit."""
+    """A value in a sentence, with its unit."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,9 @@ def beyond_table_2(results: Results) -> Exhibit:
     groups = [group for group in groups if any(cell.label.length for cell in group.cells)]
     quantity = next((metric for metric in (TIGHT_NLL, NLL) if any(r.estimate(metric).n for r in results.cells)), NLL)
     bare = next((r for r in results.cells if r.label.length == 0 and r.estimate(quantity).n), None)
-    tables, panels, rankings = [], list[CostPanel](), list[Ranking]()
-    for cost in (_LENGTH, _parameters(groups), _seconds(results)):
+    seconds = _seconds(results)
+    tables, rankings, panels, changes = [], list[Ranking](), list[CostPanel](), list[CostPanel]()
+    for cost in (_LENGTH, _parameters(groups), seconds):
         families = [_family(group, cost, quantity) for group in groups]
         curves = [family.points for family in families if family.points]
         values = _lengths(families) if cost is _LENGTH else common_costs(curves, MOST_VALUES)
@@ -80,16 +84,22 @@ def beyond_table_2(results: Results) -> Exhibit:
         rankings += ours
         tables.append(_table(cost, families, ours, quantity, bare, results))
         if curves:
-            panels.append(CostPanel(cost.title, cost.axis, [_curve(f, quantity) for f in families if f.points], values))
+            drawn = [family for family in families if family.points]
+            levels, differences = ([_curve(each, quantity, less) for each in drawn] for less in (None, bare))
+            panels.append(CostPanel(cost.title, cost.axis, levels, values))
+            changes.append(CostPanel("", cost.axis, differences, values))
+    tables.append(while_training(groups, seconds.of, results))
     if not panels:
         return Exhibit(NAME, TITLE, "No run of a flow has a number to draw.", tuple(tables))
-    y_label = f"{quantity.title} ({results.unit})"
-    level = bare.estimate(quantity).mean if bare else None
-    figure = draw_over_costs("Families at equal cost, test set", y_label, panels, level, results.stamp)
-    caption = (
-        f"{quantity.title} on the test set over what a flow takes: mean and 95 % interval over repetitions. The dashed "
-        "line is K = 0; dotted lines are where the tables read the curves off."
-    )
+    rows = [CostRow(f"{quantity.title} ({results.unit})", panels, bare.estimate(quantity).mean if bare else None)]
+    caption = f"{quantity.title} on the test set over what a flow takes: mean and 95 % interval over repetitions."
+    if bare:
+        rows.append(CostRow("change from K = 0", changes, 0.0))
+        caption += (
+            " Below: the change from K = 0, the dashed line, in pairs of equal repetitions, which share their seeds."
+        )
+    figure = draw_over_costs("Families at equal cost, test set", rows, results.stamp)
+    caption += " Dotted lines are where the tables read the curves off."
     drawing = Drawing(NAME, figure, stamped(caption, results))
     answer = _answer(rankings, quantity)
     return Exhibit(NAME, TITLE, more, tuple(tables), (drawing,), answer=answer)
@@ -100,6 +110,7 @@ _LENGTH = Cost(
     "Equal K",
     "Equal K: as many steps, whatever one takes.",
     "flow length K",
+    "K",
     lambda cell, _: float(cell.label.length),
     lambda value: f"K = {value:.0f}",
 )
@@ -118,13 +129,10 @@ def _parameters(groups: Sequence[CurveGroup]) -> Cost:
 
     what = "numbers that are trained beyond those of K = 0" if added else "all numbers that are trained"
     axis = "parameters that the flow adds" if added else "parameters"
+    meaning = f"Parameters: {what}."
     return Cost(
-        "parameters", "Equal parameters", f"Parameters: {what}.", axis, of, lambda x: f"{_rounded(x)} parameters"
+        "parameters", "Equal parameters", meaning, axis, "parameters", of, lambda x: f"{_rounded(x)} parameters"
     )
-
-
-def _parameters_text(value: float) -> str:
-    return f"{_rounded(value)} parameters"
 
 
 def _seconds(results: Results) -> Cost:
@@ -149,7 +157,7 @@ def _seconds(results: Results) -> Cost:
     on = f"{', '.join(devices) or 'unknown device'}, threads {', '.join(threads) or 'unknown'}"
     meaning = f"Seconds: of one training, without evaluation; {how}. Runs were on {on}."
     axis = "seconds of training" + (", processor" if measured else "")
-    return Cost("seconds", "Equal seconds", meaning, axis, of, lambda x: f"{_rounded(x)} s")
+    return Cost("seconds", "Equal seconds", meaning, axis, "seconds", of, lambda x: f"{_rounded(x)} s")
 
 
 def _rounded(value: float) -> str:
@@ -176,7 +184,8 @@ def _lengths(families: Sequence[Family]) -> list[float]:
 def _ranking(cost: Cost, value: float, families: Sequence[Family], quantity: Metric) -> Ranking:
     read = {family.name: _read(cost, family, value) for family in families}
     readings = {name: reading for name, reading in read.items() if reading}
-    return Ranking(cost, value, readings, ranks(readings, quantity))
+    found = ranks([*readings], lambda a, b: difference(readings[a], readings[b], quantity))
+    return Ranking(cost, value, readings, found)
 
 
 def _read(cost: Cost, family: Family, value: float) -> Reading | None:
@@ -187,8 +196,10 @@ def _read(cost: Cost, family: Family, value: float) -> Reading | None:
     return read_at(family.points, value)
 
 
-def _curve(family: Family, quantity: Metric) -> Curve:
-    contrasts = [Reading((1.0,), (point.cell,)).contrast(quantity) for point in family.points]
+def _curve(family: Family, quantity: Metric, less: CellResult | None) -> Curve:
+    """Return a curve's values with their intervals, or its differences to another cell."""
+    bare = Reading((1.0,), (less,)) if less else None
+    contrasts = [difference(Reading((1.0,), (point.cell,)), bare, quantity) for point in family.points]
     ends = [contrast.interval(LEVEL) for contrast in contrasts]
     bars = [None if pair is None else (pair[1] - pair[0]) / 2 for pair in ends]
     x, y = [point.cost for point in family.points], [contrast.mean for contrast in contrasts]
@@ -209,21 +220,23 @@ def _table(
         "and 95 % interval; the change from K = 0 with a 95 % interval of its own. "
         f"{' '.join((cost.meaning, *([] if cost is _LENGTH else [WHERE_READ]), WHAT_RANKS_ARE))}"
     )
-    columns = ("flow", "at", "read from", quantity.title, "95 % interval", "change from K = 0", "rank", "note")
+    columns = ("flow", cost.column, quantity.title, "rank", "95 % interval", "change from K = 0", "read from", "note")
     return Table(f"{NAME}-{cost.id}", bounded(caption, results), columns, tuple(rows))
 
 
 def _rows(ranking: Ranking, families: Sequence[Family], quantity: Metric, bare: CellResult | None) -> Sequence[Row]:
     """Return those that are read off by their value, then the others."""
-    at = Entry(text=ranking.cost.text(ranking.value))
+    at = Entry(text=_rounded(ranking.value))
     found = []
     for family in families:
         flow = family.group.label.family
         if (reading := ranking.readings.get(family.name)) is None:
             costs = sorted(point.cost for point in family.points)
-            ends = dict.fromkeys(map(ranking.cost.text, (costs[0], costs[-1]))) if costs else ()
-            note = f"{NONE_NEAR}: {' to '.join(ends)}" if ends else "no finished run"
-            entries = (at, Entry(), Entry(quantity=quantity, note=note), Entry(), Entry(), Entry(), Entry())
+            ends = dict.fromkeys(map(_rounded, (costs[0], costs[-1]))) if costs else ()
+            words = " to ".join(ends)
+            words = f"K = {words}" if ranking.cost is _LENGTH else f"{words} {ranking.cost.column}"
+            note = f"{NONE_NEAR}: {words}" if ends else "no finished run"
+            entries = (at, Entry(quantity=quantity, note=note), *[Entry()] * 5)
             found.append((float("inf"), Row(family.name, entries, flow)))
             continue
         estimate, interval = reading.estimate(quantity), reading.contrast(quantity).interval(LEVEL)
@@ -234,11 +247,11 @@ def _rows(ranking: Ranking, families: Sequence[Family], quantity: Metric, bare: 
         value = Entry(quantity=quantity, estimate=estimate, note=note, run_ids=estimate.run_ids, marked=any(warnings))
         entries = (
             at,
-            Entry(text=between),
             value,
+            Entry(text=ranking.ranks[family.name].text),
             Entry(text=format_interval(interval, quantity.decimals) if interval else "–"),
             Entry(text=_change(reading, bare, quantity)),
-            Entry(text=ranking.ranks[family.name].text),
+            Entry(text="" if ranking.cost is _LENGTH else between),
             remark([value]),
         )
         found.append((estimate.mean or 0.0, Row(family.name, entries, flow)))

@@ -40,11 +40,12 @@ NO_INVERSE = "no inverse,\nso no density"
 REVERSE, FORWARD, FLOW = range(3)
 """Fits, by their order in the file."""
 NAMES = ("Gaussian, least KL(q‖p)", "Gaussian, least KL(p‖q)")
+SHORT = ("q_K", "reverse Gaussian", "forward Gaussian")
 CAPTION = (
     "KL divergences in nats, both by quadrature on a grid, of the run's own q_K and of two Gaussians with full "
-    "covariances: that of least KL(q‖p), the lowest of several descents, and that of least KL(p‖q), which has "
-    "p's mean and covariance. {of} Hamiltonian Monte Carlo: the greatest R-hat (rank-normalised, split and folded), "
-    "and the mean probability of acceptance. Mean ± standard error (number of runs)."
+    "covariances: the reverse one of least KL(q‖p), the lowest of several descents, and the forward one of least "
+    "KL(p‖q), which has p's mean and covariance. {of} Hamiltonian Monte Carlo: the greatest R-hat (rank-normalised, "
+    "split and folded), and the mean probability of acceptance. Mean ± standard error (number of runs)."
 )
 MARKED = f"† R-hat above {MIXED}: the chains have not mixed, or some of a fit's mass lies outside of the grid."
 PICTURE = (
@@ -125,7 +126,7 @@ def _exhibit(
     of_images = any(each.first and each.first.images.size for each in found)
     of = "Of images, means over those that the figures show." if of_images else ""
     rows = tuple(_table_row(each) for each in found)
-    columns = [f"{name}: {direction}" for name in ("q_K", *NAMES) for direction in ("KL(q‖p)", "KL(p‖q)")]
+    columns = [f"{name}: {direction}" for name in SHORT for direction in ("KL(q‖p)", "KL(p‖q)")]
     caption = CAPTION.format(of=of)
     if any(entry.marked for row in rows for entry in row.entries):
         caption += f" {MARKED}"

@@ -20,6 +20,8 @@ _TARGET = ("0.9", "0.8", "0.68")
 """Greys of these regions of the target."""
 _LINES = (0.8, 1.1, 1.6)
 """Widths of the contours of a fit."""
+_DRAWN = 1
+"""Place of the draws' colour in the palette: one that can be told from grey on white and on dark."""
 _DRAWS = 500
 """Draws at most that a tile shows."""
 
@@ -82,14 +84,19 @@ def _draw_tile(axes: Axes, tile: Tile | str) -> None:
     places = (x + ticks, y - ticks)
     levels = _levels(tile.target)
     axes.contourf(*places, tile.target, levels=[*levels, tile.target.max() + 1], colors=_TARGET)
-    colour = sns.color_palette("colorblind")[tile.colour]
+    palette = sns.color_palette("colorblind")
     if tile.fit is not None:
         axes.contour(
-            *places, tile.fit, levels=_levels(tile.fit), colors=[colour], linewidths=_LINES, linestyles="solid"
+            *places,
+            tile.fit,
+            levels=_levels(tile.fit),
+            colors=[palette[tile.colour]],
+            linewidths=_LINES,
+            linestyles="solid",
         )
     if tile.draws is not None:
         shown = tile.draws[:: max(1, -(-len(tile.draws) // _DRAWS))]
-        axes.plot(*shown.T, ".", color=colour, markersize=2.2, alpha=0.7, markeredgewidth=0)
+        axes.plot(*shown.T, ".", color=palette[_DRAWN], markersize=2.2, alpha=0.9, markeredgewidth=0)
     axes.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
     axes.set_xlabel(tile.below, fontsize=8.5, labelpad=3)
     if tile.image is not None:

@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from nfstudy.core.declarations import Metric
-from nfstudy.report.statistics.contrasts import Contrast, contrast_of
+from nfstudy.report.statistics.contrasts import ROUNDING, Contrast, contrast_of
 from nfstudy.report.statistics.estimates import CellResult, Estimate, runs_of
 from nfstudy.runs.metrics import TIGHT_NLL, TIGHT_SEED_ERROR
 
@@ -135,14 +137,52 @@ def _noise(cell: CellResult, quantity: Metric) -> float:
     return cell.noise(quantity)
 
 
-def ranks(readings: Mapping[str, Reading], quantity: Metric) -> dict[str, Rank]:
-    """Return the rank of each curve by its name: lower values are better."""
-    pairs = [*itertools.combinations(readings, 2)]
-    better, worse = dict.fromkeys(readings, 0), dict.fromkeys(readings, 0)
+def ranks(names: Sequence[str], contrast: Callable[[str, str], Contrast]) -> dict[str, Rank]:
+    """Return the rank of each by its name: lower values are better.
+
+    Arguments:
+        names: of what is compared, each once.
+        contrast: (name, other name) -> the difference of the two.
+    """
+    pairs = [*itertools.combinations(names, 2)]
+    better, worse = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     for a, b in pairs:
-        contrast = difference(readings[a], readings[b], quantity)
-        if contrast.p_outside(0, 0) * len(pairs) <= 1 - LEVEL:
-            low, high = (a, b) if contrast.mean < 0 else (b, a)
+        found = contrast(a, b)
+        if found.p_outside(0, 0) * len(pairs) <= 1 - LEVEL:
+            low, high = (a, b) if found.mean < 0 else (b, a)
             better[high] += 1
             worse[low] += 1
-    return {name: Rank(1 + better[name], len(readings) - worse[name]) for name in readings}
+    return {name: Rank(1 + better[name], len(names) - worse[name]) for name in names}
+
+
+@dataclass(frozen=True)
+class Training:
+    """The bound on validation images over the seconds of the trainings of one cell."""
+
+    cell: CellResult
+    seconds: float
+    """Of one update."""
+    curves: Mapping[int, Sequence[tuple[int, float]]]
+    """Repetition -> (updates done, F) of each epoch, in order."""
+
+    @property
+    def most(self) -> float:
+        """The seconds that all repetitions have been trained."""
+        return self.seconds * min((curve[-1][0] for curve in self.curves.values()), default=0)
+
+    def at(self, seconds: float) -> dict[int, float]:
+        """Return repetition -> F after so many seconds, linear between epochs; empty where a run does not reach it."""
+        updates = seconds / self.seconds
+        found = {}
+        for repetition, curve in self.curves.items():
+            done, bound = zip(*curve, strict=True)
+            if not done[0] <= updates <= done[-1] * (1 + ROUNDING):
+                return {}
+            found[repetition] = float(np.interp(updates, done, bound))
+        return found
+
+
+def lowest_at(trainings: Sequence[Training], seconds: float) -> tuple[Training, dict[int, float]] | None:
+    """Return the training whose mean F is lowest after so many seconds, with F; None where none is known there."""
+    found = [(each, values) for each in trainings if (values := each.at(seconds))]
+    return min(found, key=lambda pair: sum(pair[1].values()) / len(pair[1]), default=None)
