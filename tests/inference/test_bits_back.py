@@ -39,9 +39,9 @@ def trained(family="none", length=0, binarisation="static", updates=150, model=N
         problem = ImageProblem(settings, load_dataset(settings.data, []), 1, "cpu")
         optimiser = torch.optim.Adam(problem.parameters(), lr=5e-3)
         for epoch in range(1, 2 + updates // problem.epoch_updates):
-            for terms in problem.training_terms(epoch, problem.epoch_updates):
+            for batch in problem.minibatches(epoch, problem.epoch_updates):
                 optimiser.zero_grad()
-                (-terms.elbo.mean()).backward()
+                (-batch.terms().elbo.mean()).backward()
                 optimiser.step()
         problem.model.eval()
         _TRAINED[key] = problem

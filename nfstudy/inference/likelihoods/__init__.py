@@ -50,6 +50,7 @@ CATEGORICAL = Likelihood(
     name="categorical",
     values=("categories",),
     implementation="nfstudy.inference.likelihoods.categorical:Categorical",
+    draws=True,
 )
 
 
