@@ -68,6 +68,16 @@ class Contest:
         """Return v, (B, K, D) or (K, D), for `nfstudy.flows.householder.flow.householder_flow`."""
         return (self._draw("v", *self._steps(amortised), self.latent),)
 
+    def full_covariance(self, amortised: bool) -> tuple[np.ndarray, ...]:
+        """Return l, (B, D) or (D,), and L below its diagonal, (B, D (D − 1)/2) or (D (D − 1)/2,), row by row.
+
+        They are for `nfstudy.flows.full_covariance.flow.full_covariance`, which has one step whatever K.
+        """
+        rows = (self.batch,) if amortised else ()
+        size = np.float32(self.latent**-0.5)
+        below = self._draw("below", *rows, self.latent * (self.latent - 1) // 2)
+        return size * self._draw("log_diagonal", *rows, self.latent), size * below
+
     def _steps(self, amortised: bool) -> tuple[int, ...]:
         return (self.batch, self.length) if amortised else (self.length,)
 

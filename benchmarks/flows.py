@@ -15,13 +15,27 @@ from benchmarks.contest import Contest, Contestant
 from benchmarks.peers import Entry, find_peers
 from benchmarks.result import Result, Row, Verdict
 from benchmarks.timing import FULL, QUICK, Plan, ratio, spread, take_turns
+from nfstudy.flows.full_covariance.flow import full_covariance
 from nfstudy.flows.householder.flow import householder_flow
 from nfstudy.flows.planar.flow import planar_flow
 from nfstudy.flows.radial.flow import radial_flow
 from nfstudy.report.plots.curves import figure_style, finish
 
-FAMILIES = ("planar", "radial", "nice-perm", "iaf", "sylvester", "householder", "realnvp", "glow", "spline")
+FAMILIES = (
+    "planar",
+    "radial",
+    "nice-perm",
+    "iaf",
+    "sylvester",
+    "householder",
+    "full-covariance",
+    "realnvp",
+    "glow",
+    "spline",
+)
 LENGTHS = (10, 80)
+ONE_STEP = ("full-covariance",)
+"""Families of one step whatever K."""
 TORCH_PEERS = ("normflows", "pyro", "pythae")
 COLOURS = dict(
     zip(("nfstudy", "normflows", "pyro", "pythae", "flowjax"), sns.color_palette("colorblind"), strict=False)
@@ -44,7 +58,7 @@ def measure(quick: bool) -> Result:
     rows: list[Row] = []
     verdicts: list[Verdict] = []
     for family in FAMILIES:
-        for length in lengths:
+        for length in (1,) if family in ONE_STEP else lengths:
             contest = Contest(family, length)
             found = race(contest, entries, plan)
             rows += found
@@ -101,6 +115,7 @@ def disagreement(contest: Contest, one: Contestant) -> float:
         "planar": (planar_flow, contest.planar),
         "radial": (radial_flow, contest.radial),
         "householder": (householder_flow, contest.householder),
+        "full-covariance": (full_covariance, contest.full_covariance),
     }
     function, numbers = plain[contest.family]
     right = function(torch.tensor(contest.z_0()), *map(torch.tensor, numbers(one.amortised)))

@@ -62,6 +62,8 @@ def _numbers_of_steps(contest: Contest, amortised: bool) -> Tensor | None:
         return torch.cat([z0, torch.stack([alpha.expm1().log(), beta], dim=-1)], dim=-1)
     if contest.family == "householder":
         return torch.tensor(contest.householder(amortised)[0])
+    if contest.family == "full-covariance":
+        return torch.cat([*map(torch.tensor, contest.full_covariance(amortised))], dim=-1).unsqueeze(-2)
     return None
 
 

@@ -40,7 +40,7 @@ BESIDE = (
     "reports/index.html",
 )
 """Files that are copied to where they are in the repository."""
-NOTEBOOK = "notebooks/first-steps.ipynb"
+NOTEBOOKS = "docs/notebooks/*.ipynb"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 SHIM = "https://unpkg.com/iframe-worker/shim"
 """What the theme's offline search loads where a browser lets no file start a worker."""
@@ -59,8 +59,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted(path for pattern in BESIDE for path in ROOT.glob(pattern)):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     files.append(File.generated(config, "settings.md", content=settings_page()))
-    for name, content in notebook_page(ROOT / "docs" / NOTEBOOK).items():
-        files.append(File.generated(config, f"notebooks/{name}", content=content))
+    for path in sorted(ROOT.glob(NOTEBOOKS)):
+        for name, content in notebook_page(path).items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
     return files
 
 

@@ -10,21 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import paramax
+import torch
 from flowjax.bijections import (
     AbstractBijection,
     Affine,
     Chain,
     Coupling,
     Flip,
+    Householder,
     Loc,
     MaskedAutoregressive,
     Permute,
     Planar,
     RationalQuadraticSpline,
     Scan,
+    TriangularAffine,
 )
 
 from benchmarks.contest import HIDDEN, Contest, Contestant
+from nfstudy.flows.full_covariance.flow import cholesky_factor
 
 ACTIVATIONS = {"tanh": jnp.tanh, "ReLU": jax.nn.relu}
 """Of a step's network: ours, and the one that costs next to nothing, which is flowjax's default."""
@@ -33,9 +37,17 @@ CONTEXT = 1
 
 
 def contestants(contest: Contest) -> Sequence[Contestant]:
-    """Return its planar chain, both kinds, or its NICE, RealNVP, splines or IAF, which a condition moves."""
+    """Return its chains of a family.
+
+    Planar and Householder steps and a triangular matrix are of both kinds; NICE, RealNVP, splines and IAF are moved by
+    a condition.
+    """
     if contest.family == "planar":
         return [_planar(contest, amortised) for amortised in (True, False)]
+    if contest.family == "householder":
+        return [_householder(contest, amortised) for amortised in (True, False)]
+    if contest.family == "full-covariance":
+        return [_full_covariance(contest, amortised) for amortised in (True, False)]
     if contest.family in ("nice-perm", "realnvp", "spline"):
         return [_conditioned(contest, _coupling, activation) for activation in ACTIVATIONS]
     if contest.family == "iaf":
@@ -60,6 +72,31 @@ def _planar(contest: Contest, amortised: bool) -> Contestant:
         return _contestant(contest, amortised, Chain(steps), eqx.if_array(0), None, True, "jit")
     flow = Scan(eqx.tree_at(lambda step: step.params, step, params))
     return _contestant(contest, amortised, flow, None, None, True, "shared parameters; jit")
+
+
+def _householder(contest: Contest, amortised: bool) -> Contestant:
+    """Return reflections, mapped over or scanned as planar steps are."""
+    v = jnp.asarray(contest.householder(amortised)[0])
+    if amortised:
+        steps = Chain([_reflections(v[:, k]) for k in range(contest.length)])
+        return _contestant(contest, amortised, steps, eqx.if_array(0), None, True, "jit")
+    return _contestant(contest, amortised, Scan(_reflections(v)), None, None, True, "shared parameters; jit")
+
+
+def _reflections(v: jax.Array) -> Householder:
+    """Return reflections by vectors (n, D), of which its own, unwrapped together, would divide all by one norm."""
+    unit = paramax.Parameterize(lambda v: v / jnp.linalg.norm(v, axis=-1, keepdims=True), v)
+    return eqx.tree_at(lambda step: step.unit_vec, Householder(v[0]), unit)
+
+
+def _full_covariance(contest: Contest, amortised: bool) -> Contestant:
+    """Return the product with a triangular matrix, which it takes as a square one, its diagonal by a softplus."""
+    factor = jnp.asarray(cholesky_factor(*map(torch.tensor, contest.full_covariance(amortised))).numpy())
+    loc = jnp.zeros(contest.latent)
+    if amortised:
+        flow = eqx.filter_vmap(partial(TriangularAffine, loc))(factor)
+        return _contestant(contest, amortised, flow, eqx.if_array(0), None, True, "jit")
+    return _contestant(contest, amortised, TriangularAffine(loc, factor), None, None, True, "shared parameters; jit")
 
 
 def _conditioned(contest: Contest, layer: Callable[..., AbstractBijection], activation: str) -> Contestant:

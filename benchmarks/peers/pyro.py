@@ -8,17 +8,22 @@ from typing import Any
 import torch
 from pyro.distributions import transforms
 from pyro.distributions.transforms.householder import ConditionedHouseholder
-from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN
+from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN, DenseNN
 from torch import Tensor, nn
 
 from benchmarks.contest import HIDDEN, Contest, Contestant, Outcome, torch_contestant
+from nfstudy.flows.full_covariance.flow import cholesky_factor
 
 CONTEXT = 1
 """Width of what moves each autoregressive network: the least, for the work of a wider one is that of our head."""
 
 
 def contestants(contest: Contest) -> Sequence[Contestant]:
-    """Return planar, radial and Householder chains, both kinds; IAF and RealNVP, moved by a context; Sylvester."""
+    """Return its chains of a family.
+
+    Planar, radial and Householder steps are of both kinds, IAF and RealNVP are moved by a context, and Sylvester steps,
+    splines and a triangular matrix are shared.
+    """
     torch.manual_seed(0)
     given: Callable[[bool], Sequence]
     if contest.family == "planar":
@@ -37,6 +42,10 @@ def contestants(contest: Contest) -> Sequence[Contestant]:
         return [_iaf(contest)]
     elif contest.family == "householder":
         return [_householder(contest, amortised) for amortised in (True, False)]
+    elif contest.family == "full-covariance":
+        return [_full_covariance(contest)]
+    elif contest.family == "spline":
+        return [_spline(contest)]
     elif contest.family == "realnvp":
         return [_realnvp(contest)]
     elif contest.family == "sylvester":
@@ -110,6 +119,37 @@ def _householder(contest: Contest, amortised: bool) -> Contestant:
     flow = ConditionedHouseholder(v)
     note = "" if amortised else "shared parameters"
     return torch_contestant("pyro", amortised, lambda z: _through([flow], z), [v], contest, note=note)
+
+
+def _full_covariance(contest: Contest) -> Contestant:
+    """Return the product with a Cholesky factor, a square matrix: its log-determinant allows none of each row's own."""
+    factor = cholesky_factor(*map(torch.tensor, contest.full_covariance(False))).requires_grad_()
+    flow = transforms.LowerCholeskyAffine(torch.zeros(contest.latent), factor)
+    return torch_contestant("pyro", False, lambda z: _through([flow], z), [factor], contest, note="shared parameters")
+
+
+def _spline(contest: Contest) -> Contestant:
+    half, bins = contest.latent // 2, 8
+    rest = contest.latent - half
+    sizes = [rest * bins, rest * bins, rest * (bins - 1)]
+    flows: Any = nn.ModuleList(
+        transforms.SplineCoupling(
+            contest.latent,
+            half,
+            DenseNN(half, [HIDDEN["spline"]], sizes),
+            count_bins=bins,
+            bound=5.0,
+            order="quadratic",
+            identity=True,
+        )
+        for _ in range(contest.length)
+    )
+    orders = [transforms.Permute(torch.randperm(contest.latent)) for _ in flows]
+    steps = [each for step in zip(orders, flows, strict=True) for each in step]
+    # The spline of what passes unchanged has weights that are not used.
+    used = [weight for flow in flows for weight in flow.upper_spline.parameters()]
+    note = "shared parameters; ReLU"
+    return torch_contestant("pyro", False, lambda z: _through(steps, z), used, contest, same=False, note=note)
 
 
 def _realnvp(contest: Contest) -> Contestant:

@@ -31,6 +31,7 @@ def evaluate(options: argparse.Namespace) -> int:
         samples=options.samples,
         images=options.images,
         temperatures=options.temperatures,
+        updates=options.updates,
     )
     check_device(options.device)
     project, uri = find_store(options.tracking_uri)

@@ -198,21 +198,29 @@ def make_parser() -> Parser:
     evaluate.add_argument("--budget", metavar="NAME", help="one of the study's budgets (default: the study's own)")
     evaluate.add_argument(
         "--estimator",
-        choices=("importance", "ais", "bdmc"),
+        choices=("importance", "ais", "bdmc", "local", "bits-back"),
         default="importance",
-        help="importance sampling, annealed importance sampling, or that forward and back on images that the model "
-        "draws, which brackets the truth (default: importance)",
+        help="importance sampling, annealed importance sampling, that forward and back on images that the model "
+        "draws, which brackets the truth, the inference gaps by posteriors optimised for each image, or a lossless "
+        "code of the images, whose length is held to F "
+        "(default: importance)",
     )
     evaluate.add_argument(
-        "--samples", type=count, metavar="N", help="importance samples an image, or chains (default: 5000; 8 chains)"
+        "--samples",
+        type=count,
+        metavar="N",
+        help="importance samples an image, or chains (default: 5000; 8 chains; 200 beside bits-back)",
     )
     evaluate.add_argument(
         "--images",
         type=count,
         metavar="N",
-        help="test images, spread evenly (default: 1000; 100 by annealing)",
+        help="test images, spread evenly (default: 1000; 100 by annealing, local and bits-back)",
     )
-    evaluate.add_argument("--temperatures", type=count, metavar="N", help="of ais and bdmc (default: 200)")
+    evaluate.add_argument("--temperatures", type=count, metavar="N", help="of ais, bdmc and local (default: 200)")
+    evaluate.add_argument(
+        "--updates", type=count, metavar="N", help="of local: at most so many of each posterior (default: 2000)"
+    )
     evaluate.add_argument("--seed", type=count_from_0, default=1, metavar="N", help="of its noise (default: 1)")
     evaluate.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one per core)")
     evaluate.add_argument("--threads", type=count, default=1, metavar="N", help="threads per worker (default: 1)")

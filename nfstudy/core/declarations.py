@@ -14,6 +14,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
 
+from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Record
 
 Kind = Literal["flows", "data", "likelihoods", "estimators", "exhibits", "metrics", "papers"]
@@ -93,10 +94,13 @@ class FlowFamily(Declaration):
     """Settings, field -> value, at which its contract is checked."""
 
 
-Values = Literal["bits", "levels", "patches", "real"]
+Values = Literal["bits", "levels", "patches", "real", "categories"]
 """What the numbers of an example are: bits; grey levels, of which bits are drawn anew at every use; numbers within
-(0, 1), of levels that are dequantised or as they are; any real numbers. A plug-in may name others of its own, with a
-likelihood that is declared for them."""
+(0, 1), of levels that are dequantised or as they are; any real numbers; whole levels 0 ... n − 1 as they are. A plug-in
+may name others of its own, with a likelihood that is declared for them."""
+
+MOST_CATEGORIES = 4096
+"""Of levels that a number may have: each has weights of its own for each pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,8 @@ class DataSource(Declaration):
     kind: Kind = field(init=False, default="data")
     values: Values | Callable[[Any], Values]
     """What a model meets in training; it picks the likelihood, and with it the unit of all bounds."""
+    categories: int | Callable[[Any], int] | None = None
+    """Of `categories`: n, how many levels a number may have, 0 ... n − 1, from 2 to 4096."""
     splits: Callable[[Any], tuple[int, int, int] | None]
     """How many examples the training, validation and test splits hold; None where that is not known."""
     loader: Implementation
@@ -128,6 +134,20 @@ class DataSource(Declaration):
         """Return what the numbers are under the section `data`."""
         return self.values if isinstance(self.values, str) else self.values(data)
 
+    def categories_of(self, data: Any) -> int | None:
+        """Return n of `categories` under the section `data`; None for values of another kind.
+
+        Raises:
+            SpecError: there are such values, and nothing that says how many levels they have.
+        """
+        if self.values_of(data) != "categories":
+            return None
+        count = self.categories(data) if callable(self.categories) else self.categories
+        if not isinstance(count, int) or not 2 <= count <= MOST_CATEGORIES:
+            allowed = f"how many levels there are, from 2 to {MOST_CATEGORIES}"
+            raise SpecError(f"data {self.name}: values are categories, categories: got {count}; expected: {allowed}")
+        return count
+
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(Declaration):
@@ -139,7 +159,8 @@ class Likelihood(Declaration):
     per: str = "image"
     """What bounds are nats per."""
     implementation: Implementation
-    """A class, called with the numbers of an example, the features and the section `model`."""
+    """A class, called with the numbers of an example, the features and the section `model`; of categories, with
+    how many `levels` there are too."""
     draws: bool | None = None
     """Whether it has `draw`, by which the sleep phase of wake-sleep dreams; None where its class is to be asked."""
 
@@ -333,6 +354,9 @@ class ExhibitDeclaration(Declaration):
     logs that of every estimator. No key depends on it."""
     films: bool = False
     """Whether it shows films (`nfstudy.films`): the repetitions of a study with it log them. No key depends on it."""
+    fits: bool = False
+    """Whether it shows densities on the plane beside MCMC (`nfstudy.films.fits`): the repetitions of a study with it
+    log them. No key depends on it."""
     metrics: tuple[Metric, ...] = ()
     """Further metrics that the runs of a study with this exhibit must log: those that it brings along."""
 

@@ -34,7 +34,10 @@ folder of a paper may declare any kind: its exhibits stand there."""
 RESERVED: dict[Kind, tuple[str, ...]] = {
     "flows": ("family", "length"),
     "data": ("name", "training_split", "train_images"),
-    "likelihoods": ("latent", "hidden", "layers", "maxout", "hidden_counts", "initialisation", "likelihood"),
+    "likelihoods": (
+        *("latent", "stochastic_layers", "latent_ratio", "hidden", "layers", "maxout", "hidden_counts"),
+        *("initialisation", "likelihood", "latent_sizes"),
+    ),
     "estimators": ("estimator", "samples", "free_bits", "annealing", "beta_start", "anneal_updates"),
 }
 """Kind -> settings of its section that are no declaration's."""

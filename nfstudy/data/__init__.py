@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nfstudy.core import registry
 from nfstudy.core.declarations import DataSource, load
 from nfstudy.core.errors import DataError, UserError
-from nfstudy.data.dataset import Dataset
+from nfstudy.data.dataset import Dataset, Splits
 
 __all__ = ["Dataset", "load_dataset", "source_of"]
 
@@ -41,7 +43,23 @@ def load_dataset(data: Any, folders: Sequence[Path], download: bool = True) -> D
             f"data {data.name}: {registry.origin_of('data', data.name)}: cannot be loaded: {error}"
         ) from error
     dataset: Dataset = found(data, folders, download)
+    if count := source.categories_of(data):
+        _check_categories(dataset, count)
     return dataset
+
+
+INTEGERS = (np.uint8, np.int16, np.int32, np.int64)
+"""Types of categories: those that torch indexes by."""
+
+
+def _check_categories(dataset: Dataset, count: int) -> None:
+    """Raise DataError where levels are not those that the source declares, which a likelihood has no probability of."""
+    for split in Splits._fields:
+        array = getattr(dataset, split)
+        fits = array.dtype in INTEGERS and not (array.size and (array.min() < 0 or array.max() >= count))
+        if not fits:
+            got = f"{array.dtype} from {array.min():g} to {array.max():g}"
+            raise DataError(f"data {dataset.name}: {split}: got {got}; expected: whole numbers from 0 to {count - 1}")
 
 
 def resolve_settings(data: Any, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,15 @@ import numpy as np
 from nfstudy.core.declarations import DataSource
 from nfstudy.data.dataset import Dataset, Splits
 from nfstudy.data.files import DataFile, read_members
-from nfstudy.data.patches import Dequantised, PatchSettings, count_patches, make_patches
+from nfstudy.data.patches import (
+    LEVELS,
+    Dequantised,
+    PatchSettings,
+    colour_values,
+    count_patches,
+    idle_of_categories,
+    make_patches,
+)
 
 FOLDER = "cifar-10-batches-bin"
 """Of the files, in the archive and where it is unpacked."""
@@ -25,10 +33,12 @@ IMAGES = (45_000, 5_000, 10_000)
 
 CIFAR10 = DataSource(
     name="cifar10",
-    values="patches",
+    values=colour_values,
+    categories=LEVELS + 1,
     splits=count_patches(*IMAGES),
     loader="nfstudy.data.cifar10:load",
     shared_settings=(PatchSettings, Dequantised),
+    idle=idle_of_categories,
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from nfstudy.core.errors import DataError
 from nfstudy.core.fields import Record
 from nfstudy.core.seeds import derive_seed
 
@@ -25,14 +26,16 @@ class Splits(NamedTuple):
 
 
 class Binarisation(Record):
-    """How grey levels become bits."""
+    """How grey levels become bits, or that they stay levels."""
 
-    binarisation: Literal["static", "dynamic", "threshold"] = "static"
-    """As `binarise` says of each."""
+    binarisation: Literal["static", "dynamic", "threshold", "categories"] = "static"
+    """As `binarise` says of each; with `categories`, levels stay what they are, under a categorical likelihood."""
 
 
-def bits_or_levels(data: Any) -> Literal["bits", "levels"]:
+def grey_values(data: Any) -> Literal["bits", "levels", "categories"]:
     """Return what a model meets of grey images under the section `data`."""
+    if data.binarisation == "categories":
+        return "categories"
     return "levels" if data.binarisation == "dynamic" else "bits"
 
 
@@ -66,12 +69,12 @@ class Dataset:
     train: np.ndarray
     """(N, D): what x is drawn from anew at every use, as `levels` says."""
     valid: np.ndarray
-    """(N, D): uint8 bits, or float32 x, drawn once."""
+    """(N, D): uint8 bits or categories, or float32 x, drawn once."""
     test: np.ndarray
     """(N, D): as `valid`."""
     levels: int
-    """0 where training numbers, float32, are x themselves. Else a training pixel v is 1 with probability v / `levels`:
-    uint8 of 0 ... `levels`, bits if that is 1; or float32 of [0, 1] at 1. With a dequantisation, 255."""
+    """0 where training numbers, float32 or categories, are x themselves. Else a training pixel v is 1 with probability
+    v / `levels`: uint8 of 0 ... `levels`, bits if that is 1; or float32 of [0, 1] at 1. With a dequantisation, 255."""
     fingerprint: str
     """`fingerprint` of the three splits."""
     source: str
@@ -110,20 +113,27 @@ def data_generator(purpose: str, *axes: str) -> np.random.Generator:
 
 
 def binarise(
-    greys: Splits, levels: int, name: str, binarisation: Literal["static", "dynamic", "threshold"]
+    greys: Splits, levels: int, name: str, binarisation: Literal["static", "dynamic", "threshold", "categories"]
 ) -> tuple[Splits, int]:
     """Return the splits as a training sees them, and the levels of the train split.
 
     `static`: every pixel v is drawn once as Bernoulli(v / levels); `threshold`: it is 1 where v / levels ≥ 1/2;
-    `dynamic`: the train split stays grey, and the other two are drawn once. Draws depend on the data set's name and
-    the split, so the held-out bits of `static` and `dynamic` are the same.
+    `dynamic`: the train split stays grey, and the other two are drawn once; `categories`: all stay as they
+    are, and x is the level itself, which 0 levels tell. Draws depend on the data set's name and the split, so the
+    held-out bits of `static` and `dynamic` are the same.
 
     Arguments:
         greys: uint8 (N, D), values 0 ... levels; or float32 of [0, 1], whose level of full ink is 1.
         levels: the value of full ink.
         name: of the images, such as `digits`.
-        binarisation: which of the three.
+        binarisation: which of the four.
+
+    Raises:
+        DataError: numbers of [0, 1] are to stay levels, which they are not.
     """
+    if binarisation == "categories":
+        require_whole(greys, "data.binarisation")
+        return greys, 0
     if greys.train.dtype != np.uint8:
         levels = 1
     if binarisation == "threshold" and greys.train.dtype != np.uint8:
@@ -136,6 +146,12 @@ def binarise(
 
     train, train_levels = (greys.train, levels) if binarisation == "dynamic" else (draw("train"), 1)
     return Splits(train, draw("valid"), draw("test")), train_levels
+
+
+def require_whole(splits: Splits, setting: str) -> None:
+    """Raise DataError where numbers are no whole levels, which a setting takes as categories."""
+    if splits.train.dtype != np.uint8:
+        raise DataError(f"got numbers from 0 to 1; expected: whole levels with {setting}: categories")
 
 
 def draw_bits(greys: np.ndarray, levels: int, generator: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nfstudy.core.declarations import DataSource
-from nfstudy.data.dataset import Binarisation, Dataset, Splits, binarise, bits_or_levels, data_generator, make_dataset
+from nfstudy.data.dataset import Binarisation, Dataset, Splits, binarise, data_generator, grey_values, make_dataset
 from nfstudy.data.packaged import packaged_file
 
 SHAPE = (8, 8)
@@ -19,7 +19,8 @@ IMAGES = (1197, 300, 300)
 
 DIGITS = DataSource(
     name="digits",
-    values=bits_or_levels,
+    values=grey_values,
+    categories=LEVELS + 1,
     splits=lambda data: IMAGES,
     loader="nfstudy.data.digits:load",
     shared_settings=(Binarisation,),

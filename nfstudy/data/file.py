@@ -14,9 +14,9 @@ from nfstudy.core.declarations import DataSource, Values
 from nfstudy.core.errors import DataError
 from nfstudy.core.fields import Record
 from nfstudy.core.project import Project
-from nfstudy.data.dataset import Binarisation, Dataset, binarise, make_dataset
+from nfstudy.data.dataset import Binarisation, Dataset, binarise, grey_values, make_dataset
 from nfstudy.data.file_arrays import Found, read
-from nfstudy.data.patches import Dequantised, dequantise
+from nfstudy.data.patches import Dequantised, colour_values, dequantise, idle_of_categories
 from nfstudy.data.values import FULL, Kind
 
 Key = Annotated[str, Field(min_length=1, max_length=200)]
@@ -30,8 +30,9 @@ class FileSettings(Record):
     """A .npz or .mat file, or a folder of .npy files; relative to the study file."""
     kind: Kind | None = None
     """Bits; levels, binarised by `binarisation`; patches, numbers of [0, 1] under a logit-normal density; real numbers
-    under a Gaussian one. Null: bits where all values are 0 or 1, else patches where there are three colours, else
-    levels, for whole numbers of 0 ... 255 and numbers of [0, 1]."""
+    under a Gaussian one; categories, whole numbers of 0 ... `levels` as they are, each with a probability. Null: bits
+    where all values are 0 or 1, else patches where there are three colours, else levels, for whole numbers of 0 ... 255
+    and numbers of [0, 1]."""
     train_key: Key = "train"
     """Name of the array of training examples."""
     valid_key: Key | None = None
@@ -43,7 +44,7 @@ class FileSettings(Record):
     example_axis: Literal["first", "last"] | None = None
     """Whether examples lie along the first axis, as rows, or the last one, as columns; null is the first."""
     levels: Annotated[int, Field(ge=1, le=FULL)] = FULL
-    """Whole levels only: the one of full ink."""
+    """Whole levels: the one of full ink; categories: the greatest there may be, so that there are `levels` + 1."""
     shape: tuple[Side, Side] | tuple[Side, Side, Literal[3]] | None = None
     """Of an example as a picture: height and width, or height, width and 3. Null: the array's own; else a square if
     there is one, or one row."""
@@ -60,20 +61,28 @@ FOUND_OUT = ("kind", "shape", "sizes", "sha256")
 def values_of(data: Any) -> Values:
     """Return what the numbers are: levels stay levels only where their bits are drawn anew."""
     if data.kind == "levels":
-        return "levels" if data.binarisation == "dynamic" else "bits"
-    return data.kind or "bits"
+        return grey_values(data)
+    return colour_values(data) if data.kind == "patches" else data.kind or "bits"
+
+
+def count_categories(data: Any) -> int:
+    """Return how many levels there are; of patches, 256."""
+    return (FULL if data.kind == "patches" else data.levels) + 1
 
 
 def idle_settings(data: Any) -> list[str]:
     """Return the settings that have no effect on data of another kind."""
-    idle = [] if data.kind == "levels" else ["binarisation", "levels"]
-    return idle if data.kind == "patches" else [*idle, "epsilon", "dequantisation"]
+    used = {"levels": ["binarisation", "levels"], "categories": ["levels"], "patches": ["dequantisation", "epsilon"]}
+    further = idle_of_categories(data) if data.kind == "patches" else []
+    fields = (*Binarisation.model_fields, "levels", *Dequantised.model_fields)
+    return [*(field for field in fields if field not in used.get(data.kind, ())), *further]
 
 
 FILE = DataSource(
     name="file",
     label="own data",
     values=values_of,
+    categories=count_categories,
     splits=lambda data: data.sizes,
     loader="nfstudy.data.file:load",
     resolve="nfstudy.data.file:resolve",

@@ -55,7 +55,7 @@ def read(data: Any, path: Path) -> Found:
     shape = _picture_shape(data, own_shape, arrays["train"].shape[1])
     named = {f"{path}: {keys[split]}": array for split, array in arrays.items()}
     kind, named = as_kind(
-        named, data.kind, colours=len(shape) == 3, full=data.levels if data.kind == "levels" else FULL
+        named, data.kind, colours=len(shape) == 3, full=data.levels if data.kind in ("levels", "categories") else FULL
     )
     splits, rules = _split_arrays(data, path, keys, dict(zip(arrays, named.values(), strict=True)))
     if (splits.train == splits.train[0, 0]).all():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nfstudy.core.declarations import DataSource
-from nfstudy.data.dataset import Binarisation, Dataset, Splits, binarise, bits_or_levels, make_dataset
+from nfstudy.data.dataset import Binarisation, Dataset, Splits, binarise, grey_values, make_dataset
 from nfstudy.data.files import DataFile, check_present, read_files
 
 SHAPE = (28, 28)
@@ -20,7 +20,8 @@ IMAGES = (50_000, 10_000, 10_000)
 
 MNIST = DataSource(
     name="mnist",
-    values=bits_or_levels,
+    values=grey_values,
+    categories=LEVELS + 1,
     splits=lambda data: IMAGES,
     loader="nfstudy.data.mnist:load",
     shared_settings=(Binarisation,),

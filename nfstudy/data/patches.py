@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from nfstudy.core.fields import Record
-from nfstudy.data.dataset import Dataset, Dequantisation, Splits, data_generator, make_dataset
+from nfstudy.data.dataset import Dataset, Dequantisation, Splits, data_generator, make_dataset, require_whole
 
 LEVELS = 255
 
@@ -26,12 +26,23 @@ class PatchSettings(Record):
 
 
 class Dequantised(Record):
-    """How levels become numbers within (0, 1)."""
+    """How levels become numbers within (0, 1), or that they stay levels."""
 
     epsilon: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] = 1e-4
     """Levels are mapped onto [ε, 1 − ε]."""
-    dequantisation: Literal["uniform", "none"] = "uniform"
-    """Whether a level v of 0 ... 255 becomes (v + u) / 256 with u uniform on [0, 1), or v / 255."""
+    dequantisation: Literal["uniform", "none", "categories"] = "uniform"
+    """Whether a level v of 0 ... 255 becomes (v + u) / 256 with u uniform on [0, 1), or v / 255; with `categories` it
+    stays v, under a categorical likelihood."""
+
+
+def colour_values(data: Any) -> Literal["patches", "categories"]:
+    """Return what a model meets of colour images under the section `data`."""
+    return "categories" if data.dequantisation == "categories" else "patches"
+
+
+def idle_of_categories(data: Any) -> list[str]:
+    """Return the settings of `Dequantised` that have no effect where levels stay what they are."""
+    return ["epsilon"] if data.dequantisation == "categories" else []
 
 
 def count_patches(train: int, valid: int, test: int) -> Callable[[Any], tuple[int, int, int]]:
@@ -67,7 +78,13 @@ def dequantise(name: str, shape: tuple[int, ...], splits: Splits, spec: Any, sou
         splits: levels, uint8 (N, D) of 0 ... 255; or float32 of [0, 1], of which x = ε + (1 − 2ε) v.
         spec: `epsilon` and `dequantisation`.
         source: one line for people.
+
+    Raises:
+        DataError: numbers of [0, 1] are to stay levels, which they are not.
     """
+    if spec.dequantisation == "categories":
+        require_whole(splits, "data.dequantisation")
+        return make_dataset(f"{name}-categories", shape, 0, splits, source)
     dequantisation = Dequantisation(spec.epsilon, spec.dequantisation == "uniform")
     if splits.train.dtype != np.uint8:
         splits = Splits(*(spec.epsilon + (1 - 2 * spec.epsilon) * numbers for numbers in splits))

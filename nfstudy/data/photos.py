@@ -11,7 +11,15 @@ import numpy as np
 from nfstudy.core.declarations import DataSource
 from nfstudy.data.dataset import Dataset, Splits, data_generator
 from nfstudy.data.packaged import packaged_file
-from nfstudy.data.patches import Dequantised, PatchSettings, count_patches, make_patches
+from nfstudy.data.patches import (
+    LEVELS,
+    Dequantised,
+    PatchSettings,
+    colour_values,
+    count_patches,
+    idle_of_categories,
+    make_patches,
+)
 
 TILE = 32
 """Height and width of a tile, as of an image of CIFAR-10."""
@@ -20,10 +28,12 @@ IMAGES = (400, 60, 60)
 
 PHOTOS = DataSource(
     name="photos",
-    values="patches",
+    values=colour_values,
+    categories=LEVELS + 1,
     splits=count_patches(*IMAGES),
     loader="nfstudy.data.photos:load",
     shared_settings=(PatchSettings, Dequantised),
+    idle=idle_of_categories,
 )
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from nfstudy.core.errors import DataError
 
-Kind = Literal["bits", "levels", "patches", "real"]
-"""Bits; levels that become bits; numbers from 0 to 1 that have a density; any real numbers."""
+Kind = Literal["bits", "levels", "patches", "real", "categories"]
+"""Bits; levels that become bits; numbers from 0 to 1 that have a density; any real numbers; whole levels."""
 
 FULL = 255
 """The greatest level of whole numbers."""
@@ -20,6 +20,7 @@ EXPECTED: Mapping[Kind, str] = {
     "levels": "whole numbers from 0 to {full}, or numbers from 0 to 1",
     "patches": "whole numbers from 0 to {full}, or numbers from 0 to 1",
     "real": "finite numbers within single precision",
+    "categories": "whole numbers from 0 to {full}",
 }
 
 
@@ -35,8 +36,8 @@ def as_kind(
 ) -> tuple[Kind, dict[str, np.ndarray]]:
     """Return the kind of some splits, and each as the kind has it.
 
-    Bits are uint8; levels and patches are uint8 if they are whole numbers of 0 ... `full`, and float32 if they are
-    numbers of [0, 1]; real numbers are float32.
+    Bits and categories are uint8; levels and patches are uint8 if they are whole numbers of 0 ... `full`, and float32
+    if they are numbers of [0, 1]; real numbers are float32.
 
     Arguments:
         splits: where, for messages -> finite numbers (N, D).
@@ -63,7 +64,7 @@ def as_kind(
             )
             expected = EXPECTED[kind].format(full=full)
             raise DataError(f"{where}: row {row}: got {value:g}; expected: {expected} (rows count from 0){hint}")
-    if kind == "bits":
+    if kind in ("bits", "categories"):
         return kind, {where: array.astype(np.uint8) for where, array in splits.items()}
     scales = {where: _scale(array) for where, array in splits.items()}
     whole = next((where for where, scale in scales.items() if scale == "whole"), None)
@@ -85,6 +86,9 @@ def _misfits(array: np.ndarray, kind: Kind, full: int, floats_to: int) -> np.nda
     if kind == "bits":
         bits: np.ndarray = (array == 0) | (array == 1)
         return ~bits
+    if kind == "categories":
+        whole: np.ndarray = array == np.floor(array)
+        return ~whole | (array < 0) | (array > full)
     if array.dtype.kind != "f":
         return (array < 0) | (array > full)
     if floats_to > 1 and array.max() > 1:

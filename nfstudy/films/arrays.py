@@ -7,7 +7,7 @@ import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class PlaneFilm:
     """What K steps make of a density on the plane; F moments, k = `steps`[0], `steps`[1], ..."""
 
     KIND: ClassVar = "plane"
+    SMALL: ClassVar = frozenset({"log_density", "target", "grid"})
+    LOGARITHMS: ClassVar = frozenset({"log_density", "target"})
     steps: np.ndarray
     """k of each moment, (F,): from 0 to K."""
     window: np.ndarray
@@ -69,6 +71,8 @@ class PosteriorFilm:
     """What K steps make of the posteriors of N images, in two directions; F moments, k = `steps`[0], `steps`[1], ..."""
 
     KIND: ClassVar = "posteriors"
+    SMALL: ClassVar = frozenset({"posterior"})
+    LOGARITHMS: ClassVar = SMALL
     steps: np.ndarray
     """k of each moment, (F,): from 0 to K."""
     images: np.ndarray
@@ -122,6 +126,21 @@ Film = PlaneFilm | PosteriorFilm
 _KINDS: Mapping[str, type[PlaneFilm] | type[PosteriorFilm]] = {kind.KIND: kind for kind in (PlaneFilm, PosteriorFilm)}
 
 
+class Arrays(Protocol):
+    """A dataclass of arrays that is kept as a file."""
+
+    KIND: ClassVar[str]
+    """What it is, as its file says."""
+    SMALL: ClassVar[frozenset[str]]
+    """Arrays that float16 holds well enough."""
+    LOGARITHMS: ClassVar[frozenset[str]]
+    """Logarithms of densities, of which none is kept below `FLOOR`."""
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """Return the shape of each array; letters stand for sizes."""
+
+
 def moments(length: int) -> list[int]:
     """Return the steps k that a film of a chain of K steps shows: 0 and K, and at most `MOST_STEPS` in all."""
     shown: list[int] = np.unique(np.linspace(0, length, min(length + 1, MOST_STEPS)).round().astype(int)).tolist()
@@ -130,21 +149,42 @@ def moments(length: int) -> list[int]:
 
 def write_film(film: Film) -> bytes:
     """Return the file of a film: samples and places in float32, densities and grids in float16."""
-    small = {"log_density", "target", "grid", "posterior"}
-    arrays: dict[str, Any] = {"kind": np.array(film.KIND)}
-    for field in dataclasses.fields(film):
-        values = getattr(film, field.name)
-        if field.name in ("log_density", "target", "posterior"):
+    return write_arrays(film)
+
+
+def read_film(content: bytes) -> Film:
+    """Return the film of a file.
+
+    Raises:
+        ValueError: it is none, or too large.
+    """
+    film: Film = read_arrays(content, _KINDS, "film")
+    if not film.steps.size or (film.steps < 0).any():
+        raise ValueError("steps: expected: at least one, from 0")
+    return film
+
+
+def write_arrays(record: Arrays) -> bytes:
+    """Return the file of arrays; the same ones give the same bytes."""
+    arrays: dict[str, Any] = {"kind": np.array(record.KIND)}
+    for field in dataclasses.fields(record):
+        values = getattr(record, field.name)
+        if field.name in record.LOGARITHMS:
             values = np.maximum(values, FLOOR)
-        kind = values.dtype if values.dtype.kind in "iu" else np.float16 if field.name in small else np.float32
+        kind = values.dtype if values.dtype.kind in "iu" else np.float16 if field.name in record.SMALL else np.float32
         arrays[field.name] = values.astype(kind)
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     return file.getvalue()
 
 
-def read_film(content: bytes) -> Film:
-    """Return the film of a file.
+def read_arrays(content: bytes, kinds: Mapping[str, Any], what: str) -> Any:
+    """Return what a file holds.
+
+    Arguments:
+        content: of the file.
+        kinds: kind, as the file says -> the dataclass that it is read into.
+        what: it should be, for people.
 
     Raises:
         ValueError: it is none, or too large.
@@ -154,18 +194,18 @@ def read_film(content: bytes) -> Film:
             if (size := sum(entry.file_size for entry in packed.infolist())) > MAX_BYTES:
                 raise ValueError(f"{size:,} bytes unpacked; expected: at most {MAX_BYTES:,}")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            kind = _KINDS[str(arrays["kind"])]
-            film = kind(**{field.name: arrays[field.name] for field in dataclasses.fields(kind)})
+            kind = kinds[str(arrays["kind"])]
+            record = kind(**{field.name: arrays[field.name] for field in dataclasses.fields(kind)})
     except (OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"not a film ({type(error).__name__}: {error})") from None
-    _require_shapes(film)
-    return film
+        raise ValueError(f"not a {what} ({type(error).__name__}: {error})") from None
+    _require_shapes(record)
+    return record
 
 
-def _require_shapes(film: Film) -> None:
+def _require_shapes(film: Arrays) -> None:
     sizes: dict[str, int] = {}
     if any(size > MAX_SIZE for name in film.shapes() for size in getattr(film, name).shape):
-        raise ValueError(f"an array with an axis of more than {MAX_SIZE:,}; expected: what a film needs")
+        raise ValueError(f"an array with an axis of more than {MAX_SIZE:,}; expected: what a picture needs")
     for name, expected in film.shapes().items():
         values = getattr(film, name)
         fits = values.ndim == len(expected) and values.dtype.kind in "iuf"
@@ -175,5 +215,3 @@ def _require_shapes(film: Film) -> None:
             raise ValueError(f"{name} of shape {values.shape} and type {values.dtype}; expected: {expected}")
         if not np.isfinite(values).all():
             raise ValueError(f"{name}: numbers that are not finite; expected: finite ones")
-    if not film.steps.size or (film.steps < 0).any():
-        raise ValueError("steps: expected: at least one, from 0")

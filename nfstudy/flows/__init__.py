@@ -56,6 +56,14 @@ def family_settings(family: FlowFamily, spec: FlowSettings) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in family.fields}
 
 
+def has_inverse(spec: FlowSettings) -> bool:
+    """Say whether a chain has an inverse, as its family's declaration has it; one of length 0 has."""
+    family: FlowFamily = registry.find("flows", spec.family)
+    return not spec.length or (
+        family.inverse and all(getattr(spec, name) == value for name, value in family.inverse_needs.items())
+    )
+
+
 def load_flow(family: FlowFamily) -> type[Flow]:
     """Return the class of a family; raises UserError where it cannot be loaded."""
     try:

@@ -89,6 +89,14 @@ class Flow(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no inverse")
 
+    def nearest(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the parameters nearest to these that `parameters_from` may give: where any will do, these.
+
+        For what optimises an image's parameters themselves. A family whose `parameters_from` has a bounded range, and
+        whose chain relies on it, says so here.
+        """
+        return parameters
+
     @property
     def shows_steps(self) -> bool:
         """Whether the family has `first_steps`."""

@@ -10,7 +10,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from nfstudy.flows.base import HEAD_SCALE, Flow, Generators, StepHead, draw_normal, require_steps, shortened
+from nfstudy.flows.base import (
+    HEAD_SCALE,
+    Flow,
+    Generators,
+    StepHead,
+    draw_normal,
+    fits_lanes,
+    in_pieces,
+    require_steps,
+    shortened,
+)
+from nfstudy.flows.kernel_coupling import Loops, network_chain
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
 """W_l and b_l of the hidden layers of one coupling network."""
@@ -143,6 +154,38 @@ class CouplingFlow(Flow):
         """Return the arguments of `coupling_networks`."""
         (b_in,) = parameters
         return self.w_in, b_in, self.w_out, self.b_out, tuple(self.w_hidden), tuple(self.b_hidden)
+
+    def fits_loops(self, z: Tensor, parameters: tuple[Tensor, ...]) -> bool:
+        """Return whether `by_loops` takes these."""
+        (b_in,) = parameters
+        return fits_lanes(z, b_in) and z.dtype == self.w_in.dtype
+
+    def by_loops(
+        self,
+        loops: Loops,
+        option: float,
+        z: Tensor,
+        parameters: tuple[Tensor, ...],
+        mixing: Tensor,
+        moved: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return z_K, (..., B, D), and log-determinants, (..., B), by a family's compiled loops.
+
+        Arguments:
+            loops: of the family.
+            option: what they are told beside.
+            z: z_0, (..., B, D).
+            parameters: what `parameters_from` returned for the B images.
+            mixing: matrices, (K, D, D), or the indices of permutations, (K, D).
+            moved: what is added after mixing by matrices, (K, D).
+        """
+        (b_in,) = parameters
+        shift = z.new_empty(0, 0) if moved is None else moved
+
+        def run(z: Tensor, b_in: Tensor) -> tuple[Tensor, Tensor]:
+            return network_chain(loops, option, z, mixing, shift, *self.network_arguments((b_in,)))
+
+        return in_pieces(run, z, b_in)
 
     def first_steps(self, count: int, parameters: tuple[Tensor, ...]) -> tuple[Flow, tuple[Tensor, ...]]:
         """Return a chain of copies of the first steps; see `Flow.first_steps`."""

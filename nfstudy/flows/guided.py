@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 
@@ -59,6 +60,11 @@ def slope_of(log_joint: LogJoint, z: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         point = z.clone().requires_grad_()
         return torch.autograd.grad(log_joint(point).sum(), point)[0]
+
+
+def nearest_step_size(first: float, size: Tensor) -> Tensor:
+    """Return the step size nearest to these that `step_size` may give."""
+    return size.clamp(first * math.exp(-FARTHEST), first * math.exp(FARTHEST))
 
 
 def step_size(first: float, numbers: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from nfstudy.runs.tracking.store import Store
 from nfstudy.study.plan import StudyPlan
 
 WEIGHTS = "checkpoint.pt"
+GAPS = ("approximation", "amortisation", "inference")
 WAIT_SECONDS = 0.5
 
 
@@ -134,6 +135,15 @@ def numbers_text(found: Evaluation) -> str:
     if found.request.estimator == "bdmc":
         ends = (f"{n[f'nll_{end}']:.3f} ± {n[f'nll_{end}_seed_se']:.3f}" for end in ("below", "above"))
         return f"−ln p(x) from {' to '.join(ends)} nats (seeds), of images that the model drew"
+    if found.request.estimator == "local":
+        gaps = (f"{name} {n[f'{name}_gap']:.3f} ± {n[f'{name}_gap_seed_se']:.3f}" for name in GAPS)
+        return f"gaps of {', '.join(gaps)} nats (seeds); {n['converged']:.0%} of the images converged"
+    if found.request.estimator == "bits-back":
+        return (
+            f"{n['bits_per_pixel']:.4f} bits per pixel, {n['bits_per_pixel_net']:.4f} without the "
+            f"{n['initial_bits']:.0f} bits that the chain begins with, F {n['bits_per_pixel_free_energy']:.4f}; "
+            f"{n['images']:,.0f} images came back as they were"
+        )
     error = f" ± {n['nll_seed_se']:.3f} (seeds)" if "nll_seed_se" in n else ""
     return f"−ln p(x) ≤ {n['nll']:.3f}{error} nats"
 

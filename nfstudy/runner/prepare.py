@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from nfstudy.core.project import Project
@@ -64,7 +65,7 @@ def measure_costs(
         examples.setdefault(signatures[run], settings)
     costs: dict[str, Cost] = {}
     compiled: set[str] = set()
-    waiting = list(examples)[:: math.ceil(len(examples) / MAX_MEASURED) or 1]
+    waiting = _families_first(examples)[:: math.ceil(len(examples) / MAX_MEASURED) or 1]
     watch = Watch(pool, worker_timeout, tell)
     timing = AtWork("timing a few updates")
     while waiting or any(worker.task for worker in pool.workers):
@@ -90,3 +91,15 @@ def measure_costs(
         for run, settings in wanted.items()
         if (signature := signatures[run]) in costs
     }
+
+
+def _families_first(examples: dict[str, Settings]) -> list[str]:
+    """Return the keys, one of each flow family first, so that workers with loops to compile have different ones."""
+    seen: Counter[str] = Counter()
+    ranks = {}
+    for key, settings in examples.items():
+        family = settings.flow.family if settings.flow.length else ""
+        # Without a flow there are the fewest loops.
+        ranks[key] = (seen[family], not family)
+        seen[family] += 1
+    return sorted(examples, key=lambda key: ranks[key])

@@ -18,12 +18,17 @@ from nfstudy.core.fields import Record
 
 EVALUATION_PREFIX = "nfstudy.evaluation."
 
-Estimator = Literal["importance", "ais", "bdmc"]
-"""Importance sampling; annealed importance sampling; the same, forward and back on images drawn from the model."""
+Estimator = Literal["importance", "ais", "bdmc", "local", "bits-back"]
+"""Importance sampling; annealed importance sampling; the same, forward and back on images drawn from the model; both of
+the first, and the bound, with a posterior that is optimised for each image, which gives the inference gaps; a round
+trip of images through a code by bits-back."""
+ANNEALED: tuple[Estimator, ...] = ("ais", "bdmc", "local")
 DEFAULTS: dict[Estimator, dict[str, int]] = {
     "importance": {"samples": 5000, "images": 1000},
     "ais": {"samples": 8, "images": 100, "temperatures": 200},
     "bdmc": {"samples": 8, "images": 100, "temperatures": 200},
+    "local": {"samples": 5000, "images": 100, "temperatures": 200, "updates": 2000},
+    "bits-back": {"samples": 200, "images": 100},
 }
 
 
@@ -32,31 +37,38 @@ class EvaluationRequest(Record):
 
     estimator: Estimator = "importance"
     samples: Annotated[int, Field(ge=2, le=10_000_000)]
-    """Of `importance` the samples an image; of `ais` and `bdmc` the chains."""
+    """Of `importance` and `local` the samples an image, of `bits-back` those of F beside it; of `ais` and `bdmc` the
+    chains."""
     images: Annotated[int, Field(ge=1, le=10_000_000)]
     """So many test images, spread evenly, or all where there are fewer; of `bdmc`, images that the model draws."""
     temperatures: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Of `ais` and `bdmc`: how often β is raised; null for `importance`."""
+    """Of `ais`, `bdmc` and `local`: how often β is raised; null for others."""
+    updates: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Of `local`: at most so many of an image's posterior, in rounds of 50; null for the others."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     """Of the evaluation's noise, beside the study's seed and the repetition."""
 
     @model_validator(mode="after")
     def _fits(self) -> EvaluationRequest:
-        if (self.temperatures is None) != (self.estimator == "importance"):
-            allowed = "none with importance, and a number with ais and bdmc"
+        if (self.temperatures is None) != (self.estimator not in ANNEALED):
+            allowed = f"a number with {', '.join(ANNEALED)}, and none with {self.estimator}"
             raise ValueError(f"temperatures: got {self.temperatures}; expected: {allowed}")
+        if (self.updates is None) != (self.estimator != "local"):
+            raise ValueError(f"updates: got {self.updates}; expected: a number with local alone")
         return self
 
     @property
     def key(self) -> str:
-        """The first 16 hex digits of the SHA-256 of all of it."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        """The first 16 hex digits of the SHA-256 of all of it; what came later counts where it is given."""
+        later = {"updates"} if self.updates is None else set()
+        return hashlib.sha256(self.model_dump_json(exclude=later).encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:
         """A short form for people, such as `importance, 5,000 samples, 1,000 images, seed 1`."""
-        kind = "samples" if self.estimator == "importance" else "chains"
+        kind = "chains" if self.estimator in ("ais", "bdmc") else "samples"
         steps = f", {self.temperatures:,} temperatures" if self.temperatures else ""
+        steps += f", {self.updates:,} updates" if self.updates else ""
         return f"{self.estimator}, {self.samples:,} {kind}{steps}, {self.images:,} images, seed {self.seed}"
 
 
@@ -66,7 +78,7 @@ def make_request(estimator: Estimator, seed: int, **given: int | None) -> Evalua
     Arguments:
         estimator: which.
         seed: of the evaluation's noise.
-        given: `samples`, `images` and `temperatures`, or None.
+        given: `samples`, `images`, `temperatures` and `updates`, or None.
     """
     values: dict[str, Any] = {
         **DEFAULTS[estimator],
@@ -85,7 +97,8 @@ class Evaluation(Record):
 
     request: EvaluationRequest
     numbers: dict[str, float]
-    """In nats per image where they are in nats: `nll`, `nll_seed_se`, ...; `bdmc` has `nll_above` and `nll_below`."""
+    """In nats per image where they are in nats: `nll`, `nll_seed_se`, ...; `bdmc` has `nll_above` and `nll_below`, and
+    `bits-back` `bits_per_pixel`, ...."""
     version: str
     """Of nfstudy."""
     commit: str

@@ -178,6 +178,29 @@ LATENT_KL = _of_images(
     "kl_latent",
     "KL(q‖N(0, 1)) of a latent variable, of the Gaussian with its moments, mean over images; the step is its rank",
 )
+ACTIVE_BY_LAYER = _of_images(
+    "active_layer",
+    "test/active_latents of each stochastic layer's own noise ξ_l; the step is the layer, 1 beside the image",
+    "variables",
+    label="active units of each layer",
+    decimals=1,
+)
+KL_BY_LAYER = _of_images(
+    "kl_layer",
+    "KL(q(ξ_l|x)‖N(0, I)) of each stochastic layer, mean over images, whose sum is the KL term of F; the step is the "
+    "layer, 1 beside the image",
+    label="KL of each layer",
+)
+BITS_PER_PIXEL = _of_images(
+    "bits_per_pixel",
+    "F / (N ln 2), N numbers an image: what a code by bits-back takes; of bits and whole levels alone, as densities "
+    "have no such code",
+    "bits per pixel",
+    label="bits per pixel",
+    heading="Bits per pixel",
+    better="lower",
+    decimals=4,
+)
 LOG_DET = _of_images("log_det", "E_q[Σ_k ln|det ∂f_k/∂z_{k−1}|], mean over images", label="Σ ln|det|")
 DISPLACEMENT = _of_images("displacement", "E_q‖z_K − z_0‖, mean over images", "1", label="‖z_K − z_0‖")
 LOG_DET_QUANTILE = _of_images("log_det_quantile", "test/log_det of single images; the step is the percentile")
@@ -216,10 +239,17 @@ LATER = (
     *(NLL_SEED_ERROR, NLL_IMAGE_ERROR, NLL_DROP, ESS, PARETO_K, PARETO_K_HIGH),
     *(TIGHT_NLL, TIGHT_FREE_ENERGY, TIGHT_KL, TIGHT_ERROR, TIGHT_SAMPLES, TIGHT_IMAGES, NLL_CURVE),
     *(TIGHT_SEED_ERROR, TIGHT_IMAGE_ERROR, TIGHT_DROP, TIGHT_ESS, TIGHT_PARETO_K, TIGHT_PARETO_K_HIGH),
+    *(ACTIVE_BY_LAYER, KL_BY_LAYER),
     *(ACTIVE_LATENTS, LATENT_KL, LOG_DET, DISPLACEMENT, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE),
-    *(GRADIENT_SNR, PARAMETERS, PEAK_MEMORY, POSITIVE_FREE_ENERGY, UPDATE_CPU),
+    *(GRADIENT_SNR, PARAMETERS, PEAK_MEMORY, POSITIVE_FREE_ENERGY, UPDATE_CPU, BITS_PER_PIXEL),
 )
-CURVES = frozenset(metric.name for metric in (NLL_CURVE, LATENT_KL, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE))
+CURVES = frozenset(
+    metric.name
+    for metric in (
+        *(NLL_CURVE, LATENT_KL, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE),
+        *(ACTIVE_BY_LAYER, KL_BY_LAYER),
+    )
+)
 """Metrics whose steps are no updates: each says what is counted along it."""
 LATER_METRICS = frozenset(metric.name for metric in LATER)
 """What runs of before these were logged do not have, and are held to nothing for."""

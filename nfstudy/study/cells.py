@@ -23,6 +23,9 @@ KEY_VERSION = 2
 IN_LABELS = ("flow.family", "flow.length", "model.latent", "energy.name", "drawn.density")
 """Settings that a cell's label shows whatever the grid is."""
 
+SIZES = ("model.latent", "model.stochastic_layers", "model.latent_ratio")
+"""What the numbers of latent variables follow from."""
+
 Identity = tuple[str, str, int, str]
 """(cell key, stage, index, digest of the resolved settings): what is run exactly once."""
 
@@ -110,7 +113,8 @@ class Cell:
         family = settings.flow.family if length else registry.find("flows", "none").title
         name = f"{'flow=?' if 'flow.family' in open_ else family} K={length}"
         if settings.data:
-            name = f"{name} D={'?' if 'model.latent' in open_ else settings.latent}"
+            sizes = "+".join(map(str, settings.model.latent_sizes))
+            name = f"{name} D={'?' if open_.keys() & SIZES else sizes}"
         elif settings.energy:
             name = f"{settings.energy.name} {name}"
         elif settings.drawn:
@@ -136,6 +140,8 @@ class Trial:
     """Names of the metrics from outside that are computed at its end."""
     film: bool = False
     """Whether it logs what its flow does step by step (`nfstudy.films`)."""
+    fits: bool = False
+    """Whether it logs the densities that it approximates beside draws by MCMC (`nfstudy.films.fits`)."""
     gradients: bool = False
     """Whether it logs the variance of every estimator's gradient along its training."""
     look: str = ""

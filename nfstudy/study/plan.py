@@ -156,6 +156,7 @@ class StudyPlan:
                 index,
                 metrics=metrics,
                 film=self.study.films,
+                fits=self.study.fits,
                 gradients=self.measures_gradients(cell) and index == 1,
                 look=further.look if further and index > own else "",
             )

@@ -5,6 +5,7 @@ Every number is in nats or counts unless the field says otherwise. Free of torch
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
@@ -15,6 +16,9 @@ from nfstudy.core.fields import Count, Fraction, NonNegative, OpenRecord, Positi
 from nfstudy.study.lr_schedules import ConstantSchedule, Schedule
 
 Initialisation = Literal["glorot", "he"]
+
+MOST_LATENT = 100_000
+"""Latent variables of a stochastic layer."""
 
 
 def _declared(kind: Kind, name: str) -> str:
@@ -65,6 +69,11 @@ class DataSpec(OpenRecord):
         """What the numbers of an example are."""
         return self.declaration.values_of(self)
 
+    @property
+    def categories(self) -> int | None:
+        """How many levels a number may have, 0 ... n − 1, of `categories`; None for values of another kind."""
+        return self.declaration.categories_of(self)
+
     def examples(self) -> tuple[int, int, int] | None:
         """Return how many examples the training, validation and test splits hold; None where that is not known."""
         if (sizes := self.declaration.splits(self)) is None:
@@ -108,12 +117,13 @@ class DrawnSpec(Record):
 
 
 class ModelSpec(OpenRecord):
-    """The deep latent Gaussian model: one stochastic layer, mirrored Maxout networks on both sides.
+    """The deep latent Gaussian model: stochastic layers z_1, ..., z_L, with mirrored Maxout networks between them.
 
     What a likelihood leaves open stands with its declaration in `nfstudy.inference.likelihoods`.
     """
 
-    latent: Annotated[int, Field(ge=1, le=100_000)] = 40
+    latent: Annotated[int, Field(ge=1, le=MOST_LATENT)] = 40
+    """D_1, the number of latent variables; of several stochastic layers, of the one next to the image."""
     hidden: Annotated[int, Field(ge=1, le=100_000)] = 400
     layers: Annotated[int, Field(ge=1, le=100)] = 2
     maxout: Annotated[int, Field(ge=1, le=1000)] = 4
@@ -124,11 +134,23 @@ class ModelSpec(OpenRecord):
     """Variance of the networks' initial weights: 2/(fan_in + fan_out), or 2/fan_in; the paper gives none."""
     likelihood: str | None = None
     """Where several are declared for the kind of numbers that the data are: which. Null is the suite's own."""
+    stochastic_layers: Annotated[int, Field(ge=1, le=100)] = 1
+    """L. Each layer beyond the first has its own networks, of `layers` Maxout layers on both sides, and its own flow of
+    the study's family and length; a flow that follows the gradient of ln p(x, z) moves all layers at once."""
+    latent_ratio: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """With several stochastic layers: how many times as many variables each has as the one below it, so that layer l
+    has D_l = D_1 · ratio^(l − 1), rounded, and at least one."""
 
     @classmethod
     def further_records(cls) -> list[type[Record]]:
         """Return the settings of all likelihoods."""
         return registry.records_of("likelihoods")
+
+    @property
+    def latent_sizes(self) -> tuple[int, ...]:
+        """D_1, ..., D_L: the numbers of latent variables of the stochastic layers, from the image up; halves go up."""
+        sizes = (self.latent * self.latent_ratio**above for above in range(self.stochastic_layers))
+        return tuple(max(1, math.floor(min(size, 2.0 * MOST_LATENT) + 0.5)) for size in sizes)
 
 
 class FlowSpec(OpenRecord):

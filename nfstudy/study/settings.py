@@ -19,6 +19,7 @@ from nfstudy.core.declarations import FlowFamily, Kind
 from nfstudy.core.fields import Record
 from nfstudy.study.lr_schedules import OneCycleLR
 from nfstudy.study.sections import (
+    MOST_LATENT,
     DataSpec,
     DrawnSpec,
     EnergySpec,
@@ -68,6 +69,8 @@ ADDED_SINCE_KEY_VERSION: dict[str, Any] = {
     "evaluation.tight_images": 1000,
     "model.likelihood": None,
     "flow.initial_scale": 1.0,
+    "model.stochastic_layers": 1,
+    "model.latent_ratio": 1.0,
     "objective.estimator": "pathwise",
     "objective.samples": 1,
     "objective.free_bits": None,
@@ -86,7 +89,7 @@ def active_when() -> dict[str, tuple[str, tuple[Any, ...]]]:
 def is_switch(path: str) -> bool:
     """Say whether a choice of this setting can put others to use, or out of it."""
     switches = {switch for switch, _ in active_when().values()}
-    further = ("flow.length", "model.likelihood", "train.weight_decay")
+    further = ("flow.length", "model.likelihood", "model.stochastic_layers", "train.weight_decay")
     return path in switches or path in further or path.startswith(("data.", "objective."))
 
 
@@ -144,8 +147,8 @@ class Settings(Record):
 
     @property
     def latent(self) -> int:
-        """D, the number of variables that the flow transforms."""
-        return self.model.latent if self.data else 2
+        """D, the number of variables that the flow transforms; of all stochastic layers together."""
+        return sum(self.model.latent_sizes) if self.data else 2
 
     @model_validator(mode="after")
     def _possible(self) -> Settings:
@@ -242,6 +245,8 @@ class Settings(Record):
             idle.append("train.decay_biases")
         if self.flow.length == 0:
             idle.append("flow.initial_scale")
+        if self.data and self.model.stochastic_layers == 1:
+            idle.append("model.latent_ratio")
         if "objective" in self._sections:
             idle += [f"objective.{field}" for field in self.objective.declaration.idle(self.objective)]
         if self.data:
@@ -388,16 +393,13 @@ def _impossible_on_the_plane(settings: Settings) -> Iterator[tuple[str, Any, str
 
 
 def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str, Any, str]]:
-    model, flow = settings.model, settings.flow
+    model = settings.model
     likelihoods = registry.likelihoods_of(data.values)
     if model.likelihood is not None and model.likelihood not in likelihoods:
         yield "model.likelihood", model.likelihood, f"{', '.join(likelihoods)} for data of {data.values}"
         return
     train, _, test = data.examples() or (None, None, None)
-    family: FlowFamily = registry.all_of("flows")[flow.family]
-    if flow.length > 0 and model.latent < family.least_latent:
-        why = f", which {family.why_least}" if family.why_least else ""
-        yield "model.latent", model.latent, f"at least {family.least_latent} with flow.family {flow.family}{why}"
+    yield from _impossible_layers(settings)
     if data.training_split != "train" and settings.train.keep == "best":
         yield "train.keep", "best", f"last with data.training_split {data.training_split}, {TRAINED_ON}"
     if data.training_split != "train" and data.values in ("levels", "patches"):
@@ -413,6 +415,24 @@ def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str
     if model.hidden_counts == "pieces" and model.hidden % model.maxout:
         allowed = f"pieces that divide into windows of model.maxout, {model.maxout}"
         yield "model.hidden", model.hidden, allowed
+
+
+def _impossible_layers(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Yield what is wrong with the numbers of latent variables: each layer has its chain, a guided one spans all."""
+    model, flow = settings.model, settings.flow
+    family: FlowFamily = registry.all_of("flows")[flow.family]
+    least = family.least_latent if flow.length > 0 else 1
+    why = f" with flow.family {flow.family}" + (f", which {family.why_least}" if family.why_least else "")
+    smallest = settings.latent if family.guided else min(model.latent_sizes)
+    if max(model.latent_sizes) > MOST_LATENT:
+        allowed = f"one at which none of model.stochastic_layers, {model.stochastic_layers}, has over {MOST_LATENT:,}"
+        yield "model.latent_ratio", model.latent_ratio, f"{allowed} variables, model.latent being {model.latent:,}"
+    elif smallest < least and (model.stochastic_layers == 1 or model.latent < least):
+        yield "model.latent", model.latent, f"at least {least}{why}"
+    elif smallest < least:
+        sizes = " + ".join(map(str, model.latent_sizes))
+        allowed = f"one at which each stochastic layer has at least {least} variables, not {sizes},{why}"
+        yield "model.latent_ratio", model.latent_ratio, allowed
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

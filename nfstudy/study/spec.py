@@ -241,6 +241,12 @@ class StudySpec(Record):
         return any(declared[name].films for name in self.exhibits)
 
     @property
+    def fits(self) -> bool:
+        """Whether an exhibit shows densities on the plane beside MCMC, so that repetitions log them."""
+        declared = registry.all_of("exhibits")
+        return any(declared[name].fits for name in self.exhibits)
+
+    @property
     def gradients(self) -> bool:
         """Whether an exhibit shows the variance of gradients, so that first repetitions measure it."""
         declared = registry.all_of("exhibits")

@@ -13,6 +13,7 @@ from benchmarks import flows, likelihood, ours, paper, peers, scaling, step, tim
 from benchmarks.contest import Contest, torch_contestant
 from benchmarks.page import MOST_ROWS, write_page
 from benchmarks.result import Result, Verdict, as_tables, save
+from nfstudy.flows.full_covariance.flow import full_covariance
 from nfstudy.flows.householder.flow import householder_flow
 from nfstudy.flows.planar.flow import free_planar_flow, planar_flow
 from nfstudy.flows.radial.flow import radial_flow
@@ -150,7 +151,12 @@ def entries_of(name, contest):
     return ENTRIES[name](contest)
 
 
-PLAIN = {"planar": planar_flow, "radial": radial_flow, "householder": householder_flow}
+PLAIN = {
+    "planar": planar_flow,
+    "radial": radial_flow,
+    "householder": householder_flow,
+    "full-covariance": full_covariance,
+}
 
 
 @pytest.mark.parametrize("family", PLAIN)
@@ -162,7 +168,7 @@ def test_peers_make_our_map_and_its_gradient(name, family):
         pytest.skip(f"{name} has no {family} flow")
     for entry in entries:
         z_0 = torch.tensor(contest.z_0(), requires_grad=True)
-        numbers = map(torch.tensor, getattr(contest, family)(entry.amortised))
+        numbers = map(torch.tensor, getattr(contest, family.replace("-", "_"))(entry.amortised))
         z_K, log_det = PLAIN[family](z_0, *numbers)
         (slope,) = torch.autograd.grad(0.5 * z_K.square().sum() - log_det.sum(), z_0)
         # pythae adds 1e-4 to each planar determinant before it takes the logarithm.

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import nfstudy
 
@@ -74,3 +75,58 @@ def test_a_worker_compiles_whatever_is_set_for_other_programs(variable, monkeypa
         environment = {**os.environ, **given, "PYTHONPATH": str(Path(nfstudy.__file__).parents[1])}
         done = subprocess.run([sys.executable, "-c", say], env=environment, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr
+
+
+ONE_LOOP = """
+import sys
+import numpy as np
+from nfstudy.core.kernels import cache
+cache.COMPILES_WITHIN = float(sys.argv[1])
+from nfstudy.core.kernels.maxout import largest
+cache.on_compile = lambda loop: print("compiles", loop)
+print("ready", flush=True)
+sys.stdin.readline()
+units = np.empty((2, 3))
+largest(np.ones((4, 3)), np.zeros(4), units, np.empty((2, 3), np.int64))
+assert (units == 1).all()
+"""
+
+
+def start(cache_folder, seconds):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(nfstudy.__file__).parents[1]),
+        "NUMBA_CACHE_DIR": str(cache_folder),
+    }
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", ONE_LOOP, str(seconds)], env=environment, text=True, **streams)
+    assert process.stdout.readline() == "ready\n", process.stderr.read()
+    return process
+
+
+def go(process):
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    return process
+
+
+def outcome(process):
+    said, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    return said
+
+
+def test_of_processes_that_need_a_loop_at_once_one_compiles_it(tmp_path):
+    processes = [start(tmp_path, 100) for _ in range(3)]
+    for process in processes:
+        go(process)
+    assert sorted(map(outcome, processes)) == ["", "", "compiles core.kernels.maxout.largest\n"]
+
+
+def test_a_process_waits_for_no_other_for_ever(tmp_path):
+    assert outcome(go(start(tmp_path, 100))) == "compiles core.kernels.maxout.largest\n"
+    (lock,) = tmp_path.rglob("*largest*.lock")
+    for entry in tmp_path.rglob("*largest*.nb[ic]"):
+        entry.unlink()
+    with FileLock(lock):
+        assert outcome(go(start(tmp_path, 0.2))) == "compiles core.kernels.maxout.largest\n"

@@ -169,6 +169,7 @@ def test_no_paper_is_imported_but_through_the_registry():
     assert importers("nfstudy.papers") == {name_of(path) for path in MODULES if "papers" in path.parts} - {
         "nfstudy.papers",
         "nfstudy.papers.rezende2015",
+        "nfstudy.papers.rezende2015.follow_ups",
         "nfstudy.papers.rezende2015.stated",
     }
 

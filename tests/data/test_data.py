@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 from nfstudy.core.errors import DataError
 from nfstudy.data import cifar10, load_dataset, mnist
-from nfstudy.data.dataset import Splits, binarise, draw_bits, fingerprint
+from nfstudy.data.dataset import Splits, binarise, draw_bits, fingerprint, make_dataset
 from nfstudy.data.files import DataFile, locate, read_files, read_members
 from nfstudy.study.sections import DataSpec
 
@@ -198,6 +198,25 @@ def test_one_flipped_bit_changes_the_fingerprint(split, pixel):
 )
 def test_fingerprint_depends_on_more_than_the_bytes_in_a_row(name, shape, splits):
     assert fingerprint(name, shape, splits) != fingerprint("tiny", (2, 2), TINY)
+
+
+def test_digits_keep_scikit_learns_17_levels():
+    dataset = digits("categories")
+    ours = np.concatenate([dataset.train, dataset.valid, dataset.test])
+    assert (ours.dtype, dataset.levels, dataset.name) == (np.uint8, 0, "digits-categories")
+    assert sorted(map(bytes, ours)) == sorted(map(bytes, load_digits().data.astype(np.uint8)))
+    assert (dataset.train == digits("dynamic").train).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.full((2, 4), 17), np.full((2, 4), -1), np.full((2, 4), 0.5), np.full((2, 4), 3.0)]
+)
+def test_levels_that_a_source_has_not_declared_are_refused(monkeypatch, wrong):
+    good = np.zeros((2, 4), np.uint8)
+    made = make_dataset("own", (2, 2), 0, Splits(good, good, wrong), "made here")
+    monkeypatch.setattr("nfstudy.data.digits.load", lambda data, folders, download: made)
+    with pytest.raises(DataError, match=r"data own: test: got .*; expected: whole numbers from 0 to 16"):
+        digits("categories")
 
 
 def test_each_binarisation_is_a_data_set_of_its_own():

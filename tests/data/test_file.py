@@ -109,6 +109,11 @@ KINDS = {
     "colours from 0 to 1": (COLOURS / 255, {}, "patches", "patches", np.float32, 0),
     "grey patches": (GREYS, {"kind": "patches"}, "patches", "patches", np.uint8, 255),
     "real": (REAL, {"kind": "real"}, "real", "real", np.float32, 0),
+    "categories": (GREYS % 17, {"kind": "categories", "levels": 16}, "categories", "categories", np.uint8, 0),
+    "whole floats as categories": (GREYS * 1.0, {"kind": "categories"}, "categories", "categories", np.uint8, 0),
+    "bits as categories": (BITS, {"kind": "categories", "levels": 1}, "categories", "categories", np.uint8, 0),
+    "levels that stay": (GREYS, {"binarisation": "categories"}, "levels", "categories", np.uint8, 0),
+    "colours that stay": (COLOURS, {"dequantisation": "categories"}, "patches", "categories", np.uint8, 0),
     "real levels": (GREYS, {"kind": "real"}, "real", "real", np.float32, 0),
 }  # fmt: skip
 
@@ -127,6 +132,30 @@ def test_the_kind_is_told_or_stated(tmp_path, case):
         assert dataset.test.max() <= 1 - 1e-4 + 1e-8
     if values == "real":
         assert (dataset.test == array[55:].reshape(15, -1).astype(np.float32)).all()
+
+
+def test_categories_are_the_numbers_of_the_file(tmp_path):
+    spec = resolved(tmp_path, npz(tmp_path, **splits(GREYS % 17)), kind="categories", levels=20)
+    dataset = load_dataset(spec, [tmp_path])
+    assert (spec.categories, dataset.levels, dataset.dequantisation) == (21, 0, None)
+    rows = np.concatenate([dataset.train, dataset.valid, dataset.test])
+    assert (rows == (GREYS % 17).reshape(70, -1)).all()
+    idle = set(file.FILE.idle(spec))
+    assert idle == {"binarisation", "epsilon", "dequantisation"}
+    colours = resolved(tmp_path, npz(tmp_path, "c.npz", **splits(COLOURS)), dequantisation="categories")
+    assert colours.categories == 256
+    assert set(file.FILE.idle(colours)) == {"binarisation", "levels", "epsilon"}
+
+
+@pytest.mark.parametrize(
+    ("array", "setting"), [(UNIT, "binarisation"), (COLOURS / 255, "dequantisation")], ids=["grey", "colours"]
+)
+def test_numbers_from_0_to_1_are_no_categories(tmp_path, array, setting):
+    spec = resolved(tmp_path, npz(tmp_path, **splits(array)), **{setting: "categories"})
+    with pytest.raises(
+        DataError, match=rf"numbers from 0 to 1; expected: whole levels with data\.{setting}: categories"
+    ):
+        load_dataset(spec, [tmp_path])
 
 
 def test_numbers_from_0_to_1_are_probabilities_of_bits(tmp_path):
@@ -251,6 +280,12 @@ BAD_ROWS = {
     "negative": (-BITS.astype(int), {}, ["train: row 0: got -1", "0 to 255"]),
     "above the levels": (GREYS, {"levels": 16}, ["train: row 0: got", "whole numbers from 0 to 16"]),
     "broken levels": (with_value(GREYS.reshape(70, 12), 6, 7.5), {"kind": "levels"}, ["row 6: got 7.5"]),
+    "no categories": (with_value(UNIT, 6, 7.5), {"kind": "categories"}, ["train: row 0: got", "whole numbers"]),
+    "a broken category": (with_value(GREYS.reshape(70, 12), 6, 7.5), {"kind": "categories"}, ["row 6: got 7.5"]),
+    "too many categories": (GREYS, {"kind": "categories", "levels": 16}, ["got", "whole numbers from 0 to 16"]),
+    "beyond 255": (GREYS.astype(int) + 300, {"kind": "categories"}, ["row 0: got", "whole numbers from 0 to 255"]),
+    "negative categories": (GREYS.astype(int) - 300, {"kind": "categories"}, ["train: row 0: got -"]),
+    "one category": (np.full((70, 12), 3), {"kind": "categories"}, ["train: all values are 3; expected:"]),
     "all the same": (np.ones((70, 12)), {}, ["train: all values are 1; expected: data that vary"]),
     "text": (np.full((70, 12), "a"), {}, ["train: got text; expected: an array of whole or real numbers"]),
     "bytes": (np.full((70, 12), b"a"), {}, ["train: got text"]),

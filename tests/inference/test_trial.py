@@ -56,7 +56,9 @@ def run(dataset, values=(), stage="repetition", index=1, on_epoch=lambda record:
 def test_a_repetition_is_evaluated_on_the_test_set(dataset):
     result = run(dataset)
     assert (result.outcome, result.update, result.reason) == ("finished", 8, "")
-    assert set(result.metrics) == TEST_METRICS | TIGHT | FIT | TIMES <= set(METRICS)
+    assert set(result.metrics) == TEST_METRICS | {"test/bits_per_pixel"} | TIGHT | FIT | TIMES <= set(METRICS)
+    bits = -result.metrics["test/elbo"] / (64 * math.log(2))
+    assert result.metrics["test/bits_per_pixel"] == pytest.approx(bits)
     assert set(result.files) == FILES
     assert result.metrics["test/kl"] == pytest.approx(-result.metrics["test/elbo"] - result.metrics["test/nll"])
     assert result.metrics["time/wall_seconds"] > result.metrics["time/evaluation_seconds"] > 0

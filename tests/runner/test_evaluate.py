@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from functools import partial
 
+import numpy as np
 import pytest
 from support.command_line import TINY, frame_of, write_study
 
@@ -122,6 +123,44 @@ def test_evaluations_add_up_and_travel_with_archives(folder, here, capsys):
     assert kept(folder / "other") == after
 
 
+def test_images_are_coded_and_the_report_has_the_length(folder, here, monkeypatch, capsys):
+    run_id = next(iter(kept(folder)))
+    (folder / "tiny.yaml").write_text(STUDY.replace("[evaluations]", "[evaluations, code-lengths]"))
+    assert (
+        run("evaluate", run_id, "--estimator", "bits-back", "--images", "10", "--samples", "20", "--workers", "1") == 0
+    )
+    assert "10 images came back as they were" in capsys.readouterr().out
+    (found,) = kept(folder)[run_id]
+    assert 8 * found.numbers["message_bytes"] == pytest.approx(found.numbers["bits_per_pixel"] * 10 * 64)
+    assert found.numbers["bits_per_pixel_net"] < found.numbers["bits_per_pixel"]
+    assert run("report", "tiny.yaml") == 0
+    assert "bits-back, 20 samples, 10 images, seed 1" in (folder / "reports" / "tiny" / "index.md").read_text()
+    # A decoder that makes other images of it is an error, and nothing is kept.
+    monkeypatch.setattr("nfstudy.inference.models.bits_back.decode", lambda *_: (np.zeros((10, 64)), None))
+    assert run("evaluate", run_id, "--estimator", "bits-back", "--images", "10", "--workers", "1", "--seed", "2") == 2
+    assert "images were decoded to others, the first in place 0" in capsys.readouterr().err
+    assert len(kept(folder)[run_id]) == 1
+
+
+def test_inference_gaps_are_evaluated_and_shown_and_what_does_not_fit_is_refused(folder, here, capsys):
+    (folder / "tiny.yaml").write_text(STUDY.replace("[evaluations]", "[inference-gaps, evaluations]"))
+    asked = ("--estimator", "local", "--images", "5", "--samples", "60", "--temperatures", "4", "--updates", "100")
+    assert run("report", "tiny.yaml") == 0
+    page = folder / "reports" / "tiny" / "index.md"
+    assert "python -m nfstudy evaluate tiny --budget default --estimator local" in page.read_text()
+    assert run("evaluate", "tiny.yaml", *asked, "--workers", "1") == 0
+    assert "gaps of approximation" in capsys.readouterr().out
+    for (each,) in kept(folder).values():
+        n = each.numbers
+        assert n["approximation_gap"] + n["amortisation_gap"] == pytest.approx(n["inference_gap"])
+        assert n["images"] == 5
+        assert each.request.label == "local, 60 samples, 4 temperatures, 100 updates, 5 images, seed 1"
+    assert run("report", "tiny.yaml") == 0
+    assert "amortisation gap" in page.read_text()
+    assert run("evaluate", "tiny.yaml", "--updates", "100") == 2
+    assert "updates: got 100; expected: a number with local alone" in capsys.readouterr().err
+
+
 def test_after_an_interruption_the_others_are_done(folder, here, monkeypatch, capsys):
     class Stopped(module.StopSignal):
         def check(self):
@@ -161,6 +200,9 @@ def test_what_is_asked_has_one_key_and_a_text_that_is_none_of_an_evaluation_is_t
     request = make_request("ais", 1, samples=None, images=5, temperatures=None)
     assert (request.samples, request.images, request.temperatures) == (8, 5, 200)
     assert request.key == make_request("ais", 1, images=5).key != make_request("ais", 2, images=5).key
+    # Keys of before there was `updates` stay as they are in stores.
+    assert make_request("importance", 1).key == "0587db2c691f2b34"
+    assert make_request("local", 1).key != make_request("local", 1, updates=50).key
     with pytest.raises(Exception, match=r"run r: tag nfstudy\.evaluation"):
         list(read_evaluations(json.dumps(["{}"]), "r"))
 

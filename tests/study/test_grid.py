@@ -194,13 +194,14 @@ def test_settings_younger_than_the_keys_move_none_at_the_value_they_had_before()
     others |= {"evaluation.tight_samples": 100, "evaluation.tight_images": 0}
     # A likelihood other than the suite's own takes a plug-in: tests/data/test_plugin_data.py.
     # Nor is there a chain here whose scale could be other: `test_the_initial_scale_counts_where_there_is_a_chain`.
+    # Nor several stochastic layers, whose sizes could differ: `test_sizes_of_layers_count_where_there_are_several`.
+    others |= {"model.stochastic_layers": 2}
     others |= {"objective.estimator": "iwae", "objective.samples": 2}
     # Free bits need another annealing too.
     free = plain.replace({"objective.annealing": "none"})
     assert settings_digest(free) != settings_digest(free.replace({"objective.free_bits": 0.1}))
-    assert {*others, "objective.free_bits", "model.likelihood", "train.decay_biases", "flow.initial_scale"} == set(
-        ADDED_SINCE_KEY_VERSION
-    )
+    idle = {"model.likelihood", "train.decay_biases", "flow.initial_scale", "model.latent_ratio"}
+    assert {*others, *idle, "objective.free_bits"} == set(ADDED_SINCE_KEY_VERSION)
     digests = {settings_digest(plain.replace({path: value})) for path, value in others.items()}
     assert len(digests | {settings_digest(plain)}) == 1 + len(others)
 

@@ -2,7 +2,7 @@
 
 Numba looks at the file of the function alone, and a loop has parts from other files compiled into it: after a pull or a
 checkout it would run the old ones. Here an entry is of use only to the very sources, and libraries, that it was made
-with. A damaged entry is made again.
+with. A damaged entry is made again. Of processes that need the same loop at once, one compiles it, and the others wait.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from numba import config, njit
 from numba.core.caching import IndexDataCacheFile
 
@@ -22,6 +24,9 @@ from nfstudy.core.reading import read_regular
 
 on_compile: Callable[[str], None] | None = None
 """Told the name of each loop that is compiled here because the cache has none of it: that takes seconds."""
+
+COMPILES_WITHIN = 120.0
+"""Seconds for which a process waits for another that compiles the same loop, before it does so itself."""
 
 PACKAGE = Path(__file__).resolve().parents[2]
 ENTRY_BYTES = 2**28
@@ -50,12 +55,37 @@ class _BoundFiles(IndexDataCacheFile):
     loop = ""
     """The function's name for people; empty for a part of others, which is compiled along with them."""
 
+    _turn: FileLock | None = None
+
     def load(self, key: Any) -> Any:
-        """Return the compiled function, or None where it has to be compiled."""
+        """Return the compiled function, or None where it has to be compiled: then until it is saved, others wait."""
         found = super().load(key)
-        if found is None and on_compile and self.loop:
-            on_compile(self.loop)
+        if found is None and self.loop:
+            self._take_turn()
+            found = super().load(key)  # Another process may have compiled it meanwhile.
+            if found is not None:
+                self._end_turn()
+            elif on_compile:
+                on_compile(self.loop)
         return found
+
+    def save(self, key: Any, data: Any) -> None:
+        """Keep a compiled function."""
+        try:
+            super().save(key, data)
+        finally:
+            self._end_turn()
+
+    def _take_turn(self) -> None:
+        # Where a folder cannot be written to, or a file system has no locks, each compiles for itself.
+        with suppress(OSError, NotImplementedError):
+            Path(self._cache_path).mkdir(parents=True, exist_ok=True)
+            self._turn = FileLock(Path(self._cache_path) / f"{self._index_name}.lock", timeout=COMPILES_WITHIN)
+            self._turn.acquire()
+
+    def _end_turn(self) -> None:
+        if self._turn:
+            self._turn.release()
 
     def _load_index(self) -> dict[Any, str]:
         try:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nfstudy.flows.base import HEAD_SCALE, Flow, Generators, StepHead, require_steps, rows_by_image, rows_like
+from nfstudy.flows.base import (
+    HEAD_SCALE,
+    Flow,
+    Generators,
+    StepHead,
+    fits_lanes,
+    require_steps,
+    rows_by_image,
+    rows_like,
+)
+from nfstudy.flows.full_covariance.kernel import TriangularProduct
 
 
 def full_covariance(z: Tensor, log_diagonal: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +75,10 @@ class FullCovarianceFlow(Flow):
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return z_K, (..., B, D), and ln|det L| in nats, (..., B); see `full_covariance`."""
-        return full_covariance(z, *parameters)
+        log_diagonal, below = parameters
+        if log_diagonal.dim() == 2 and fits_lanes(z, log_diagonal.unsqueeze(1)):
+            return TriangularProduct.apply(z, log_diagonal, below)
+        return full_covariance(z, log_diagonal, below)
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return z_0, (..., B, D); see `invert_full_covariance`."""

@@ -12,6 +12,7 @@ from nfstudy.flows.base import Generators
 from nfstudy.flows.coupling import CouplingFlow, coupling_networks, require_halves
 from nfstudy.flows.nice.flow import NiceOrthFlow
 from nfstudy.flows.realnvp.flow import affine_coupling, invert_affine_coupling
+from nfstudy.flows.realnvp.kernel import LOOPS
 
 
 def glow_flow(
@@ -48,13 +49,9 @@ def glow_flow(
         ValueError: D is less than 2, which cannot be split.
     """
     require_halves(z.shape[-1])
-    lower, upper = _factors(sign, triangles)
-    # Row i of P L U is row π(i) of L U.
-    product = (lower @ upper).gather(-2, order.unsqueeze(-1).expand_as(triangles))
-    scaled, moved = product * log_gain.exp().unsqueeze(-2), (product @ shift.unsqueeze(-1)).squeeze(-1)
-    total = log_gain.sum() + triangles.diagonal(dim1=-2, dim2=-1).sum()
+    matrices, moved, total = linear_maps(order, sign, triangles, log_gain, shift)
     log_det = total.expand(z.shape[:-1])
-    for w, b, network in zip(scaled, moved, coupling_networks(*networks), strict=True):
+    for w, b, network in zip(matrices, moved, coupling_networks(*networks), strict=True):
         z, gain = affine_coupling(F.linear(z, w, b), network, log_scale)
         log_det = log_det + gain
     return z, log_det
@@ -80,6 +77,17 @@ def invert_glow_flow(
         rows = torch.linalg.solve_triangular(upper, half, upper=True).mT
         z = (rows.reshape(z.shape) - shift_k) * (-gain).exp()
     return z
+
+
+def linear_maps(
+    order: Tensor, sign: Tensor, triangles: Tensor, log_gain: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return actnorm and W of all steps as matrices, (K, D, D), what they add, (K, D), and their summed ln|det|, ()."""
+    lower, upper = _factors(sign, triangles)
+    # Row i of P L U is row π(i) of L U.
+    product = (lower @ upper).gather(-2, order.unsqueeze(-1).expand_as(triangles))
+    scaled, moved = product * log_gain.exp().unsqueeze(-2), (product @ shift.unsqueeze(-1)).squeeze(-1)
+    return scaled, moved, log_gain.sum() + triangles.diagonal(dim1=-2, dim2=-1).sum()
 
 
 def _factors(sign: Tensor, triangles: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,6 +146,10 @@ class GlowFlow(CouplingFlow):
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return z_K, (..., B, D), and the summed log-determinants in nats, (..., B); see `glow_flow`."""
+        if self.fits_loops(z, parameters):
+            matrices, moved, total = linear_maps(*self._linear_maps())
+            z, log_det = self.by_loops(LOOPS, self.log_scale, z, parameters, matrices, moved)
+            return z, log_det + total
         return glow_flow(z, self.log_scale, *self._linear_maps(), *self.network_arguments(parameters))
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nfstudy.flows.base import HEAD_SCALE, Generators, StepHead, require_steps
-from nfstudy.flows.guided import GuidedFlow, LogJoint, slope_of, step_size
+from nfstudy.flows.guided import GuidedFlow, LogJoint, nearest_step_size, slope_of, step_size
 
 
 def leapfrog(z: Tensor, momentum: Tensor, step: Tensor, length: int, log_joint: LogJoint) -> tuple[Tensor, Tensor]:
@@ -63,6 +63,11 @@ class HamiltonianFlow(GuidedFlow):
         """Return ε, a, c and b, each (B, D), of features (B, F)."""
         numbers, *reverse = self.head(features).squeeze(-2).chunk(4, dim=-1)
         return (step_size(self.first_step, numbers), *reverse)
+
+    def nearest(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return ε within what the head may give; a, c and b may be any."""
+        step, *reverse = parameters
+        return (nearest_step_size(self.first_step, step), *reverse)
 
     def guided(
         self, z: Tensor, parameters: tuple[Tensor, ...], noise: Tensor, log_joint: LogJoint

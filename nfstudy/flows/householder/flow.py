@@ -10,11 +10,13 @@ from nfstudy.flows.base import (
     Flow,
     Generators,
     StepHead,
+    fits_lanes,
     require_steps,
     rows_by_image,
     rows_like,
     shortened,
 )
+from nfstudy.flows.householder.kernel import HouseholderChain
 
 
 def householder_flow(z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +84,10 @@ class HouseholderFlow(Flow):
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return z_K, (..., B, D), and zeros, (..., B); see `householder_flow`."""
-        return householder_flow(z, *parameters)
+        (v,) = parameters
+        if v.dim() == 3 and fits_lanes(z, v):
+            return HouseholderChain.apply(z, v)
+        return householder_flow(z, v)
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return z_0, (..., B, D); see `invert_householder_flow`."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nfstudy.flows.base import HEAD_SCALE, Generators, StepHead, require_steps
-from nfstudy.flows.guided import GuidedFlow, LogJoint, slope_of, step_size
+from nfstudy.flows.guided import GuidedFlow, LogJoint, nearest_step_size, slope_of, step_size
 
 
 def langevin(z: Tensor, noise: Tensor, steps: Tensor, log_joint: LogJoint) -> tuple[Tensor, Tensor]:
@@ -66,6 +66,10 @@ class LangevinFlow(GuidedFlow):
     def parameters_from(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return ε of all steps, (B, K, D), of features (B, F)."""
         return (step_size(self.first_step, self.head(features)),)
+
+    def nearest(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return ε within what the head may give."""
+        return tuple(nearest_step_size(self.first_step, steps) for steps in parameters)
 
     def guided(
         self, z: Tensor, parameters: tuple[Tensor, ...], noise: Tensor, log_joint: LogJoint

@@ -78,8 +78,8 @@ class CouplingChain(torch.autograd.Function):
         # A layer's pre-activations are its weights times what came in, plus its biases.
         came_in = (z_a, *hidden.unbind(1))
         grads = (*grad_hidden.unbind(1), grad_shift)
-        by_weights = [_over_samples(torch.bmm(grad, x.mT), length) for grad, x in zip(grads, came_in, strict=True)]
-        by_biases = [_over_samples(grad, length) for grad in grads]
+        by_weights = [over_samples(torch.bmm(grad, x.mT), length) for grad, x in zip(grads, came_in, strict=True)]
+        by_biases = [over_samples(grad, length) for grad in grads]
         return (
             from_lanes(grad_start, grad_z.shape),
             by_biases[0].permute(2, 0, 1),
@@ -92,7 +92,7 @@ class CouplingChain(torch.autograd.Function):
         )
 
 
-def _over_samples(x: Tensor, length: int) -> Tensor:
+def over_samples(x: Tensor, length: int) -> Tensor:
     """Return the sum over samples, (K, ...), of (S K, ...); without a copy where S = 1."""
     return x if len(x) == length else x.unflatten(0, (-1, length)).sum(0)
 

@@ -15,6 +15,7 @@ from nfstudy.flows.coupling import (
     require_halves,
     split_halves,
 )
+from nfstudy.flows.realnvp.kernel import LOOPS
 
 
 def realnvp_flow(z: Tensor, log_scale: float, mixing: Tensor, *networks: Any) -> tuple[Tensor, Tensor]:
@@ -103,6 +104,8 @@ class RealNvpFlow(MixedCouplingFlow):
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return z_K, (..., B, D), and the summed log-determinants in nats, (..., B); see `realnvp_flow`."""
+        if self.fits_loops(z, parameters):
+            return self.by_loops(LOOPS, self.log_scale, z, parameters, self.mixing)
         return realnvp_flow(z, self.log_scale, self.mixing, *self.network_arguments(parameters))
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +17,7 @@ from nfstudy.flows.coupling import (
     require_halves,
     split_halves,
 )
-
-LEAST = 1e-3
-"""Least width and height of a bin as a share of the whole, and least derivative; Durkan et al.'s."""
-AT_ONE = math.log(math.expm1(1 - LEAST))
-"""What is added to what a network says of a derivative, so that 0 means 1."""
+from nfstudy.flows.spline.kernel import AT_ONE, LEAST, LOOPS
 
 
 def spline_flow(z: Tensor, bound: float, mixing: Tensor, *networks: Any) -> tuple[Tensor, Tensor]:
@@ -190,6 +185,8 @@ class SplineFlow(MixedCouplingFlow):
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return z_K, (..., B, D), and the summed log-determinants in nats, (..., B); see `spline_flow`."""
+        if self.fits_loops(z, parameters):
+            return self.by_loops(LOOPS, self.bound, z, parameters, self.mixing)
         return spline_flow(z, self.bound, self.mixing, *self.network_arguments(parameters))
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:

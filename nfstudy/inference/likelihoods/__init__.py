@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from nfstudy.core import registry
-from nfstudy.core.declarations import Likelihood, Values, load
+from nfstudy.core.declarations import Likelihood, load
 from nfstudy.core.errors import UserError
 from nfstudy.core.fields import Positive, Record
+from nfstudy.study.sections import DataSpec
 
 
 class VarianceSettings(Record):
@@ -43,18 +46,28 @@ GAUSSIAN = Likelihood(
     draws=True,
     shared_settings=(VarianceSettings,),
 )
+CATEGORICAL = Likelihood(
+    name="categorical",
+    values=("categories",),
+    implementation="nfstudy.inference.likelihoods.categorical:Categorical",
+    draws=True,
+)
 
 
-def load_likelihood(values: Values, name: str | None = None) -> type[Any]:
-    """Return the class of the likelihood of a kind of numbers; raises UserError where it cannot be loaded.
+def load_likelihood(data: DataSpec, name: str | None = None) -> Callable[..., Any]:
+    """Return what makes the likelihood of some data: its class, which of categories knows how many `levels` they have.
 
     Arguments:
-        values: what the numbers of an example are.
+        data: the section, which says what the numbers of an example are.
         name: the one that is asked for; None for the first that is declared.
+
+    Raises:
+        UserError: it cannot be loaded.
     """
-    likelihood = registry.likelihood_of(values, name)
+    likelihood = registry.likelihood_of(data.values, name)
     try:
-        return load(likelihood.implementation)
+        made: Callable[..., Any] = load(likelihood.implementation)
+        return partial(made, levels=count) if (count := data.categories) else made
     except (ImportError, AttributeError) as error:
         origin = registry.origin_of("likelihoods", likelihood.name)
         raise UserError(f"{origin}: likelihood {likelihood.name}: cannot be loaded: {error}") from error

@@ -22,6 +22,9 @@ class Likelihood(nn.Module, ABC):
     Weights are meaningless until `initialise` has been called.
     """
 
+    levels: int | None = None
+    """Of whole numbers x_i = 0 ... n − 1, each with a probability: n. None of numbers with a density."""
+
     def __init__(self, pixels: int, features: int, model: ModelSpec) -> None:
         super().__init__()
         self.rule = model.initialisation
@@ -44,6 +47,10 @@ class Likelihood(nn.Module, ABC):
         Only images that a model draws itself need it, on which estimates of ln p(x) can be held to the truth.
         """
         raise NotImplementedError(f"{type(self).__name__} draws no images; expected: a likelihood with `draw`")
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Return p(x_i = v|z) for v = 0 ... n − 1, (..., N, n), for h(z) (..., F); where there are `levels`."""
+        raise NotImplementedError(f"{type(self).__name__} has none; expected: a likelihood of whole numbers")
 
     def encoder_input(self, x: Tensor) -> Tensor:
         """Return what the inference network is given of images x (B, N)."""

@@ -17,6 +17,8 @@ from nfstudy.study.sections import ModelSpec
 class Bernoulli(Likelihood):
     """p(x|z) = Π_i Bernoulli(x_i | σ(l_i)) of bits, with logits l = W h(z) + b; Section 6.2."""
 
+    levels = 2
+
     def __init__(self, pixels: int, features: int, model: ModelSpec) -> None:
         super().__init__(pixels, features, model)
         self.logits = Linear(features, pixels)
@@ -28,6 +30,11 @@ class Bernoulli(Likelihood):
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         """Return Σ_i ln σ((2 x_i − 1) l_i), finite and exact for logits of any size; x of zeros and ones."""
         return functional.logsigmoid((2 * x - 1) * self.logits(features)).sum(-1)
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Return σ(−l) and σ(l)."""
+        logits = self.logits(features)
+        return torch.stack([(-logits).sigmoid(), logits.sigmoid()], -1)
 
     def draw(self, features: Tensor, generator: torch.Generator) -> Tensor:
         """Return bits, as floats."""

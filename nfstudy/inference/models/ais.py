@@ -95,14 +95,17 @@ class Bracket(NamedTuple):
         return found | {"gap": float(self.above.nll.mean() - self.below.nll.mean()), "accepted": self.above.accepted}
 
 
-def ais_likelihood(model: LatentVariableModel, images: np.ndarray, annealing: Annealing, seed: int) -> AisEstimates:
+def ais_likelihood(
+    model: LatentVariableModel, images: np.ndarray, annealing: Annealing, seed: int, posterior: Any = None
+) -> AisEstimates:
     """Estimate −ln p(x) of images (N, pixels) by annealed importance sampling.
 
     Step sizes are tuned on chains of their own first, one for each temperature and image, and then stand, so that the
-    mean weight is an unbiased estimate of p(x).
+    mean weight is an unbiased estimate of p(x). A posterior of these images may be given in place of what the model
+    infers, for paths that begin at q.
     """
     x = _as_input(model, images)
-    target = _Target(model, x, annealing.path)
+    target = _Target(model, x, annealing.path, posterior)
     shape = (annealing.chains, len(images), target.latent)
     steps = _tune(target, shape, annealing, torch.Generator().manual_seed(derive_seed(seed, "annealing", "steps")))
     stream = torch.Generator().manual_seed(derive_seed(seed, "annealing", "chains"))
@@ -144,10 +147,10 @@ def bracket_likelihood(model: Any, count: int, annealing: Annealing, seed: int) 
 class _Target:
     """g(e) of images x (B, N), with its gradient."""
 
-    def __init__(self, model: Any, x: Tensor, path: Path) -> None:
+    def __init__(self, model: Any, x: Tensor, path: Path, posterior: Any = None) -> None:
         self.model, self.x, self.path = model, x, path
         with torch.no_grad():
-            self.posterior = model.infer(x)
+            self.posterior = model.infer(x) if posterior is None else posterior
         self.latent = self.posterior.noise_size if path == "q" else self.posterior.mean.shape[-1]
 
     def __call__(self, e: Tensor) -> tuple[Tensor, Tensor]:

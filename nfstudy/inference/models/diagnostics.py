@@ -11,7 +11,8 @@ import torch
 from scipy.special import digamma
 from torch import Tensor, nn
 
-from nfstudy.inference.models.dlgm import DLGM
+from nfstudy.flows.layered import LayeredFlow
+from nfstudy.inference.models.dlgm import DLGM, Posterior
 
 SAMPLES = 32
 """Of q_K(z|x) for each image: a flow has no closed form for its moments."""
@@ -33,6 +34,11 @@ class PosteriorSummary(NamedTuple):
     """(N,), nats: E_q[Σ_k ln|det ∂f_k/∂z_{k−1}|] of each image."""
     displacement: np.ndarray
     """(N,): E_q‖z_K − z_0‖ of each image."""
+    active_by_layer: tuple[int, ...]
+    """The same as `active`, of each stochastic layer's own variables ξ_l."""
+    kl_by_layer: tuple[float, ...]
+    """Nats: E_x KL(q_l,K(ξ_l|x)‖N(0, I)) of each stochastic layer, whose sum is the bound's KL term; empty where one
+    guided chain spans several layers, whose posterior is no product of theirs."""
 
 
 @torch.inference_mode()
@@ -44,8 +50,8 @@ def summarise_posteriors(model: DLGM, images: np.ndarray, seed: int) -> Posterio
     """
     generator = torch.Generator().manual_seed(seed)
     parameter = next(model.parameters())
-    means, variances, log_dets, displacements = [], [], [], []
-    at_once = max(1, NUMBERS_AT_ONCE // (SAMPLES * model.mean.out_features))
+    means, variances, log_dets, displacements, kls = [], [], [], [], []
+    at_once = max(1, NUMBERS_AT_ONCE // (SAMPLES * model.latent))
     for start in range(0, len(images), at_once):
         x = torch.tensor(images[start : start + at_once], dtype=parameter.dtype, device=parameter.device)
         posterior = model.infer(x)
@@ -57,6 +63,7 @@ def summarise_posteriors(model: DLGM, images: np.ndarray, seed: int) -> Posterio
         variances.append(z_K.double().var(0))
         log_dets.append(log_det.double().mean(0))
         displacements.append(torch.linalg.vector_norm((z_K - z_0).double(), dim=-1).mean(0))
+        kls.append(_kl_by_layer(model, posterior, z_0, z_K, log_det))
     mean, variance = torch.cat(means), torch.cat(variances)
     half = (SAMPLES - 1) / 2
     log_variance = variance.clamp(min=torch.finfo(torch.float64).tiny).log() - (float(digamma(half)) - math.log(half))
@@ -67,7 +74,23 @@ def summarise_posteriors(model: DLGM, images: np.ndarray, seed: int) -> Posterio
         kl.cpu().numpy(),
         torch.cat(log_dets).cpu().numpy(),
         torch.cat(displacements).cpu().numpy(),
+        tuple(int((own > ACTIVE).sum()) for own in activity.split(model.sizes)),
+        tuple(torch.cat(kls).mean(0).tolist()),
     )
+
+
+def _kl_by_layer(model: DLGM, posterior: Posterior, z_0: Tensor, z_K: Tensor, log_det: Tensor) -> Tensor:
+    """Return the mean over samples of ln q_l,K − ln p(ξ_l) of each layer, (B, L), of what `DLGM.sample` returned."""
+    if len(model.sizes) == 1:
+        log_dets = log_det.unsqueeze(-1)
+    elif isinstance(model.flow, LayeredFlow):
+        _, log_dets = model.flow.by_layer(z_0, posterior.flow_parameters)
+    else:
+        return z_0.new_empty(z_0.shape[-2], 0, dtype=torch.float64)
+    standard = (z_0 - posterior.mean) * (-0.5 * posterior.log_variance).exp()
+    each = 0.5 * (z_K.double().square() - standard.double().square() - posterior.log_variance.double())
+    by_layer = [own.sum(-1) for own in each.split(model.sizes, dim=-1)]
+    return (torch.stack(by_layer, dim=-1) - log_dets.double()).mean(0)
 
 
 class GradientMoments(NamedTuple):

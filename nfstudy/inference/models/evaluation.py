@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nfstudy.core.seeds import derive_seed
 from nfstudy.inference.models.importance import SeedSpread, effective_sizes, log_means, pareto_k, sample_numbers
-from nfstudy.inference.models.objective import BoundTerms, LatentVariableModel, bound_terms
+from nfstudy.inference.models.objective import BoundTerms, LatentVariableModel, bound_terms, map_tensors
 
 IMAGES_AT_ONCE = 100
 SAMPLES_AT_ONCE = 16
@@ -134,7 +134,7 @@ def evaluate_likelihood(model: LatentVariableModel, images: np.ndarray, samples:
     elbo = nll = variance = 0.0
     sizes = sample_numbers(samples)
     curve, spread, parts = np.zeros(len(sizes)), SeedSpread(samples), list[PerImage]()
-    for weights in _weights_by_block(model, images, samples, seed):
+    for weights in weights_by_block(model, images, samples, seed):
         elbo += weights.mean.sum().item()
         nll -= weights.log_mean.sum().item()
         variance += weights.log_mean_variance.sum().item()
@@ -161,21 +161,37 @@ def log_likelihoods(model: LatentVariableModel, images: np.ndarray, samples: int
 
     The arguments are those of `evaluate_likelihood`; the estimate is in expectation a lower bound.
     """
-    blocks = [weights.log_mean for weights in _weights_by_block(model, images, samples, seed)]
+    blocks = [weights.log_mean for weights in weights_by_block(model, images, samples, seed)]
     return torch.cat(blocks) if blocks else torch.zeros(0, dtype=torch.float64)
 
 
-def _weights_by_block(model: LatentVariableModel, images: np.ndarray, samples: int, seed: int) -> Iterator[_LogWeights]:
+def weights_by_block(
+    model: LatentVariableModel, images: np.ndarray, samples: int, seed: int, posteriors: Any = None
+) -> Iterator[LogWeights]:
+    """Yield S log weights of each image, of so many images at once; to be drawn from without gradients.
+
+    Arguments:
+        model: a `LatentVariableModel`.
+        images: (N, pixels).
+        samples: S.
+        seed: each image has a stream of its own.
+        posteriors: of these images, in place of what the model infers.
+    """
     at_once = min(IMAGES_AT_ONCE, max(1, WEIGHTS_AT_ONCE // samples))
     for start in range(0, len(images), at_once):
         x = _as_input(images[start : start + at_once], model)
         streams = [
             torch.Generator().manual_seed(derive_seed(seed, "importance samples", start + i)) for i in range(len(x))
         ]
-        yield _log_weights(model, x, samples, streams)
+        if posteriors is None:
+            posterior = model.infer(x)
+        else:
+            rows = slice(start, start + at_once)
+            posterior = map_tensors(lambda tensor, rows=rows: tensor[rows], posteriors)  # type: ignore[misc]
+        yield _log_weights(model, x, samples, streams, posterior)
 
 
-class _LogWeights(NamedTuple):
+class LogWeights(NamedTuple):
     """S log weights l_s = ln w_s an image, and what they come to, each (B,) in float64."""
 
     logs: Tensor
@@ -188,9 +204,10 @@ class _LogWeights(NamedTuple):
     """var(w) / (S mean(w)²)."""
 
 
-def _log_weights(model: LatentVariableModel, x: Tensor, samples: int, streams: list[torch.Generator]) -> _LogWeights:
+def _log_weights(
+    model: LatentVariableModel, x: Tensor, samples: int, streams: list[torch.Generator], posterior: Any
+) -> LogWeights:
     """Sum weights over blocks of samples, kept relative to the largest weight yet, so that none overflows."""
-    posterior = model.infer(x)
     size = posterior.noise_size
     total, first, second = torch.zeros(3, len(x), dtype=torch.float64, device=x.device)
     largest = torch.full_like(total, -torch.inf)
@@ -208,7 +225,7 @@ def _log_weights(model: LatentVariableModel, x: Tensor, samples: int, streams: l
         second = second * shrink**2 + weights.square().sum(0)
     # var(w) / (S mean(w)²) = (S Σw² / (Σw)² − 1) / (S − 1); equal weights may round below 0.
     relative_variance = ((samples * second / first**2 - 1) / (samples - 1)).clamp(min=0)
-    return _LogWeights(torch.cat(logs), total / samples, largest + (first / samples).log(), relative_variance)
+    return LogWeights(torch.cat(logs), total / samples, largest + (first / samples).log(), relative_variance)
 
 
 def _as_input(images: np.ndarray, model: LatentVariableModel) -> Tensor:

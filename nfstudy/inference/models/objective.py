@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -25,6 +25,16 @@ class LatentVariableModel(Protocol):
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Return ln p(x|z) (..., B)."""
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], posterior: Any) -> Any:
+    """Return a posterior with each of its tensors replaced by a function of it; these may lie in tuples within it."""
+    if isinstance(posterior, Tensor):
+        return function(posterior)
+    if isinstance(posterior, tuple):
+        parts = [map_tensors(function, part) for part in posterior]
+        return type(posterior)(*parts) if hasattr(posterior, "_fields") else tuple(parts)
+    return posterior
 
 
 class BoundTerms(NamedTuple):

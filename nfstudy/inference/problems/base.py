@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import nn
 
 from nfstudy.films.arrays import Film
+from nfstudy.films.fits import PlaneFits
 from nfstudy.inference.models.minibatch import Minibatch
 from nfstudy.study.settings import Settings
 
@@ -69,7 +70,11 @@ class Problem(Protocol):
     def film(self) -> Film:
         """Return what the trained flow does step by step."""
 
+    def fits(self) -> PlaneFits | None:
+        """Return what is approximated beside draws by MCMC and the best Gaussians; None where it is not on a plane."""
+
 
 def variational(named: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
     """Return the parameters of q: those that are not of the generative network."""
-    return [weight for name, weight in named.items() if not name.startswith(("decoder.", "likelihood."))]
+    generative = ("decoder.", "upper_decoders.", "likelihood.")
+    return [weight for name, weight in named.items() if not name.startswith(generative)]

@@ -67,6 +67,11 @@ def log_density(spec: EnergySpec, z: Tensor) -> Tensor:
     return found
 
 
+def reach_of(spec: EnergySpec) -> tuple[float, float]:
+    """Return the half sides of a rectangle about 0 with all mass: beyond it, exp(−U) is below e⁻⁴⁰ of its peak."""
+    return (spec.half_width + 40 * spec.edge if spec.name in UNCONFINED else FARTHEST), FARTHEST
+
+
 @lru_cache
 def log_normaliser(spec: EnergySpec) -> float:
     """Return ln Z, Z = ∫ exp(log_density) dz, in nats, by the trapezoidal rule in float64.
@@ -74,9 +79,8 @@ def log_normaliser(spec: EnergySpec) -> float:
     The rule converges exponentially for smooth functions that vanish at the ends of the grid. The grid reaches 40 edges
     beyond ±L along z1, where the factor is e⁻⁴⁰, and is as fine as the narrowest width and the edge need.
     """
-    confined = spec.name in UNCONFINED
-    reach = spec.half_width + 40 * spec.edge if confined else FARTHEST
-    step = min(STEP, spec.edge / 4) if confined else STEP
+    reach, _ = reach_of(spec)
+    step = min(STEP, spec.edge / 4) if spec.name in UNCONFINED else STEP
     z1 = torch.linspace(-reach, reach, 2 * math.ceil(reach / step) + 1, dtype=torch.float64)
     z2 = torch.linspace(-FARTHEST, FARTHEST, 2 * math.ceil(FARTHEST / STEP) + 1, dtype=torch.float64)
     rows = [torch.logsumexp(log_density(spec, torch.cartesian_prod(part, z2)), 0) for part in z1.split(1000)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,14 +16,20 @@ from nfstudy.core.errors import UserError
 from nfstudy.core.seeds import derive_seed
 from nfstudy.data import Dataset
 from nfstudy.films.arrays import PosteriorFilm
+from nfstudy.films.fits import PlaneFits
+from nfstudy.flows import has_inverse
 from nfstudy.inference.likelihoods import load_likelihood
 from nfstudy.inference.models.ais import Annealing, ais_likelihood, bracket_likelihood
 from nfstudy.inference.models.diagnostics import summarise_posteriors
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_bound, evaluate_likelihood
+from nfstudy.inference.models.hmc import Sampling
+from nfstudy.inference.models.local import inference_gaps
 from nfstudy.inference.models.minibatch import ImageMinibatch
 from nfstudy.inference.problems.base import Diagnosis
+from nfstudy.inference.problems.code_lengths import bits_per_pixel, code_lengths
 from nfstudy.inference.problems.films import MAPPED, POSTERIOR_SAMPLES, POSTERIORS, posterior_film
+from nfstudy.inference.problems.fits import CHAINS, plane_fits, study_target
 from nfstudy.inference.problems.image_grid import image_grid
 from nfstudy.runs.evaluations import EvaluationRequest
 from nfstudy.study.sections import DataSpec
@@ -35,6 +43,14 @@ DIAGNOSED = 100
 """Test images whose posteriors are summarised where there is no tight estimate, which says how many."""
 MOST_LATENTS = 1000
 """Latent variables whose KL is logged, the largest first."""
+FITTED = 4
+"""Test images whose posteriors are drawn from by MCMC, at D = 2."""
+FIT_SAMPLING = Sampling(burn_in=300, draws=1000, leapfrog=8)
+FIT_NODES = 10
+FIT_REACH = 6.0
+"""Of the prior N(0, I), all but 10⁻⁸ lies within so many deviations."""
+FIT_SAMPLES = 1000
+"""Of q_K, to know where it reaches."""
 PERCENTILES = (0, 5, 10, 25, 50, 75, 90, 95, 100)
 
 
@@ -56,7 +72,7 @@ class ImageProblem:
         self.repetition = repetition
         self.device = device
         if model is None:
-            likelihood = load_likelihood(settings.data.values, settings.model.likelihood)
+            likelihood = load_likelihood(settings.data, settings.model.likelihood)
             precision = getattr(torch, settings.train.precision)
             model = DLGM(dataset.train.shape[1], settings.model, settings.flow, likelihood, precision)
             model.initialise(settings.seed, repetition)
@@ -106,10 +122,13 @@ class ImageProblem:
         return evaluate_bound(self.model, self.dataset.valid, derive_seed(self.settings.seed, "evaluation", "valid"))
 
     def test(self) -> dict[str, float]:
-        """Return `evaluation.LikelihoodEstimates.numbers` on the test images."""
+        """Return `evaluation.LikelihoodEstimates.numbers` on the test images; of whole numbers, bits per pixel too."""
         self.model.eval()
         seed = derive_seed(self.settings.seed, "evaluation", "test")
-        return evaluate_likelihood(self.model, self._test_images(), self.settings.evaluation.samples, seed).numbers()
+        found = evaluate_likelihood(self.model, self._test_images(), self.settings.evaluation.samples, seed).numbers()
+        if self.model.likelihood.levels:
+            found["bits_per_pixel"] = bits_per_pixel(-found["elbo"], self.dataset.train.shape[1])
+        return found
 
     def diagnose(self) -> Diagnosis:
         """Return the tight estimate with its convergence curve, and `diagnostics.PosteriorSummary` of the same images.
@@ -138,6 +157,8 @@ class ImageProblem:
             "test/displacement": float(posteriors.displacement.mean()),
         }
         curves["test/kl_latent"] = dict(enumerate(np.sort(posteriors.kl)[::-1][:MOST_LATENTS].tolist(), start=1))
+        by_layer = {"active_layer": posteriors.active_by_layer, "kl_layer": posteriors.kl_by_layer}
+        curves |= {f"test/{name}": dict(enumerate(map(float, own), start=1)) for name, own in by_layer.items() if own}
         columns |= {"log_det": posteriors.log_det, "displacement": posteriors.displacement}
         for name in ("log_det", "displacement"):
             quantiles = np.percentile(columns[name], PERCENTILES)
@@ -145,18 +166,26 @@ class ImageProblem:
         return Diagnosis(metrics, curves, {"images.csv": _csv(places, columns)})
 
     def evaluate(self, request: EvaluationRequest) -> dict[str, float]:
-        """Return what an estimator says of −ln p(x) of test images, or of images that the model draws.
+        """Return what an estimator says of −ln p(x) of test images, or of images that the model draws; or code lengths.
+
+        Of `local`, the inference gaps of test images as well: `models.local.InferenceGaps.numbers`.
 
         Where there are fewer test images than asked for, it is of all; `images` says of how many it is.
 
         Raises:
-            UserError: images are to be drawn, which the model's likelihood does not do.
+            UserError: images are to be drawn, which the model's likelihood does not do; or there is no such code.
         """
         self.model.eval()
         images = self._test_images()[spread_over(len(self._test_images()), request.images)]
         seed = derive_seed(self.settings.seed, "evaluation again", request.seed, self.repetition)
         if request.estimator == "importance":
             return evaluate_likelihood(self.model, images, request.samples, seed).numbers() | {"images": len(images)}
+        if request.estimator == "local":
+            most = (request.samples, request.temperatures or 1, request.updates or 0)
+            found = inference_gaps(self.model, images, *most, seed, self.model.nearest)
+            return found.numbers() | {"images": len(images)}
+        if request.estimator == "bits-back":
+            return code_lengths(self.model, self.settings.flow, images, request.samples, seed)
         annealing = Annealing(request.temperatures or 1, request.samples)
         if request.estimator == "ais":
             return ais_likelihood(self.model, images, annealing, seed).numbers() | {"images": len(images)}
@@ -191,6 +220,26 @@ class ImageProblem:
         noise = self._noise(POSTERIOR_SAMPLES * len(filmed), self.model.noise_size, "film")
         noise = noise.reshape(POSTERIOR_SAMPLES, len(filmed), -1)
         return posterior_film(self.model, filmed, mapped, noise, self._levels)
+
+    def fits(self) -> PlaneFits | None:
+        """Return the posteriors of some test images beside draws by MCMC, the best Gaussians, and q_K; in float64.
+
+        None where D is not 2. The chains start at draws from the prior that are twice as wide.
+        """
+        if self.model.latent != 2:
+            return None
+        model = copy.deepcopy(self.model).cpu().double().eval().requires_grad_(False)
+        images = self._test_images()[spread_over(len(self._test_images()), FITTED)]
+        x = torch.tensor(images, dtype=torch.float64)
+        stream = torch.Generator().manual_seed(derive_seed(self.settings.seed, "mcmc", self.repetition))
+        starts = 2 * torch.randn(CHAINS, len(x), 2, generator=stream, dtype=torch.float64)
+        reach = (FIT_REACH, FIT_REACH)
+        target = study_target(partial(model.log_joint, x), starts, reach, FIT_SAMPLING, FIT_NODES, stream)
+        posterior = model.infer(x)
+        noise = torch.randn(FIT_SAMPLES, len(x), model.noise_size, generator=stream, dtype=torch.float64)
+        samples = model.sample(posterior, noise)[0].detach()
+        log_flow = partial(model.log_density, posterior) if has_inverse(self.settings.flow) else None
+        return plane_fits(target, log_flow, samples, images=self._levels(x))
 
     def _levels(self, images: Tensor) -> np.ndarray:
         """Return images (n, pixels) as levels from 0 to 255, (n, height, width, channels)."""
@@ -230,6 +279,8 @@ class ImageProblem:
     def _unit(self, images: np.ndarray) -> np.ndarray:
         """Return images from 0 to 1: real numbers from the least in the training images to the greatest."""
         assert self.settings.data is not None
+        if count := self.settings.data.categories:
+            return images / (count - 1)
         if self.settings.data.values != "real":
             return images
         least, greatest = self.dataset.train.min(), self.dataset.train.max()

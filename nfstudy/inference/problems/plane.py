@@ -6,27 +6,35 @@ import copy
 import io
 import math
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from nfstudy.core.seeds import derive_seed
 from nfstudy.films.arrays import PlaneFilm
+from nfstudy.films.fits import PlaneFits
 from nfstudy.flows import make_flow
+from nfstudy.inference.models.hmc import Sampling
 from nfstudy.inference.models.minibatch import Draws, density_slope
 from nfstudy.inference.models.objective import BoundTerms
 from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.density_grid import CELLS, array_file, window_mass
-from nfstudy.inference.problems.energies import energy, log_density, log_normaliser, window_grid
+from nfstudy.inference.problems.energies import WINDOW, energy, log_density, log_normaliser, reach_of, window_grid
 from nfstudy.inference.problems.films import CELLS as FILM_CELLS
 from nfstudy.inference.problems.films import SAMPLES, plane_film
+from nfstudy.inference.problems.fits import CHAINS, Target, plane_fits, study_target
 from nfstudy.inference.problems.image_grid import image_grid
 from nfstudy.study.sections import ENERGY_EPOCH, EnergySpec, FlowSpec, Q0Spec
 from nfstudy.study.settings import Settings
 
 VALIDATION_SAMPLES = 2000
 SAMPLES_AT_ONCE = 10_000
+FIT_SAMPLING = Sampling(burn_in=300, draws=4000, leapfrog=6)
+"""Of the energies by MCMC: many short trajectories, as what lets a chain cross from mode to mode is a new momentum."""
+FIT_NODES = 24
+FIT_SAMPLES = 5000
+"""Of q_K, to know where it reaches."""
 
 
 class PlaneFlow(nn.Module):
@@ -226,6 +234,20 @@ class EnergyProblem:
             log_density(self.target, window_grid(FILM_CELLS)) - log_normaliser(self.target),
         )
 
+    def fits(self) -> PlaneFits:
+        """Return the energy's density beside draws by MCMC, the best Gaussians, and q_K; in float64.
+
+        What does not depend on the flow is the same for all runs of an energy and a seed.
+        """
+        model = copy.deepcopy(self.model).cpu().double().requires_grad_(False)
+        samples = model.sample(self._test_noise()[:FIT_SAMPLES].double())[0]
+        return plane_fits(
+            _target(self.target, self.settings.seed),
+            lambda z: model.log_density(z.squeeze(-2)).unsqueeze(-1),
+            samples.unsqueeze(1),
+            torch.tensor([[0.0, 0.0, WINDOW]], dtype=torch.float64),
+        )
+
     @cached_property
     def _window_density(self) -> Tensor:
         """q_K at `window_grid`; asked for only when the training is over."""
@@ -248,3 +270,11 @@ class EnergyProblem:
 
     def _generator(self, purpose: str, *axes: str | int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.settings.seed, purpose, *axes))
+
+
+@lru_cache
+def _target(spec: EnergySpec, seed: int) -> Target:
+    """Return an energy's density, studied; its chains start evenly over the window."""
+    stream = torch.Generator().manual_seed(derive_seed(seed, "mcmc", spec.name))
+    starts = WINDOW * (2 * torch.rand(CHAINS, 1, 2, generator=stream, dtype=torch.float64) - 1)
+    return study_target(lambda z: log_density(spec, z), starts, reach_of(spec), FIT_SAMPLING, FIT_NODES, stream)

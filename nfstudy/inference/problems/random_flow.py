@@ -92,6 +92,9 @@ class DrawnProblem:
         parameters = self.flow.parameters_from(samples.new_empty(0))
         return plane_film(self.flow, parameters, self._log_q0, lambda z: z, samples, None)
 
+    def fits(self) -> None:
+        """Return None: nothing is approximated."""
+
     @torch.no_grad()
     def _draw_steps(self) -> None:
         assert self.settings.drawn is not None

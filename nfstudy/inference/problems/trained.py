@@ -38,16 +38,20 @@ class ImageModel:
         settings: all of the run's.
         module: the torch module, an `inference.models.dlgm.DLGM`, in evaluation mode on the CPU.
         pixels: N, how many numbers an example has.
-        latent: D, how many latent variables.
+        latent: D, how many latent variables. With several stochastic layers, z is the noise ξ that they are made from,
+            of all layers side by side, with p(ξ) = N(0, I); `module.layers_of` makes z_1, ..., z_L from it.
     """
 
     def __init__(self, run_id: str, settings: Settings, module: DLGM, pixels: int) -> None:
         self.run_id, self.settings, self.module = run_id, settings, module.eval()
-        self.pixels, self.latent = pixels, settings.model.latent
+        self.pixels, self.latent = pixels, module.latent
 
     @torch.inference_mode()
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        """Return the expected pixels of n examples, (n, N), from 0 to 1 (of real data: x), at z ~ N(0, I)."""
+        """Return the expected pixels of n examples, (n, N), at z ~ N(0, I).
+
+        They are from 0 to 1; of real data they are x, and of n whole levels from 0 to n − 1.
+        """
         _require(n, "n")
         return self.module.decode(torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed)))
 
@@ -56,13 +60,13 @@ class ImageModel:
         """Return S draws from the posterior q_K(z|x) of each example, eqs. (6), (7).
 
         Arguments:
-            x: B examples as the model is trained on them (bits, numbers within (0, 1), or real numbers), (B, N) or
-                (B, height, width).
+            x: B examples as the model is trained on them (bits, numbers within (0, 1), real numbers, or whole levels),
+                (B, N) or (B, height, width).
             samples: S.
             seed: of the draws.
 
         Raises:
-            UserError: x is of another size, or not finite.
+            UserError: x is of another size, not finite, or has levels that the model has no probability of.
         """
         _require(samples, "samples")
         rows = torch.tensor(self._rows(x))
@@ -96,6 +100,10 @@ class ImageModel:
             raise UserError(f"x of shape {values.shape}: expected: (B, {self.pixels}), one example a row")
         if not np.isfinite(values).all():
             raise UserError("x: got numbers that are not finite; expected: finite ones")
+        assert self.settings.data is not None
+        count = self.settings.data.categories
+        if count and not ((values == np.floor(values)) & (values >= 0) & (values < count)).all():
+            raise UserError(f"x: got numbers that are no levels; expected: whole ones from 0 to {count - 1}")
         return values.reshape(len(values), self.pixels)
 
 
@@ -165,7 +173,7 @@ def trained_model(run_id: str, settings: Settings, weights: bytes) -> ImageModel
     if not isinstance(first, Tensor) or first.dim() != 2:
         raise UserError(f"run {run_id}: checkpoint.pt: got no encoder.0.pieces.weight; expected: weights of a DLGM")
     pixels = first.shape[1]
-    likelihood = load_likelihood(settings.data.values, settings.model.likelihood)
+    likelihood = load_likelihood(settings.data, settings.model.likelihood)
     module = DLGM(pixels, settings.model, settings.flow, likelihood)
     _take_over(run_id, module, state)
     return ImageModel(run_id, settings, module, pixels)

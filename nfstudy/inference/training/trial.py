@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from nfstudy.data import Dataset
 from nfstudy.films import film_files
+from nfstudy.films.fits import FITS, write_fits
 from nfstudy.inference.models.diagnostics import gradient_moments
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.base import Problem, variational
@@ -72,6 +73,8 @@ def run_trial(
             curves, files = diagnosis.curves, {**problem.files(), **diagnosis.files}
             if trial.film and trial.settings.flow.length:
                 files |= film_files(problem.film(), trial.cell.label)
+            if trial.fits and (fits := problem.fits()):
+                files |= {FITS: write_fits(fits)}
             further, reason, tracebacks = _further_metrics(trial.metrics, problem)
             metrics, files = metrics | further, files | tracebacks
         metrics["time/evaluation_seconds"] = time.perf_counter() - evaluation_started

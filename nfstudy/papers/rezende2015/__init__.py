@@ -31,6 +31,12 @@ TABLE_3 = ExhibitDeclaration(
     make=f"{_HERE}.table_3:table_3",
     readme=f"{_HERE}.readme:table_3",
 )
+FOLLOW_UPS = ExhibitDeclaration(
+    name="follow-ups",
+    paper="rezende2015",
+    needs={"data.name": ("mnist",)},
+    make=f"{_HERE}.follow_ups:follow_ups",
+)
 FIGURE_4 = ExhibitDeclaration(
     name="figure-4",
     paper="rezende2015",
@@ -49,5 +55,8 @@ FIGURE_1 = ExhibitDeclaration(
 )
 FIGURE_3 = ExhibitDeclaration(
     name="figure-3", paper="rezende2015", needs={"energy.name": ()}, make=f"{_HERE}.figures_1_3:figure_3"
+)
+STOCHASTIC_LAYERS = ExhibitDeclaration(
+    name="stochastic-layers", make=f"{_HERE}.stochastic_layers:stochastic_layers", needs={"model.stochastic_layers": ()}
 )
 READINGS = ExhibitDeclaration(name="readings", paper="rezende2015", make=f"{_HERE}.readings:readings")

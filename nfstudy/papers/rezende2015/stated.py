@@ -27,6 +27,7 @@ STATED_SETTINGS = {
 """Dotted path -> what Section 6 of the paper states; of all other settings it says nothing."""
 
 UNMENTIONED = {
+    "model.stochastic_layers": 1,
     "train.schedule.name": "constant",
     "train.weight_decay": 0.0,
     "train.clip_norm": None,
@@ -61,6 +62,9 @@ def why_not_comparable(settings: Settings, experiment: Experiment = "mnist") -> 
     stated = stated_settings(flat)
     if data != experiment:
         return f"not comparable: data {data}, the paper's is {experiment}"
+    if settings.data and settings.data.values == "categories":
+        theirs = "densities of dequantised ones" if experiment == "cifar10" else "probabilities of bits"
+        return f"not comparable: probabilities of whole levels, the paper's are {theirs}"
     if experiment == "mnist" and flat["data.binarisation"] != "static":
         return f"not comparable: {flat['data.binarisation']} binarisation, the paper's is static"
     if experiment == "cifar10" and flat["data.patch"] != stated["data.patch"]:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PrivateAttr, TypeAdapter, ValidationError
 
 from nfstudy.core import registry
-from nfstudy.core.declarations import DataSource, Kind, Metric, Paper
+from nfstudy.core.declarations import Kind, Metric, Paper
 from nfstudy.core.errors import ReportError
 from nfstudy.core.fields import Positive, Record
 from nfstudy.report.labels import Label, setting_name, setting_text
@@ -25,6 +25,7 @@ from nfstudy.report.statistics.contrasts import combine
 from nfstudy.report.statistics.estimates import BOUNDS
 from nfstudy.report.tables import format_number
 from nfstudy.runs.metrics import unit_of
+from nfstudy.study.sections import DataSpec
 from nfstudy.study.spec import Scalar
 from nfstudy.study.yaml_document import Document, shown
 
@@ -259,8 +260,8 @@ class Part:
     @property
     def quantity(self) -> Metric:
         """What is compared, in the unit that it has there."""
-        source: DataSource | None = registry.all_of("data").get(self.where.get("data.name", ""))
-        values = source.values if source and isinstance(source.values, str) else "bits"
+        name = self.where.get("data.name", "")
+        values = DataSpec(name=name).values if name in registry.all_of("data") else "bits"
         unit = unit_of(None if "energy.name" in self.where else values)
         return replace(QUANTITIES[self.claim.quantity], unit=unit)
 

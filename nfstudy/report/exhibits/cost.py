@@ -59,17 +59,22 @@ def evaluations(results: Results) -> Exhibit:
     """List what `evaluate` has found: a line a cell and request."""
     rows: list[Row] = []
     for result in results.cells:
-        found: dict[str, dict[str, Evaluation]] = {}
-        finished = result.repetitions[result.repetitions["outcome"] == "finished"]
-        texts = finished["evaluations"].fillna("") if "evaluations" in finished else [""] * len(finished)
-        for run_id, text in zip(finished["run_id"], texts, strict=True):
-            for each in read_evaluations(text, run_id):
-                found.setdefault(each.request.label, {})[run_id] = each
-        rows += [_evaluation_row(result, label, runs, results) for label, runs in sorted(found.items())]
+        rows += [_evaluation_row(result, label, runs, results) for label, runs in evaluations_of(result).items()]
     caption = stamped(EVALUATION_CAPTION.format(unit=results.unit), results)
     table = Table("evaluations", caption, ("row", "estimator", *NAMES.values(), "by"), tuple(rows))
     text = "" if rows else "No run has been evaluated again: `python -m nfstudy evaluate` does."
     return Exhibit("evaluations", "Evaluated again", text, (table,) if rows else ())
+
+
+def evaluations_of(result: CellResult) -> dict[str, dict[str, Evaluation]]:
+    """Return label of a request, in their order -> run id -> what `evaluate` has found of a cell's runs."""
+    found: dict[str, dict[str, Evaluation]] = {}
+    finished = result.repetitions[result.repetitions["outcome"] == "finished"]
+    texts = finished["evaluations"].fillna("") if "evaluations" in finished else [""] * len(finished)
+    for run_id, text in zip(finished["run_id"], texts, strict=True):
+        for each in read_evaluations(text, run_id):
+            found.setdefault(each.request.label, {})[run_id] = each
+    return dict(sorted(found.items()))
 
 
 def _evaluation_row(result: CellResult, label: str, runs: dict[str, Evaluation], results: Results) -> Row:

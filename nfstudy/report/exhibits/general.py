@@ -28,7 +28,7 @@ from nfstudy.report.plots.curves import Column, Facet, Panel, draw_curves, draw_
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.report.tables import Entry, Table
 from nfstudy.runs.frame import LoggedRuns
-from nfstudy.runs.metrics import FREE_ENERGY, METRICS, SECONDS, SPEED
+from nfstudy.runs.metrics import BITS_PER_PIXEL, FREE_ENERGY, METRICS, SECONDS, SPEED
 
 MAX_LINES = 200
 """Runs whose learning curves are drawn; more hide one another."""
@@ -39,7 +39,8 @@ SPLITS = {"train/elbo": "training", "valid/elbo": "validation"}
 
 def summary(results: Results) -> Exhibit:
     """List every cell with its numbers, its cost and its state."""
-    columns = (*results.bounds, *results.study.metrics, SECONDS, SPEED)
+    logged = any(result.estimate(BITS_PER_PIXEL).n for result in results.cells)
+    columns = (*results.bounds, *((BITS_PER_PIXEL,) if logged else ()), *results.study.metrics, SECONDS, SPEED)
     rows = [
         cell_row(
             result,
@@ -55,7 +56,8 @@ def summary(results: Results) -> Exhibit:
         )
         for result in results.cells
     ]
-    further = "".join(f" {metric.title.capitalize()}: {metric.meaning}." for metric in results.study.metrics)
+    bits = " Bits per pixel: F / (N ln 2), of the N numbers of an image." if logged else ""
+    further = bits + "".join(f" {metric.title.capitalize()}: {metric.meaning}." for metric in results.study.metrics)
     caption = (
         "Every cell of the study on the test set: mean ± standard error (number of runs) over its finished "
         f"repetitions. F, KL and −ln p(x) in {results.unit}, lower is better{_bounds(results)}; seconds of training "
