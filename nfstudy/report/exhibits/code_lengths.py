@@ -36,10 +36,10 @@ def code_lengths(results: Results) -> Exhibit:
     """List the round trips that `evaluate --estimator bits-back` has made: a line a cell and request."""
     rows: list[Row] = []
     for result in results.cells:
-        for label, runs in evaluations_of(result).items():
+        for runs in evaluations_of(result).values():
             coded = {run_id: each for run_id, each in runs.items() if each.request.estimator == "bits-back"}
             if coded:
-                rows.append(_row(result, label, coded, results))
+                rows.append(_row(result, coded, results))
     headers = ("row", "images", *(metric.title for metric in COLUMNS), "by")
     table = Table("code-lengths", stamped(CAPTION.format(unit=results.unit), results), headers, tuple(rows))
     return Exhibit(
@@ -50,14 +50,16 @@ def code_lengths(results: Results) -> Exhibit:
     )
 
 
-def _row(result: CellResult, label: str, runs: dict[str, Evaluation], results: Results) -> Row:
+def _row(result: CellResult, runs: dict[str, Evaluation], results: Results) -> Row:
     entries = []
     for metric in COLUMNS:
         found = estimate({run_id: _number(each.numbers, metric) for run_id, each in runs.items()})
         quantity = replace(metric, unit=results.unit) if metric is F_NATS else metric
         entries.append(Entry(quantity=quantity, estimate=found, run_ids=found.run_ids))
     images = sorted({int(each.numbers["images"]) for each in runs.values()})
-    return cell_row(result, [Entry(text=", ".join(f"{each:,}" for each in images)), *entries, Entry(text=label)])
+    request = next(iter(runs.values())).request
+    asked = Entry(text=f"{request.samples:,} samples, seed {request.seed}")
+    return cell_row(result, [Entry(text=", ".join(f"{each:,}" for each in images)), *entries, asked])
 
 
 def _number(numbers: dict[str, float], metric: Metric) -> float:
