@@ -20,8 +20,8 @@ class PlaneFits:
     """T densities p on the plane, with C chains of draws from each, and F fits: two Gaussians, then q_K."""
 
     KIND: ClassVar = "fits"
-    SMALL: ClassVar = frozenset({"log_target", "log_flow"})
-    LOGARITHMS: ClassVar = SMALL
+    SMALL: ClassVar = frozenset({"log_target", "log_flow", "draws"})
+    LOGARITHMS: ClassVar = frozenset({"log_target", "log_flow"})
     windows: np.ndarray
     """Centre and half side of the square that a target's pictures show, (T, 3)."""
     log_target: np.ndarray
@@ -65,7 +65,7 @@ class PlaneFits:
 
 
 def write_fits(fits: PlaneFits) -> bytes:
-    """Return the file: logarithms of densities in float16, all else in float32, images in bytes."""
+    """Return the file: draws and logarithms of densities in float16, all else in float32, images in bytes."""
     return write_arrays(fits)
 
 
