@@ -325,8 +325,8 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
             wanted = " or ".join(map(str, values))
             yield ("exhibits", index), f"got '{exhibit}' with {there}; expected: with {path} {wanted}".rstrip()
         elif values_barred := _barred_values(spec, barred := registry.find("exhibits", exhibit).not_of):
-            allowed = f"with data that are not {' or '.join(barred)}"
-            yield ("exhibits", index), f"got '{exhibit}' with data of {values_barred}; expected: {allowed}"
+            others = f"with data that are not {' or '.join(barred)}"
+            yield ("exhibits", index), f"got '{exhibit}' with data of {values_barred}; expected: {others}"
         if registry.find("exhibits", exhibit).of_search and not (spec.search or isinstance(spec.sampler, Sampling)):
             yield ("exhibits", index), f"got '{exhibit}' without a search; expected: with search, or a sampler"
         yield from _option_mistakes(spec, index, exhibit)
