@@ -153,7 +153,7 @@ def _run(launch: Launch, dry_run: bool, take_over: bool, again: str) -> int:
     for failure in failures:
         print(printable(f"failed: {failure}"), file=sys.stderr)
     for point in impossible:
-        print(printable(f"impossible: {point.label}: {point.reason}"), file=sys.stderr)
+        print(printable(f"impossible: {point.text}"), file=sys.stderr)
     return 1 if failures or impossible else 0
 
 

@@ -343,6 +343,8 @@ class ExhibitDeclaration(Declaration):
     """What a study file may say of it beside its name: `{name: curve, x: model.latent}`."""
     needs: Needs = field(default_factory=dict, hash=False)
     """Settings that a study must have for it."""
+    not_of: tuple[Values, ...] = ()
+    """Values of data that it cannot be of, such as those that have densities."""
     of_search: bool = False
     """Whether it is about a search, and shown under budgets that have one or a sampler."""
     readme: Function | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -196,7 +197,7 @@ def read_arrays(content: bytes, kinds: Mapping[str, Any], what: str) -> Any:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             kind = kinds[str(arrays["kind"])]
             record = kind(**{field.name: arrays[field.name] for field in dataclasses.fields(kind)})
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"not a {what} ({type(error).__name__}: {error})") from None
     _require_shapes(record)
     return record

@@ -75,4 +75,14 @@ def read_fits(content: bytes) -> PlaneFits:
     assert isinstance(found, PlaneFits)
     if not len(found.windows) or not len(found.draws[0]):
         raise ValueError("windows, draws: expected: at least one target, with draws")
+    if not found.draws.size or found.log_target.shape[1] < 2:
+        raise ValueError(
+            f"draws of shape {found.draws.shape}, log_target of {found.log_target.shape}; expected: at least one draw, "
+            "and two cells on each side"
+        )
+    if not (found.windows[:, 2] > 0).all():
+        raise ValueError(f"windows: half sides {found.windows[:, 2].tolist()}; expected: above 0")
+    covariances = found.covariances.astype(np.float64)
+    if not ((covariances[..., 0, 0] > 0) & (np.linalg.det(covariances) > 0)).all():
+        raise ValueError("covariances: got one that is not positive definite; expected: those of Gaussians")
     return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from nfstudy import __version__
 from nfstudy.core.errors import UserError
@@ -18,7 +20,7 @@ from nfstudy.runner.signals import StopSignal
 from nfstudy.runner.worker import Died, Evaluate, Evaluated
 from nfstudy.runs.code import code_state
 from nfstudy.runs.conditions import recorded_settings
-from nfstudy.runs.evaluations import EVALUATION_PREFIX, Evaluation, EvaluationRequest
+from nfstudy.runs.evaluations import EVALUATION_PREFIX, Evaluation, EvaluationRequest, reason_of
 from nfstudy.runs.former import runs_of_study
 from nfstudy.runs.frame import latest_per_identity
 from nfstudy.runs.result import TrialResult
@@ -109,17 +111,19 @@ def evaluate_runs(
                     continue
                 run = under_way.pop(worker.number)
                 if isinstance(message, Evaluated):
-                    now = datetime.now(UTC).isoformat(timespec="seconds")
-                    device = worker.device or ""
-                    found = Evaluation(
-                        request=request,
-                        numbers=dict(message.numbers),
-                        version=__version__,
-                        commit=code.commit,
-                        dirty=code.dirty,
-                        device=device,
-                        ended=now,
-                    )
+                    try:
+                        found = Evaluation(
+                            request=request,
+                            numbers=dict(message.numbers),
+                            version=__version__,
+                            commit=code.commit,
+                            dirty=code.dirty,
+                            device=worker.device or "",
+                            ended=datetime.now(UTC).isoformat(timespec="seconds"),
+                        )
+                    except ValidationError as error:  # Of weights for which no finite number can be said.
+                        outcome.refused.append(f"run {run.id}: {reason_of(error)}; expected: finite numbers")
+                        continue
                     store.tag_run(run.own_id, dict([found.tag()]))
                     outcome.evaluated.append((run.name, found))
                     told(f"{run.name}: {numbers_text(found)}")
@@ -133,10 +137,10 @@ def numbers_text(found: Evaluation) -> str:
     """Return an evaluation's numbers for people."""
     n = found.numbers
     if found.request.estimator == "bdmc":
-        ends = (f"{n[f'nll_{end}']:.3f} ± {n[f'nll_{end}_seed_se']:.3f}" for end in ("below", "above"))
+        ends = (_with_error(n, f"nll_{end}") for end in ("below", "above"))
         return f"−ln p(x) from {' to '.join(ends)} nats (seeds), of images that the model drew"
     if found.request.estimator == "local":
-        gaps = (f"{name} {n[f'{name}_gap']:.3f} ± {n[f'{name}_gap_seed_se']:.3f}" for name in GAPS)
+        gaps = (f"{name} {_with_error(n, f'{name}_gap')}" for name in GAPS)
         return f"gaps of {', '.join(gaps)} nats (seeds); {n['converged']:.0%} of the images converged"
     if found.request.estimator == "bits-back":
         return (
@@ -144,8 +148,13 @@ def numbers_text(found: Evaluation) -> str:
             f"{n['initial_bits']:.0f} bits that the chain begins with, F {n['bits_per_pixel_free_energy']:.4f}; "
             f"{n['images']:,.0f} images came back as they were"
         )
-    error = f" ± {n['nll_seed_se']:.3f} (seeds)" if "nll_seed_se" in n else ""
-    return f"−ln p(x) ≤ {n['nll']:.3f}{error} nats"
+    return f"−ln p(x) ≤ {_with_error(n, 'nll')}{' (seeds)' if 'nll_seed_se' in n else ''} nats"
+
+
+def _with_error(numbers: Mapping[str, float], name: str) -> str:
+    """Return a number with its error over seeds, where that is known."""
+    error = numbers.get(f"{name}_seed_se")
+    return f"{numbers[name]:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
 def _kept(

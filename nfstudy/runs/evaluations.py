@@ -30,6 +30,22 @@ DEFAULTS: dict[Estimator, dict[str, int]] = {
     "local": {"samples": 5000, "images": 100, "temperatures": 200, "updates": 2000},
     "bits-back": {"samples": 200, "images": 100},
 }
+NUMBERS: dict[Estimator, tuple[str, ...]] = {
+    "importance": ("nll",),
+    "ais": ("nll",),
+    "bdmc": ("nll_below", "nll_above"),
+    "local": ("elbo", "elbo_local", "nll", "approximation_gap", "amortisation_gap", "inference_gap"),
+    "bits-back": (
+        "elbo",
+        "bits_per_pixel",
+        "bits_per_pixel_net",
+        "bits_per_pixel_drawn",
+        "bits_per_pixel_free_energy",
+        "initial_bits",
+        "images",
+    ),
+}
+"""What every evaluation has a number of; others are left out where so few images or samples say nothing of them."""
 
 
 class EvaluationRequest(Record):
@@ -96,7 +112,7 @@ class Evaluation(Record):
     """What came of a request."""
 
     request: EvaluationRequest
-    numbers: dict[str, float]
+    numbers: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     """In nats per image where they are in nats: `nll`, `nll_seed_se`, ...; `bdmc` has `nll_above` and `nll_below`, and
     `bits-back` `bits_per_pixel`, ...."""
     version: str
@@ -107,6 +123,12 @@ class Evaluation(Record):
     device: str
     ended: str
     """When, in ISO 8601, UTC."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Evaluation:
+        if missing := [name for name in NUMBERS[self.request.estimator] if name not in self.numbers]:
+            raise ValueError(f"{self.request.estimator}: has no {', '.join(missing)}")
+        return self
 
     def tag(self) -> tuple[str, str]:
         """Return the tag's name and text."""
@@ -128,7 +150,12 @@ def read_evaluations(text: str, run_id: str) -> Iterator[Evaluation]:
         try:
             yield Evaluation.model_validate_json(each)
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
             raise UserError(
-                f"run {run_id}: tag {EVALUATION_PREFIX}*: {reason}; expected: as `evaluate` writes it"
+                f"run {run_id}: tag {EVALUATION_PREFIX}*: {reason_of(error)}; expected: as `evaluate` writes it"
             ) from None
+
+
+def reason_of(error: ValidationError) -> str:
+    """Return what is wrong with an evaluation, for people: the first mistake, with its place."""
+    first = error.errors()[0]
+    return ": ".join([".".join(map(str, first["loc"])), first["msg"]] if first["loc"] else [first["msg"]])

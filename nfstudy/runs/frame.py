@@ -90,7 +90,8 @@ def make_frame(rows: Sequence[Mapping[str, Any]], metrics: Collection[str] | Non
         if metrics is None or name in metrics
     }
     frame = pd.DataFrame(columns).astype({name: kind for name, kind in RUN_COLUMNS.items() if kind != "bool"})
-    return with_notes(frame.sort_values(_ORDER, kind="stable").reset_index(drop=True), left_out)
+    # The copy is of one piece a type: pandas warns of each further column of a frame with a hundred pieces.
+    return with_notes(frame.sort_values(_ORDER, kind="stable").reset_index(drop=True).copy(), left_out)
 
 
 def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

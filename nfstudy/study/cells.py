@@ -189,6 +189,11 @@ class Impossible:
     reason: str
     """The setting to blame, its value, and what would do."""
 
+    @property
+    def text(self) -> str:
+        """Both; of a study without a grid, whose one point has no label, the reason alone."""
+        return ": ".join(filter(None, (self.label, self.reason)))
+
 
 def range_endpoints(axis: Axis) -> tuple[Any, ...]:
     """Return an axis's values, of a range its two ends."""

@@ -90,7 +90,7 @@ class StudyPlan:
         """
         cells, impossible = self._expanded
         if impossible and (not cells or self.sampling):
-            raise SpecError(f"{impossible[0].label}: {impossible[0].reason}")
+            raise SpecError(impossible[0].text)
         return cells
 
     @property

@@ -6,7 +6,7 @@ import copy
 import difflib
 import errno
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -324,9 +324,32 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
             there = f"{path} {flat[path]}" if path in flat else f"no {path}"
             wanted = " or ".join(map(str, values))
             yield ("exhibits", index), f"got '{exhibit}' with {there}; expected: with {path} {wanted}".rstrip()
+        elif values_barred := _barred_values(spec, barred := registry.find("exhibits", exhibit).not_of):
+            others = f"with data that are not {' or '.join(barred)}"
+            yield ("exhibits", index), f"got '{exhibit}' with data of {values_barred}; expected: {others}"
         if registry.find("exhibits", exhibit).of_search and not (spec.search or isinstance(spec.sampler, Sampling)):
             yield ("exhibits", index), f"got '{exhibit}' without a search; expected: with search, or a sampler"
         yield from _option_mistakes(spec, index, exhibit)
+
+
+def _barred_values(spec: StudySpec, barred: Collection[str]) -> str:
+    """Return what the numbers of the study's data are, where they are barred at every choice it makes; else empty."""
+    axes: list[Mapping[str, Any]] = [spec.grid, spec.search.space if spec.search else {}]
+    choices = [(path, value) for axis in axes for path, values in axis.items() for value in _choices(values)]
+    choices += [item for budget in spec.budgets.values() for item in budget.settings.items()]
+    changes = [{path: value} for path, value in choices if path.startswith("data.")]
+    found = []
+    for change in ({}, *changes):
+        try:
+            data = spec.settings.replace(change).data
+        except ValidationError:
+            return ""
+        found.append(data.values if data else "")
+    return found[0] if all(values in barred for values in found) else ""
+
+
+def _choices(axis: Any) -> Sequence[Any]:
+    return axis if isinstance(axis, tuple) else ()
 
 
 def _option_mistakes(spec: StudySpec, index: int, exhibit: str) -> Iterator[Mistake]:

@@ -362,7 +362,7 @@ def impossible_objective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         allowed = f"{others} with flow.family {family.name}, whose q_K is an integral"
         yield "objective.estimator", declared.name, allowed
     if settings.energy and declared.examples_only(objective):
-        allowed = f"on the plane, where there are no examples x, one that needs none, as {name} does"
+        allowed = f"on the plane, where there are no examples x, one that needs none; {name} needs them"
         yield "objective.estimator", declared.name, allowed
     if settings.data and declared.sleeps(objective):
         likelihood = registry.likelihood_of(settings.data.values, settings.model.likelihood)

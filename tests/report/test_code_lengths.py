@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
 from support.fake_runs import run_all, study
 
+from nfstudy.core.errors import UserError
 from nfstudy.report.build import make_exhibit
 from nfstudy.report.statistics.estimates import gather_results
 from nfstudy.runs.evaluations import Evaluation, make_request
@@ -69,6 +71,33 @@ def test_a_row_by_hand():
     ]
     assert "nats per image" in table.caption
     assert set(row.entries[1].run_ids) == {r["run_id"] for r in runs.records if r["flow.length"] == 0}
+
+
+@pytest.mark.parametrize("change", [{"images": "NaN"}, {"bits_per_pixel": "Infinity"}, {"bits_per_pixel_drawn": None}])
+def test_an_evaluation_that_was_edited_is_told_with_its_run(change):
+    spec = study(SMALL)
+    runs = run_all(spec, "full")
+    edited = json.loads(evaluation("bits-back", NUMBERS))
+    ((name, value),) = change.items()
+    if value is None:
+        del edited["numbers"][name]
+    else:
+        edited["numbers"][name] = float(value)
+    runs.records[0]["evaluations"] = json.dumps([json.dumps(edited)])
+    with pytest.raises(UserError, match=rf"run [0-9a-f]{{32}}: tag nfstudy\.evaluation\.\*: .*{name}.*; expected: as"):
+        exhibits_of(runs, spec)
+
+
+@pytest.mark.parametrize("length", [0.0, -0.1])
+def test_no_code_is_longer_by_a_share_of_what_is_no_length(length):
+    spec = study(SMALL)
+    runs = run_all(spec, "full")
+    made = evaluation("bits-back", {**NUMBERS, "bits_per_pixel_drawn": length, "bits_per_pixel_free_energy": length})
+    for record in runs.records:
+        record["evaluations"] = json.dumps([made])
+    (table,) = exhibits_of(runs, spec)["code-lengths"].tables
+    shares = [table.columns.index(name) - 1 for name in ("beside F (%)", "overhead (%)")]
+    assert {row.entries[place].display for row in table.rows for place in shares} == {"F is no length"}
 
 
 def test_without_codes_it_says_how_to_make_them():

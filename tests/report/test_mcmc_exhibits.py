@@ -1,11 +1,14 @@
 """The exhibits beside MCMC, of files made up by hand."""
 
+import dataclasses
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from support.fake_runs import run_all, study
 
 from nfstudy.core.errors import ReportError
-from nfstudy.films.fits import FITS, PlaneFits, write_fits
+from nfstudy.films.fits import FITS, PlaneFits, read_fits, write_fits
 from nfstudy.report.build import make_exhibit
 from nfstudy.report.plots.contours import _levels
 from nfstudy.report.statistics.estimates import gather_results
@@ -122,6 +125,31 @@ def test_a_flow_without_an_inverse_has_no_density():
 def test_a_file_that_cannot_be_read_is_told_with_its_run():
     with pytest.raises(ReportError, match=r"run [0-9a-f]{32}, fits\.npz: not a file of fits"):
         shown(PLANE, "mcmc-energies", lambda run: b"PK nothing")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"covariances": np.zeros((1, 2, 2, 2))}, "covariances: got one that is not positive definite"),
+        ({"covariances": np.full((1, 2, 2, 2), 1.0)}, "covariances: got one that is not positive definite"),
+        ({"windows": np.zeros((1, 3))}, r"windows: half sides \[0.0\]; expected: above 0"),
+        ({"draws": np.zeros((1, 2, 0, 2))}, "expected: at least one draw"),
+        ({"log_target": np.zeros((1, 1, 1)), "log_flow": np.zeros((1, 1, 1))}, "two cells on each side"),
+    ],
+)
+def test_a_file_with_numbers_that_cannot_be_drawn_is_told_with_its_run(change, words):
+    content = write_fits(dataclasses.replace(fits(), **change))
+    with pytest.raises(ReportError, match=rf"run [0-9a-f]{{32}}, fits\.npz: .*{words}"):
+        shown(PLANE, "mcmc-energies", lambda run: content)
+
+
+def test_whatever_byte_is_altered_is_told_or_harmless():
+    content = write_fits(fits())
+    for place in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        with suppress(ValueError):  # As `zlib.error` is not.
+            read_fits(bytes(damaged))
 
 
 def test_contours_hold_the_shares_that_they_say():

@@ -15,7 +15,8 @@ from nfstudy.core.launcher import Launcher
 from nfstudy.data import load_dataset
 from nfstudy.runner import evaluate as module
 from nfstudy.runner import worker
-from nfstudy.runs.evaluations import EvaluationRequest, make_request, read_evaluations
+from nfstudy.runner.worker import Evaluated
+from nfstudy.runs.evaluations import Evaluation, EvaluationRequest, make_request, read_evaluations
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.claim import Claim
 from nfstudy.runs.tracking.store import open_store
@@ -194,6 +195,23 @@ def test_what_cannot_be_evaluated_is_refused(folder, here, capsys):
     assert run("evaluate", cut, "--budget", "default") == 2
     assert run("evaluate", "nowhere.yaml") == 2
     assert not any(kept(folder).values())
+
+
+def test_numbers_that_are_not_finite_are_told_and_not_kept(folder, here, monkeypatch, capsys):
+    # They would be written as null, which no report could read.
+    made = worker._evaluate
+    monkeypatch.setattr(worker, "_evaluate", lambda *given: Evaluated({**made(*given).numbers, "nll": float("inf")}))
+    assert run("evaluate", "tiny.yaml", *FAST) == 2
+    assert "numbers.nll: Input should be a finite number; expected: finite numbers" in capsys.readouterr().err
+    assert not any(kept(folder).values())
+    assert run("report", "tiny.yaml") == 0
+
+
+def test_errors_over_seeds_that_are_not_known_are_left_out():
+    numbers = {"nll_below": 1.0, "nll_above": 2.0, "nll_above_seed_se": 0.5}
+    request = make_request("bdmc", 1)
+    found = Evaluation(request=request, numbers=numbers, version="", commit="", dirty=None, device="", ended="")
+    assert module.numbers_text(found).startswith("−ln p(x) from 1.000 to 2.000 ± 0.500 nats")
 
 
 def test_what_is_asked_has_one_key_and_a_text_that_is_none_of_an_evaluation_is_told_of():

@@ -383,3 +383,49 @@ def test_a_grid_that_explodes_is_refused():
     values = ", ".join(str(number) for number in range(1, 1001))
     with pytest.raises(SpecError, match=r"2,000,000 points; expected: at most 100,000"):
         parse_study(changed("[planar, radial]", f"[planar]\n  seed: [{values}]\n  model.latent: [{values}]"), "x.yaml")
+
+
+def study_of(settings, exhibit, further=""):
+    return parse_study(f"study: x\ntitle: X\n{settings}\n{further}exhibits: [{exhibit}]\n", "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("settings", "exhibit", "words"),
+    [
+        ("data: {name: cifar10}", "code-lengths", "with data of patches; expected: with data that are not patches"),
+        ("data: {name: photos}", "code-lengths", "with data of patches; expected: with data that are not patches"),
+        ("drawn: {density: normal}", "estimators", "with no objective.estimator; expected: with objective.estimator"),
+        (
+            "data: {name: digits}\nmodel: {latent: 2, stochastic_layers: 2}",
+            "mcmc-posteriors",
+            "with model.stochastic_layers 2; expected: with model.stochastic_layers 1",
+        ),
+        ("data: {name: digits}\nmodel: {latent: 2, stochastic_layers: 2}", "latent-map", "model.stochastic_layers 2"),
+    ],
+)
+def test_an_exhibit_that_no_run_could_fill_is_refused(settings, exhibit, words):
+    with pytest.raises(SpecError) as caught:
+        study_of(settings, exhibit)
+    assert f"exhibits.0: got '{exhibit}' with " in str(caught.value)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        "grid: {data.dequantisation: [uniform, categories]}\n",
+        "budgets: {small: {data.name: digits}}\n",
+        "search:\n  sampler: {name: tpe, trials: 2}\n  space: {data.dequantisation: [uniform, categories]}\n",
+    ],
+)
+def test_an_exhibit_of_whole_numbers_is_one_of_any_choice_that_has_them(further):
+    assert study_of("data: {name: cifar10}", "code-lengths", further).exhibits == ("code-lengths",)
+
+
+def test_what_a_search_makes_impossible_without_a_grid_is_blamed_on_its_setting():
+    space = "{objective.estimator: [pathwise, reweighted-wake-sleep]}"
+    search = f"search:\n  sampler: {{name: tpe, trials: 2}}\n  space: {space}\n"
+    with pytest.raises(SpecError) as caught:
+        study_of("data: {name: digits}\nobjective: {annealing: none}", "summary", search)
+    assert ": : " not in str(caught.value)
+    assert "objective.samples: got 1; expected: at least 2" in str(caught.value)

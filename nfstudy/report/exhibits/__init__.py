@@ -48,13 +48,19 @@ DIAGNOSTICS = ExhibitDeclaration(name="diagnostics", make=f"{_HERE}.diagnostics:
 COST = ExhibitDeclaration(name="cost", make=f"{_HERE}.cost:cost")
 EVALUATIONS = ExhibitDeclaration(name="evaluations", make=f"{_HERE}.cost:evaluations", needs={"data.name": ()})
 CODE_LENGTHS = ExhibitDeclaration(
-    name="code-lengths", make=f"{_HERE}.code_lengths:code_lengths", needs={"data.name": ()}
+    name="code-lengths",
+    make=f"{_HERE}.code_lengths:code_lengths",
+    needs={"data.name": ()},
+    not_of=("patches", "real"),
 )
 LEARNING_CURVES = ExhibitDeclaration(name="learning-curves", make=f"{_HERE}.general:learning_curves")
 SAMPLES = ExhibitDeclaration(name="samples", make=f"{_HERE}.general:samples")
 FILMS = ExhibitDeclaration(name="films", make=f"{_HERE}.films:films", films=True)
 LATENT_MAP = ExhibitDeclaration(
-    name="latent-map", make=f"{_HERE}.films:latent_map", needs={"model.latent": (2,)}, films=True
+    name="latent-map",
+    make=f"{_HERE}.films:latent_map",
+    needs={"model.latent": (2,), "model.stochastic_layers": (1,)},
+    films=True,
 )
 BEYOND_TABLE_2 = ExhibitDeclaration(
     name="beyond-table-2", make=f"{_HERE}.equal:beyond_table_2", needs={"data.name": ()}
@@ -63,10 +69,18 @@ MCMC_ENERGIES = ExhibitDeclaration(
     name="mcmc-energies", make=f"{_HERE}.mcmc:mcmc_energies", needs={"energy.name": ()}, fits=True
 )
 MCMC_POSTERIORS = ExhibitDeclaration(
-    name="mcmc-posteriors", make=f"{_HERE}.mcmc:mcmc_posteriors", needs={"model.latent": (2,)}, fits=True
+    name="mcmc-posteriors",
+    make=f"{_HERE}.mcmc:mcmc_posteriors",
+    needs={"model.latent": (2,), "model.stochastic_layers": (1,)},
+    fits=True,
 )
 INFERENCE_GAPS = ExhibitDeclaration(name="inference-gaps", make=f"{_HERE}.gaps:inference_gaps", needs={"data.name": ()})
-ESTIMATORS = ExhibitDeclaration(name="estimators", make=f"{_HERE}.estimators:estimators", gradients=True)
+ESTIMATORS = ExhibitDeclaration(
+    name="estimators",
+    make=f"{_HERE}.estimators:estimators",
+    needs={"objective.estimator": ()},
+    gradients=True,
+)
 CURVE = ExhibitDeclaration(name="curve", make=f"{_HERE}.varied:curve", options=CurveOptions)
 MAP = ExhibitDeclaration(name="map", make=f"{_HERE}.varied:heat_map", options=MapOptions)
 SEARCH = ExhibitDeclaration(name="search", make=f"{_HERE}.searches:search", of_search=True)

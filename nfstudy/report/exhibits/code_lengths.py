@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from nfstudy.core.declarations import Metric
@@ -21,6 +22,8 @@ CAPTION = (
     "overhead: how much longer than F at those very z, the coder's own. Mean ± standard error (number of runs)."
 )
 NONE = "No run has been coded: `python -m nfstudy evaluate {study} --budget {budget} --estimator bits-back` does it."
+NO_SHARE = "F is no length"
+"""Beside an F of 0 or less, of one z or of few samples."""
 
 F_NATS = replace(FREE_ENERGY, mark="")
 F_BITS = replace(BITS_PER_PIXEL, label="F, bits per pixel")
@@ -55,7 +58,8 @@ def _row(result: CellResult, runs: dict[str, Evaluation], results: Results) -> R
     for metric in COLUMNS:
         found = estimate({run_id: _number(each.numbers, metric) for run_id, each in runs.items()})
         quantity = replace(metric, unit=results.unit) if metric is F_NATS else metric
-        entries.append(Entry(quantity=quantity, estimate=found, run_ids=found.run_ids))
+        note = "" if found.n else NO_SHARE
+        entries.append(Entry(quantity=quantity, estimate=found, note=note, run_ids=found.run_ids))
     images = sorted({int(each.numbers["images"]) for each in runs.values()})
     request = next(iter(runs.values())).request
     asked = Entry(text=f"{request.samples:,} samples, seed {request.seed}")
@@ -70,7 +74,12 @@ def _number(numbers: dict[str, float], metric: Metric) -> float:
         F_BITS: numbers["bits_per_pixel_free_energy"],
         WHOLE: numbers["bits_per_pixel"],
         NET: net,
-        BESIDE: 100 * (net / numbers["bits_per_pixel_free_energy"] - 1),
-        OVERHEAD: 100 * (net / numbers["bits_per_pixel_drawn"] - 1),
+        BESIDE: _longer(net, numbers["bits_per_pixel_free_energy"]),
+        OVERHEAD: _longer(net, numbers["bits_per_pixel_drawn"]),
         INITIAL: numbers["initial_bits"],
     }[metric]
+
+
+def _longer(net: float, length: float) -> float:
+    """Return by how many per cent a code is longer than F; NaN beside an F that is no length."""
+    return 100 * (net / length - 1) if length > 0 else math.nan
