@@ -163,7 +163,7 @@ def test_a_file_that_is_none_is_refused():
     content = write_fits(found)
     back = read_fits(content)
     np.testing.assert_allclose(back.kl, found.kl, atol=1e-6)
-    np.testing.assert_allclose(back.draws, found.draws, rtol=1e-6)
+    np.testing.assert_allclose(back.draws, found.draws, rtol=1e-3)
     with pytest.raises(ValueError, match="not a file of fits"):
         read_fits(content[:200])
     for name, values in (("kl", found.kl[:, :1]), ("draws", np.full_like(found.draws, np.nan))):
