@@ -43,7 +43,9 @@ LEVEL_CAPTION = (
 
 
 def results_text(found: Sequence[Shown], at_once: Mapping[str, int], judged: Sequence[JudgedClaim] = ()) -> str:
-    """Return the section as Markdown: a part for each body of evidence, and the claims on all of them.
+    """Return the section as Markdown: a part for each body of evidence of the paper's numbers, and the claims on all.
+
+    Studies of what the paper has no numbers of have a line each.
 
     Arguments:
         found: the studies that have runs, each under every budget that has a report.
@@ -57,8 +59,30 @@ def results_text(found: Sequence[Shown], at_once: Mapping[str, int], judged: Seq
         places = [order.index(name) for name in study.exhibits if name in order]
         return min(places, default=len(order)), study.study
 
-    parts = [_part(shown, at_once[shown.results.name]) for shown in sorted(found, key=rank)]
-    return "\n".join([*parts, *filter(None, [claims_text(judged)])])
+    beside = [shown for shown in sorted(found, key=rank) if _rebuilt(shown)]
+    further = [shown for shown in sorted(found, key=rank) if not _rebuilt(shown)]
+    parts = [_part(shown, at_once[shown.results.name]) for shown in beside]
+    return "\n".join([*parts, *_lines(further), *filter(None, [claims_text(judged)])])
+
+
+def _rebuilt(shown: Shown) -> bool:
+    """Whether README shows a table of it that is the paper's."""
+    return any(shown_exhibits()[name].paper for name in shown.results.study.exhibits if name in shown_exhibits())
+
+
+def _lines(further: Sequence[Shown]) -> list[str]:
+    """Return a list of the studies of what the paper has no numbers of, each with its runs and its report."""
+    if not further:
+        return []
+    lines = []
+    for shown in further:
+        page = Page(shown.results, (), "", others=shown.others)
+        told = dict(page.sources)
+        notes = " ".join(filter(None, [shown.results.stamp.capitalize(), *page.warnings]))
+        text = f"{told['Runs']}, budget {told['Budget']}: {told['Complete']}. Code: {told['Code']}. {notes}".rstrip()
+        link = f"[{markdown_text(page.title)}](reports/{quote(shown.folder)}/index.md)"
+        lines.append(f"- {link}: {markdown_text(text)}")
+    return ["### Further studies", "", *lines, ""]
 
 
 def shown_exhibits() -> dict[str, ExhibitDeclaration]:
