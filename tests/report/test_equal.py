@@ -10,7 +10,8 @@ from support.fake_runs import FakeRuns
 
 from nfstudy.core.errors import SpecError
 from nfstudy.report.build import make_exhibit
-from nfstudy.report.plots.curves import render
+from nfstudy.report.plots.curves import Curve, render
+from nfstudy.report.plots.equal import CostPanel, CostRow, row_limits
 from nfstudy.report.statistics.equal import (
     Point,
     Reading,
@@ -256,3 +257,15 @@ def test_it_needs_data():
     text = STUDY.replace("data: {name: digits}", "energy: {name: u1}").replace(", hamiltonian", "")
     with pytest.raises(SpecError, match="beyond-table-2"):
         parse_study(text.replace("model: {latent: 4, hidden: 8}\n", ""), "s.yaml")
+
+
+def test_a_point_far_above_the_others_does_not_set_the_axis():
+    def row(last):
+        y = [23.7, 23.6, 23.8, 23.65, 23.75, 23.7, 23.72, last]
+        curve = Curve("a", [*map(float, range(1, 9))], y, [0.05] * 8, "planar")
+        return CostRow("y", [CostPanel("t", "x", [curve], ())], 23.75)
+
+    assert row_limits(row(23.78)) is None
+    low, high = row_limits(row(24.9))
+    assert 23.5 < low < 23.55
+    assert 23.85 < high < 23.9

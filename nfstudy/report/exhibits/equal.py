@@ -10,7 +10,7 @@ from nfstudy.report.exhibits.base import Answer, CurveGroup, Drawing, Exhibit, b
 from nfstudy.report.exhibits.equal_seconds import while_training
 from nfstudy.report.exhibits.trust import why_not_converged
 from nfstudy.report.plots.curves import Curve
-from nfstudy.report.plots.equal import CostPanel, CostRow, draw_over_costs
+from nfstudy.report.plots.equal import CostPanel, CostRow, draw_over_costs, row_limits
 from nfstudy.report.statistics.equal import LEVEL, Point, Rank, Reading, common_costs, difference, ranks, read_at
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.report.tables import Entry, Row, Table, format_interval, format_number
@@ -100,6 +100,8 @@ def beyond_table_2(results: Results) -> Exhibit:
         )
     figure = draw_over_costs("Families at equal cost, test set", rows, results.stamp)
     caption += " Dotted lines are where the tables read the curves off."
+    if any(row_limits(row) for row in rows):
+        caption += " A triangle with its number is above the axis."
     drawing = Drawing(NAME, figure, stamped(caption, results))
     answer = _answer(rankings, quantity)
     return Exhibit(NAME, TITLE, more, tuple(tables), (drawing,), answer=answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from nfstudy.report.plots.curves import MARKERS, Curve, add_legend, family_colou
 
 FEW_VALUES = 8
 """Of an axis of whole numbers, so many are marked each."""
+FAR = 6.0
+"""Distances between the quartiles above a row's median, beyond which a point is marked at the end of the axis."""
 DODGE = 1.15
 """By what factor the first and the last curve stand beside such a value."""
 
@@ -60,11 +63,51 @@ def draw_over_costs(title: str, rows: Sequence[CostRow], stamp: str = "") -> Fig
                     axes.axhline(row.baseline, color="0.35", linewidth=1.2, linestyle="--", zorder=1, label="K = 0")
                 _draw_panel(axes, panel, markers)
             line[0].set_ylabel(row.y_label)
+            if (limits := row_limits(row)) is not None:
+                line[0].set_ylim(limits)
+                for axes, panel in zip(line, row.panels, strict=True):
+                    _mark_above(axes, panel, limits[1])
         for axes, panel in zip(grid[-1], rows[-1].panels, strict=True):
             axes.set_xlabel(panel.x_label)
         add_legend(figure, grid[0])
         finish(figure, title, stamp)
     return figure
+
+
+def row_limits(row: CostRow) -> tuple[float, float] | None:
+    """Return the ends of a row's axis where points lie far above the others, which then leaves them out; else None."""
+    points = [
+        (y, 0.0 if bar is None or not math.isfinite(bar) else bar)
+        for panel in row.panels
+        for curve in panel.curves
+        for y, bar in zip(curve.y, curve.bars, strict=True)
+        if math.isfinite(y)
+    ]
+    if len(points) < FEW_VALUES:
+        return None
+    lower, middle, upper = statistics.quantiles([y for y, _ in points], n=4)
+    near = [(y, bar) for y, bar in points if y <= middle + FAR * (upper - lower)]
+    if len(near) == len(points) or upper == lower:
+        return None
+    ends = [end for y, bar in near for end in (y - bar, y + bar)]
+    low, high = min(ends), max(ends)
+    if row.baseline is not None:
+        low, high = min(low, row.baseline), max(high, row.baseline)
+    margin = 0.08 * (high - low)
+    return low - margin, high + margin
+
+
+def _mark_above(axes: Axes, panel: CostPanel, high: float) -> None:
+    """Say with a triangle and its number where a point above the axis stands."""
+    low = axes.get_ylim()[0]
+    for curve in panel.curves:
+        for x, y in zip(curve.x, curve.y, strict=True):
+            if y > high:
+                colour, place = family_colour(curve.family), high - 0.03 * (high - low)
+                axes.plot(x, place, marker="^", color=colour, markersize=6, linestyle="none", zorder=4)
+                axes.annotate(
+                    f"{y:.2f} ", (x, place), color=colour, ha="right", va="center", fontsize="small", zorder=4
+                )
 
 
 def _draw_panel(axes: Axes, panel: CostPanel, markers: Mapping[str, str]) -> None:
