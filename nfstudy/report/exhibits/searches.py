@@ -41,6 +41,8 @@ NOTHING = "No trial of a search has ended."
 MAX_PANELS = 12
 MAX_ROWS = 200
 MAX_TICKS = 8
+MOST_IN_MARKDOWN = 40
+"""Rows of a table that the page in Markdown shows, and not only as CSV."""
 
 
 def search(results: Results) -> Exhibit:
@@ -158,7 +160,7 @@ def _trials(found: Sequence[SearchResult], results: Results) -> tuple[Table, ...
     )
     caption = f"Every trial: what it tried, what came of it, and its last validation F ({results.unit})."
     columns = ("trial", *map(setting_name, paths), "outcome", "validation F", "run")
-    return (Table("search-trials", stamped(caption, results), columns, rows),)
+    return (Table("search-trials", stamped(caption, results), columns, rows, len(rows) <= MOST_IN_MARKDOWN),)
 
 
 def best_of_trials(results: Results, options: ExpectedBestOptions) -> Exhibit:

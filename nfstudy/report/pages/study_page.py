@@ -29,6 +29,10 @@ _SHORT = 10
 """Digits of a commit or a fingerprint that are shown."""
 
 
+MOST_LISTED = 60
+"""Runs in the page in Markdown, which code hosts show whole."""
+
+
 @dataclass(frozen=True)
 class RunRow:
     """A line of the provenance table."""
@@ -271,8 +275,15 @@ def embed_drawings(page: Page, files: Mapping[str, bytes], before: str = "") -> 
 
 
 def render_markdown(page: Page) -> str:
-    """Return the page for reading on a code host, which refers to `figures/<id>.png`; all text is escaped."""
-    return environment().get_template("index.md.jinja").render(page=page, runs=page.run_rows)
+    """Return the page for reading on a code host, which refers to `figures/<id>.png`; all text is escaped.
+
+    Of many runs it lists the first repetitions, and says where the others are.
+    """
+    runs = page.run_rows
+    listed = runs
+    if len(runs) > MOST_LISTED:
+        listed = [run for run in runs if run.trial.startswith("repetition")][:MOST_LISTED]
+    return environment().get_template("index.md.jinja").render(page=page, runs=listed, more=len(runs) - len(listed))
 
 
 def run_line(run_id: str) -> str:
