@@ -352,15 +352,16 @@ def test_the_table_holds_every_cell_beside_the_paper():
     assert "Not as the paper states: " in text
 
 
-def test_what_a_setting_changes_is_shown_cell_by_cell_with_its_speed():
+def test_a_study_without_a_table_for_readme_has_a_line():
     spec = study(
         "study: effects\ntitle: T\ndata: {name: mnist}\ngrid: {train.precision: [float32, bfloat16]}\nrepetitions: 2\n"
         "budgets: {full: {}}\nexhibits: [effects]\n"
     )
     text = results_text(placed([gather_results(spec.under("full"), run_all(spec, "full"))]), {"effects full": 1})
-    header, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert [name.strip() for name in header.split("|")[2:7]] == ["F", "KL", "−ln p(x)", "seconds", "updates/s"]
-    assert [row.split("|")[1].strip()[-7:] for row in rows] == ["float32", "float16"]
+    assert (
+        "### Further studies\n\n- [T](reports/effects/index.md): 4 finished, budget full: 2 of 2 cells, 2 repet" in text
+    )
+    assert not [line for line in text.splitlines() if line.startswith("|")]
 
 
 def test_the_energies_are_shown_by_their_true_kl():

@@ -42,7 +42,7 @@ class ExpectedBestOptions(ExhibitOptions):
 
 SUMMARY = ExhibitDeclaration(name="summary", make=f"{_HERE}.general:summary")
 FLOW_LENGTH = ExhibitDeclaration(name="flow-length", make=f"{_HERE}.general:flow_length")
-EFFECTS = ExhibitDeclaration(name="effects", make=f"{_HERE}.effects:effects", readme=f"{_HERE}.general:summary_table")
+EFFECTS = ExhibitDeclaration(name="effects", make=f"{_HERE}.effects:effects")
 CONVERGENCE = ExhibitDeclaration(name="convergence", make=f"{_HERE}.convergence:convergence", needs={"data.name": ()})
 DIAGNOSTICS = ExhibitDeclaration(name="diagnostics", make=f"{_HERE}.diagnostics:diagnostics")
 COST = ExhibitDeclaration(name="cost", make=f"{_HERE}.cost:cost")

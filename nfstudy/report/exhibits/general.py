@@ -77,12 +77,6 @@ def _bounds(results: Results) -> str:
     return f"{of_nll}, so that KL is a lower one (≥)"
 
 
-def summary_table(results: Results) -> Table:
-    """Return the table of `summary` alone."""
-    (table,) = summary(results).tables
-    return table
-
-
 def flow_length(results: Results) -> Exhibit:
     """Draw F, KL and −ln p(x) over the flow length, one curve a family."""
     groups, text = drawn_groups(results)

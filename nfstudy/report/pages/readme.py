@@ -43,9 +43,9 @@ LEVEL_CAPTION = (
 
 
 def results_text(found: Sequence[Shown], at_once: Mapping[str, int], judged: Sequence[JudgedClaim] = ()) -> str:
-    """Return the section as Markdown: a part for each body of evidence of the paper's numbers, and the claims on all.
+    """Return the section as Markdown: a part for each body of evidence, and the claims on all of them.
 
-    Studies of what the paper has no numbers of have a line each.
+    Studies without an exhibit that has a table for README have a line each.
 
     Arguments:
         found: the studies that have runs, each under every budget that has a report.
@@ -59,19 +59,19 @@ def results_text(found: Sequence[Shown], at_once: Mapping[str, int], judged: Seq
         places = [order.index(name) for name in study.exhibits if name in order]
         return min(places, default=len(order)), study.study
 
-    beside = [shown for shown in sorted(found, key=rank) if _rebuilt(shown)]
-    further = [shown for shown in sorted(found, key=rank) if not _rebuilt(shown)]
+    beside = [shown for shown in sorted(found, key=rank) if _has_table(shown)]
+    further = [shown for shown in sorted(found, key=rank) if not _has_table(shown)]
     parts = [_part(shown, at_once[shown.results.name]) for shown in beside]
     return "\n".join([*parts, *_lines(further), *filter(None, [claims_text(judged)])])
 
 
-def _rebuilt(shown: Shown) -> bool:
-    """Whether README shows a table of it that is the paper's."""
-    return any(shown_exhibits()[name].paper for name in shown.results.study.exhibits if name in shown_exhibits())
+def _has_table(shown: Shown) -> bool:
+    """Whether README shows a table of it."""
+    return not shown_exhibits().keys().isdisjoint(shown.results.study.exhibits)
 
 
 def _lines(further: Sequence[Shown]) -> list[str]:
-    """Return a list of the studies of what the paper has no numbers of, each with its runs and its report."""
+    """Return a list of the studies without a table, each with its runs and its report."""
     if not further:
         return []
     lines = []
