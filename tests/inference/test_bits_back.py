@@ -10,8 +10,9 @@ from nfstudy.core.errors import UserError
 from nfstudy.data import load_dataset
 from nfstudy.inference.models import bits_back
 from nfstudy.inference.models.ans import CodingError
-from nfstudy.inference.models.bits_back import EqualMass, EqualWidth, decode, encode, round_trip
+from nfstudy.inference.models.bits_back import decode, encode, round_trip
 from nfstudy.inference.models.evaluation import evaluate_likelihood
+from nfstudy.inference.models.latent_codes import EqualMass, EqualWidth
 from nfstudy.inference.models.objective import bound_terms
 from nfstudy.inference.problems.images import ImageProblem
 from nfstudy.runs.evaluations import make_request

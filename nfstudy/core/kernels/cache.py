@@ -77,7 +77,8 @@ class _BoundFiles(IndexDataCacheFile):
             self._end_turn()
 
     def _take_turn(self) -> None:
-        # Where a folder cannot be written to, or a file system has no locks, each compiles for itself.
+        # Where a folder cannot be written to, a file system has no locks, or the wait is over (a TimeoutError, which is
+        # an OSError), each compiles for itself: that costs seconds and changes no number.
         with suppress(OSError, NotImplementedError):
             Path(self._cache_path).mkdir(parents=True, exist_ok=True)
             self._turn = FileLock(Path(self._cache_path) / f"{self._index_name}.lock", timeout=COMPILES_WITHIN)
