@@ -197,7 +197,7 @@ def read_arrays(content: bytes, kinds: Mapping[str, Any], what: str) -> Any:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             kind = kinds[str(arrays["kind"])]
             record = kind(**{field.name: arrays[field.name] for field in dataclasses.fields(kind)})
-    # What zipfile and NumPy make of damaged bytes: NotImplementedError is of a compression that is none, RuntimeError of
+    # What zipfile and NumPy make of damaged bytes: NotImplementedError of a compression that is none, RuntimeError of
     # an entry that says it is encrypted.
     except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"not a {what} ({type(error).__name__}: {error})") from None
