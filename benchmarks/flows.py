@@ -147,10 +147,14 @@ def _draw(rows: pd.DataFrame) -> Figure:
     alike = rows.duplicated(["family", "K", "entry"], keep=False)
     rows["entry"] += np.where(alike, ", " + rows["note"].str.split(";").str[0], "")
     panels = list(rows.groupby(["family", "K"], sort=False))
-    columns, lines = rows["K"].nunique(), rows["family"].nunique()
+    columns = len(LENGTHS)
+    lines = -(-len(panels) // columns)
     with figure_style():
         figure = Figure(figsize=(5.6 * columns, 2.3 * lines + 0.6), layout="constrained")
-        for axes, ((family, length), panel) in zip(np.ravel(figure.subplots(lines, columns)), panels, strict=True):
+        places = np.ravel(figure.subplots(lines, columns))
+        for axes in places[len(panels) :]:
+            axes.remove()  # An odd number of panels: some families are one step whatever K.
+        for axes, ((family, length), panel) in zip(places, panels, strict=False):
             sns.barplot(panel, x="median_ms", y="entry", hue="library", palette=COLOURS, dodge=False, ax=axes)
             axes.get_legend().remove()
             for bars in axes.containers:
