@@ -295,6 +295,8 @@ class Metric(Declaration):
     """In tables."""
     mark: Literal["", "≤", "≥"] = ""
     """Where the truth is, beside what is shown: `≤` before an upper bound on it, as the paper's Table 2 has it."""
+    settled: bool = False
+    """Whether it is a count that the settings alone decide: shown without an error, where all runs have the same."""
     needs: Needs = field(default_factory=dict, hash=False)
     """Settings without which a run does not have it."""
     compute: Function | None = None

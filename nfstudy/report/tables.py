@@ -67,11 +67,16 @@ class Entry:
 
     @property
     def display(self) -> str:
-        """What is printed: the text, `mean ± se (n)` with its marks, or the note where there is no number."""
+        """What is printed: the text, `mean ± se (n)` with its marks, or the note where there is no number.
+
+        A count that the settings decide is one number, such as `25,688`.
+        """
         if self.quantity is None:
             return self.text
         if self.estimate is None or self.estimate.mean is None:
             return self.note
+        if self.quantity.settled and not self.estimate.se:
+            return f"{round(self.estimate.mean):,}"
         number = format_estimate(self.estimate, self.quantity.decimals)
         return " ".join(filter(None, (self.quantity.mark, number, "†" if self.marked else "")))
 

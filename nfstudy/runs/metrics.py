@@ -215,7 +215,12 @@ GRADIENT_SNR = Metric(
     decimals=2,
 )
 PARAMETERS = Metric(
-    name="train/parameters", label="parameters", meaning="numbers that are trained", unit="parameters", decimals=0
+    name="train/parameters",
+    label="parameters",
+    meaning="numbers that are trained",
+    unit="parameters",
+    decimals=0,
+    settled=True,
 )
 PEAK_MEMORY = Metric(
     name="time/peak_memory",

@@ -176,8 +176,28 @@ def test_a_study_of_settings_answers_whether_they_change_anything(gap, says):
         return 50.0 + NOISE[r - 1] - (gap + UNLIKE[r - 1]) * (flat["objective.annealing"] == "kl")
 
     question, text = only(report(DIGITS.replace("exhibits: [summary]", "exhibits: [summary, effects]"), nll))
-    assert question == "Does annealing other than energy change −ln p(x)?"
+    assert question == "Does another value of annealing than energy change −ln p(x)?"
     assert re.search(says, text)
+
+
+@pytest.mark.parametrize(
+    ("grid", "asks"),
+    [
+        (
+            # A baseline is of the score function alone, and of no default's.
+            "objective.estimator: [pathwise, score-function], objective.baseline: [none, running]",
+            "Does another value of estimator than pathwise change −ln p(x)?",
+        ),
+        (
+            "objective.annealing: [none, kl], train.precision: [float32, bfloat16]",
+            "Does another value of annealing than none, or of precision than float32 change −ln p(x)?",
+        ),
+    ],
+)
+def test_a_question_names_the_settings_that_the_default_uses(grid, asks):
+    text = DIGITS.replace("objective.annealing: [energy, kl]", grid).replace("annealing: energy", "annealing: none")
+    question, _ = only(report(text.replace("exhibits: [summary]", "exhibits: [effects]"), lambda flat, r: 50.0 + r))
+    assert question == asks
 
 
 def test_a_study_of_settings_with_one_seed_decides_nothing():

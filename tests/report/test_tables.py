@@ -18,6 +18,7 @@ from nfstudy.report.tables import (
     to_csv,
     to_markdown,
 )
+from nfstudy.runs.metrics import PARAMETERS
 
 PAPER = Published(85.7, "Table 2, DLGM+NF (k = 40)", "two", printed="≤ 85.7")
 
@@ -76,6 +77,18 @@ def test_an_entry_without_a_number_says_why():
     assert Entry(quantity=NLL, estimate=estimate({}), note="3 of 3 diverged").display == "3 of 3 diverged"
     with pytest.raises(ValueError, match="neither value nor note"):
         Entry(quantity=KL, estimate=estimate({}))
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([25688.0] * 4, "25,688"),
+        ([987.0], "987"),
+        ([25688.0, 25690.0], "25689 ± 1 (2)"),  # As where a search chooses the network's size.
+    ],
+)
+def test_a_count_that_settings_decide_has_no_error(values, text):
+    assert Entry(quantity=PARAMETERS, estimate=estimate(dict(enumerate(values)))).display == text
 
 
 def test_a_column_of_run_ids_is_told_from_numbers_that_open_runs():

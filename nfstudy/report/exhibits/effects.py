@@ -90,16 +90,21 @@ def effects(results: Results) -> Exhibit:
     if panels:
         figure = draw_differences("Differences to the default, test set", panels, results.stamp)
         drawings = (Drawing("effects", figure, stamped(FIGURE_CAPTION.format(unit=results.unit), results)),)
-    text, answer = _defaults_text(varied, own, results), _answer(comparisons, varied, own, results.bounds[-1])
+    asked = {path: own[path] for path in varied if path in results.plan.settings.flat()} or {p: own[p] for p in varied}
+    text, answer = _defaults_text(varied, own, results), _answer(comparisons, asked, results.bounds[-1])
     return Exhibit("effects", TITLE, text, tables, drawings, answer=answer)
 
 
-def _answer(
-    comparisons: Sequence[Comparison], varied: Sequence[str], own: Mapping[str, Any], quantity: Metric
-) -> Answer:
-    """Say whether the settings change what the cells are judged by, as far as pairs of seeds can tell."""
-    names = " or ".join(f"{setting_name(path)} other than {setting_text(own[path])}" for path in varied)
-    question = f"Does {names} change {quantity.title}?"
+def _answer(comparisons: Sequence[Comparison], asked: Mapping[str, Any], quantity: Metric) -> Answer:
+    """Say whether the settings change what the cells are judged by, as far as pairs of seeds can tell.
+
+    Arguments:
+        comparisons: of all cells.
+        asked: dotted path -> default of the settings that the question names: those that the defaults use.
+        quantity: what the cells are judged by.
+    """
+    first, *others = (f"of {setting_name(path)} than {setting_text(value)}" for path, value in asked.items())
+    question = f"Does another value {first}{''.join(f', or {each}' for each in others)} change {quantity.title}?"
     found = [(each.result.label.row, contrast) for each in comparisons if (contrast := each.contrast(quantity))]
     if not found:
         return Answer(question, "To do: no cell and its default have both run.")
