@@ -1,5 +1,6 @@
 """Bits-back: trained models code images without loss, at the length that F says, and altered streams do not pass."""
 
+import copy
 import math
 
 import numpy as np
@@ -134,16 +135,37 @@ def same(problem, message, sent, seed, beginning):
 
 def test_a_decoder_that_computes_other_numbers_is_found_out(monkeypatch):
     problem = trained()
-    pixels, calls = bits_back.Coder._pixels, []
+    tables, calls = bits_back.mass_table, []
 
-    def noisy(self, codes):
-        calls.append(codes)
-        found = pixels(self, codes)
-        return found + 1e-7 if len(calls) > 5 else found  # Only the decoder's.
+    def noisy(probabilities):
+        calls.append(probabilities)
+        return tables(probabilities + 1e-7 if len(calls) > 5 else probabilities)  # Only the decoder's.
 
-    monkeypatch.setattr(bits_back.Coder, "_pixels", noisy)
+    monkeypatch.setattr(bits_back, "mass_table", noisy)
     with pytest.raises(CodingError, match=r"were decoded to others|did not come back|ends before"):
         round_trip(problem.model, images(problem, 5), 1)
+
+
+@pytest.mark.parametrize("binarisation", ["static", "categories"])
+def test_levels_of_no_float_s_probability_are_coded_and_have_a_finite_bound(binarisation):
+    problem = copy.deepcopy(trained(binarisation=binarisation))
+    with torch.no_grad():
+        problem.model.likelihood.logits.bias.add_(-400 * torch.sign(problem.model.likelihood.logits.bias))
+    top = 1 if binarisation == "static" else 16
+    sent = np.stack([np.zeros(64), np.full(64, top), np.arange(64) % (top + 1)]).astype(np.uint8)
+    made = round_trip(problem.model, sent, 7).numbers()
+    assert made["bits_per_pixel_drawn"] > 100
+    # A level has at least the mass 2 of 2^48, so that the code is shorter than F.
+    assert 10 < made["bits_per_pixel_net"] < 48
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_told_of(number):
+    problem = copy.deepcopy(trained())
+    with torch.no_grad():
+        problem.model.decoder[0].pieces.bias.fill_(number)
+    with pytest.raises(CodingError, match="not finite; expected: probabilities"):
+        round_trip(problem.model, images(problem, 3), 7)
 
 
 def test_other_models_weights_do_not_decode():

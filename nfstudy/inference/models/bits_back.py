@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nfstudy.core.seeds import derive_seed
 from nfstudy.inference.models.ans import LEAST_STATE, TOTAL, WORD_BITS, CodingError, Stack, mass_table
@@ -62,6 +63,7 @@ class Coder:
         self.bins = LATENT_BINS if self.flow else PRIOR_BINS
         self.prior = [self.bins.gaussian(0.0, 1.0)] * self.model.latent
 
+    @torch.no_grad()
     def push(self, stack: Stack, image: np.ndarray, place: int) -> float:
         """Push an image of whole numbers (N,), and return F in nats at the z that it was coded with.
 
@@ -72,16 +74,18 @@ class Coder:
         """
         code = self._posterior(image, place)
         codes = code.pop(stack)
-        probabilities = self._pixels(codes)
-        stack.push_row(image, mass_table(probabilities))
+        features = self._features(codes)
+        stack.push_row(image, self._masses(features))
         push_all(stack, codes, self.prior)
-        log_likelihood = np.log(probabilities[np.arange(len(image)), image]).sum()
+        # Of the likelihood itself: a probability may be too small for a float, and its logarithm is not.
+        log_likelihood = self.model.likelihood(torch.from_numpy(image[None]).float(), features).item()
         return float(code.log_density(codes) - log_likelihood - log_normal(points_of(self.bins, codes)))
 
+    @torch.no_grad()
     def pop(self, stack: Stack, place: int) -> np.ndarray:
         """Return the image (N,) that was pushed last, and take it away."""
         codes = pop_all(stack, self.prior)
-        image = stack.pop_row(mass_table(self._pixels(codes)))
+        image = stack.pop_row(self._masses(self._features(codes)))
         self._posterior(image, place).push(stack, codes)
         return image
 
@@ -98,12 +102,16 @@ class Coder:
             return GaussianCode(mean, deviation, masks[: len(mean)])
         return FlowCode(mean, deviation, self.flow, tuple(each.double() for each in posterior.flow_parameters), masks)
 
-    @torch.no_grad()
-    def _pixels(self, codes: Sequence[int]) -> np.ndarray:
-        """Return p(x_i = v|z), (N, n)."""
-        z = torch.from_numpy(points_of(self.bins, codes)).float()[None]
-        found: np.ndarray = self.model.likelihood.probabilities(self.model.features(z))[0].double().numpy()
-        return found
+    def _features(self, codes: Sequence[int]) -> Tensor:
+        """Return h(z), (1, F)."""
+        return self.model.features(torch.from_numpy(points_of(self.bins, codes)).float()[None])
+
+    def _masses(self, features: Tensor) -> np.ndarray:
+        """Return the masses of each pixel's levels under p(x|z), (N, n + 1)."""
+        probabilities: np.ndarray = self.model.likelihood.probabilities(features)[0].double().numpy()
+        if not np.isfinite(probabilities).all():
+            raise CodingError("p(x|z) is not finite; expected: probabilities")
+        return mass_table(probabilities)
 
 
 class RoundTrip(NamedTuple):
