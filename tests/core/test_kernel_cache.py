@@ -130,3 +130,28 @@ def test_a_process_waits_for_no_other_for_ever(tmp_path):
         entry.unlink()
     with FileLock(lock):
         assert outcome(go(start(tmp_path, 0.2))) == "compiles core.kernels.maxout.largest\n"
+
+
+FAILS = """
+from pathlib import Path
+import sys
+from filelock import FileLock
+from numba.core.errors import TypingError
+from nfstudy.core.kernels.maxout import largest
+try:
+    largest("no array", 1, 2, 3)
+except TypingError:
+    (lock,) = Path(sys.argv[1]).rglob("*largest*.lock")
+    with FileLock(lock, timeout=0):
+        print("free")
+"""
+
+
+def test_a_loop_that_cannot_be_compiled_keeps_no_other_process_waiting(tmp_path):
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(nfstudy.__file__).parents[1]),
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    command = [sys.executable, "-c", FAILS, str(tmp_path)]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=200, check=False)
+    assert (done.returncode, done.stdout) == (0, "free\n"), done.stderr

@@ -76,6 +76,17 @@ class _BoundFiles(IndexDataCacheFile):
         finally:
             self._end_turn()
 
+    def ending_turn(self, compile_loop: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what compiles a loop, its turn ended in any case: where that fails, nothing is ever saved."""
+
+        def compile_and_end(*arguments: Any) -> Any:
+            try:
+                return compile_loop(*arguments)
+            finally:
+                self._end_turn()
+
+        return compile_and_end
+
     def _take_turn(self) -> None:
         # Where a folder cannot be written to, a file system has no locks, or the wait is over (a TimeoutError, which is
         # an OSError), each compiles for itself: that costs seconds and changes no number.
@@ -126,6 +137,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                 bound.loop = (
                     f"{function.__module__.removeprefix('nfstudy.').removesuffix('.kernel')}.{function.__name__}"
                 )
+                loop.compile = bound.ending_turn(loop.compile)
             loop._cache._cache_file = bound
         return loop
 
