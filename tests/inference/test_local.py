@@ -12,7 +12,8 @@ from support.families import FAMILIES
 from torch import nn
 
 from nfstudy.flows import make_flow
-from nfstudy.inference.models import local
+from nfstudy.flows.base import Flow
+from nfstudy.inference.models import evaluation, local
 from nfstudy.inference.models.ais import AisEstimates
 from nfstudy.inference.models.dlgm import DLGM, Posterior
 from nfstudy.inference.models.local import fit_posteriors, inference_gaps
@@ -168,6 +169,45 @@ def test_every_family_is_searched_within_itself(family):
     assert (found.elbo_local > found.elbo - 0.02).all()
     assert numbers["approximation_gap"] > -4 * numbers["approximation_gap_seed_se"]
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+class HalfShared(Flow):
+    """z ← e^s z + t for K steps, t of each image's own; all images share s, a row a step, and a number beside."""
+
+    def initialise(self, generator):
+        self.s = nn.Parameter(torch.zeros(self.length, self.latent))
+
+    def parameters_from(self, features):
+        return self.s, torch.zeros(len(features), self.length, self.latent) + 0.0 * features[:, :1, None], self.s.sum()
+
+    def forward(self, z, parameters):
+        s, t, total = parameters
+        assert s.shape == (self.length, self.latent), "shared by all images"
+        for step in range(self.length):
+            z = s[step].exp() * z + t[..., step, :]
+        return z, total.expand(z.shape[:-1])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_parameters_that_images_share_stay_as_they_are(count, monkeypatch):
+    monkeypatch.setattr(local, "IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr(evaluation, "IMAGES_AT_ONCE", 2)
+    model = DLGM(6, ModelSpec(latent=3, hidden=8, layers=1, maxout=2), FlowSpec())
+    model.initialise(1, 1)
+    model.flow = HalfShared(3, 2, 8)
+    model.flow.initialise(None)
+    model.eval()
+    with torch.no_grad():
+        model.mean.bias.fill_(1.5)
+        model.flow.s.copy_(torch.linspace(-0.2, 0.3, 6).view(2, 3))
+    x = np.random.default_rng(0).integers(2, size=(count, 6), dtype=np.uint8)
+    found = fit_posteriors(model, x, 100, 1, model.nearest)
+    (s, t, total), first = found.best.flow_parameters, found.start.flow_parameters
+    assert torch.equal(s, model.flow.s)
+    assert torch.equal(total, model.flow.s.sum())
+    assert t.shape == (count, 2, 3)
+    assert (t != first[1]).any(dim=-1).any(dim=-1).all()
+    assert inference_gaps(model, x, 50, 5, 100, 1, model.nearest).numbers()["amortisation_gap"] > 0.2
 
 
 @pytest.mark.parametrize("family", ["hamiltonian", "langevin"])

@@ -56,6 +56,12 @@ WRONG = {
     "shape": ("self.energies(terms, beta))", "self.energies(terms, beta).mean())", "objective: got shape ()"),
     "stopped": ("self.energies(terms, beta))", "self.energies(terms, beta).detach())", "does not require grad"),
     "other draws": ("self.energies(terms, beta))", "self.energies(terms, beta) + torch.rand(1))", "other numbers"),
+    "state beside state": (
+        "terms = over_samples(batch.terms())",
+        "terms = over_samples(batch.terms()); self.seen = getattr(self, 'seen', 0) + 1; terms = terms._replace("
+        "log_q0=self.seen * terms.log_q0)",
+        "other numbers by another one that has taken over its state; expected: all that it learns to be tensors",
+    ),
     "without p": ("self.energies(terms, beta))", "terms.log_q0)", "none; expected: one that reaches every parameter"),
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nfstudy.core.seeds import derive_seed
 from nfstudy.inference.models.importance import SeedSpread, effective_sizes, log_means, pareto_k, sample_numbers
-from nfstudy.inference.models.objective import BoundTerms, LatentVariableModel, bound_terms, map_tensors
+from nfstudy.inference.models.objective import BoundTerms, LatentVariableModel, bound_terms, of_each_image, rows_of
 
 IMAGES_AT_ONCE = 100
 SAMPLES_AT_ONCE = 16
@@ -186,8 +186,7 @@ def weights_by_block(
         if posteriors is None:
             posterior = model.infer(x)
         else:
-            rows = slice(start, start + at_once)
-            posterior = map_tensors(lambda tensor, rows=rows: tensor[rows], posteriors)  # type: ignore[misc]
+            posterior = rows_of(posteriors, of_each_image(model, x), slice(start, start + at_once))
         yield _log_weights(model, x, samples, streams, posterior)
 
 

@@ -10,7 +10,7 @@ the generative model as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -22,7 +22,14 @@ from nfstudy.core.seeds import derive_seed
 from nfstudy.inference.models.ais import AisEstimates, Annealing, ais_likelihood
 from nfstudy.inference.models.evaluation import IMAGES_AT_ONCE, SAMPLES_AT_ONCE, weights_by_block
 from nfstudy.inference.models.importance import effective_sizes, pareto_k
-from nfstudy.inference.models.objective import LatentVariableModel, bound_terms, map_tensors
+from nfstudy.inference.models.objective import (
+    LatentVariableModel,
+    bound_terms,
+    map_tensors,
+    of_each_image,
+    rows_of,
+    tensors_of,
+)
 
 SAMPLES = 32
 """Of q for each image and update."""
@@ -231,7 +238,9 @@ def fit_posteriors(
         for start in range(0, len(x), IMAGES_AT_ONCE)
     ]
     starts, bests, counts, converged = zip(*blocks, strict=True)
-    return LocalPosteriors(_joined(starts), _joined(bests), np.concatenate(counts), np.concatenate(converged))
+    with torch.no_grad():
+        own = of_each_image(model, x)
+    return LocalPosteriors(_joined(starts, own), _joined(bests, own), np.concatenate(counts), np.concatenate(converged))
 
 
 def _fit_block(
@@ -244,43 +253,43 @@ def _fit_block(
 
     with torch.no_grad(), _fixed(model):
         start = map_tensors(lambda tensor: tensor.contiguous().clone(), model.infer(x))
-        whole = [*range(len(x))]
+        whole, own = [*range(len(x))], of_each_image(model, x)
         best, best_elbo = start, _judged(model, x, start, streams("judged", whole))
         count, converged = np.zeros(len(x), int), np.zeros(len(x), bool)
         open_, noise = whole, streams("updates", whole)
-        current, moments = start, _Adam(start)
+        current, moments = start, _Adam(start, own)
         rates, reductions = best_elbo.new_full((len(x),), RATE), torch.zeros(len(x), dtype=torch.long, device=x.device)
         while open_ and count.max() + ROUND <= updates:
             for _ in range(ROUND):
-                current = nearest(_update(model, x[open_], current, moments, rates, noise))
+                current = nearest(_update(model, x[open_], current, own, moments, rates, noise))
             count[open_] += ROUND
             elbo = _judged(model, x[open_], current, streams("judged", open_))
             gain = (elbo - best_elbo[open_]).nan_to_num(-math.inf)
             better, enough = gain > 0, gain >= TOLERANCE
             best_elbo[open_] = torch.where(better, elbo, best_elbo[open_])
-            best = _merged(best, current, open_, better)
-            current = map_tensors(lambda tensor, rows=open_: tensor[rows], best)  # type: ignore[misc]
+            best = _merged(best, current, own, open_, better)
+            current = rows_of(best, own, open_)
             rates = torch.where(enough, rates, rates / LOWER)
             reductions = reductions + ~enough
             done = reductions >= REDUCTIONS
             converged[[place for place, ends in zip(open_, done.tolist(), strict=True) if ends]] = True
             keep = [row for row, ends in enumerate(done.tolist()) if not ends]
             open_, noise = [open_[row] for row in keep], [noise[row] for row in keep]
-            current = map_tensors(lambda tensor, rows=keep: tensor[rows], current)  # type: ignore[misc]
+            current = rows_of(current, own, keep)
             moments.keep(keep)
             rates, reductions = rates[keep], reductions[keep]
         ours, found = (_elbos(model, x, each, streams("confirmed", whole), CONFIRMED) for each in (start, best))
         change = found - ours
         sure = change.mean(0) > SURE * change.std(0) / math.sqrt(CONFIRMED)
-        best = _merged(start, best, whole, sure)
+        best = _merged(start, best, own, whole, sure)
     return LocalPosteriors(start, best, count, converged)
 
 
 class _Adam:
     """First and second moments of the gradients of a posterior's tensors; all images have had equally many updates."""
 
-    def __init__(self, posterior: Any) -> None:
-        self.first = [torch.zeros_like(tensor) for tensor in _local_tensors(posterior)]
+    def __init__(self, posterior: Any, own: Sequence[bool]) -> None:
+        self.first = [torch.zeros_like(tensor) for tensor in _local_tensors(posterior, own)]
         self.second = [torch.zeros_like(tensor) for tensor in self.first]
         self.updates = 0
 
@@ -302,20 +311,26 @@ class _Adam:
 
 
 def _update(
-    model: LatentVariableModel, x: Tensor, posterior: Any, moments: _Adam, rates: Tensor, noise: list[torch.Generator]
+    model: LatentVariableModel,
+    x: Tensor,
+    posterior: Any,
+    own: Sequence[bool],
+    moments: _Adam,
+    rates: Tensor,
+    noise: list[torch.Generator],
 ) -> Any:
     """Return the posteriors of images (B, N) after one more update."""
     draws = _draw(SAMPLES, posterior, noise, x)
     with torch.enable_grad():
-        leaves = [tensor.detach().requires_grad_() for tensor in _local_tensors(posterior)]
-        elbo = bound_terms(model, x, draws, _with_local(posterior, leaves)).elbo.mean(0).sum()
+        leaves = [tensor.detach().requires_grad_() for tensor in _local_tensors(posterior, own)]
+        elbo = bound_terms(model, x, draws, _with_local(posterior, own, leaves)).elbo.mean(0).sum()
         gradients = torch.autograd.grad(elbo, leaves, allow_unused=True)
     known = [
         torch.zeros_like(leaf) if found is None else found.nan_to_num(0, 0, 0)
         for leaf, found in zip(leaves, gradients, strict=True)
     ]
     steps = moments.steps(known, rates)
-    return _with_local(posterior, [leaf.detach() + step for leaf, step in zip(leaves, steps, strict=True)])
+    return _with_local(posterior, own, [leaf.detach() + step for leaf, step in zip(leaves, steps, strict=True)])
 
 
 def _judged(model: LatentVariableModel, x: Tensor, posterior: Any, noise: list[torch.Generator]) -> Tensor:
@@ -336,45 +351,35 @@ def _draw(samples: int, posterior: Any, noise: list[torch.Generator], x: Tensor)
     return torch.stack(draws, dim=1).to(x.device)
 
 
-def _local_tensors(posterior: Any) -> list[Tensor]:
-    """Return what is an image's own in a posterior, each (B, ...): all tensors but the images themselves."""
+def _local_tensors(posterior: Any, own: Sequence[bool]) -> list[Tensor]:
+    """Return what is an image's own in a posterior, each (B, ...): all that is not shared, but for the images."""
     images = getattr(posterior, "images", None)
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        if tensor is not images:
-            found.append(tensor)
-        return tensor
-
-    map_tensors(note, posterior)
-    return found
+    each = zip(tensors_of(posterior), own, strict=True)
+    return [tensor for tensor, is_own in each if is_own and tensor is not images]
 
 
-def _with_local(posterior: Any, tensors: list[Tensor]) -> Any:
+def _with_local(posterior: Any, own: Sequence[bool], tensors: list[Tensor]) -> Any:
     """Return a posterior with other tensors in the place of `_local_tensors`."""
-    images, new = getattr(posterior, "images", None), iter(tensors)
-    return map_tensors(lambda tensor: tensor if tensor is images else next(new), posterior)
+    images, each, new = getattr(posterior, "images", None), iter(own), iter(tensors)
+    return map_tensors(lambda tensor: next(new) if next(each) and tensor is not images else tensor, posterior)
 
 
-def _merged(best: Any, current: Any, places: list[int], better: Tensor) -> Any:
+def _merged(best: Any, current: Any, own: Sequence[bool], places: list[int], better: Tensor) -> Any:
     """Return the posteriors of all images, with those of `current` at the places where these are better."""
     rows = torch.tensor(places, device=better.device)[better]
     news = []
-    for old, new in zip(_local_tensors(best), _local_tensors(current), strict=True):
+    for old, new in zip(_local_tensors(best, own), _local_tensors(current, own), strict=True):
         merged = old.clone()
         merged[rows] = new[better]
         news.append(merged)
-    return _with_local(best, news)
+    return _with_local(best, own, news)
 
 
-def _joined(posteriors: tuple[Any, ...]) -> Any:
+def _joined(posteriors: tuple[Any, ...], own: Sequence[bool]) -> Any:
     """Return the posteriors of several blocks of images as one."""
-    if isinstance(posteriors[0], Tensor):
-        return torch.cat(posteriors)
-    if isinstance(posteriors[0], tuple):
-        parts = [_joined(part) for part in zip(*posteriors, strict=True)]
-        return type(posteriors[0])(*parts) if hasattr(posteriors[0], "_fields") else tuple(parts)
-    return posteriors[0]
+    parts = zip(*map(tensors_of, posteriors), strict=True)
+    whole = iter([torch.cat(each) if is_own else each[0] for each, is_own in zip(parts, own, strict=True)])
+    return map_tensors(lambda _: next(whole), posteriors[0])
 
 
 @contextmanager

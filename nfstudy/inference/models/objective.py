@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -35,6 +35,44 @@ def map_tensors(function: Callable[[Tensor], Tensor], posterior: Any) -> Any:
         parts = [map_tensors(function, part) for part in posterior]
         return type(posterior)(*parts) if hasattr(posterior, "_fields") else tuple(parts)
     return posterior
+
+
+def tensors_of(posterior: Any) -> list[Tensor]:
+    """Return a posterior's tensors, in the order of `map_tensors`."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(note, posterior)
+    return found
+
+
+def of_each_image(model: LatentVariableModel, x: Tensor) -> tuple[bool, ...]:
+    """Say of each tensor of a posterior, in the order of `map_tensors`, whether it has a row for each image.
+
+    A flow may have parameters that all images share, which have none. Shapes of one posterior do not tell: a chain of K
+    steps may have K rows.
+
+    Arguments:
+        model: whose posteriors they are.
+        x: images (B, N), of which the first is looked at; B at least 1.
+    """
+    one, two = (tensors_of(model.infer(x[:1].expand(count, -1).contiguous())) for count in (1, 2))
+    return tuple(a.shape != b.shape for a, b in zip(one, two, strict=True))
+
+
+def rows_of(posterior: Any, own: Sequence[bool], rows: Any) -> Any:
+    """Return the posterior of some of its images.
+
+    Arguments:
+        posterior: of B images.
+        own: as `of_each_image` says.
+        rows: which of the B, as a tensor is indexed.
+    """
+    each = iter(own)
+    return map_tensors(lambda tensor: tensor[rows] if next(each) else tensor, posterior)
 
 
 class BoundTerms(NamedTuple):

@@ -82,6 +82,9 @@ def _mistake(problem: Problem) -> str:
         if place == 0 and not all(isinstance(value, Tensor) for value in estimator.state.values()):
             return "state: got what is no tensor; expected: tensors, which checkpoints hold"
         repeated = again(same, beta).objective
+        if place and not torch.equal(repeated, estimate.objective):
+            what = "all that it learns to be tensors that are in `state` from the start"
+            return f"objective: got other numbers by another one that has taken over its state; expected: {what}"
         if not torch.equal(repeated, estimate.objective):
             return "objective: got other numbers of the same minibatch; expected: no draws but the minibatch's"
         # The second goes on from the first one's state, as after a checkpoint.
