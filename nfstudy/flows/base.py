@@ -63,7 +63,10 @@ class Flow(nn.Module, ABC):
 
     @abstractmethod
     def parameters_from(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Return the amortised parameters of all K steps.
+        """Return the parameters of all K steps.
+
+        A tensor of each image's own has B as its first axis; one that all images share does not depend on B, and what
+        fits the posterior of a single image leaves it as it is.
 
         Arguments:
             features: the inference network's last hidden layer, (B, F); or (0,) for parameters without the axis B.
