@@ -86,6 +86,23 @@ CHANGES = {
     "spline": {"flow.family": "spline"},
     "hamiltonian": {"flow.family": "hamiltonian"},
     "langevin": {"flow.family": "langevin"},
+    "running baseline": {"objective.estimator": "score-function", "objective.baseline": "running"},
+    "baseline of the input": {
+        "objective.estimator": "score-function",
+        "objective.baseline": "input",
+        "train.averaging": 0.9,
+        "train.keep": "best",
+    },
+    "doubly reparametrised": {"objective.estimator": "dreg", "objective.samples": 2},
+    "wake-sleep": {"objective.estimator": "wake-sleep", "objective.annealing": "none"},
+    "reweighted wake-sleep": {
+        "objective.estimator": "reweighted-wake-sleep",
+        "objective.annealing": "none",
+        "objective.q_update": "both",
+        "objective.samples": 2,
+    },
+    "free bits": {"objective.free_bits": 0.5, "objective.annealing": "kl"},
+    "two stochastic layers": {"model.stochastic_layers": 2, "objective.estimator": "sticking-the-landing"},
 }
 
 
