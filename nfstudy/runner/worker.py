@@ -6,6 +6,7 @@ a checkpoint of what it is at and leaves.
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -178,6 +179,11 @@ def serve(
     # Some operations have no deterministic form on CUDA: there torch warns, and last bits may differ.
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = resolve_device(device)
+    if device.startswith("cuda"):
+        # Of this thread: what is captured must not be in the stream that all share.
+        torch.cuda.set_device(device)
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     datasets = _Datasets(find_data)
     sources = load_sources()
     channel = _Line(channel)
@@ -227,9 +233,10 @@ class _Line:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._sending = threading.Lock()
 
     def send(self, message: Message, /) -> None:
-        with _as_gone():
+        with _as_gone(), self._sending:
             self._channel.send(message)
 
     def order(self) -> Order:

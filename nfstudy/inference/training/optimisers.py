@@ -41,7 +41,7 @@ class FusedRMSprop(torch.optim.RMSprop):
             state["step"] += 1
             tensors = (weight.detach(), weight.grad.contiguous(), state["square_avg"], state["momentum_buffer"])
             arrays = (tensor.view(-1).numpy() for tensor in tensors)
-            update(*arrays, group["lr"], group["alpha"], group["eps"], group["momentum"])
+            update(*arrays, float(group["lr"]), group["alpha"], group["eps"], group["momentum"])
         return None
 
 
