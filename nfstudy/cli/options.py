@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from nfstudy.core.cuda.devices import count_devices
+from nfstudy.core.devices import count_devices
 from nfstudy.core.errors import UserError, printable
 from nfstudy.core.project import Project, variable
 from nfstudy.core.sqlite_uri import SQLITE, sqlite_path, sqlite_uri
