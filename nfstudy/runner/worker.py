@@ -28,7 +28,7 @@ from nfstudy.study.settings import Settings
 if TYPE_CHECKING:
     from nfstudy.data import Dataset
 
-LOADED = ("core.kernels", "flows", "data", "inference")
+LOADED = ("core.kernels", "core.cuda", "flows", "data", "inference")
 """The packages of nfstudy that a trial may need: loaded when a worker starts, so that none is read later, edited."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 DETERMINISM_VARIABLES = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
@@ -205,11 +205,14 @@ def load_sources() -> dict[str, str]:
 
     A file that is written meanwhile has no digest: nobody can say which of the two was loaded.
     """
+    from nfstudy.core.cuda import has_triton
+
     before = worker_sources()
     for name in LOADED:
         package = import_module(f"nfstudy.{name}")
         for found in walk_packages(package.__path__, f"{package.__name__}."):
-            import_module(found.name)
+            if has_triton() or "cuda" not in found.name.split("."):  # A torch for the processor comes without Triton.
+                import_module(found.name)
     after = worker_sources()
     return {name: digest if before.get(name) == digest else "" for name, digest in after.items()}
 

@@ -55,6 +55,14 @@ def answers(engine, worker, until):
     return seen
 
 
+def of_all(engine, kind, count):
+    """Return number -> the last message of a kind, once so many workers have sent one."""
+    seen = {}
+    while len(seen) < count:
+        seen |= {worker.number: message for worker, message in engine.events(60) if isinstance(message, kind)}
+    return seen
+
+
 def test_a_worker_lives_over_trials_failures_and_questions(open_engine):
     with open_engine() as engine:
         (worker,) = engine.workers
@@ -123,41 +131,27 @@ def test_workers_of_one_process_run_side_by_side_save_together_and_die_together(
     with Pool(3, 1, "cpu", (), together=True) as pool:
         workers = list(pool.workers)
         assert len({worker.process.pid for worker in workers}) == 1
-        for worker in workers:
-            answers(pool, worker, Ready)
+        of_all(pool, Ready, 3)
         for worker in workers:
             worker.run(TRIAL, asks=False)
-        results = {}
-        while len(results) < 3:
-            for worker, message in pool.events(60):
-                if isinstance(message, TrialResult):
-                    results[worker.number] = message
+        results = of_all(pool, TrialResult, 3)
         for result in results.values():
             assert {n: v for n, v in result.metrics.items() if n.startswith("test/")} == {
                 n: v for n, v in alone.items() if n.startswith("test/")
             }
         # One dies: so do all, and each is replaced.
         os.kill(workers[0].process.pid, signal.SIGKILL)
-        dead = set()
-        while len(dead) < 3:
-            dead |= {worker.number for worker, message in pool.events(60) if isinstance(message, Died)}
+        of_all(pool, Died, 3)
         others = sorted(pool.workers, key=lambda worker: worker.number)
         assert [worker.number for worker in others] == [1, 2, 3]
         assert {worker.process.pid for worker in others}.isdisjoint({workers[0].process.pid})
-        ready = set()
-        while len(ready) < 3:
-            ready |= {worker.number for worker, message in pool.events(60) if isinstance(message, Ready)}
+        of_all(pool, Ready, 3)
         # Asked to stop, those that are at work save it, and the process leaves when all have.
         for worker, plan in zip(others[:2], plans, strict=False):
             worker.run(LONG_TRIAL, False, plan)
-        begun = set()
-        while len(begun) < 2:
-            begun |= {worker.number for worker, message in pool.events(60) if isinstance(message, EpochRecord)}
+        of_all(pool, EpochRecord, 2)
         pool.stop()
-        left = {}
-        while len(left) < 3:
-            left |= {worker.number: message for worker, message in pool.events(60) if isinstance(message, Died)}
-        assert all(message.clean_exit for message in left.values())
+        assert all(message.clean_exit for message in of_all(pool, Died, 3).values())
         assert pool.workers == []
     assert [plan.path.exists() for plan in plans] == [True, True, False]
 
