@@ -172,6 +172,59 @@ def test_planar_of_any_strides_and_without_gradients(rows, monkeypatch):
 
 
 @kernels_run
+@amortised
+@pytest.mark.parametrize("matrices", [False, True], ids=["permutations", "matrices"])
+@pytest.mark.parametrize("layers", [1, 3], ids=lambda layers: f"layers={layers}")
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 2, 2, 1, 4), (2, 2, 7, 3, 5), (1, 1, 40, 5, 20)] + [(3, 37, 64, 80, 40), (2, 5, 128, 2, 128)] * ON_GPU,
+    ids=str,
+)
+def test_nice(shape, layers, matrices, shared):
+    from nfstudy.flows.nice.cuda import fits, nice_chain
+    from nfstudy.flows.nice.flow import nice_flow
+
+    samples, images, latent, length, units = shape
+    first = latent // 2 - (latent == 7)
+    generator = torch.Generator().manual_seed(3)
+    if matrices:
+        mixing = torch.linalg.qr(torch.randn(length, latent, latent, generator=generator, dtype=torch.float64)).Q
+        mixing = mixing.to(DEVICE, torch.float32)
+    else:
+        mixing = torch.stack([torch.randperm(latent, generator=generator) for _ in range(length)]).to(DEVICE)
+    weights = [
+        draw(samples, images, latent),
+        draw_steps(images, length, units, shared, 0.5),
+        draw(length, units, first, scale=first**-0.5, seed=4),
+        draw(layers - 1, length, units, units, scale=1.5 * units**-0.5, seed=5),
+        draw(layers - 1, length, units, seed=6),
+        draw(length, latent - first, units, scale=0.5 * units**-0.5, seed=7),
+        draw(length, latent - first, seed=8),
+    ]
+    if layers == 1:
+        del weights[3:5]
+    assert fits(mixing, weights[2])
+
+    def arguments(z, b_in, w_in, *rest):
+        w_hidden, b_hidden = rest[:-2] or (z.new_empty(0, 0, 0, 0), z.new_empty(0, 0, 0))
+        return z, b_in, w_in, w_hidden, b_hidden, *rest[-2:]
+
+    def kernel(*weights):
+        z, b_in, *others = arguments(*weights)
+        return (nice_chain(z, b_in, mixing, *others),)
+
+    def plain(*weights):
+        z, b_in, w_in, w_hidden, b_hidden, w_out, b_out = arguments(*weights)
+        q = mixing.to(z) if matrices else mixing
+        return nice_flow(z, q, w_in, b_in, w_out, b_out, tuple(w_hidden), tuple(b_hidden))[:1]
+
+    assert_alike(kernel, plain, *weights)
+    with torch.no_grad():
+        assert torch.equal(kernel(*weights)[0], kernel(*weights)[0])
+        assert distance(kernel(*weights)[0], plain(*in_float64(weights))[0]) < 1e-4
+
+
+@kernels_run
 @pytest.mark.parametrize("numbers", [1, 5000])
 def test_rmsprop(numbers):
     from nfstudy.core.cuda.rmsprop import update
