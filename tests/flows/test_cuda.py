@@ -157,9 +157,10 @@ def test_planar_determinants_that_underflow():
 @kernels_run
 @pytest.mark.parametrize("rows", [2, 1000], ids=lambda rows: f"rows={rows}")
 def test_planar_of_any_strides_and_without_gradients(rows, monkeypatch):
+    from nfstudy.core import cuda
     from nfstudy.flows.planar import cuda as planar
 
-    monkeypatch.setattr(planar, "PIECE", rows)
+    monkeypatch.setattr(cuda, "PIECE", rows)
     z = draw(4, 3, 5, 2).detach().permute(3, 1, 0, 2)  # (2, 3, 4, 5)
     steps = draw(4, 3, 22, seed=1).detach()[..., ::2]
     with_gradient = planar.planar_chain(z.requires_grad_(), steps, True)
@@ -169,6 +170,45 @@ def test_planar_of_any_strides_and_without_gradients(rows, monkeypatch):
     for x, y, w in zip(with_gradient, without, gapless, strict=True):
         assert torch.equal(x, y)
         assert torch.equal(x, w)
+
+
+@kernels_run
+@constrained
+@amortised
+@scaled
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_radial(shape, scale, shared, constraint):
+    from nfstudy.flows.radial.cuda import radial_chain
+
+    samples, images, latent, length = shape
+    z = draw(samples, images, latent)
+    steps = draw_steps(images, length, latent + 2, shared, scale)
+    assert_alike(lambda z, steps: radial_chain(z, steps, constraint), plain_radial(constraint), z, steps)
+
+
+@kernels_run
+def test_radial_at_a_reference_point_and_where_numbers_underflow():
+    from nfstudy.flows.radial.cuda import radial_chain
+
+    # At z0 or next to it, with α down to e⁻²⁰⁰ and p down to e⁻¹⁰⁰.
+    z = torch.tensor([0.0, 0.0, 1e-20, 1.0, 0.0]).view(1, 5, 1).expand(1, 5, 2).to(DEVICE).requires_grad_()
+    alpha_beta = torch.tensor([[0.5, -100.0], [-20.0, 3.0], [-3.0, -100.0], [-200.0, -100.0], [-40.0, -60.0]])
+    steps = torch.cat([torch.zeros(5, 1, 2), alpha_beta.unsqueeze(1)], -1).to(DEVICE).requires_grad_()
+    ours = results_and_gradients(lambda *x: radial_chain(*x, True), z, steps)
+    exact = results_and_gradients(plain_radial(True), *in_float64((z, steps)))
+    for mine, theirs in zip(ours[:2], exact[:2], strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-5)
+    assert all(torch.isfinite(x).all() for x in ours)
+
+
+def plain_radial(constraint):
+    from nfstudy.flows.radial.flow import RadialFlow, free_radial_flow, radial_flow
+
+    def plain(z, steps):
+        flow = RadialFlow(z.shape[-1], steps.shape[-2], 0, constraint)
+        return (radial_flow if constraint else free_radial_flow)(z, *flow.split(steps))
+
+    return plain
 
 
 @kernels_run
