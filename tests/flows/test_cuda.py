@@ -157,9 +157,10 @@ def test_planar_determinants_that_underflow():
 @kernels_run
 @pytest.mark.parametrize("rows", [2, 1000], ids=lambda rows: f"rows={rows}")
 def test_planar_of_any_strides_and_without_gradients(rows, monkeypatch):
+    from nfstudy.core import cuda
     from nfstudy.flows.planar import cuda as planar
 
-    monkeypatch.setattr(planar, "PIECE", rows)
+    monkeypatch.setattr(cuda, "PIECE", rows)
     z = draw(4, 3, 5, 2).detach().permute(3, 1, 0, 2)  # (2, 3, 4, 5)
     steps = draw(4, 3, 22, seed=1).detach()[..., ::2]
     with_gradient = planar.planar_chain(z.requires_grad_(), steps, True)
@@ -169,6 +170,98 @@ def test_planar_of_any_strides_and_without_gradients(rows, monkeypatch):
     for x, y, w in zip(with_gradient, without, gapless, strict=True):
         assert torch.equal(x, y)
         assert torch.equal(x, w)
+
+
+@kernels_run
+@constrained
+@amortised
+@scaled
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_radial(shape, scale, shared, constraint):
+    from nfstudy.flows.radial.cuda import radial_chain
+
+    samples, images, latent, length = shape
+    z = draw(samples, images, latent)
+    steps = draw_steps(images, length, latent + 2, shared, scale)
+    assert_alike(lambda z, steps: radial_chain(z, steps, constraint), plain_radial(constraint), z, steps)
+
+
+@kernels_run
+def test_radial_at_a_reference_point_and_where_numbers_underflow():
+    from nfstudy.flows.radial.cuda import radial_chain
+
+    # At z0 or next to it, with α down to e⁻²⁰⁰ and p down to e⁻¹⁰⁰.
+    z = torch.tensor([0.0, 0.0, 1e-20, 1.0, 0.0]).view(1, 5, 1).expand(1, 5, 2).to(DEVICE).requires_grad_()
+    alpha_beta = torch.tensor([[0.5, -100.0], [-20.0, 3.0], [-3.0, -100.0], [-200.0, -100.0], [-40.0, -60.0]])
+    steps = torch.cat([torch.zeros(5, 1, 2), alpha_beta.unsqueeze(1)], -1).to(DEVICE).requires_grad_()
+    ours = results_and_gradients(lambda *x: radial_chain(*x, True), z, steps)
+    exact = results_and_gradients(plain_radial(True), *in_float64((z, steps)))
+    for mine, theirs in zip(ours[:2], exact[:2], strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-5)
+    assert all(torch.isfinite(x).all() for x in ours)
+
+
+def plain_radial(constraint):
+    from nfstudy.flows.radial.flow import RadialFlow, free_radial_flow, radial_flow
+
+    def plain(z, steps):
+        flow = RadialFlow(z.shape[-1], steps.shape[-2], 0, constraint)
+        return (radial_flow if constraint else free_radial_flow)(z, *flow.split(steps))
+
+    return plain
+
+
+@kernels_run
+@amortised
+@pytest.mark.parametrize("matrices", [False, True], ids=["permutations", "matrices"])
+@pytest.mark.parametrize("layers", [1, 3], ids=lambda layers: f"layers={layers}")
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 2, 2, 1, 4), (2, 2, 7, 3, 5), (1, 1, 40, 5, 20)] + [(3, 37, 64, 80, 40), (2, 5, 128, 2, 128)] * ON_GPU,
+    ids=str,
+)
+def test_nice(shape, layers, matrices, shared):
+    from nfstudy.flows.nice.cuda import fits, nice_chain
+    from nfstudy.flows.nice.flow import nice_flow
+
+    samples, images, latent, length, units = shape
+    first = latent // 2 - (latent == 7)
+    generator = torch.Generator().manual_seed(3)
+    if matrices:
+        mixing = torch.linalg.qr(torch.randn(length, latent, latent, generator=generator, dtype=torch.float64)).Q
+        mixing = mixing.to(DEVICE, torch.float32)
+    else:
+        mixing = torch.stack([torch.randperm(latent, generator=generator) for _ in range(length)]).to(DEVICE)
+    weights = [
+        draw(samples, images, latent),
+        draw_steps(images, length, units, shared, 0.5),
+        draw(length, units, first, scale=first**-0.5, seed=4),
+        draw(layers - 1, length, units, units, scale=1.5 * units**-0.5, seed=5),
+        draw(layers - 1, length, units, seed=6),
+        draw(length, latent - first, units, scale=0.5 * units**-0.5, seed=7),
+        draw(length, latent - first, seed=8),
+    ]
+    if layers == 1:
+        del weights[3:5]
+    assert fits(mixing, weights[2])
+
+    def arguments(z, b_in, w_in, *rest):
+        w_hidden, b_hidden = rest[:-2] or (z.new_empty(0, 0, 0, 0), z.new_empty(0, 0, 0))
+        return z, b_in, w_in, w_hidden, b_hidden, *rest[-2:]
+
+    def kernel(*weights):
+        z, b_in, *others = arguments(*weights)
+        return (nice_chain(z, b_in, mixing, *others),)
+
+    def plain(*weights):
+        z, b_in, w_in, w_hidden, b_hidden, w_out, b_out = arguments(*weights)
+        q = mixing.to(z) if matrices else mixing
+        return nice_flow(z, q, w_in, b_in, w_out, b_out, tuple(w_hidden), tuple(b_hidden))[:1]
+
+    assert_alike(kernel, plain, *weights)
+    with torch.no_grad():
+        assert torch.equal(kernel(*weights)[0], kernel(*weights)[0])
+        assert distance(kernel(*weights)[0], plain(*in_float64(weights))[0]) < 1e-4
 
 
 @kernels_run

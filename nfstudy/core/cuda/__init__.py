@@ -17,6 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+PROGRAMS = 256
+"""Of samples that all share their steps: with more samples, a program takes several, up to `ROWS`."""
+ROWS = 16
+"""Most samples of one program."""
+CELLS = 4096
+"""Most numbers of a program's z, which the registers hold."""
+PIECE = 65536
+"""Samples of one launch: the gradient of shared steps is kept once for each program, and then summed."""
+
 
 @cache
 def has_triton() -> bool:
@@ -52,19 +61,32 @@ def power_of_two(count: int, least: int = 1) -> int:
     return max(least, 1 << (count - 1).bit_length())
 
 
-def in_row_pieces(chain: Callable[[Tensor], tuple[Tensor, Tensor]], z: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Apply a chain to z_0 (S, B, D) some samples at a time, about `rows` rows each: what it keeps stays bounded.
+def block_of(samples: int, images: int, latent: int) -> tuple[int, int, int]:
+    """Return how many samples of an image a program takes, D filled up to a power of two, and a program's warps."""
+    width = power_of_two(latent, 16)
+    share = samples if images > 1 else -(-samples // PROGRAMS)
+    rows = min(power_of_two(share), ROWS, max(1, CELLS // width))
+    return rows, width, min(8, max(1, rows * width // 256))
+
+
+def over_rows(
+    chain: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], z: Tensor, steps: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Apply a chain to samples of any shape, `PIECE` or so at a time.
 
     Arguments:
-        chain: takes z_0 (s, B, D), and returns z_K (s, B, D) and log-determinants (s, B).
-        z: z_0, (S, B, D), of which neither S nor B is 0.
-        rows: of z, S B in all, that are of one piece.
+        chain: takes z_0 (S, B, D) and the numbers of all steps, (B, K, n), and returns z_K (S, B, D) and
+            log-determinants (S, B).
+        z: z_0, (..., B, D), at least one number.
+        steps: (B, K, n), or (K, n) for all samples, which are then samples of one image.
 
     Returns:
-        z_K, (S, B, D), and the log-determinants, (S, B).
+        z_K, (..., B, D), and the log-determinants, (..., B).
     """
-    samples = max(1, rows // z.shape[1])
-    if len(z) <= samples:
-        return chain(z)
-    z_K, log_det = (torch.cat(ends) for ends in zip(*map(chain, z.split(samples)), strict=True))
-    return z_K, log_det
+    own = steps if steps.dim() == 3 else steps.unsqueeze(0)
+    rows = z.reshape(-1, len(own), z.shape[-1])
+    pieces = rows.split(max(1, PIECE // len(own)))
+    ends, log_dets = zip(*(chain(piece, own) for piece in pieces), strict=True)
+    if len(pieces) == 1:
+        return ends[0].view(z.shape), log_dets[0].view(z.shape[:-1])
+    return torch.cat(ends).view(z.shape), torch.cat(log_dets).view(z.shape[:-1])

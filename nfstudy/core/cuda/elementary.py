@@ -58,3 +58,10 @@ def log_softplus_slope(x, value):
     """Return d ln ln(1 + eˣ) / dx, of x and of `softplus` there: 1 − eˣ/2 + … where eˣ underflows."""
     low = x < -10.0
     return tl.where(low, 1.0 - 0.5 * tl.exp(tl.minimum(x, 0.0)), sigmoid(x) / tl.where(low, 1.0, value))
+
+
+@triton.jit
+def log_or_nothing(x):
+    """Return ln x for x ≥ 0; of 0, what is far less than any other logarithm, so that its exponential is nothing."""
+    zero = x == 0
+    return tl.where(zero, -1e30, tl.log(tl.where(zero, 1.0, x)))

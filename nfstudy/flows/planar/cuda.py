@@ -15,18 +15,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nfstudy.core.cuda import in_row_pieces, launch, power_of_two
-from nfstudy.core.cuda.elementary import log1p_unit, log_softplus, log_softplus_slope, sigmoid, softplus, tanh
+from nfstudy.core.cuda import block_of, launch, over_rows
+from nfstudy.core.cuda.elementary import (
+    log1p_unit,
+    log_or_nothing,
+    log_softplus,
+    log_softplus_slope,
+    sigmoid,
+    softplus,
+    tanh,
+)
 from nfstudy.core.kernels import differentiable_once
-
-PROGRAMS = 256
-"""Of samples that all share their steps: with more samples, a program takes several, up to `ROWS`."""
-ROWS = 16
-"""Most samples of one program."""
-CELLS = 4096
-"""Most numbers of a program's z, which the registers hold."""
-PIECE = 65536
-"""Samples of one launch: the gradient of shared steps is kept once for each program, and then summed."""
 
 
 def planar_chain(z: Tensor, steps: Tensor, constraint: bool) -> tuple[Tensor, Tensor]:
@@ -40,19 +39,7 @@ def planar_chain(z: Tensor, steps: Tensor, constraint: bool) -> tuple[Tensor, Te
     Returns:
         z_K, (..., B, D), and Σ_k ln|det ∂f_k/∂z_{k−1}| in nats, (..., B).
     """
-    # Where all samples share their steps, they are samples of one image.
-    own = steps if steps.dim() == 3 else steps.unsqueeze(0)
-    rows = z.reshape(-1, len(own), z.shape[-1])
-    ends, log_det = in_row_pieces(lambda piece: _PlanarChain.apply(piece, own, constraint), rows, PIECE)
-    return ends.view(z.shape), log_det.view(z.shape[:-1])
-
-
-def block_of(samples: int, images: int, latent: int) -> tuple[int, int, int]:
-    """Return how many samples of an image a program takes, D filled up to a power of two, and a program's warps."""
-    width = power_of_two(latent, 16)
-    share = samples if images > 1 else -(-samples // PROGRAMS)
-    rows = min(power_of_two(share), ROWS, max(1, CELLS // width))
-    return rows, width, min(8, max(1, rows * width // 256))
+    return over_rows(lambda rows, own: _PlanarChain.apply(rows, own, constraint), z, steps)
 
 
 class _PlanarChain(torch.autograd.Function):
@@ -110,13 +97,6 @@ def _log_bend(a):
     return 1.3862943611198906 - 2.0 * tl.abs(a) - 2.0 * log1p_unit(tl.exp(-2.0 * tl.abs(a)))
 
 
-@triton.jit
-def _log_square(t):
-    """Return ln t², and far less than any other logarithm here where t = 0."""
-    zero = t == 0
-    return tl.where(zero, -1e30, 2.0 * tl.log(tl.where(zero, 1.0, tl.abs(t))))
-
-
 @triton.jit(do_not_specialize=["S", "B", "K", "z_s", "z_b", "z_d", "n_k"])
 def _forward(
     z_ptr, steps_ptr, path_ptr, bend_ptr, end_ptr, log_det_ptr,
@@ -161,7 +141,7 @@ def _forward(
             m = softplus(wu)
             c = tl.where(vanishes, 0.0, (softplus(-wu) - 1.0) / tl.where(vanishes, 1.0, ww))
             log_m = tl.where(vanishes, 0.0, log_softplus(wu, m))
-            along, flat = _log_square(t), log_bend + log_m
+            along, flat = 2.0 * log_or_nothing(tl.abs(t)), log_bend + log_m
             high = tl.maximum(along, flat)
             total += high + log1p_unit(tl.exp(tl.minimum(along, flat) - high))
             z += t * (u + c * w)
@@ -223,7 +203,7 @@ def _backward(
             c = tl.where(vanishes, 0.0, (softplus(-wu) - 1.0) / norm)
             log_m = tl.where(vanishes, 0.0, log_softplus(wu, m))
             # Of the determinant t² + s M, the second term's share: at M = 1 the two slopes by a cancel.
-            odds = log_bend + log_m - _log_square(t)
+            odds = log_bend + log_m - 2.0 * log_or_nothing(tl.abs(t))
             share, rest = sigmoid(odds), sigmoid(-odds)
             slope = 2.0 * (rest * bend / tl.where(t == 0, 1.0, t) - share * t)
             ratio = tl.where(vanishes, 0.0, t * (along_w / norm))
