@@ -212,6 +212,10 @@ class DLGM(nn.Module):
         """Return ln p(x|z) (..., B) in nats, for images x (B, N) and z (..., B, D)."""
         return self.likelihood(x, self.features(z))
 
+    def log_likelihood_of_samples(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return the same but for the last bits, without gradients, of z (S, B, D); see `Likelihood.of_samples`."""
+        return self.likelihood.of_samples(x, self.features(z))
+
     def draw(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Return images (B, N) drawn from p(x|z), for z (B, D); by a CPU generator."""
         return self.likelihood.draw(self.features(z), generator)
