@@ -78,6 +78,12 @@ BENCHMARKS = {
         one_core=False,
         by_name=True,
     ),
+    "device": Benchmark(
+        "updates on a CUDA device, and the paper's nine cells at once; only if named",
+        _module("device"),
+        one_core=False,
+        by_name=True,
+    ),
     "paper": Benchmark(
         "time from a cold start to the paper's −ln p(x), which takes half an hour; only if named",
         _module("paper"),
