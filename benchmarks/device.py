@@ -26,7 +26,7 @@ MOST_OFF = 0.05
 TOGETHER = 4000
 """Updates of each of nine cells that are trained at once."""
 GUIDED_LENGTH = 4
-"""K of families that follow the gradient of ln p(x, z), each of whose steps is a pass through the generative network."""
+"""K of families that follow the gradient of ln p(x, z): each step is a pass through the generative network."""
 PAPER_UPDATES = 500_000
 MOST_MINUTES = 30.0
 CELLS = (("none", 0), *((family, length) for family in ("planar", "nice-perm") for length in (10, 20, 40, 80)))
