@@ -87,7 +87,7 @@ def draw_steps(images, length, size, shared, scale, seed=1):
     return draw(length, size, images, scale=scale, seed=seed).detach().permute(2, 0, 1).requires_grad_()
 
 
-SHAPES = [(1, 5, 1, 1), (3, 3, 1, 7), (3, 2, 5, 2), (1, 2, 40, 7), (3, 1, 64, 2), (18, 1, 3, 2)]
+SHAPES = [(3, 3, 1, 7), (3, 2, 5, 2), (1, 2, 40, 7), (18, 1, 3, 2)]
 if ON_GPU:  # The interpreter would take minutes.
     SHAPES = [(s, 37, d, k) for s in (1, 3) for d in (1, 2, 5, 40, 64) for k in (1, 2, 7, 80)] + [(40, 100, 2, 32)]
 
