@@ -265,6 +265,37 @@ def test_nice(shape, layers, matrices, shared):
 
 
 @kernels_run
+@pytest.mark.parametrize("shape", [(3, 4, 2, 1), (5, 7, 3, 4), (100, 30, 40, 4)], ids=str)
+def test_maxout(shape):
+    from nfstudy.inference.models.maxout import _MaxoutOnGPU, plain_maxout
+
+    images, inputs, units, window = shape
+    weights = draw(images, inputs), draw(units * window, inputs, seed=1), draw(units * window, seed=2)
+    options = window, torch.float32
+    assert_alike(lambda *x: (_MaxoutOnGPU.apply(*x, *options),), lambda *x: (plain_maxout(*x, *options),), *weights)
+
+    def squared_slopes(layer, *weights):
+        slopes = torch.autograd.grad(layer(*weights, *options).square().sum(), weights, create_graph=True)
+        return [torch.stack([slope.square().sum() for slope in slopes])]
+
+    ours = results_and_gradients(lambda *x: squared_slopes(_MaxoutOnGPU.apply, *x), *weights)
+    exact = results_and_gradients(lambda *x: squared_slopes(plain_maxout, *x), *in_float64(weights))
+    for mine, theirs in zip(ours, exact, strict=True):
+        assert distance(mine, theirs) <= 1e-4
+
+
+@kernels_run
+def test_maxout_takes_the_first_of_equals_and_a_nan():
+    from nfstudy.core.cuda.maxout import largest
+
+    pieces = torch.tensor([[1.0, 2.0, 2.0], [torch.nan, 3.0, 1.0], [1.0, torch.nan, 5.0]], device=DEVICE)
+    units, winner = largest(pieces, torch.zeros(3, device=DEVICE), 3)
+    assert winner.tolist() == [[1], [0], [1]]
+    assert units[0].item() == 2
+    assert units[1:].isnan().all()
+
+
+@kernels_run
 @pytest.mark.parametrize("numbers", [1, 5000])
 def test_rmsprop(numbers):
     from nfstudy.core.cuda.rmsprop import update
@@ -296,6 +327,29 @@ class TestOnTheGPU:
         flow = PlanarFlow(4, 3, 5).cuda()
         z_k, _ = flow(draw(2, 3, 4), flow.parameters_from(draw(3, 5)))
         assert "_PlanarChain" in names_behind(z_k)
+
+    def test_radial_flow_takes_the_kernel(self):
+        from nfstudy.flows.radial.flow import RadialFlow
+
+        flow = RadialFlow(4, 3, 5).cuda()
+        z_k, _ = flow(draw(2, 3, 4), flow.parameters_from(draw(3, 5)))
+        assert "_RadialChain" in names_behind(z_k)
+
+    @pytest.mark.parametrize("latent", [4, 300])
+    def test_nice_flow_takes_the_kernel_where_it_fits(self, latent):
+        from nfstudy.flows.nice.flow import NicePermFlow
+
+        flow = NicePermFlow(latent, 3, 5, coupling_hidden=6, coupling_layers=2)
+        flow.initialise(lambda name: torch.Generator().manual_seed(len(name)))
+        flow.cuda()
+        z = draw(2, 3, latent)
+        z_k, _ = flow(z, flow.parameters_from(draw(3, 5)))
+        assert ("_NiceChain" in names_behind(z_k)) == (latent == 4)
+
+    def test_maxout_takes_the_kernel(self):
+        from nfstudy.inference.models.maxout import Maxout
+
+        assert "_MaxoutOnGPU" in names_behind(Maxout(3, 4, 2).cuda()(draw(5, 3)))
 
     def test_rmsprop_is_torchs(self):
         from nfstudy.inference.training.optimisers import FusedRMSprop
