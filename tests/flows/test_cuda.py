@@ -296,25 +296,29 @@ def test_maxout_takes_the_first_of_equals_and_a_nan():
 
 
 @kernels_run
-@pytest.mark.parametrize("numbers", [1, 5000])
-def test_rmsprop(numbers):
+@pytest.mark.parametrize("sizes", [(1,), (5000,), (1, 1025, 16, 2049, 1024), (3,) * 70], ids=lambda sizes: len(sizes))
+def test_rmsprop(sizes):
     from nfstudy.core.cuda.rmsprop import update
 
-    weight, ours = torch.nn.Parameter(draw(numbers).detach().double()), draw(numbers).detach()
-    squares, velocities = torch.zeros_like(ours), torch.zeros_like(ours)
-    reference = torch.optim.RMSprop([weight], lr=1e-2, alpha=0.9, eps=1e-4, momentum=0.8)
+    ours = [draw(size, seed=i).detach() for i, size in enumerate(sizes)]
+    weights = [torch.nn.Parameter(each.double()) for each in ours]
+    squares, velocities = ([torch.zeros_like(each) for each in ours] for _ in range(2))
+    reference = torch.optim.RMSprop(weights, lr=1e-2, alpha=0.9, eps=1e-4, momentum=0.8)
     rate = torch.full((), 1e-2, device=DEVICE)
-    for step in range(4):
-        gradient = draw(numbers, seed=step + 1).detach()
-        weight.grad = gradient.double()
+    for step in range(3):
+        gradients = [draw(size, seed=100 * step + i).detach() for i, size in enumerate(sizes)]
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.double()
         reference.step()
-        update(ours, gradient, squares, velocities, rate, 0.9, 1e-4, 0.8)
-    for mine, theirs in (
-        (ours, weight.detach()),
-        (squares, reference.state[weight]["square_avg"]),
-        (velocities, reference.state[weight]["momentum_buffer"]),
-    ):
-        torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-6)
+        update(ours, gradients, squares, velocities, rate, 0.9, 1e-4, 0.8)
+    for i, weight in enumerate(weights):
+        state = reference.state[weight]
+        for mine, theirs in (
+            (ours[i], weight.detach()),
+            (squares[i], state["square_avg"]),
+            (velocities[i], state["momentum_buffer"]),
+        ):
+            torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(not ON_GPU, reason="no GPU with Triton here; the kernels themselves are tested without")
