@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from nfstudy.inference.models.gaussian import log_normal
 from nfstudy.study.sections import ObjectiveSpec
 
 
@@ -81,8 +81,7 @@ def bound_terms(
     """
     log_likelihood = log_likelihood or model.log_likelihood
     z_K, log_q0, log_det = model.sample(model.infer(x) if posterior is None else posterior, noise)
-    log_prior = -0.5 * (z_K.square() + math.log(2 * math.pi)).sum(-1)
-    return BoundTerms(log_likelihood(x, z_K), log_prior, log_q0, log_det)
+    return BoundTerms(log_likelihood(x, z_K), log_normal(z_K), log_q0, log_det)
 
 
 def beta_at(update: int, objective: ObjectiveSpec) -> float:
