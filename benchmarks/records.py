@@ -172,7 +172,9 @@ def draw(records: Sequence[Record]) -> Figure:
     with figure_style():
         figure = Figure(figsize=(8.4, 3.6), layout="constrained")
         axes = figure.subplots()
-        sns.lineplot(points, x="date", y="seconds", hue="mark", style="mark", markers=True, dashes=False, ax=axes)
+        # A record stands until the day of the next.
+        steps = {"drawstyle": "steps-post", "markers": True, "dashes": False}
+        sns.lineplot(points, x="date", y="seconds", hue="mark", style="mark", **steps, ax=axes)
         axes.set(xlabel="", ylabel="seconds, slowest seed", ylim=(0, None))
         axes.tick_params(axis="x", rotation=20)
         finish(figure, "Time from a cold start to a −ln p(x): the records over time", "")
