@@ -89,7 +89,10 @@ def draw_steps(images, length, size, shared, scale, seed=1):
 
 SHAPES = [(3, 3, 1, 7), (3, 2, 5, 2), (1, 2, 40, 7), (18, 1, 3, 2)]
 if ON_GPU:  # The interpreter would take minutes.
-    SHAPES = [(s, 37, d, k) for s in (1, 3) for d in (1, 2, 5, 40, 64) for k in (1, 2, 7, 80)] + [(40, 100, 2, 32)]
+    SHAPES = [
+        *((1, 37, 1, 1), (3, 37, 1, 80), (1, 37, 2, 7), (3, 37, 2, 2), (1, 37, 5, 80), (3, 37, 5, 7)),
+        *((1, 37, 40, 80), (3, 37, 40, 2), (1, 37, 64, 7), (3, 37, 64, 80), (40, 100, 2, 32)),
+    ]
 
 
 @kernels_run
