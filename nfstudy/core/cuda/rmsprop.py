@@ -48,7 +48,7 @@ def update(
         launch(_update, end, learning_rate, *some, counts, tuple(ends), *constants, BLOCK=BLOCK, num_warps=4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["learning_rate_ptr"])
 def _update(
     learning_rate_ptr, weights, gradients, squares, velocities, counts, ends,
     decay, rest, epsilon, momentum, BLOCK: tl.constexpr,
