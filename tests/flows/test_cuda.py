@@ -354,6 +354,67 @@ def test_log_normal(shape):
     assert_same_second_derivatives(kernel, plain, z)
 
 
+@kernels_run
+@pytest.mark.parametrize("annealing", ["energy", "kl", "none"])
+@pytest.mark.parametrize("shape", [(1,), (3, 100)], ids=str)
+def test_free_energy(shape, annealing):
+    from nfstudy.inference.models.objective import BoundTerms, _FreeEnergyOnGPU, plain_free_energy
+
+    beta = torch.full((), 0.3, device=DEVICE)
+
+    def kernel(*terms):
+        return (_FreeEnergyOnGPU.apply(beta, annealing, *terms),)
+
+    def plain(*terms):
+        return (plain_free_energy(BoundTerms(*terms), beta, annealing),)
+
+    terms = [draw(*shape, seed=i) for i in range(4)]
+    assert_alike(kernel, plain, *terms)
+    assert_same_second_derivatives(kernel, plain, *terms)
+
+
+@kernels_run
+@pytest.mark.parametrize("count", [1, 100, 3000])
+def test_account(count):
+    from nfstudy.core.cuda.bookkeeping import account
+
+    terms = [draw(count, seed=i).detach() for i in range(4)] + [torch.ones((), device=DEVICE).expand(count)]
+    sums, last = torch.ones(5, dtype=torch.float64, device=DEVICE), torch.zeros((), device=DEVICE)
+    watched = account(sums, last, terms, torch.full((), 7.0, device=DEVICE))
+    exact = 1 + torch.stack(terms).double().mean(-1)
+    torch.testing.assert_close(sums, exact, rtol=0, atol=1e-6)
+    assert (last.item(), watched.tolist()) == (7.0, [8.0])
+
+
+@kernels_run
+def test_advance_keeps_the_first_that_is_not_finite():
+    from nfstudy.core.cuda.bookkeeping import advance
+
+    position, failed = torch.zeros(1, dtype=torch.int64, device=DEVICE), torch.full((1,), -1, device=DEVICE)
+    found = []
+    for number in (1.0, -3e38, float("nan"), float("inf"), 0.0):
+        advance(position, failed, torch.tensor([number], device=DEVICE))
+        found.append(failed.item())
+    assert (position.item(), found) == (5, [-1, -1, 2, 2, 2])
+    for number in (float("inf"), float("-inf")):
+        failed.fill_(-1)
+        advance(position, failed, torch.tensor([number], device=DEVICE))
+        assert failed.item() >= 5
+
+
+@kernels_run
+@pytest.mark.parametrize("pixels", [1, 12, 784])
+def test_gather_of_bytes(pixels):
+    from nfstudy.core.cuda.gather import gather
+
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(256, (30, pixels), generator=generator, dtype=torch.uint8).to(DEVICE)
+    noise = torch.randint(255, (7, pixels), generator=generator, dtype=torch.uint8).to(DEVICE)
+    places = torch.randperm(30, generator=generator)[:7].to(DEVICE)
+    assert torch.equal(gather(values, places, None), values[places].float())
+    assert torch.equal(gather(values, places, noise), (noise < values[places]).float())
+
+
 def assert_same_second_derivatives(kernel, plain, *inputs):
     """Assert that both have the same gradient of a function of the gradients, within 1e-4 of the largest."""
 

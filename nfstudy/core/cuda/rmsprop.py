@@ -48,32 +48,27 @@ def update(
         launch(_update, end, learning_rate, *some, counts, tuple(ends), *constants, BLOCK=BLOCK, num_warps=4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["learning_rate_ptr"])
 def _update(
     learning_rate_ptr, weights, gradients, squares, velocities, counts, ends,
     decay, rest, epsilon, momentum, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Update the block that is this program's; the programs of a tensor end before `ends`."""
+    """Update the block that is this program's, of the first tensor whose programs end after it."""
     program = tl.program_id(0)
-    eta = tl.load(learning_rate_ptr).to(tl.float32)
-    first = 0
-    for n in tl.static_range(len(weights)):
-        end = ends[n]
-        if (program >= first) & (program < end):
-            _update_block(
-                weights[n], gradients[n], squares[n], velocities[n], counts[n], program - first,
-                eta, decay, rest, epsilon, momentum, BLOCK,
-            )  # fmt: skip
-        first = end
-
-
-@triton.jit
-def _update_block(
-    weights_ptr, gradients_ptr, squares_ptr, velocities_ptr, count, block,
-    eta, decay, rest, epsilon, momentum, BLOCK: tl.constexpr,
-):  # fmt: skip
-    i = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    weights_ptr, gradients_ptr, squares_ptr, velocities_ptr = weights[0], gradients[0], squares[0], velocities[0]
+    count = tl.cast(counts[0], tl.int64)
+    first = tl.zeros((), tl.int32)
+    for n in tl.static_range(1, len(weights)):
+        later = program >= ends[n - 1]
+        weights_ptr = tl.where(later, weights[n], weights_ptr)
+        gradients_ptr = tl.where(later, gradients[n], gradients_ptr)
+        squares_ptr = tl.where(later, squares[n], squares_ptr)
+        velocities_ptr = tl.where(later, velocities[n], velocities_ptr)
+        count = tl.where(later, counts[n], count)
+        first = tl.where(later, ends[n - 1], first)
+    i = (program - first).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     has = i < count
+    eta = tl.load(learning_rate_ptr).to(tl.float32)
     g = tl.load(gradients_ptr + i, mask=has, other=0.0)
     square = tl.load(squares_ptr + i, mask=has, other=0.0)
     velocity = tl.load(velocities_ptr + i, mask=has, other=0.0)

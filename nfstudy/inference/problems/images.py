@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nfstudy.core import cuda
 from nfstudy.core.errors import UserError
 from nfstudy.core.seeds import derive_seed
 from nfstudy.data import Dataset
@@ -116,8 +117,20 @@ class ImageProblem:
         """Return the minibatch of what `draws` yielded, on the problem's device; see `Problem`."""
         self.model.train()
         places, noise, *of_pixels = drawn
-        x = pixels(self.images.index_select(0, places), self.dataset, of_pixels[0] if of_pixels else None)
+        of_pixel = of_pixels[0] if of_pixels else None
+        if self._are_bytes(of_pixel) and cuda.runs_here(noise):
+            from nfstudy.core.cuda.gather import gather  # It imports Triton, which few machines have.
+
+            x = gather(self.images, places, of_pixel)
+        else:
+            x = pixels(self.images.index_select(0, places), self.dataset, of_pixel)
         return ImageMinibatch(self.model, x, noise, no_dreams)
+
+    def _are_bytes(self, noise: Tensor | None) -> bool:
+        """Say whether images and what they are compared with, if anything, are bytes, one row an image."""
+        if self.dataset.dequantisation or self.images.dim() != 2 or not self.images.is_contiguous():
+            return False
+        return self.images.dtype == torch.uint8 and (noise is None or noise.dtype == torch.uint8)
 
     def repeated_minibatch(self, count: int, samples: int) -> Iterator[ImageMinibatch]:
         """Yield a minibatch of an epoch which no training has, by new noise each time; see `Problem`."""

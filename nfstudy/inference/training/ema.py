@@ -32,8 +32,9 @@ class Averages:
     @torch.no_grad()
     def take(self, new: Tensor) -> None:
         """Take in the weights with 1 − d_t as a tensor beside them, for which nobody waits."""
-        for mean, weight in zip(self.means, self.weights, strict=True):
-            mean.lerp_(weight, new)
+        steps = torch._foreach_sub(list(self.weights), self.means)
+        torch._foreach_mul_(steps, new)
+        torch._foreach_add_(self.means, steps)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

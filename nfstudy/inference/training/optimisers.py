@@ -51,7 +51,9 @@ class FusedRMSprop(torch.optim.RMSprop):
             from nfstudy.core.cuda.rmsprop import update as update_on_gpu  # It imports Triton.
 
             group = self.param_groups[number]
-            update_on_gpu(*zip(*updates, strict=True), _on_device(group["lr"], device), *_constants(group))
+            weights, gradients, squares, velocities = zip(*updates, strict=True)
+            rate = _on_device(group["lr"], device)
+            update_on_gpu(weights, gradients, squares, velocities, rate, *_constants(group))
         return None
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nfstudy.core import cuda
 from nfstudy.core.cuda.capture import capturing
 from nfstudy.inference.models.objective import BoundTerms, beta_at
 from nfstudy.inference.objectives.base import Estimate
@@ -49,6 +50,8 @@ class Replayed:
             with capturing:
                 loop.step_by_step(min(updates, loop.count + WARM_UP))
             self._warm = True
+            nothing = self._norm.new_zeros(1)
+            self._account(Estimate(BoundTerms(*[nothing] * 4), nothing), self._norm)  # That it is warm, too.
             self._begin()
         while loop.count < updates:
             if self._staged is None:
@@ -114,7 +117,7 @@ class Replayed:
         return beta_at(update, loop.settings.objective), rate, new
 
     def _update(self, drawn: tuple[Tensor, ...], steering: Steering) -> Tensor:
-        """Do an update, and return whether its loss and gradient are finite; what the graph is made of."""
+        """Do an update, and return a number that is finite where loss and gradient are; what the graph is made of."""
         loop = self.loop
         steps = [(step, step.clone()) for step in self._steps_of_processor()]
         estimate: Estimate = loop.estimator(loop.problem.minibatch(drawn), steering.beta)
@@ -129,9 +132,19 @@ class Replayed:
             step.copy_(before)  # Nothing has been done yet: this is captured.
         if loop.averages:
             loop.averages.take(steering.new)
+        return self._account(estimate, norm)
+
+    def _account(self, estimate: Estimate, norm: Tensor) -> Tensor:
+        """Take in the means of an update and its gradient's norm, and return their sum, as far as both are watched."""
+        each = [*estimate.terms, estimate.objective]
+        alike = {x.shape for x in each} == {estimate.objective.shape} and estimate.objective.dim() == 1
+        if alike and cuda.runs_here(*each, norm):
+            from nfstudy.core.cuda.bookkeeping import account  # It imports Triton.
+
+            return account(self._sums, self._norm, [x.detach() for x in each], norm)
         self._sums += estimate.means
         self._norm.copy_(norm)
-        return torch.isfinite(norm + loss.detach())
+        return norm + estimate.objective.detach().mean()
 
     def _steps_of_processor(self) -> list[Tensor]:
         """Return the numbers of steps that the optimiser keeps, where it keeps them on the processor."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from nfstudy.core import cuda
 from nfstudy.core.cuda.capture import captured
 
 WARM_UP = 3
@@ -41,8 +42,8 @@ class UpdateGraph:
     """One update as a CUDA graph, and the draws and numbers of the next ones on the device.
 
     Arguments:
-        update: does an update, and returns whether it is finite, as a tensor; it may put nothing where it did not lie
-            before, nor wait for the device.
+        update: does an update, and returns a number that is finite where the update is, as a tensor; it may put
+            nothing where it did not lie before, nor wait for the device.
         device: such as `cuda:0`.
     """
 
@@ -103,6 +104,8 @@ class UpdateGraph:
         self._staged = [[each.new_empty(most, *each.shape, pin_memory=pinned) for each in drawn] for _ in range(2)]
 
     def _capture(self) -> torch.cuda.CUDAGraph:
+        self._go_on(torch.zeros(1, device=self.device))  # A kernel is best loaded before it is captured.
+        self._position.zero_()
         with captured(self.device) as graph:
             self.step()
         return graph
@@ -111,8 +114,16 @@ class UpdateGraph:
         """Do the update that `_position` says, and go on to the next: what is captured."""
         drawn = tuple(draws.index_select(0, self._position).squeeze(0) for draws in self._draws)
         numbers = self._numbers.index_select(0, self._position).squeeze(0)
-        finite = self.update(drawn, Steering(*numbers.unbind()))
-        self._failed.copy_(torch.where((self._failed < 0) & ~finite, self._position, self._failed))
+        self._go_on(self.update(drawn, Steering(*numbers.unbind())))
+
+    def _go_on(self, watched: Tensor) -> None:
+        if cuda.runs_here(watched):
+            from nfstudy.core.cuda.bookkeeping import advance  # It imports Triton.
+
+            advance(self._position, self._failed, watched)
+            return
+        bad = ~torch.isfinite(watched)
+        self._failed.copy_(torch.where((self._failed < 0) & bad, self._position, self._failed))
         self._position.add_(1)
 
 
