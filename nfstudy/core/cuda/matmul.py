@@ -7,7 +7,6 @@ three products that matter are summed in float32 (Markidis et al. 2018), which l
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
