@@ -16,6 +16,7 @@ from nfstudy.inference.likelihoods.base import Likelihood
 from nfstudy.inference.weights import draw_weights
 from nfstudy.study.sections import ModelSpec
 
+
 class Bernoulli(Likelihood):
     """p(x|z) = Π_i Bernoulli(x_i | σ(l_i)) of bits, with logits l = W h(z) + b; Section 6.2."""
 
