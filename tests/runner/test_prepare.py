@@ -1,7 +1,6 @@
 """Cells are timed on workers that may still be starting; what one did not begin, its successor does."""
 
 from support.fake_engine import FakeEngine, FakeWorker
-from support.studies import write_study
 
 from nfstudy.runner.prepare import CostMeasurement
 from nfstudy.runner.signals import StopSignal
@@ -30,9 +29,19 @@ class Machine(FakeEngine):
         return worker
 
 
-def cells_of(tmp_path, lengths="[0, 2, 4]"):
+STUDY = """\
+study: little
+title: Little
+data: {name: digits}
+flow: {family: planar}
+grid: {flow.length: [0, 2, 4]}
+exhibits: [summary]
+"""
+
+
+def cells_of(tmp_path):
     path = tmp_path / "study.yaml"
-    write_study(path, lengths)
+    path.write_text(STUDY)
     return read_study(path).under(None).corners
 
 
