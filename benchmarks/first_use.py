@@ -1,4 +1,4 @@
-"""First use: seconds from `nfstudy run` to the first update, with loops compiled before and without; and short commands.
+"""First use: seconds from `nfstudy run` to the first update, loops compiled before and not; and short commands.
 
 A run is taken to be at its first update when it is said to start: its worker has loaded everything by then, and the
 update follows within some tenths of a second. Processor seconds are those of the command and its workers until then:

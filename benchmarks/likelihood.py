@@ -153,7 +153,7 @@ Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def _operands(weights: Sequence[torch.Tensor], rows: int, batch_last: bool) -> Pairs:
-    """Return what is multiplied in each layer: x and W for x Wᵀ, or W and x, whose images lie side by side, for W xᵀ."""
+    """Return what is multiplied in each layer: x and W for x Wᵀ, or W and x, its images side by side, for W xᵀ."""
     pairs: Pairs = []
     for weight in weights:
         x, w = torch.randn(rows, weight.shape[1]), weight.detach()

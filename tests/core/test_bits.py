@@ -70,7 +70,8 @@ def test_a_nan_stays_one_and_in_its_sample(kind, pixel):
     logits[pixel, 2, 3] = np.nan
     total = found(logits, np.zeros(9, kind), np.ones((5, 9), kind))
     wrong = np.isnan(total)
-    assert wrong[2, 3] and wrong.sum() == 1
+    assert wrong[2, 3]
+    assert wrong.sum() == 1
 
 
 def test_float32_logits_are_summed_in_float64():
