@@ -272,3 +272,11 @@ def test_bits_of_many_samples_are_the_plain_formula(kind, within, scale, pixels,
 def test_a_likelihood_without_a_loop_for_many_samples_goes_by_its_formula():
     likelihood, x, h = logit_normal(), numbers(4, PIXELS), features(3, 4)
     assert torch.equal(likelihood.of_samples(x, h), likelihood(x, h))
+
+
+@torch.no_grad()
+def test_one_image_for_many_features_is_not_read_past_its_end():
+    likelihood, x = bernoulli(PIXELS, torch.float64), torch.ones(1, PIXELS, dtype=torch.float64)
+    h = torch.randn(3, 4, FEATURES, generator=torch.Generator().manual_seed(5)).double()
+    assert torch.equal(likelihood.of_samples(x, h), likelihood(x, h))
+    assert torch.equal(likelihood.of_samples(x, h[0]), likelihood(x, h[0]))

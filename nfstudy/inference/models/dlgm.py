@@ -43,6 +43,7 @@ from nfstudy.flows.guided import GuidedFlow
 from nfstudy.flows.layered import make_layered_flow
 from nfstudy.inference.likelihoods.base import Likelihood
 from nfstudy.inference.likelihoods.bernoulli import Bernoulli
+from nfstudy.inference.models.gaussian import start
 from nfstudy.inference.models.maxout import Maxout
 from nfstudy.inference.models.upper_layers import GaussianHeads, draw_heads, maxout_layers
 from nfstudy.study.sections import FlowSpec, ModelSpec
@@ -171,8 +172,7 @@ class DLGM(nn.Module):
         """
         mean, log_variance = posterior.mean, posterior.log_variance
         noise, further = noise.split([self.latent, noise.shape[-1] - self.latent], dim=-1)
-        z_0 = mean + (0.5 * log_variance).exp() * noise
-        log_q0 = -0.5 * (noise.square() + log_variance + math.log(2 * math.pi)).sum(-1)
+        z_0, log_q0 = start(mean, log_variance, noise)
         if isinstance(self.flow, GuidedFlow):
             assert posterior.images is not None
             log_joint = partial(self.log_joint, posterior.images)

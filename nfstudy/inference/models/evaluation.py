@@ -214,7 +214,8 @@ def _log_weights(
     total, first, second = torch.zeros(3, len(x), dtype=torch.float64, device=x.device)
     largest = torch.full_like(total, -torch.inf)
     logs = []
-    for noise in _noise_by_block(samples, posterior.noise_size, streams, x.dtype):
+    at_once = SAMPLES_AT_ONCE * (DRAWN_AT_ONCE if x.is_cuda else 1)  # A small block leaves a GPU idle.
+    for noise in _noise_by_block(samples, posterior.noise_size, streams, x.dtype, at_once):
         block = bound_terms(model, x, noise.to(x.device), posterior, log_likelihood).elbo.double()
         logs.append(block)
         previous, largest = largest, torch.maximum(largest, block.amax(0))
@@ -228,15 +229,17 @@ def _log_weights(
     return LogWeights(torch.cat(logs), total / samples, largest + (first / samples).log(), relative_variance)
 
 
-def _noise_by_block(samples: int, size: int, streams: list[torch.Generator], kind: torch.dtype) -> Iterator[Tensor]:
-    """Yield S draws from N(0, I) an image, each of `size` numbers, in blocks (16, B, size); the last may be smaller."""
+def _noise_by_block(
+    samples: int, size: int, streams: list[torch.Generator], kind: torch.dtype, at_once: int
+) -> Iterator[Tensor]:
+    """Yield S draws from N(0, I) an image, each of `size` numbers, in blocks (`at_once`, B, size), the last smaller."""
     blocks = -(-samples // SAMPLES_AT_ONCE)
     drawn = torch.empty(len(streams), min(blocks, DRAWN_AT_ONCE) * SAMPLES_AT_ONCE, size, dtype=kind)
     for start in range(0, blocks * SAMPLES_AT_ONCE, drawn.shape[1]):
         many = min(drawn.shape[1], blocks * SAMPLES_AT_ONCE - start)
         for image, stream in zip(drawn, streams, strict=True):
             torch.randn(many, size, generator=stream, out=image[:many])
-        for block in drawn[:, : min(many, samples - start)].split(SAMPLES_AT_ONCE, dim=1):
+        for block in drawn[:, : min(many, samples - start)].split(at_once, dim=1):
             yield block.transpose(0, 1).contiguous()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from nfstudy.core import cuda
+from nfstudy.inference.models.gaussian import log_normal
 from nfstudy.study.sections import ObjectiveSpec
 
 
@@ -81,8 +83,7 @@ def bound_terms(
     """
     log_likelihood = log_likelihood or model.log_likelihood
     z_K, log_q0, log_det = model.sample(model.infer(x) if posterior is None else posterior, noise)
-    log_prior = -0.5 * (z_K.square() + math.log(2 * math.pi)).sum(-1)
-    return BoundTerms(log_likelihood(x, z_K), log_prior, log_q0, log_det)
+    return BoundTerms(log_likelihood(x, z_K), log_normal(z_K), log_q0, log_det)
 
 
 def beta_at(update: int, objective: ObjectiveSpec) -> float:
@@ -92,7 +93,7 @@ def beta_at(update: int, objective: ObjectiveSpec) -> float:
     return min(1.0, objective.beta_start + update / objective.anneal_updates)
 
 
-def free_energy(terms: BoundTerms, beta: float, annealing: Literal["energy", "kl", "none"]) -> Tensor:
+def free_energy(terms: BoundTerms, beta: float | Tensor, annealing: Literal["energy", "kl", "none"]) -> Tensor:
     """Return the annealed free energy (..., B) in nats; the mean over samples estimates what is minimised.
 
     energy: ln q0(z_0|x) − Σ log det − β · (ln p(x|z_K) + ln p(z_K)), eq. (20)
@@ -101,9 +102,43 @@ def free_energy(terms: BoundTerms, beta: float, annealing: Literal["energy", "kl
 
     At β = 1 all three are the same.
     """
+    alike = len({term.shape for term in terms}) == 1 and terms.log_q0.numel()
+    if alike and cuda.runs_here(*terms):
+        on_device = beta if isinstance(beta, Tensor) else torch.full((), beta, device=terms.log_q0.device)
+        found: Tensor = _FreeEnergyOnGPU.apply(on_device, annealing, *terms)
+        return found
+    return plain_free_energy(terms, beta, annealing)
+
+
+def plain_free_energy(terms: BoundTerms, beta: float | Tensor, annealing: Literal["energy", "kl", "none"]) -> Tensor:
+    """Return what `free_energy` does, without the kernels."""
     log_q = terms.log_q0 - terms.log_det
     if annealing == "energy":
         return log_q - beta * (terms.log_likelihood + terms.log_prior)
     if annealing == "kl":
         return beta * (log_q - terms.log_prior) - terms.log_likelihood
     return -terms.elbo
+
+
+class _FreeEnergyOnGPU(torch.autograd.Function):
+    """`plain_free_energy` of terms of one shape, in one kernel each way."""
+
+    @staticmethod
+    def forward(ctx: Any, beta: Tensor, annealing: str, *terms: Tensor) -> Tensor:
+        from nfstudy.core.cuda import free_energy  # It imports Triton, which few machines have.
+
+        ctx.save_for_backward(beta)
+        ctx.annealing = annealing
+        return free_energy.energies(terms, beta, annealing)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from nfstudy.core.cuda import free_energy
+
+        (beta,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # A derivative of this is asked for.
+            by_likelihood = -(beta if ctx.annealing == "energy" else 1) * grad
+            by_prior = -(1 if ctx.annealing == "none" else beta) * grad
+            by_q = (beta if ctx.annealing == "kl" else 1) * grad
+            return None, None, by_likelihood, by_prior, by_q, -by_q
+        return None, None, *free_energy.slopes(grad, beta, ctx.annealing)
