@@ -95,6 +95,12 @@ BENCHMARKS = {
         by_name=True,
         options=("goal", "change"),
     ),
+    "first-use": Benchmark(
+        "from `run` to the first update, loops compiled before and not; only if named",
+        _module("first_use"),
+        one_core=False,
+        by_name=True,
+    ),
     "store": Benchmark(
         "reports and status from a store of 10,000 runs, for which it takes 8 GB of disk; only if named",
         _store,

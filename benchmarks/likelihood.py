@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -21,13 +22,18 @@ from torch import nn
 from benchmarks.peers import find_peers
 from benchmarks.result import Result, Row, Verdict
 from benchmarks.timing import Plan, ratio, spread, take_turns
+from nfstudy.core.kernels.linear import product
 from nfstudy.flows.base import StepHead
 from nfstudy.inference.models.dlgm import DLGM
-from nfstudy.inference.models.evaluation import evaluate_likelihood
+from nfstudy.inference.models.evaluation import IMAGES_AT_ONCE, SAMPLES_AT_ONCE, evaluate_likelihood
 from nfstudy.study.sections import FlowSpec, ModelSpec
 
 PIXELS = 784
 LENGTHS = (0, 80)
+RATED = (("none", 0), ("planar", 80), ("nice-perm", 80))
+"""Families and lengths of which the rate is told."""
+LEAST_RATE = 0.8
+"""Of an evaluation, over the rate of its networks' bare products."""
 LEAST = 20.0
 """How many times faster than pythae."""
 GAIN = 0.1
@@ -105,8 +111,71 @@ def measure(quick: bool) -> Result:
         what = f"K = {length}: {MANY:,} images of {size.samples} samples, told from {size.images} images"
         found = f"{seconds / 60:.1f} minutes, {before:.0f} MB for {size.images} images, {after:.0f} MB for all"
         verdicts.append(Verdict(what, found, f"at most {MOST_GROWTH} MB more for all", after - before <= MOST_GROWTH))
+    verdicts += [rate(family, length, size) for family, length in RATED]
     title = f"−ln p(x), {PIXELS} pixels, {size.samples} importance samples, one thread"
     return Result(title, rows, verdicts, [f"{peer.name}: {peer.reason}" for peer in missing])
+
+
+def rate(family: str, length: int, size: Size) -> Verdict:
+    """Hold the rate of an evaluation against that of the products of its encoder and decoder, and nothing else.
+
+    Those of a chain's own networks are not among the products. The products are taken as fast as they are found to be:
+    by torch.matmul or oneDNN, of x Wᵀ or of W xᵀ, whose operands lie as they would have to.
+    """
+    model = DLGM(PIXELS, ModelSpec(), FlowSpec(family=family, length=length))
+    model.initialise(0, 1)
+    images = draw_images(size.images)
+    blocks = -(-size.images // IMAGES_AT_ONCE)
+    rows = min(size.images, IMAGES_AT_ONCE)
+    encoder = [weight for weight in model.encoder.parameters() if weight.dim() == 2]
+    decoder: list[torch.Tensor] = [weight for weight in model.decoder.parameters() if weight.dim() == 2]
+    decoder.append(cast(nn.Linear, model.likelihood.logits).weight)
+    passes = -(-size.samples // SAMPLES_AT_ONCE)
+    products = {}
+    for library, multiply in (("oneDNN", product), ("torch.matmul", lambda a, b: a @ b.T)):
+        for batch_last in (False, True):
+            sides = (encoder, rows), (decoder, rows * SAMPLES_AT_ONCE)
+            up, down = (_operands(weights, count, batch_last) for weights, count in sides)
+            name = f"{library}, batch {'last' if batch_last else 'first'}"
+            products[name] = partial(_multiply, multiply, up, down, blocks, passes)
+    seconds = take_turns(products | {"ours": partial(evaluate_likelihood, model, images, size.samples, 0)}, size.plan)
+    times = {name: spread(turns).median for name, turns in seconds.items()}
+    ours = times.pop("ours")
+    fastest = min(times, key=lambda name: times[name])
+    found = times[fastest] / ours
+    what = f"K = {length}, {family}: rate of the evaluation over that of its networks' bare products"
+    each = 1e3 / len(images)
+    told = f"{found:.2f}: {each * ours:.1f} ms an image, products {each * times[fastest]:.1f} ms ({fastest})"
+    return Verdict(what, told, f"at least {LEAST_RATE:g}", found >= LEAST_RATE)
+
+
+Pairs = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def _operands(weights: Sequence[torch.Tensor], rows: int, batch_last: bool) -> Pairs:
+    """Return what is multiplied in each layer: x and W for x Wᵀ, or W and x, its images side by side, for W xᵀ."""
+    pairs: Pairs = []
+    for weight in weights:
+        x, w = torch.randn(rows, weight.shape[1]), weight.detach()
+        pairs.append((w, x.T.contiguous().T) if batch_last else (x, w))
+    return pairs
+
+
+@torch.inference_mode()
+def _multiply(
+    multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    encoder: Pairs,
+    decoder: Pairs,
+    blocks: int,
+    passes: int,
+) -> None:
+    """Do the products of so many blocks of images, each with so many passes of samples."""
+    for _ in range(blocks):
+        for a, b in encoder:
+            multiply(a, b)
+        for _ in range(passes):
+            for a, b in decoder:
+                multiply(a, b)
 
 
 def race(length: int, size: Size) -> list[Row]:

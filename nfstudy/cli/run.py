@@ -197,27 +197,27 @@ def _run_rest(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool, tak
     """
     plan = launch.plan
     with StopSignal() as stop, open_engine(launch, left) as engine, ExitStack() as held:
-        # The workers take seconds to start; in that time the rest is loaded, the data checked and the store made.
+        # The workers take seconds to start; in that time the data are checked, and the rest is loaded while they time.
         with stop.held():
             from nfstudy.cli.check_plugin import check_outside
-            from nfstudy.runner.prepare import measure_costs, prepare_data
-
-            if not dry_run:
-                from nfstudy.runner.launch import run_study
-                from nfstudy.runs.tracking.claim import Claim, claimed
-                from nfstudy.runs.tracking.store import open_store
+            from nfstudy.runner.prepare import CostMeasurement, prepare_data
         warn_of_unknown_code()
         check_outside(plan.corners)
         data = prepare_data(plan, launch.project)
         stop.check()
+        print("timing a few updates of each cell ...", file=sys.stderr, flush=True)
+        measurement = CostMeasurement(engine, plan.corners)
         claim = None
         if not dry_run:
+            with stop.held():
+                from nfstudy.runner.launch import run_study
+                from nfstudy.runs.tracking.claim import Claim, claimed
+                from nfstudy.runs.tracking.store import open_store
+            stop.check()
             store = open_store(launch.uri, create=True)
             store.experiment(plan.name, plan.study.description or plan.study.title)
             claim = held.enter_context(claimed(Claim(store, plan.name, Launcher.here(launch.project.root)), take_over))
-        print("timing a few updates of each cell ...", file=sys.stderr, flush=True)
-        keep = claim.keep if claim else None
-        costs = measure_costs(engine, plan.corners, stop, tell, launch.retry.worker_timeout, keep)
+        costs = measurement.seconds(stop, tell, launch.retry.worker_timeout, claim.keep if claim else None)
         expected = costs | logged_seconds(frame)
         print_cells(plan, frame, expected, len(engine.workers))
         if dry_run:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 from nfstudy.core.project import Project
 from nfstudy.data import Dataset, load_dataset
-from nfstudy.runner.engine import Engine
+from nfstudy.runner.engine import Engine, Worker
 from nfstudy.runner.eta import cost_signature, run_seconds
 from nfstudy.runner.signals import STOP_SECONDS, StopSignal
 from nfstudy.runner.watch import AtWork, Watch
-from nfstudy.runner.worker import Compiling, Ready
+from nfstudy.runner.worker import Compiling, Died, Ready
 from nfstudy.runs.result import Cost
 from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Cell, cost_key
@@ -39,58 +39,76 @@ def data_record(dataset: Dataset) -> DataRecord:
     return DataRecord.of(dataset.name, dataset.fingerprint, dataset.source, shapes)
 
 
-def measure_costs(
-    pool: Engine,
-    cells: Sequence[Cell],
-    stop: StopSignal,
-    tell: Callable[[str], None],
-    worker_timeout: float | None = None,
-    meanwhile: Callable[[], None] | None = None,
-) -> dict[str, float]:
-    """Return `cost_key` -> expected seconds of one run, measured on the workers, one of each cost signature.
+class CostMeasurement:
+    """The cost of a run of each cell, measured on the workers, one of each cost signature."""
 
-    Arguments:
-        pool: the workers.
-        cells: the cells.
-        stop: what may ask to stop.
-        tell: told once of each loop that is compiled at its first use, and of workers that fall silent.
-        worker_timeout: see `nfstudy.runner.options.RetryPolicy`.
-        meanwhile: called again and again.
-    """
-    wanted = {(cell.key, "repetition"): cell.settings for cell in cells}
-    wanted |= {(cell.key, "search"): cell.tried({}) for cell in cells if cell.search}
-    signatures = {run: cost_signature(settings) for run, settings in wanted.items()}
-    examples: dict[str, Settings] = {}
-    for run, settings in wanted.items():
-        examples.setdefault(signatures[run], settings)
-    costs: dict[str, Cost] = {}
-    compiled: set[str] = set()
-    waiting = _families_first(examples)[:: math.ceil(len(examples) / MAX_MEASURED) or 1]
-    watch = Watch(pool, worker_timeout, tell)
-    timing = AtWork("timing a few updates")
-    while waiting or any(worker.task for worker in pool.workers):
-        for worker in pool.workers:
-            if worker.device and worker.task is None and waiting:
-                worker.task = waiting.pop(0)
-                worker.measure(examples[worker.task])
-        stop.check()
-        if meanwhile:
-            meanwhile()
-        for worker, message in pool.events(STOP_SECONDS):
-            if isinstance(message, Cost):
-                costs[worker.task] = message
-            if isinstance(message, Compiling) and message.loop not in compiled:
-                compiled.add(message.loop)
-                tell(f"compiling for this processor, once, some seconds each: {message.loop}")
-            # A measurement that fails leaves its cells without an estimate; running them will say why.
-            if not isinstance(message, Ready | Compiling):
-                worker.task = None
-        watch.look({worker.number: timing for worker in pool.workers if worker.task})
-    return {
-        cost_key(*run): run_seconds(settings, costs[signature], run[1])
-        for run, settings in wanted.items()
-        if (signature := signatures[run]) in costs
-    }
+    def __init__(self, pool: Engine, cells: Sequence[Cell]) -> None:
+        """Give each worker its first cell at once: it is timed while the rest of a launch is loaded.
+
+        Arguments:
+            pool: the workers; those of this machine need not have started.
+            cells: the cells.
+        """
+        self.pool = pool
+        self.wanted = {(cell.key, "repetition"): cell.settings for cell in cells}
+        self.wanted |= {(cell.key, "search"): cell.tried({}) for cell in cells if cell.search}
+        self.signatures = {run: cost_signature(settings) for run, settings in self.wanted.items()}
+        self.examples: dict[str, Settings] = {}
+        for run, settings in self.wanted.items():
+            self.examples.setdefault(self.signatures[run], settings)
+        self.waiting = _families_first(self.examples)[:: math.ceil(len(self.examples) / MAX_MEASURED) or 1]
+        if not pool.starts_wait:
+            for worker in pool.workers:
+                self._give(worker)
+
+    def seconds(
+        self,
+        stop: StopSignal,
+        tell: Callable[[str], None],
+        worker_timeout: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> dict[str, float]:
+        """Wait for the rest, and return `cost_key` -> expected seconds of one run.
+
+        Arguments:
+            stop: what may ask to stop.
+            tell: told once of each loop that is compiled at its first use, and of workers that fall silent.
+            worker_timeout: see `nfstudy.runner.options.RetryPolicy`.
+            meanwhile: called again and again.
+        """
+        costs: dict[str, Cost] = {}
+        compiled: set[str] = set()
+        watch = Watch(self.pool, worker_timeout, tell)
+        timing = AtWork("timing a few updates")
+        while self.waiting or any(worker.task for worker in self.pool.workers):
+            for worker in self.pool.workers:
+                if worker.device and worker.task is None:
+                    self._give(worker)
+            stop.check()
+            if meanwhile:
+                meanwhile()
+            for worker, message in self.pool.events(STOP_SECONDS):
+                if isinstance(message, Cost):
+                    costs[worker.task] = message
+                if isinstance(message, Compiling) and message.loop not in compiled:
+                    compiled.add(message.loop)
+                    tell(f"compiling for this processor, once, some seconds each: {message.loop}")
+                if isinstance(message, Died) and worker.task and worker.device is None:
+                    self.waiting.insert(0, worker.task)  # It never began: its successor takes it.
+                # A measurement that fails leaves its cells without an estimate; running them will say why.
+                if not isinstance(message, Ready | Compiling):
+                    worker.task = None
+            watch.look({worker.number: timing for worker in self.pool.workers if worker.task and worker.device})
+        return {
+            cost_key(*run): run_seconds(settings, costs[signature], run[1])
+            for run, settings in self.wanted.items()
+            if (signature := self.signatures[run]) in costs
+        }
+
+    def _give(self, worker: Worker) -> None:
+        if self.waiting:
+            worker.task = self.waiting.pop(0)
+            worker.measure(self.examples[worker.task])
 
 
 def _families_first(examples: dict[str, Settings]) -> list[str]:

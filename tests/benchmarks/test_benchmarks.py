@@ -1,5 +1,9 @@
 import json
+import math
 import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,7 +13,7 @@ from llvmlite.binding import get_host_cpu_name
 from matplotlib.figure import Figure
 
 from benchmarks import __main__ as command
-from benchmarks import flows, likelihood, ours, paper, peers, scaling, step, timing
+from benchmarks import first_use, flows, likelihood, ours, paper, peers, scaling, step, timing
 from benchmarks.contest import Contest, torch_contestant
 from benchmarks.page import MOST_ROWS, write_page
 from benchmarks.result import Result, Verdict, as_tables, save
@@ -326,3 +330,31 @@ def test_the_settings_of_the_race_to_the_papers_number_stand_in_its_study():
         assert (settings.data.name, settings.data.binarisation) == ("mnist", "static")
         assert (settings.evaluation.samples, settings.evaluation.test_images) == (200, None)
         assert study.under(goal.budget).repetitions >= 3
+
+
+def test_processor_seconds_are_those_of_a_session_with_its_children():
+    busy = (
+        "import os, time\nos.fork()\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\ntime.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert [process.stdout.readline() for _ in range(2)] == ["done\n"] * 2
+        assert 0.9 <= first_use.processor_seconds(process.pid) < 10
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert math.isnan(first_use.processor_seconds(-1)), "no such session"
+
+
+def test_a_command_that_starts_no_run_is_no_first_use(tmp_path):
+    with pytest.raises(RuntimeError, match="no-such-study: no run started"):
+        first_use.until_first_run("no-such-study", tmp_path)
+
+
+def test_the_rate_of_an_evaluation_is_at_most_that_of_its_products():
+    size = likelihood.Size(samples=32, images=20, their_images=1, plan=timing.Plan(rounds=3, turn=0))
+    verdict = likelihood.rate("planar", 80, size)
+    found = float(verdict.found.partition(":")[0])
+    assert 0 < found < 1
+    assert verdict.met == (found >= likelihood.LEAST_RATE)
+    assert "torch.matmul" in verdict.found or "oneDNN" in verdict.found

@@ -180,3 +180,42 @@ def test_read_only_images_of_bits_are_accepted():
     x.setflags(write=False)
     assert math.isfinite(evaluate_bound(model, x, seed=1)["elbo"])
     assert model.likelihood.logits.weight.grad is None
+
+
+def plain(model):
+    """Return the model with its training's formula where −ln p(x) is estimated."""
+    model.log_likelihood_of_samples = model.log_likelihood
+    return model
+
+
+@pytest.mark.parametrize(("kind", "within"), [(torch.float32, 2e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(("family", "length"), [("none", 0), ("planar", 3)])
+def test_estimates_by_the_loop_are_those_by_the_formula(family, length, kind, within):
+    x = np.random.default_rng(0).integers(0, 2, (7, 30)).astype(np.float32)
+
+    def model():
+        made = DLGM(30, ModelSpec(latent=5, hidden=12, maxout=2), FlowSpec(family=family, length=length))
+        made.initialise(0, 1)
+        return made.to(kind)
+
+    assert evaluate_bound(model(), x, 3) == evaluate_bound(plain(model()), x, 3), "as training's validation has it"
+    ours, theirs = (evaluate_likelihood(each, x, 100, 3) for each in (model(), plain(model())))
+    np.testing.assert_allclose(ours.images.nll, theirs.images.nll, rtol=0, atol=within)
+    assert ours.elbo == pytest.approx(theirs.elbo, abs=within)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("samples", [2, 16, 17, 128, 129, 300])
+@pytest.mark.parametrize("size", [1, 3, 40])
+def test_noise_drawn_in_large_pieces_is_that_of_blocks_of_16(samples, size, kind):
+    def streams():
+        return [torch.Generator().manual_seed(seed) for seed in range(3)]
+
+    blocks = []
+    theirs = streams()
+    for start in range(0, samples, 16):
+        draws = [torch.randn(16, size, generator=stream, dtype=kind) for stream in theirs]
+        blocks.append(torch.stack(draws, dim=1)[: samples - start])
+    ours = list(evaluation._noise_by_block(samples, size, streams(), kind))
+    assert [len(block) for block in ours] == [len(block) for block in blocks]
+    assert torch.equal(torch.cat(ours), torch.cat(blocks))

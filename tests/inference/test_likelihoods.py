@@ -242,3 +242,41 @@ def test_importance_samples_give_the_exact_ln_p_of_a_linear_gaussian_model(famil
     assert found.nll_mc_se < 0.01
     assert abs(found.nll + exact.logpdf(x).mean()) < 4 * found.nll_mc_se
     assert -found.elbo > found.nll
+
+
+def bernoulli(pixels, kind, scale=1.0):
+    likelihood = Bernoulli(pixels, FEATURES, ModelSpec())
+    likelihood.initialise(lambda part: torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        likelihood.logits.weight.mul_(scale)
+        likelihood.logits.bias.copy_(torch.randn(pixels, generator=torch.Generator().manual_seed(4)))
+    return likelihood.to(kind)
+
+
+@pytest.mark.parametrize(("kind", "within"), [(torch.float32, 2e-6), (torch.float64, 1e-13)])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize(("pixels", "samples", "images"), [(5, 1, 1), (64, 16, 100), (784, 3, 7), (785, 2, 16)])
+@torch.no_grad()
+def test_bits_of_many_samples_are_the_plain_formula(kind, within, scale, pixels, samples, images):
+    likelihood = bernoulli(pixels, kind, scale)
+    stream = torch.Generator().manual_seed(5)
+    x = torch.randint(2, (images, pixels), generator=stream).to(kind)
+    # Batch-last in memory, as a Maxout layer leaves them.
+    h = torch.randn(FEATURES, samples * images, generator=stream).to(kind).T.unflatten(0, (samples, images))
+    exact, found = likelihood.double()(x.double(), h.double()), likelihood.to(kind).of_samples(x, h)
+    assert found.dtype == kind
+    torch.testing.assert_close(found.double(), exact, rtol=within, atol=within)
+
+
+@torch.no_grad()
+def test_a_likelihood_without_a_loop_for_many_samples_goes_by_its_formula():
+    likelihood, x, h = logit_normal(), numbers(4, PIXELS), features(3, 4)
+    assert torch.equal(likelihood.of_samples(x, h), likelihood(x, h))
+
+
+@torch.no_grad()
+def test_one_image_for_many_features_is_not_read_past_its_end():
+    likelihood, x = bernoulli(PIXELS, torch.float64), torch.ones(1, PIXELS, dtype=torch.float64)
+    h = torch.randn(3, 4, FEATURES, generator=torch.Generator().manual_seed(5)).double()
+    assert torch.equal(likelihood.of_samples(x, h), likelihood(x, h))
+    assert torch.equal(likelihood.of_samples(x, h[0]), likelihood(x, h[0]))

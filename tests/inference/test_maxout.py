@@ -51,3 +51,18 @@ def test_the_rule_holds_for_all_layers_of_a_model_and_for_no_flow(likelihood):
     for name, linear in drawn.items():
         assert_deviation(linear.weight, gains.get(name, 1) * math.sqrt(2 / linear.in_features))
     assert torch.equal(head.weight, networks["glorot"].flow.head.weight)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("window", [1, 2, 3, 4])
+def test_without_gradients_the_units_are_the_same_to_the_bit(kind, window):
+    layer = Maxout(9, 5, window).to(kind)
+    layer.initialise("glorot", torch.Generator().manual_seed(1))
+    x = torch.randn(3, 7, 9, generator=torch.Generator().manual_seed(2)).to(kind)
+    x[0, 0, 0] = math.nan
+    trained = layer(x)
+    with torch.no_grad():
+        alone = layer(x)
+    assert trained.grad_fn is not None
+    assert alone.isnan().any()
+    torch.testing.assert_close(alone, trained.detach(), rtol=0, atol=0, equal_nan=True)

@@ -34,7 +34,7 @@ def log_probability(logits, bias, x, total):
     while together * images % LANES and samples % (2 * together) == 0:
         together *= 2
     rows, lanes = samples // together, together * images
-    l, sums = logits.reshape(pixels, rows, lanes), total.reshape(rows, lanes)
+    raw, sums = logits.reshape(pixels, rows, lanes), total.reshape(rows, lanes)
     tails = np.empty((rows, lanes))
     signs = np.empty((4, lanes), logits.dtype)
     zero = logits.dtype.type(0)
@@ -54,8 +54,8 @@ def log_probability(logits, bias, x, total):
             b0, b1, b2, b3 = bias[n], bias[n + 1], bias[n + 2], bias[n + 3]
             for s in range(rows):
                 for i in range(lanes):
-                    y0, y1 = signs[0, i] * (l[n, s, i] + b0), signs[1, i] * (l[n + 1, s, i] + b1)
-                    y2, y3 = signs[2, i] * (l[n + 2, s, i] + b2), signs[3, i] * (l[n + 3, s, i] + b3)
+                    y0, y1 = signs[0, i] * (raw[n, s, i] + b0), signs[1, i] * (raw[n + 1, s, i] + b1)
+                    y2, y3 = signs[2, i] * (raw[n + 2, s, i] + b2), signs[3, i] * (raw[n + 3, s, i] + b3)
                     e0, e1 = np.float64(exp_alike(-abs(y0))), np.float64(exp_alike(-abs(y1)))
                     e2, e3 = np.float64(exp_alike(-abs(y2))), np.float64(exp_alike(-abs(y3)))
                     q, r = e0 + e1 + e0 * e1, e2 + e3 + e2 * e3
@@ -68,7 +68,7 @@ def log_probability(logits, bias, x, total):
         for n in range(whole, last):
             for s in range(rows):
                 for i in range(lanes):
-                    y = (2 * x[i % images, n] - 1) * (l[n, s, i] + bias[n])
+                    y = (2 * x[i % images, n] - 1) * (raw[n, s, i] + bias[n])
                     e = np.float64(exp_alike(-abs(y)))
                     tails[s, i] += e + tails[s, i] * e
                     sums[s, i] += np.float64(zero if y > zero else y)

@@ -25,6 +25,9 @@ from nfstudy.core.reading import read_regular
 on_compile: Callable[[str], None] | None = None
 """Told the name of each loop that is compiled here because the cache has none of it: that takes seconds."""
 
+first_uses = 0
+"""How many loops and parts of them this process has compiled or loaded: whoever times one sees whether it was new."""
+
 COMPILES_WITHIN = 120.0
 """Seconds for which a process waits for another that compiles the same loop, before it does so itself."""
 
@@ -59,6 +62,8 @@ class _BoundFiles(IndexDataCacheFile):
 
     def load(self, key: Any) -> Any:
         """Return the compiled function, or None where it has to be compiled: then until it is saved, others wait."""
+        global first_uses
+        first_uses += 1
         found = super().load(key)
         if found is None and self.loop:
             self._take_turn()

@@ -205,7 +205,6 @@ def exp_single(x):
     p = p * r + SINGLE[3]
     p = p * r + SINGLE[2]
     p = (p * r) * r + r  # e^r − 1
-    one = np.float32(1)
     scale = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)  # 2ⁿ
     return np.float32(0) if x < SINGLE_SMALLEST else p * scale + scale
 

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import ndtri
-from scipy.stats import rankdata
 from torch import Tensor
 
 LogDensity = Callable[[Tensor], Tensor]
@@ -116,6 +114,9 @@ def r_hat(draws: np.ndarray) -> float:
 
 
 def _of_scores(split: np.ndarray) -> float:
+    from scipy.special import ndtri  # See `diagnostics`.
+    from scipy.stats import rankdata
+
     ranks = rankdata(split).reshape(split.shape)
     scores = ndtri((ranks - 0.375) / (split.size + 0.25))
     n = len(scores)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
 from nfstudy.flows.base import Flow
@@ -44,6 +43,8 @@ class EqualMass(Bins):
     """2^bits bins of equal mass under N(0, 1), and their medians."""
 
     def __init__(self, bits: int) -> None:
+        from scipy.special import ndtri  # See `diagnostics`.
+
         self.size = 1 << bits
         self._edges: list[float] = ndtri(np.arange(self.size + 1) / self.size).tolist()
         self._points: list[float] = ndtri((np.arange(self.size) + 0.5) / self.size).tolist()
