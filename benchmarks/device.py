@@ -15,6 +15,7 @@ from benchmarks.step import make_images
 from nfstudy.core import kernels, registry
 from nfstudy.inference.problems.images import ImageProblem
 from nfstudy.inference.training.loop import fit
+from nfstudy.runs.result import EpochRecord
 from nfstudy.study.settings import Settings
 
 UPDATES = 1500
@@ -114,7 +115,12 @@ def _microseconds(family: str, length: int, updates: int) -> float:
     """Return what an update takes by the wall, once captured, with its share of a look at ten validation images."""
     problem, settings = _problem(family, length, updates + 500, "cuda")
     marks: list[float] = []
-    fit(problem, settings, lambda _: marks.append(time.perf_counter()) or True)
+
+    def on_epoch(record: EpochRecord) -> bool:
+        marks.append(time.perf_counter())
+        return True
+
+    fit(problem, settings, on_epoch)
     return 1e6 * (marks[-1] - marks[0]) / updates
 
 
@@ -123,9 +129,14 @@ def _together(updates: int) -> list[float]:
     marks: list[list[tuple[float, int]]] = [[] for _ in CELLS]
 
     def train(number: int) -> None:
-        with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(torch.cuda.Stream()):
             problem, settings = _problem(*CELLS[number], updates + 500, "cuda")
-            fit(problem, settings, lambda record: marks[number].append((time.perf_counter(), record.update)) or True)
+
+            def on_epoch(record: EpochRecord) -> bool:
+                marks[number].append((time.perf_counter(), record.update))
+                return True
+
+            fit(problem, settings, on_epoch)
 
     threads = [Thread(target=train, args=(number,)) for number in range(len(CELLS))]
     for thread in threads:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from threading import RLock
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ CELLS = 4096
 """Most numbers of a program's z, which the registers hold."""
 PIECE = 65536
 """Samples of one launch: the gradient of shared steps is kept once for each program, and then summed."""
+
+
+_launching = RLock()
 
 
 @cache
@@ -52,7 +56,8 @@ def launch(kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
         options: its compile-time arguments, and `num_warps`.
     """
     if programs:
-        with torch.cuda.device_of(arguments[0]):
+        # Triton compiles and loads a kernel when it is first asked for: workers that are threads might do so at once.
+        with _launching, torch.cuda.device_of(arguments[0]):
             kernel[(programs,)](*arguments, **options)
 
 

@@ -32,7 +32,7 @@ def own_stream(device: str) -> Iterator[None]:
     if before != torch.cuda.default_stream(device):
         yield
         return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream(device)
     stream.wait_stream(before)
     with torch.cuda.stream(stream):
         yield

@@ -37,8 +37,8 @@ class CapturedBound:
     def __call__(self) -> dict[str, float]:
         """Return the mean terms in nats, and elbo."""
         if self.noise is None:
-            self.noise = self._draw()
             with capturing:
+                self.noise = self._draw()
                 self._add()  # Warms up.
                 self.sums.zero_()
                 with captured(self.device) as graph:
