@@ -240,19 +240,20 @@ class Coordinator:
     def _written(self, written: Written) -> None:
         """Go on with what was waiting for a run to be written."""
         log = written.log
-        if ending := self.endings.pop(log, None):
-            if written.error:
-                update = ending.result.update if ending.result else 0
-                ending = replace(ending, result=TrialResult("failed", update, str(written.error)))
-            self._ended(ending)
+        if ending := self.endings.get(log):
+            if written.ended or written.gone:
+                del self.endings[log]
+                if written.gone and ending.result:
+                    ending = replace(ending, result=TrialResult("failed", ending.result.update, str(written.gone)))
+                self._ended(ending)
             return
-        worker = next(w for w in self.pool.workers if self.logs.get(self.tasks.get(w.number)) is log)
-        task = self.tasks[worker.number]
+        task = next(task for task, own in self.logs.items() if own is log)
+        worker = next(worker for worker in self.pool.workers if self.tasks.get(worker.number) is task)
         trial = task.trial
-        if written.error:  # It goes on from its checkpoint, in another run.
+        if written.gone:  # It goes on from its checkpoint, in another run.
             task.run_id = ""
             del self.logs[task]
-            self.pool.give_up(worker, str(written.error))
+            self.pool.give_up(worker, str(written.gone))
             return
         task.run_id = log.run_id
         if self.stopping:

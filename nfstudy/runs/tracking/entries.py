@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from nfstudy.runs.metrics import END_STEP, FREE_ENERGY, POSITIVE_FREE_ENERGY
@@ -35,12 +35,15 @@ class Entries:
     points: tuple[Point, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
-    def __bool__(self) -> bool:
-        return bool(self.params or self.points or self.tags)
 
-    def __add__(self, later: Entries) -> Entries:
-        """Return both; of two tags of a name, the later one's."""
-        return Entries({**self.params, **later.params}, self.points + later.points, {**self.tags, **later.tags})
+def together(entries: Iterable[Entries]) -> Entries:
+    """Return all in one; of two tags of a name, the later one's text."""
+    params, points, tags = dict[str, str](), list[Point](), dict[str, str]()
+    for each in entries:
+        params |= each.params
+        points += each.points
+        tags |= each.tags
+    return Entries(params, tuple(points), tags)
 
 
 def of_epoch(record: EpochRecord, when: int) -> Entries:

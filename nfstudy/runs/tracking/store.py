@@ -12,8 +12,9 @@ import logging
 import os
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,7 +57,7 @@ from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.runs.tracking.busy_timeout import shorten_busy_timeout
 from nfstudy.runs.tracking.claim import Claim
 from nfstudy.runs.tracking.database import file_identity, require_ours, require_same_file
-from nfstudy.runs.tracking.entries import Entries, now, of_end, of_epoch
+from nfstudy.runs.tracking.entries import Entries, now, of_end, of_epoch, together
 from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns, find_experiment
 from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.retry import Retry, may_pass, reason
@@ -121,6 +122,9 @@ class Store:
         self._file = file_identity(uri)
         self._folders: dict[str, str] = {}
         """Where the files of runs under way go: MLflow would ask for the whole run before it writes the first."""
+        self._known_data: set[tuple[str, str]] = set()
+        """Studies and digests of the data that runs of this process have named."""
+        self._first_use = threading.Lock()
         self._abandoned = False
 
     @property
@@ -219,7 +223,11 @@ class Store:
         """Log the data and files that would reproduce a run; return what else is to be logged of its settings."""
         code, machine, settings = code_state(), attempt.environment or environment(), trial.settings.recorded()
         if data:
-            self._write_of(run_id, self.client.log_inputs, run_id, datasets=[dataset_input(data)])
+            # Of two runs that name a data set first, at once, a database would refuse one.
+            known = (trial.study, data.digest)
+            with nullcontext() if known in self._known_data else self._first_use:
+                self._write_of(run_id, self.client.log_inputs, run_id, datasets=[dataset_input(data)])
+            self._known_data.add(known)
         files = {
             "settings.json": json.dumps(settings.model_dump(), indent=2).encode(),
             "environment.json": json.dumps(machine, indent=2).encode(),
@@ -254,6 +262,7 @@ class Store:
         description: str = "",
         before: Entries | None = None,
         ended: int | None = None,
+        unseen: bool = False,
     ) -> None:
         """Log how a run ended; its status is set last, so a run marked finished has all its numbers and files.
 
@@ -263,14 +272,14 @@ class Store:
             description: from `nfstudy.runs.description`; empty for none.
             before: what else is still to be logged of it.
             ended: in milliseconds since 1970; None for now.
+            unseen: it has only just been made, so that nobody can have described it: the store is not asked.
         """
         ended = ended or now()
         self._log_files(run_id, result.files)
         tags = {Tag.OUTCOME: result.outcome, Tag.REASON: result.reason, Tag.UPDATE: str(result.update)}
-        if description:
-            found = self._write_of(run_id, self.client.get_run, run_id).data.tags
-            tags |= {MlflowTag.NOTE: description} if is_written(found.get(MlflowTag.NOTE, WRITTEN)) else {}
-        self.log(run_id, (before or Entries()) + of_end(result, ended) + Entries(tags=tags))
+        if description and (unseen or self._is_ours_to_describe(run_id)):
+            tags[MlflowTag.NOTE] = description
+        self.log(run_id, together([before or Entries(), of_end(result, ended), Entries(tags=tags)]))
         self._terminate(run_id, "FAILED" if result.outcome == "failed" else "FINISHED", ended)
 
     def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -357,6 +366,11 @@ class Store:
                 connection.execute(f"PRAGMA analysis_limit = {ANALYSED_ROWS}")
                 connection.execute("ANALYZE")
                 connection.commit()
+
+    def _is_ours_to_describe(self, run_id: str) -> bool:
+        """Say whether nobody has written a description of a run."""
+        found = self._write_of(run_id, self.client.get_run, run_id).data.tags
+        return is_written(found.get(MlflowTag.NOTE, WRITTEN))
 
     def _terminate(self, run_id: str, status: str, ended: int) -> None:
         self._write_of(run_id, self.client.set_terminated, run_id, status, ended)

@@ -8,7 +8,9 @@ marked finished only when all of it is there, and what counts as done is what is
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from queue import Empty, SimpleQueue
 
 from nfstudy.core.errors import RunGoneError
 from nfstudy.runs.result import EpochRecord, TrialResult
-from nfstudy.runs.tracking.entries import Entries, now, of_epoch
+from nfstudy.runs.tracking.entries import Entries, now, of_epoch, together
 from nfstudy.runs.tracking.store import Attempt, Store
 from nfstudy.runs.tracking.uris import is_sqlite
 from nfstudy.runs.whole_run import DataRecord
@@ -24,6 +26,8 @@ from nfstudy.study.cells import Trial
 
 THREADS = 4
 """That write to a server or its database at once. A SQLite file has one writer at a time, and so one thread."""
+UNSEEN_SECONDS = 5.0
+"""How long after a run was made nobody can have opened its page and written a description of it."""
 IDLE_SECONDS = 1.0
 """After so long without work a thread sees to it that the study's claim is kept."""
 
@@ -47,6 +51,8 @@ class RunLog:
     started: int
     run_id: str = ""
     """Empty until the store has it."""
+    made: float = -math.inf
+    """When it had it, by `time.monotonic`."""
     entries: list[Entries] = field(default_factory=list)
     end: _End | None = None
     has_origin: bool = False
@@ -62,8 +68,10 @@ class Written:
     """What has become of a run."""
 
     log: RunLog
-    error: RunGoneError | None = None
-    """Somebody has deleted it. Else the store has its end, or, of one that has none yet, its beginning."""
+    ended: bool
+    """Whether the store has its end, or only its beginning."""
+    gone: RunGoneError | None = None
+    """Where somebody has deleted it."""
 
 
 class Writing:
@@ -176,7 +184,7 @@ class Writing:
                 self._new.remove(log)
                 self._leave(log)
                 log.over = True
-                self._written.put(Written(log))
+                self._written.put(Written(log, ended=True))
             else:
                 self._wake(log)
 
@@ -218,18 +226,19 @@ class Writing:
 
     def _see_to(self, log: RunLog) -> None:
         """Write what has come of a run; it is put at the end of the queue if more comes meanwhile."""
-        made, end, error = bool(log.run_id), None, None
+        made, end, gone = bool(log.run_id), None, None
         try:
             if made:
                 end = self._write(log)
             else:
-                log.run_id = self._store.create_run(log.experiment, log.trial, log.data, log.attempt, log.started)
-        except RunGoneError as gone:
-            error = gone
+                run_id = self._store.create_run(log.experiment, log.trial, log.data, log.attempt, log.started)
+                log.made, log.run_id = time.monotonic(), run_id
+        except RunGoneError as error:
+            gone = error
         with self._changed:
-            log.over = bool(end or error)
+            log.over = bool(end or gone)
             if log.over or not made:
-                self._written.put(Written(log, error))
+                self._written.put(Written(log, bool(end), gone))
             self._leave(log)
             if not log.over and (log.entries or log.end or not log.has_origin):
                 self._wake(log)
@@ -239,12 +248,13 @@ class Writing:
         with self._changed:
             come, end = log.entries, log.end
             log.entries = []
-        entries = sum(come, Entries())
         if not log.has_origin:
-            entries = self._store.log_origin(log.run_id, log.trial, log.data, log.attempt) + entries
+            come.insert(0, self._store.log_origin(log.run_id, log.trial, log.data, log.attempt))
             log.has_origin = True
+        entries = together(come)
         if end and end.result:
-            self._store.finish_run(log.run_id, end.result, end.description, entries, end.when)
+            unseen = time.monotonic() - log.made < UNSEEN_SECONDS
+            self._store.finish_run(log.run_id, end.result, end.description, entries, end.when, unseen)
         else:
             self._store.log(log.run_id, entries)
             if end:
