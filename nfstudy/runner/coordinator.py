@@ -184,7 +184,7 @@ class Coordinator:
             stop.check()
         for written in self.writing.written():
             self._written(written)
-            stop.check()
+        stop.check()
 
     def _wind_down(self, unavailable: bool) -> str:
         """Have the workers save what they are at and leave, within `GRACE_SECONDS`; say what came of it.
@@ -199,6 +199,8 @@ class Coordinator:
         self.pool.stop()
         deadline = time.monotonic() + GRACE_SECONDS
         while (self.tasks or (self.writing.busy and not unavailable)) and time.monotonic() < deadline:
+            if not self.pool.workers:  # Nothing makes `events` wait.
+                time.sleep(WRITING_SECONDS)
             for worker, message in self.pool.events(WRITING_SECONDS if self.writing.busy else STOP_SECONDS):
                 gone = message if isinstance(message, Died) and worker.number in self.tasks else None
                 if gone:

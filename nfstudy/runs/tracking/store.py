@@ -1,8 +1,9 @@
 """Opening a store and writing runs, which `tracking_runs` reads back; with `tracking_copy` the only importer of mlflow.
 
-One experiment a study, one top-level run a training run. Writing is synchronous and done by one process, the
-coordinator. Artifacts get addresses of the form `mlflow-artifacts:/<study>/...`, which `resolve_artifacts` turns into
-`<folder of the database>/artifacts` for SQLite stores: so the folder can be moved, and served by a stock MLflow server.
+One experiment a study, one top-level run a training run. Each call here returns when the store has what it writes; one
+process writes, the coordinator, by the threads of `writing`. Artifacts get addresses of the form
+`mlflow-artifacts:/<study>/...`, which `resolve_artifacts` turns into `<folder of the database>/artifacts` for SQLite
+stores: so the folder can be moved, and served by a stock MLflow server.
 """
 
 from __future__ import annotations
