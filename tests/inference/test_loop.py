@@ -93,7 +93,7 @@ def test_validation_images_are_trained_on_where_the_training_split_holds_them():
 
 def test_each_epoch_tells_every_train_and_validation_metric():
     _, records, _ = train()
-    at_the_end = {"train/parameters", "train/gradient_snr"}
+    at_the_end = {"train/parameters", "train/gradient_snr", "valid/nll"}
     expected = {name for name, metric in METRICS.items() if metric.split in ("train", "valid")} - at_the_end
     for record in records:
         assert set(record.metrics) == expected
@@ -270,6 +270,15 @@ SCHEDULES = {
             0.25 + 0.75 * (1 - math.cos(math.pi * t / 5)) / 2
             if t <= 5
             else 0.025 + 0.975 * (1 + math.cos(math.pi * (t - 5) / 6)) / 2
+        ),
+    ),
+    # Its highest rate is then `train.learning_rate`, 0.01; a warm-up of 0.5 of 12 updates ends at the sixth.
+    "one-cycle-of-the-rate": (
+        {"name": "OneCycleLR", "pct_start": 0.5, "div_factor": 2.0, "final_div_factor": 5.0},
+        lambda t: (
+            0.5 + 0.5 * (1 - math.cos(math.pi * t / 5)) / 2
+            if t <= 5
+            else 0.1 + 0.9 * (1 + math.cos(math.pi * (t - 5) / 6)) / 2
         ),
     ),
 }

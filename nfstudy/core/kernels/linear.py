@@ -2,7 +2,7 @@
 
 On a CPU, torch multiplies float32 matrices by MKL, which leaves half the speed of other makers' processors unused.
 oneDNN, which torch brings along and calls itself for other types and compiled models, does not. So float32 and bfloat16
-products go to oneDNN; others, and those on other devices, go to torch.
+products go to oneDNN; float32 ones on a GPU to a kernel of ours (`core.cuda.matmul`), and all others to torch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from nfstudy.core import cuda
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None, precision: torch.dtype = torch.float32) -> Tensor:
@@ -41,6 +43,10 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
         and torch.backends.mkldnn.is_available()
     ):
         return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    if sizeable and cuda.runs_here(a, b):
+        from nfstudy.core.cuda import matmul  # It imports Triton, which few machines have.
+
+        return matmul.product(a, b, bias)
     return functional.linear(a, b, bias)
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from nfstudy.core import cuda
+from nfstudy.inference.models.gaussian import log_normal
 from nfstudy.study.sections import ObjectiveSpec
 
 
 class LatentVariableModel(Protocol):
-    """What the bound needs of a model with prior p(z) = N(0, I); `DLGM` is one."""
+    """What the bound needs of a model with prior p(z) = N(0, I); `DLGM` is one.
+
+    Where −ln p(x) is estimated, `log_likelihood_of_samples` takes the place of `log_likelihood` if there is one: of many
+    samples an image, (S, B, D), and without gradients, it may be faster, and differ in the last bits.
+    """
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return its weights, as `nn.Module` does: the images take their dtype and device."""
@@ -59,7 +65,13 @@ class BoundTerms(NamedTuple):
         return {"elbo": self.elbo.item()} | {name: term.item() for name, term in self._asdict().items()}
 
 
-def bound_terms(model: LatentVariableModel, x: Tensor, noise: Tensor, posterior: Any = None) -> BoundTerms:
+def bound_terms(
+    model: LatentVariableModel,
+    x: Tensor,
+    noise: Tensor,
+    posterior: Any = None,
+    log_likelihood: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> BoundTerms:
     """Return the terms of the bound, one sample for each noise vector; eq. (15).
 
     Arguments:
@@ -67,10 +79,11 @@ def bound_terms(model: LatentVariableModel, x: Tensor, noise: Tensor, posterior:
         x: (B, N) images.
         noise: (..., B, n) draws from N(0, I), n being D, or as `DLGM.noise_size` says.
         posterior: `model.infer(x)` where it is known already.
+        log_likelihood: in place of the model's.
     """
+    log_likelihood = log_likelihood or model.log_likelihood
     z_K, log_q0, log_det = model.sample(model.infer(x) if posterior is None else posterior, noise)
-    log_prior = -0.5 * (z_K.square() + math.log(2 * math.pi)).sum(-1)
-    return BoundTerms(model.log_likelihood(x, z_K), log_prior, log_q0, log_det)
+    return BoundTerms(log_likelihood(x, z_K), log_normal(z_K), log_q0, log_det)
 
 
 def beta_at(update: int, objective: ObjectiveSpec) -> float:
@@ -80,7 +93,7 @@ def beta_at(update: int, objective: ObjectiveSpec) -> float:
     return min(1.0, objective.beta_start + update / objective.anneal_updates)
 
 
-def free_energy(terms: BoundTerms, beta: float, annealing: Literal["energy", "kl", "none"]) -> Tensor:
+def free_energy(terms: BoundTerms, beta: float | Tensor, annealing: Literal["energy", "kl", "none"]) -> Tensor:
     """Return the annealed free energy (..., B) in nats; the mean over samples estimates what is minimised.
 
     energy: ln q0(z_0|x) − Σ log det − β · (ln p(x|z_K) + ln p(z_K)), eq. (20)
@@ -89,9 +102,43 @@ def free_energy(terms: BoundTerms, beta: float, annealing: Literal["energy", "kl
 
     At β = 1 all three are the same.
     """
+    alike = len({term.shape for term in terms}) == 1 and terms.log_q0.numel()
+    if alike and cuda.runs_here(*terms):
+        on_device = beta if isinstance(beta, Tensor) else torch.full((), beta, device=terms.log_q0.device)
+        found: Tensor = _FreeEnergyOnGPU.apply(on_device, annealing, *terms)
+        return found
+    return plain_free_energy(terms, beta, annealing)
+
+
+def plain_free_energy(terms: BoundTerms, beta: float | Tensor, annealing: Literal["energy", "kl", "none"]) -> Tensor:
+    """Return what `free_energy` does, without the kernels."""
     log_q = terms.log_q0 - terms.log_det
     if annealing == "energy":
         return log_q - beta * (terms.log_likelihood + terms.log_prior)
     if annealing == "kl":
         return beta * (log_q - terms.log_prior) - terms.log_likelihood
     return -terms.elbo
+
+
+class _FreeEnergyOnGPU(torch.autograd.Function):
+    """`plain_free_energy` of terms of one shape, in one kernel each way."""
+
+    @staticmethod
+    def forward(ctx: Any, beta: Tensor, annealing: str, *terms: Tensor) -> Tensor:
+        from nfstudy.core.cuda import free_energy  # It imports Triton, which few machines have.
+
+        ctx.save_for_backward(beta)
+        ctx.annealing = annealing
+        return free_energy.energies(terms, beta, annealing)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from nfstudy.core.cuda import free_energy
+
+        (beta,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # A derivative of this is asked for.
+            by_likelihood = -(beta if ctx.annealing == "energy" else 1) * grad
+            by_prior = -(1 if ctx.annealing == "none" else beta) * grad
+            by_q = (beta if ctx.annealing == "kl" else 1) * grad
+            return None, None, by_likelihood, by_prior, by_q, -by_q
+        return None, None, *free_energy.slopes(grad, beta, ctx.annealing)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from nfstudy.films.arrays import Film
 from nfstudy.films.fits import PlaneFits
@@ -48,6 +48,16 @@ class Problem(Protocol):
         Those before `start` are left out; what they would draw is drawn and dropped, so that the others draw the same.
         """
 
+    def draws(self, epoch: int, updates: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield what is random about each of these updates, dreams aside: CPU tensors, of the same shapes each time."""
+
+    def minibatch(self, drawn: tuple[Tensor, ...]) -> Minibatch:
+        """Return the minibatch, without dreams, of what `draws` yielded and somebody put on `device`.
+
+        Nothing in it, nor in what an estimator makes of it, waits for the device or comes from the processor: a CUDA
+        graph of it can be replayed with other draws in the same place.
+        """
+
     def repeated_minibatch(self, count: int, samples: int) -> Iterator[Minibatch]:
         """Yield one minibatch, that of an epoch which no training has, so many times, with other noise each time."""
 
@@ -57,6 +67,9 @@ class Problem(Protocol):
 
     def validate(self) -> dict[str, float]:
         """Return `objective.BoundTerms.numbers` at β = 1 on held-out images or noise, the same every time; in nats."""
+
+    def held_out(self) -> dict[str, float]:
+        """Return what `validate` does not say of the validation images, once at the end of a training; in nats."""
 
     def test(self) -> dict[str, float]:
         """Return the test/* metrics, by their names without `test/`."""
