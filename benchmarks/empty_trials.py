@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from nfstudy.runner.worker import Message, Ready
+from nfstudy.runner.worker import Message, Ready, worker_sources
 from nfstudy.runs.result import EpochRecord, TrialResult
 
 EPOCHS = 3
@@ -22,7 +22,7 @@ def empty_trial() -> Iterator[Message]:
 
 def answer_at_once(connection: Connection) -> None:
     """Be the worker at the other end of a pipe."""
-    connection.send(Ready("cpu"))
+    connection.send(Ready("cpu", sources=worker_sources()))
     with suppress(EOFError, OSError):
         while connection.recv():
             for message in empty_trial():
@@ -37,7 +37,7 @@ class EmptyActor:
 
     def messages(self) -> Iterator[Message]:
         """Yield what the worker says."""
-        yield Ready("cpu")
+        yield Ready("cpu", sources=worker_sources())
         while self._orders.get():
             yield from empty_trial()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nfstudy import __version__
 from nfstudy.core.atomic import sweep
-from nfstudy.core.errors import RunGoneError, StoreError
+from nfstudy.core.errors import StoreError
 from nfstudy.inference.training.checkpoints import CheckpointPlan, checkpoint_path
 from nfstudy.runner.engine import Engine, OtherCodeError, Worker
 from nfstudy.runner.eta import Forecast, epoch_share, format_duration
@@ -27,6 +27,7 @@ from nfstudy.runs.description import Described, describe, unit_of_settings
 from nfstudy.runs.result import RESULTS, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.store import Attempt, Store
+from nfstudy.runs.tracking.writing import RunLog, Writing, Written
 from nfstudy.runs.weights import WEIGHTS, describe_weights
 from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Identity, Trial
@@ -35,6 +36,13 @@ from nfstudy.study.sections import DataSpec
 GRACE_SECONDS = 5.0
 """How long workers that are to stop may take to save what they are at; a launch has 10 s to end in all, of which
 `signals.PRESS_SECONDS` may have gone before."""
+
+WRITING_SECONDS = 0.01
+"""How often it is looked what has been written, while anything is to be."""
+LAST_SECONDS = 1.0
+"""How long, when all workers are gone, the store is waited for."""
+MOST_UNWRITTEN = 16
+"""Results that may wait to be written before no more trials are started: they hold files, in memory."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,19 @@ class Assignment:
     """Runs in all."""
 
 
+@dataclass(frozen=True)
+class Ending:
+    """A task that no worker is at any more, and that has ended when the end of its run is written."""
+
+    worker: int
+    """The number of the worker that was at it."""
+    task: Task
+    result: TrialResult | None = None
+    """None: its run was cut off, and it is to be tried again."""
+    why: str = ""
+    """What cut it off."""
+
+
 class Coordinator:
     """One launch of a study, from its first task to its last."""
 
@@ -101,6 +122,11 @@ class Coordinator:
         self.watch = Watch(pool, self.retry.worker_timeout, progress.note)
         self.tasks: dict[int, Task] = {}
         """Worker number -> what it is at."""
+        self.writing = Writing(self.places.store)
+        self.logs: dict[Task, RunLog] = {}
+        """What a worker is at, and its run as far as it is to be written; none where that has been deleted."""
+        self.endings: dict[RunLog, Ending] = {}
+        """What is to happen when the end of a run is written."""
         self.attempts = Counter(assignment.attempts)
         self.failed: Counter[Identity] = Counter()
         """Attempts of this launch that ended without a result, and no further on than the one before."""
@@ -124,15 +150,12 @@ class Coordinator:
         self.progress.begin(self.study, self.done, self.total, self._left())
         try:
             while not self.scheduler.done:
-                self.places.store.retry.retry_while_unavailable(self.places.store.keep)
                 for worker in self.pool.workers:
-                    if worker.device and worker.number not in self.tasks and (task := self.scheduler.next()):
+                    if worker.device and worker.number not in self.tasks and (task := self._next()):
                         self._start(worker, task)
                         stop.check()
-                for worker, message in self.pool.events(STOP_SECONDS):
-                    self._handle(worker, message)
-                    stop.check()
-                self.watch.look({number: self._at_work(task) for number, task in self.tasks.items()})
+                self._turn(stop)
+                self.watch.look({number: self._at_work(task) for number, task in self.tasks.items() if task.run_id})
                 stop.check()
         except (Interrupted, StoreError, OtherCodeError) as error:
             stop.obey()
@@ -142,11 +165,26 @@ class Coordinator:
                 raise Interrupted(f"{stop.name}; {saved}") from None
             raise type(error)(f"{error}; {saved}") from None
         finally:
-            with suppress(StoreError), self.places.store.hurried():
+            with self.places.store.hurried():
                 for task in self.tasks.values():
-                    self._kill_run(task)
+                    if log := self.logs.get(task):
+                        self.writing.kill(log)
+                self.writing.close(LAST_SECONDS)
             sweep(self.places.checkpoints)  # What workers were writing when they were killed.
         return Summary(self.ran, time.monotonic() - started, tuple(self.failures))
+
+    def _next(self) -> Task | None:
+        """Return what is to be done next, if anything is and the store keeps up."""
+        return self.scheduler.next() if len(self.endings) < MOST_UNWRITTEN else None
+
+    def _turn(self, stop: StopSignal) -> None:
+        """Hear what workers say and what has been written, after a short wait for either."""
+        for worker, message in self.pool.events(WRITING_SECONDS if self.writing.busy else STOP_SECONDS):
+            self._handle(worker, message)
+            stop.check()
+        for written in self.writing.written():
+            self._written(written)
+        stop.check()
 
     def _wind_down(self, unavailable: bool) -> str:
         """Have the workers save what they are at and leave, within `GRACE_SECONDS`; say what came of it.
@@ -154,47 +192,74 @@ class Coordinator:
         An `unavailable` store is not asked again: what it lacks is found out when the study is resumed.
         """
         self.stopping = True
-        under_way = len(self.tasks)
+        if unavailable:
+            self.writing.close()
+        under_way = len(self.tasks) + self._unwritten()
         left: Counter[bool] = Counter()
         self.pool.stop()
         deadline = time.monotonic() + GRACE_SECONDS
-        while self.tasks and time.monotonic() < deadline:
-            for worker, message in self.pool.events(STOP_SECONDS):
+        while (self.tasks or (self.writing.busy and not unavailable)) and time.monotonic() < deadline:
+            if not self.pool.workers:  # Nothing makes `events` wait.
+                time.sleep(WRITING_SECONDS)
+            for worker, message in self.pool.events(WRITING_SECONDS if self.writing.busy else STOP_SECONDS):
                 gone = message if isinstance(message, Died) and worker.number in self.tasks else None
                 if gone:
                     left[gone.clean_exit] += 1
-                try:
-                    if not unavailable:
-                        self._handle(worker, message)
-                except StoreError:
-                    unavailable = True
+                if not unavailable:
+                    self._handle(worker, message)
                 if gone:
                     self.tasks.pop(worker.number, None)
-        ended = under_way - left.total() - len(self.tasks)
-        lost = left[False] + len(self.tasks)
+            try:
+                for written in [] if unavailable else self.writing.written():
+                    self._written(written)
+            except StoreError:
+                unavailable = True
+        lost = left[False] + len(self.tasks) + self._unwritten()
+        ended = under_way - left[True] - lost
         if unavailable:
             self.tasks.clear()
         words = f"finished runs are saved, and so are {left[True]} of {under_way - ended} runs under way"
         return words + (f"; the other {lost} resume from their last checkpoints" if lost else "")
 
+    def _unwritten(self) -> int:
+        """Return how many results the store does not have yet."""
+        return sum(ending.result is not None for ending in self.endings.values())
+
     def _start(self, worker: Worker, task: Task) -> None:
+        """Have a task's run made; its worker begins when the store has it."""
         trial = task.trial
         self.attempts[trial.identity] += 1
         spec = trial.settings.data
-        try:
-            task.run_id = self.places.store.start_run(
-                self.places.experiment,
-                trial,
-                self.data[spec.source()] if spec else None,
-                Attempt(worker.device or "", self.pool.threads, self.attempts[trial.identity], worker.environment),
-            )
-        except RunGoneError as error:
-            self.tasks[worker.number] = task
-            self._end(worker, task, TrialResult("failed", reason=str(error)))
-            return
+        self.logs[task] = self.writing.begin(
+            self.places.experiment,
+            trial,
+            self.data[spec.source()] if spec else None,
+            Attempt(worker.device or "", self.pool.threads, self.attempts[trial.identity], worker.environment),
+            task.tags() if task.tags else {},
+        )
         self.tasks[worker.number] = task
-        if task.tags:
-            self.places.store.tag_run(task.run_id, task.tags())
+
+    def _written(self, written: Written) -> None:
+        """Go on with what was waiting for a run to be written."""
+        log = written.log
+        if ending := self.endings.get(log):
+            if written.ended or written.gone:
+                del self.endings[log]
+                if written.gone and ending.result:
+                    ending = replace(ending, result=TrialResult("failed", ending.result.update, str(written.gone)))
+                self._ended(ending)
+            return
+        task = next(task for task, own in self.logs.items() if own is log)
+        worker = next(worker for worker in self.pool.workers if self.tasks.get(worker.number) is task)
+        trial = task.trial
+        if written.gone:  # It goes on from its checkpoint, in another run.
+            task.run_id = ""
+            del self.logs[task]
+            self.pool.give_up(worker, str(written.gone))
+            return
+        task.run_id = log.run_id
+        if self.stopping:
+            return
         plan = CheckpointPlan(self._checkpoint(trial.identity), self.retry.checkpoint_every)
         worker.run(trial, task.should_continue is not None, plan)
         self.progress.epoch(worker.number, trial, EpochRecord(0, 0, trial.settings.train.updates, {}), self._left())
@@ -203,16 +268,6 @@ class Coordinator:
         task = self.tasks.get(worker.number)
         if task is None:
             return
-        try:
-            self._take(worker, task, message)
-        except RunGoneError as error:
-            task.run_id = ""
-            if isinstance(message, TrialResult):
-                self._end(worker, task, TrialResult("failed", message.update, str(error)))
-            else:  # It goes on from its checkpoint, in another run.
-                self.pool.give_up(worker, str(error))
-
-    def _take(self, worker: Worker, task: Task, message: object) -> None:
         if not task.run_id and not isinstance(message, Died):
             return  # Said before it was given up.
         if isinstance(message, EpochRecord):
@@ -221,7 +276,7 @@ class Coordinator:
             self._resumed(task, message)
         elif isinstance(message, Notice):
             self._note(task, message.words)
-            self.places.store.tag_run(task.run_id, {Tag.NOTICE: message.words})
+            self.writing.tag(self.logs[task], {Tag.NOTICE: message.words})
         elif isinstance(message, Compiling):
             self.progress.note(f"compiling for this processor, once, some seconds each: {message.loop}")
         elif isinstance(message, Died):
@@ -230,7 +285,7 @@ class Coordinator:
             self._end(worker, task, message)
 
     def _epoch(self, worker: Worker, task: Task, record: EpochRecord) -> None:
-        self.places.store.log_epoch(task.run_id, record)
+        self.writing.epoch(self.logs[task], record)
         task.record = record
         if task.should_continue:
             task.epochs[record.epoch] = record.free_energy
@@ -246,28 +301,41 @@ class Coordinator:
         if message.other_code:
             tags[Tag.EARLIER_CODE] = " ".join(message.other_code)
             words += ", done by other code (the run and its report say so)"
-        self.places.store.tag_run(task.run_id, tags)
+        self.writing.tag(self.logs[task], tags)
         self._note(task, words)
 
     def _died(self, worker: Worker, task: Task, message: Died) -> None:
-        if self.stopping:
-            self._kill_run(task)
-            del self.tasks[worker.number]
-        elif self._may_retry(task):
-            self._kill_run(task)
-            self._put_back(worker, task, message.reason)
+        if self.stopping or self._may_retry(task):
+            self._leave(worker, task, Ending(worker.number, task, why=message.reason))
         else:
             update = task.record.update if task.record else 0
             self._end(worker, task, TrialResult("failed", update, f"{message.reason}, {self.retry.attempts} times"))
 
     def _end(self, worker: Worker, task: Task, result: TrialResult) -> None:
-        trial = task.trial
-        if task.run_id:
-            self.places.store.finish_run(task.run_id, _described(result, task), self._description(trial, result))
-        if result.outcome == "failed" and result.retry and self._may_retry(task):
-            self._put_back(worker, task, f"failed ({result.reason})")
-            return
+        self._leave(worker, task, Ending(worker.number, task, _described(result, task)))
+
+    def _leave(self, worker: Worker, task: Task, ending: Ending) -> None:
+        """Take a task from its worker, which is free for the next; it has ended when the end of its run is written."""
         del self.tasks[worker.number]
+        log = self.logs.pop(task, None)
+        if log is None:
+            self._ended(ending)
+            return
+        self.endings[log] = ending
+        if ending.result:
+            self.writing.end(log, ending.result, self._description(task.trial, ending.result))
+        else:
+            self.writing.kill(log)
+
+    def _ended(self, ending: Ending) -> None:
+        task, trial, result = ending.task, ending.task.trial, ending.result
+        if result is None:
+            if not self.stopping:
+                self._put_back(ending, ending.why)
+            return
+        if result.outcome == "failed" and result.retry and self._may_retry(task):
+            self._put_back(ending, f"failed ({result.reason})")
+            return
         if result.outcome in RESULTS:
             with suppress(OSError):  # Else it is swept when the study is next run.
                 self._checkpoint(trial.identity).unlink(missing_ok=True)
@@ -288,17 +356,11 @@ class Coordinator:
             words += f", with {trial.values}"
         if "test/nll" in result.metrics:
             words += f", test F {-result.metrics['test/elbo']:.2f}, −ln p {result.metrics['test/nll']:.2f} nats"
-        self.progress.ended(worker.number, trial, words, self.done, self.total, self._left())
+        self.progress.ended(ending.worker, trial, words, self.done, self.total, self._left())
 
     def _description(self, trial: Trial, result: TrialResult) -> str:
         unit = unit_of_settings(trial.settings)
         return describe(Described(trial.stage, result.outcome, result.reason, result.metrics, unit), self.places.report)
-
-    def _kill_run(self, task: Task) -> None:
-        """Mark a task's run as cut off, unless it has gone."""
-        if task.run_id:
-            with suppress(RunGoneError):
-                self.places.store.kill_run(task.run_id)
 
     def _at_work(self, task: Task) -> AtWork:
         """Return how long a worker at a task may be expected to say nothing: an epoch, or at its end the evaluation."""
@@ -309,13 +371,11 @@ class Coordinator:
     def _may_retry(self, task: Task) -> bool:
         return not self.stopping and self.failed[task.trial.identity] < self.retry.retries
 
-    def _put_back(self, worker: Worker, task: Task, why: str) -> None:
-        trial = task.trial
+    def _put_back(self, ending: Ending, why: str) -> None:
+        trial = ending.task.trial
         self.failed[trial.identity] += 1
-        del self.tasks[worker.number]
-        self.scheduler.put_back(task)
-        words = f"{why}; retrying"
-        self.progress.ended(worker.number, trial, words, self.done, self.total, self._left())
+        self.scheduler.put_back(ending.task)
+        self.progress.ended(ending.worker, trial, f"{why}; retrying", self.done, self.total, self._left())
 
     def _note(self, task: Task, words: str) -> None:
         self.progress.note(f"{task.trial.label}: {words}")
@@ -330,7 +390,7 @@ class Coordinator:
             waiting = [task.trial.cost_key for task in self.scheduler.waiting]
             running = [(task.trial.cost_key, task.fraction) for task in self.tasks.values()]
             # What searches have yet to propose, and what waits for them, counts as a run of mean length.
-            waiting += [""] * (self.total - self.done - len(waiting) - len(running))
+            waiting += [""] * (self.total - self.done - len(waiting) - len(running) - len(self.endings))
             self._seconds_left = self.forecast.left(waiting, running)
             self._outdated = now + 100 * (time.monotonic() - now)
         return self._seconds_left

@@ -1,6 +1,9 @@
 """What the coordinator does with workers that hang, and with runs that somebody deletes under them."""
 
+import signal
 import sys
+import threading
+import time
 
 import pytest
 from support.fake_engine import FakeEngine
@@ -8,13 +11,13 @@ from support.fake_engine import FakeEngine
 from nfstudy.core.atomic import LOCK
 from nfstudy.core.errors import StoreUnavailableError
 from nfstudy.data import load_dataset
-from nfstudy.runner import watch
+from nfstudy.runner import coordinator, watch
 from nfstudy.runner.coordinator import Assignment, Coordinator, Places
 from nfstudy.runner.options import RetryPolicy
 from nfstudy.runner.prepare import data_record
 from nfstudy.runner.progress import Lines
 from nfstudy.runner.scheduler import Scheduler, Task
-from nfstudy.runner.signals import StopSignal
+from nfstudy.runner.signals import Interrupted, StopSignal
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.study.reader import parse_study
 
@@ -136,3 +139,46 @@ def test_nothing_is_written_once_the_store_s_folder_is_elsewhere(store, tmp_path
         conduct(store, tmp_path, script, capsys)
     there = [path.name for path in (tmp_path / "mlruns").rglob("*")] if (tmp_path / "mlruns").exists() else []
     assert there == ([] if then == "moved" else ["mlflow.db"])
+
+
+def test_no_more_trials_begin_than_the_store_keeps_up_with(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(coordinator, "MOST_UNWRITTEN", 1)
+    finish, begun, gate = type(store).finish_run, [], threading.Event()
+
+    def wait_and_finish(store, *run):
+        if not gate.is_set():
+            time.sleep(0.3)  # The worker is free long before, and other trials wait.
+            assert len(begun) == 1
+            gate.set()
+        finish(store, *run)
+
+    monkeypatch.setattr(type(store), "finish_run", wait_and_finish)
+    summary, frame, _, _ = conduct(store, tmp_path, lambda trial: begun.append(trial) or [EPOCH, DONE], capsys)
+    assert summary.ran == {"finished": 3}
+    assert frame["outcome"].tolist() == ["finished"] * 3
+
+
+def test_results_that_the_store_does_not_take_in_time_are_told_of_and_keep_their_checkpoints(
+    store, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(coordinator, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(coordinator, "LAST_SECONDS", 0.1)
+    monkeypatch.setattr(coordinator, "MOST_UNWRITTEN", 1)
+    gate, kept = threading.Event(), tmp_path / "checkpoints" / "kept.checkpoint"
+    monkeypatch.setattr(Coordinator, "_checkpoint", lambda self, identity: kept)
+    monkeypatch.setattr(type(store), "finish_run", lambda *run: gate.wait(20))
+    kept.parent.mkdir()
+
+    def script(trial):
+        kept.write_bytes(b"state")
+        threading.Timer(0.2, signal.raise_signal, [signal.SIGTERM]).start()
+        return [EPOCH, DONE]
+
+    words = r"SIGTERM; finished runs are saved, and so are 0 of 1 runs under way; the other 1 resume"
+    try:
+        with pytest.raises(Interrupted, match=words):
+            conduct(store, tmp_path, script, capsys)
+    finally:
+        gate.set()
+    assert kept.exists()
+    assert store.runs("s").frame(())["outcome"].tolist() == ["running"], "the next launch marks it as cut off"

@@ -17,7 +17,7 @@ from nfstudy.__main__ import main
 from nfstudy.core.errors import SpecError
 from nfstudy.data import mnist
 from nfstudy.runner import local_engine as workers
-from nfstudy.runs.result import EpochRecord, TrialResult
+from nfstudy.runs.result import TrialResult
 from nfstudy.runs.tracking.store import Attempt, Store, open_store
 from nfstudy.study.reader import parse_study, read_studies
 
@@ -131,14 +131,14 @@ def test_our_own_studies_have_no_impossible_cells():
 def test_a_disk_that_fills_up_ends_a_study_with_a_clear_message_and_it_goes_on(small_disk, command, calm, monkeypatch):
     disk = write_study(small_disk, LONG)
     monkeypatch.setattr("nfstudy.runner.launch.RETRY_SECONDS", 1)
-    logged, fillers = Store.log_epoch, []
+    logged, fillers = Store.log, []
 
-    def log_and_fill(store, run_id, record: EpochRecord):
-        if not fillers and record.epoch == 2:
+    def log_and_fill(store, run_id, entries):
+        if not fillers and any(point.metric == "valid/elbo" for point in entries.points):
             fillers.append(disks.fill(disk))
-        logged(store, run_id, record)
+        logged(store, run_id, entries)
 
-    monkeypatch.setattr(Store, "log_epoch", log_and_fill)
+    monkeypatch.setattr(Store, "log", log_and_fill)
     code, _, err = command(disk, "run", "tiny.yaml", "--workers", "2")
     assert code == 2
     assert "retrying for 1 s" in err

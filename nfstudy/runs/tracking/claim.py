@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -50,6 +51,7 @@ class Claim:
 
     def __init__(self, store: ClaimStore, study: str, launcher: Launcher) -> None:
         self._store, self._study, self._own = store, study, launcher
+        self._keeping = threading.Lock()
         self._last = 0.0
         """When it was last shown; 0: show it when next asked."""
 
@@ -87,15 +89,16 @@ class Claim:
         Raises:
             TakenOverError: the study is another launcher's now; says whose.
         """
-        if abs(time.time() - self._last) < BEAT_SECONDS:  # The clock of a machine that slept goes on.
-            return
-        found = Launcher.read(self._store.study_tag(self._study, Tag.LAUNCHER))
-        if found != self._own:
-            raise TakenOverError(
-                f"{self._store.uri}: study '{self._study}' was taken over by {found or 'somebody who left no name'}; "
-                "this launcher stops"
-            )
-        self._show()
+        with self._keeping:  # Threads that write ask at once.
+            if abs(time.time() - self._last) < BEAT_SECONDS:  # The clock of a machine that slept goes on.
+                return
+            found = Launcher.read(self._store.study_tag(self._study, Tag.LAUNCHER))
+            if found != self._own:
+                raise TakenOverError(
+                    f"{self._store.uri}: study '{self._study}' was taken over by "
+                    f"{found or 'somebody who left no name'}; this launcher stops"
+                )
+            self._show()
 
     def release(self, hurry: bool = False) -> None:
         """Give the study back, unless it is another's.

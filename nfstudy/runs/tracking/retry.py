@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -34,6 +35,8 @@ class Retry:
     tell: Callable[[str], None] = print
     is_over: Callable[[], bool] = _never
     """Asked before each wait, as when somebody wants the study to stop."""
+    waiting: set[int] = field(default_factory=set)
+    """Threads that wait for the store: the first tells of it, and the last that it has come back."""
 
     def retry_while_unavailable(self, work: Callable[[], Found]) -> Found:
         """Do some work, again while the store is unavailable; it must be work that may be done twice.
@@ -44,21 +47,27 @@ class Retry:
             StoreUnavailableError: the store has been unavailable for longer.
         """
         failed_first: float | None = None
-        while True:
-            try:
-                found = work()
-            except StoreUnavailableError as error:
-                passed = 0.0 if failed_first is None else time.monotonic() - failed_first
-                if self.is_over() or passed >= self.seconds:
-                    raise
-                if failed_first is None:
-                    failed_first = time.monotonic()
-                    self.tell(f"{error}; retrying for {self.seconds:.0f} s")
-                time.sleep(PAUSE_SECONDS)
-            else:
-                if failed_first is not None:
-                    self.tell("the tracking store is available again")
-                return found
+        own = threading.get_ident()
+        try:
+            while True:
+                try:
+                    found = work()
+                except StoreUnavailableError as error:
+                    passed = 0.0 if failed_first is None else time.monotonic() - failed_first
+                    if self.is_over() or passed >= self.seconds:
+                        raise
+                    if failed_first is None:
+                        failed_first = time.monotonic()
+                        if not self.waiting:
+                            self.tell(f"{error}; retrying for {self.seconds:.0f} s")
+                        self.waiting.add(own)
+                    time.sleep(PAUSE_SECONDS)
+                else:
+                    if self.waiting == {own}:
+                        self.tell("the tracking store is available again")
+                    return found
+        finally:
+            self.waiting.discard(own)
 
 
 def may_pass(error: BaseException) -> bool:

@@ -1,8 +1,9 @@
 """Opening a store and writing runs, which `tracking_runs` reads back; with `tracking_copy` the only importer of mlflow.
 
-One experiment a study, one top-level run a training run. Writing is synchronous and done by one process, the
-coordinator. Artifacts get addresses of the form `mlflow-artifacts:/<study>/...`, which `resolve_artifacts` turns into
-`<folder of the database>/artifacts` for SQLite stores: so the folder can be moved, and served by a stock MLflow server.
+One experiment a study, one top-level run a training run. Each call here returns when the store has what it writes; one
+process writes, the coordinator, by the threads of `writing`. Artifacts get addresses of the form
+`mlflow-artifacts:/<study>/...`, which `resolve_artifacts` turns into `<folder of the database>/artifacts` for SQLite
+stores: so the folder can be moved, and served by a stock MLflow server.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import logging
 import os
 import sqlite3
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,13 +51,14 @@ from nfstudy.core.sqlite_uri import SQLITE, sqlite_uri
 from nfstudy.runs.code import code_state
 from nfstudy.runs.description import WRITTEN, is_written, run_name
 from nfstudy.runs.frame import param_text
-from nfstudy.runs.metrics import END_STEP, FREE_ENERGY, POSITIVE_FREE_ENERGY, known_metrics
+from nfstudy.runs.metrics import known_metrics
 from nfstudy.runs.provenance import environment, user
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.runs.tracking.busy_timeout import shorten_busy_timeout
 from nfstudy.runs.tracking.claim import Claim
 from nfstudy.runs.tracking.database import file_identity, require_ours, require_same_file
+from nfstudy.runs.tracking.entries import Entries, now, of_end, of_epoch, together
 from nfstudy.runs.tracking.mlflow_runs import PAGE, StudyRuns, find_experiment
 from nfstudy.runs.tracking.reach import require_address, require_answer
 from nfstudy.runs.tracking.retry import Retry, may_pass, reason
@@ -119,6 +121,12 @@ class Store:
         self.claim: Claim | None = None
         """On the study that is run: it is kept while runs are written, and nothing is once it is another's."""
         self._file = file_identity(uri)
+        self._folders: dict[str, str] = {}
+        """Where the files of runs under way go: MLflow would ask for the whole run before it writes the first."""
+        self._known_data: set[tuple[str, str]] = set()
+        """Studies and digests of the data that runs of this process have named."""
+        self._first_use = threading.Lock()
+        self._abandoned = False
 
     @property
     def folder(self) -> Path | None:
@@ -160,7 +168,23 @@ class Store:
 
     def start_run(self, experiment: str, trial: Trial, data: DataRecord | None, attempt: Attempt) -> str:
         """Create a run with everything that would reproduce it, before training starts; return its id."""
-        code, machine, settings = code_state(), attempt.environment or environment(), trial.settings.recorded()
+        run_id = self.create_run(experiment, trial, data, attempt)
+        self.log(run_id, self.log_origin(run_id, trial, data, attempt))
+        return run_id
+
+    def create_run(
+        self, experiment: str, trial: Trial, data: DataRecord | None, attempt: Attempt, started: int | None = None
+    ) -> str:
+        """Create a run with the tags that say what it is of and what it was made with; return its id.
+
+        Arguments:
+            experiment: the study's, by its id.
+            trial: what is run.
+            data: what it is run on.
+            attempt: where.
+            started: in milliseconds since 1970; None for now.
+        """
+        code, machine = code_state(), attempt.environment or environment()
         tags = {
             MlflowTag.SOURCE_NAME: "nfstudy",
             MlflowTag.SOURCE_TYPE: "LOCAL",
@@ -191,50 +215,77 @@ class Store:
             **_plugin_tags(),
         }
         name = run_name(trial.label, trial.cell.budget)
-        run_id: str = self._write(self.client.create_run, experiment, tags=tags, run_name=name).info.run_id
-        params = [Param(path, param_text(value)) for path, value in settings.flat().items()]
-        self._write_of(run_id, self.client.log_batch, run_id, params=params)
+        run = self._write(self.client.create_run, experiment, start_time=started or now(), tags=tags, run_name=name)
+        run_id: str = run.info.run_id
+        self._folders[run_id] = run.info.artifact_uri
+        return run_id
+
+    def log_origin(self, run_id: str, trial: Trial, data: DataRecord | None, attempt: Attempt) -> Entries:
+        """Log the data and files that would reproduce a run; return what else is to be logged of its settings."""
+        code, machine, settings = code_state(), attempt.environment or environment(), trial.settings.recorded()
         if data:
-            self._write_of(run_id, self.client.log_inputs, run_id, datasets=[dataset_input(data)])
+            # Of two runs that name a data set first, at once, a database would refuse one.
+            known = (trial.study, data.digest)
+            with nullcontext() if known in self._known_data else self._first_use:
+                self._write_of(run_id, self.client.log_inputs, run_id, datasets=[dataset_input(data)])
+            self._known_data.add(known)
         files = {
             "settings.json": json.dumps(settings.model_dump(), indent=2).encode(),
             "environment.json": json.dumps(machine, indent=2).encode(),
         }
         files |= {f"plugins/{Path(p.name).name}": p.source.encode() for p in installed() if p.source}
         self._log_files(run_id, files | ({"git.diff": code.diff} if code.dirty else {}))
-        return run_id
+        return Entries({path: param_text(value) for path, value in settings.flat().items()})
 
     def log_epoch(self, run_id: str, record: EpochRecord) -> None:
         """Log one epoch's numbers in one batch, at the step of its last update."""
-        self._log_points(run_id, [(name, record.update, value) for name, value in record.metrics.items()])
+        self.log(run_id, of_epoch(record, now()))
 
-    def finish_run(self, run_id: str, result: TrialResult, description: str = "") -> None:
+    def log(self, run_id: str, entries: Entries) -> None:
+        """Log parameters, numbers and tags of a run in as few calls as MLflow allows."""
+        unknown = {point.metric for point in entries.points} - known_metrics().keys()
+        if unknown:
+            raise ValueError(f"metric names {sorted(unknown)}; expected: those that are declared")
+        params = [Param(*pair) for pair in entries.params.items()]
+        tags = [RunTag(name, without_secrets(text)[:5000]) for name, text in entries.tags.items()]
+        points = [Metric(point.metric, float(point.value), point.time, point.step) for point in entries.points]
+        alone = max(len(points) + len(params) + len(tags) - PAGE, 0)
+        for first in range(0, alone, PAGE):
+            page = points[first : min(first + PAGE, alone)]
+            self._write_of(run_id, self.client.log_batch, run_id, metrics=page)
+        # Tags come last: the outcome is one.
+        self._write_of(run_id, self.client.log_batch, run_id, metrics=points[alone:], params=params, tags=tags)
+
+    def finish_run(
+        self,
+        run_id: str,
+        result: TrialResult,
+        description: str = "",
+        before: Entries | None = None,
+        ended: int | None = None,
+        unseen: bool = False,
+    ) -> None:
         """Log how a run ended; its status is set last, so a run marked finished has all its numbers and files.
 
         Arguments:
             run_id: which.
             result: how it ended.
             description: from `nfstudy.runs.description`; empty for none.
+            before: what else is still to be logged of it.
+            ended: in milliseconds since 1970; None for now.
+            unseen: it has only just been made, so that nobody can have described it: the store is not asked.
         """
-        ends = [(name, END_STEP, value) for name, value in result.metrics.items()]
-        if FREE_ENERGY.name in result.metrics:
-            ends.append((POSITIVE_FREE_ENERGY.name, END_STEP, -result.metrics[FREE_ENERGY.name]))
-        curves = [(name, step, value) for name, curve in result.curves.items() for step, value in curve.items()]
-        self._log_points(run_id, ends + curves)
+        ended = ended or now()
         self._log_files(run_id, result.files)
         tags = {Tag.OUTCOME: result.outcome, Tag.REASON: result.reason, Tag.UPDATE: str(result.update)}
-        if description:
-            now = self._write_of(run_id, self.client.get_run, run_id).data.tags
-            tags |= {MlflowTag.NOTE: description} if is_written(now.get(MlflowTag.NOTE, WRITTEN)) else {}
-        self.tag_run(run_id, tags)
-        self._write_of(
-            run_id, self.client.set_terminated, run_id, "FAILED" if result.outcome == "failed" else "FINISHED"
-        )
+        if description and (unseen or self._is_ours_to_describe(run_id)):
+            tags[MlflowTag.NOTE] = description
+        self.log(run_id, together([before or Entries(), of_end(result, ended), Entries(tags=tags)]))
+        self._terminate(run_id, "FAILED" if result.outcome == "failed" else "FINISHED", ended)
 
     def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Put tags on a run."""
-        plain = {name: without_secrets(text)[:5000] for name, text in tags.items()}
-        self._write_of(run_id, self.client.log_batch, run_id, tags=[RunTag(*pair) for pair in plain.items()])
+        self.log(run_id, Entries(tags=tags))
 
     def tag_runs(self, tags: Mapping[str, Mapping[str, str]]) -> None:
         """Put tags on many runs: id in the store -> tag -> text."""
@@ -244,9 +295,9 @@ class Store:
             for run_id, own in tags.items():
                 self.tag_run(run_id, own)
 
-    def kill_run(self, run_id: str) -> None:
-        """Mark a run that was cut off."""
-        self._write_of(run_id, self.client.set_terminated, run_id, "KILLED")
+    def kill_run(self, run_id: str, ended: int | None = None) -> None:
+        """Mark a run that was cut off, now or at a time in milliseconds since 1970."""
+        self._terminate(run_id, "KILLED", ended or now())
 
     def kill_left_over(self, study: str) -> None:
         """Mark the runs of a study that nobody is at work on, while we hold its lock.
@@ -270,6 +321,10 @@ class Store:
         if self.claim:
             require_same_file(self.uri, self._file)
             self.claim.keep()
+
+    def abandon(self) -> None:
+        """Write no run any more: what other threads are trying to write ends with the call that they wait for."""
+        self._abandoned = True
 
     def study_tag(self, study: str, name: str) -> str:
         """Return a tag of the study's experiment, empty where there is none."""
@@ -313,15 +368,14 @@ class Store:
                 connection.execute("ANALYZE")
                 connection.commit()
 
-    def _log_points(self, run_id: str, numbers: Sequence[tuple[str, int, float]]) -> None:
-        """Log (metric, step, value); the step is the update, or what is counted along a curve."""
-        unknown = {name for name, _, _ in numbers} - known_metrics().keys()
-        if unknown:
-            raise ValueError(f"metric names {sorted(unknown)}; expected: those that are declared")
-        now = int(time.time() * 1000)
-        points = [Metric(name, float(value), now, step) for name, step, value in numbers]
-        for first in range(0, len(points), PAGE):
-            self._write_of(run_id, self.client.log_batch, run_id, metrics=points[first : first + PAGE])
+    def _is_ours_to_describe(self, run_id: str) -> bool:
+        """Say whether nobody has written a description of a run."""
+        found = self._write_of(run_id, self.client.get_run, run_id).data.tags
+        return is_written(found.get(MlflowTag.NOTE, WRITTEN))
+
+    def _terminate(self, run_id: str, status: str, ended: int) -> None:
+        self._write_of(run_id, self.client.set_terminated, run_id, status, ended)
+        self._folders.pop(run_id, None)
 
     def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         if not files:
@@ -333,7 +387,10 @@ class Store:
                     path = Path(folder, name)
                     path.parent.mkdir(exist_ok=True)
                     path.write_bytes(content)
-                self.client.log_artifacts(run_id, folder)
+                if address := self._folders.get(run_id):
+                    get_artifact_repository(address, tracking_uri=self.uri).log_artifacts(folder)
+                else:
+                    self.client.log_artifacts(run_id, folder)
 
         self._write_of(run_id, upload)
 
@@ -341,6 +398,8 @@ class Store:
         """Write to the store as patiently as it should be; MLflow drops the second of two equal points."""
 
         def once() -> Written:
+            if self._abandoned:
+                raise StoreError(f"tracking store {self.uri}: nothing more is written")
             require_same_file(self.uri, self._file)
             self.keep()
             with _as_store_error(self.uri):
