@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from nfstudy.cli.options import check_device, find_store, warn_of_unknown_code
+from nfstudy.cli.options import check_device, count_workers, device_here, find_store, warn_of_unknown_code
 from nfstudy.cli.studies import chosen_study
 from nfstudy.core.errors import UserError, printable
 from nfstudy.core.launcher import Launcher
@@ -19,7 +19,6 @@ def evaluate(options: argparse.Namespace) -> int:
     from nfstudy.runner.evaluate import evaluate_runs, finished_runs
     from nfstudy.runner.local_engine import Pool
     from nfstudy.runner.signals import Interrupted
-    from nfstudy.runs.provenance import usable_cores
     from nfstudy.runs.tags import Tag
     from nfstudy.runs.tracking.claim import Claim, claimed
     from nfstudy.runs.tracking.mlflow_export import read_copy
@@ -50,8 +49,9 @@ def evaluate(options: argparse.Namespace) -> int:
     print(f"{study}: {request.label}; {len(run_ids)} finished runs", flush=True)
 
     def start(work: int) -> Pool:
-        count = options.workers or max(usable_cores() // options.threads, 1)
-        return Pool(min(count, work), options.threads, options.device, project.data_folders)
+        device = device_here(options.device)
+        count = count_workers(options.workers, options.threads, device)
+        return Pool(min(count, work), options.threads, device, project.data_folders)
 
     claim = Claim(store, study, Launcher.here(project.root))
     with project.study_lock(study), claimed(claim):

@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+from nfstudy.core.devices import count_devices
 from nfstudy.core.errors import UserError, printable
 from nfstudy.core.project import Project, variable
 from nfstudy.core.sqlite_uri import SQLITE, sqlite_path, sqlite_uri
@@ -79,11 +80,30 @@ def hosts(text: str) -> tuple[str, ...]:
     return found
 
 
-def check_device(device: str) -> None:
-    """Raise UserError for what is no device's name."""
+WORKERS_OF_DEVICE = 8
+"""Trials of models as small as the paper's that a CUDA device trains side by side; more no longer gain much."""
+
+
+def check_device(device: str, engine: str = "local") -> None:
+    """Raise UserError for what is no device's name, or for one that is not here; those of a cluster are elsewhere."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         hint = did_you_mean(device, ("auto", "cpu", "cuda"))
         raise UserError(f"--device {device}: expected: auto, cpu, cuda, cuda:N{hint}")
+    if engine == "local" and device.startswith("cuda") and not int(device[5:] or 0) < (count := count_devices()):
+        here = ", ".join(("auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{n}" for n in range(count))))
+        raise UserError(f"--device {device}: torch finds no such device; expected one that is here: {here}")
+
+
+def device_here(device: str) -> str:
+    """Return a device of this machine: what `auto` stands for, else the one that is named."""
+    return ("cuda" if count_devices() else "cpu") if device == "auto" else device
+
+
+def count_workers(asked: int | None, threads: int, device: str) -> int:
+    """Return how many workers there are to be: as asked for, as a CUDA device has use for, or as fit the cores."""
+    from nfstudy.runs.provenance import usable_cores
+
+    return asked or (WORKERS_OF_DEVICE if device.startswith("cuda") else max(usable_cores() // threads, 1))
 
 
 def check_engine(engine: str, device: str, gpus: float) -> None:

@@ -14,6 +14,8 @@ import pandas as pd
 from nfstudy.cli.options import (
     check_device,
     check_engine,
+    count_workers,
+    device_here,
     find_store,
     nearby,
     program,
@@ -31,7 +33,6 @@ from nfstudy.runner.eta import format_duration, logged_seconds
 from nfstudy.runner.options import Launch, RetryPolicy, WorkerOptions
 from nfstudy.runner.signals import Interrupted, StopSignal
 from nfstudy.runs.frame import notes, repetitions_of_pruned, runs_left, trusted
-from nfstudy.runs.provenance import usable_cores
 from nfstudy.runs.tracking.uris import is_served
 from nfstudy.runs.views import runs_page
 from nfstudy.study.reader import read_study, require_sole
@@ -78,7 +79,7 @@ def _also(path: Path, study: StudySpec) -> list[Path]:
 
 
 def _run_study(options: argparse.Namespace, path: Path, plan: StudyPlan) -> int:
-    check_device(options.device)
+    check_device(options.device, options.engine)
     check_engine(options.engine, options.device, options.gpus)
     project, uri = find_store(options.tracking_uri, always=True)
     launch = Launch(
@@ -259,8 +260,8 @@ def open_engine(launch: Launch, left: int) -> Engine:
     if asked.engine == "local":
         from nfstudy.runner.local_engine import Pool
 
-        count = asked.count or max(usable_cores() // asked.threads, 1)
-        return Pool(min(count, left), asked.threads, asked.device, folders)
+        device = device_here(asked.device)
+        return Pool(min(count_workers(asked.count, asked.threads, device), left), asked.threads, device, folders)
     try:
         from nfstudy.runner.ray_engine import open_cluster
     except ImportError as error:

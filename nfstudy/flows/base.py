@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from nfstudy.core import kernels
+from nfstudy.core import cuda, kernels
 from nfstudy.core.kernels.linear import linear_batch_last
 
 Generators = Callable[[str], torch.Generator]
@@ -194,8 +194,17 @@ def draw_normal(weights: Tensor, deviation: float, generator: torch.Generator) -
 
 def fits_lanes(z: Tensor, steps: Tensor) -> bool:
     """Return whether `over_lanes` takes these; of no samples, the plain formulas give none back."""
+    return _belong_together(z, steps) and kernels.runs_here(z, steps)
+
+
+def fits_cuda(z: Tensor, steps: Tensor) -> bool:
+    """Return whether a chain's kernels for a GPU take z_0, (..., B, D), and the numbers (B, K, n) or (K, n)."""
+    return _belong_together(z, steps) and cuda.runs_here(z, steps)
+
+
+def _belong_together(z: Tensor, steps: Tensor) -> bool:
     fits = z.dim() > 1 and (steps.dim() == 2 or steps.shape[:-2] == z.shape[-2:-1])
-    return fits and z.numel() > 0 and kernels.runs_here(z, steps)
+    return fits and z.numel() > 0
 
 
 def in_pieces(

@@ -1,6 +1,7 @@
 """The engine of one machine: a pool of spawned processes that live over many trials, each with its share of the cores.
 
-A process dies with its parent.
+A process dies with its parent. On a CUDA device all workers are threads of one process: kernels of several processes
+take turns on it, and those of several threads run side by side. They start, and die, together.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Lock, Thread
+from typing import Any
 
 from nfstudy.core.output import outlive_readers
 from nfstudy.core.plugins import Plugin, install_all, installed
@@ -25,6 +30,8 @@ from nfstudy.runner.engine import Engine, Worker
 from nfstudy.runner.worker import Died, Message, Order, serve, work_variables
 
 PR_SET_PDEATHSIG = 1
+LOOK_EVERY = 0.1
+"""Seconds between two looks at threads."""
 
 
 class Process(Worker):
@@ -71,7 +78,9 @@ class Pool(Engine):
 
     workers: list[Process]
 
-    def __init__(self, size: int, threads: int, device: str, data_folders: Sequence[Path]) -> None:
+    def __init__(
+        self, size: int, threads: int, device: str, data_folders: Sequence[Path], together: bool | None = None
+    ) -> None:
         """Start the workers, which get ready while other things are done.
 
         Arguments:
@@ -79,8 +88,12 @@ class Pool(Engine):
             threads: of each.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             data_folders: where data files are looked for; the coordinator has made sure that they are there.
+            together: whether all are threads of one process; None: on a CUDA device.
         """
         self._arguments = (threads, device, tuple(data_folders), tuple(installed()))
+        self._together = size if (device.startswith("cuda") if together is None else together) else 1
+        self._waiting: dict[int, tuple[BaseProcess, Connection]] = {}
+        """Workers that have been started together with others, and that nobody has asked for yet."""
         super().__init__(size, threads)
 
     def close(self) -> None:
@@ -90,10 +103,22 @@ class Pool(Engine):
         for worker in self.workers:
             worker.process.join()
             worker.connection.close()
+        for _, connection in self._waiting.values():
+            connection.close()
 
     def _start(self, number: int) -> Process:
+        if number not in self._waiting:
+            for _, connection in self._waiting.values():
+                connection.close()
+            numbers = range(1, self._together + 1) if self._together > 1 else (number,)
+            process, connections = self._spawn(len(numbers))
+            self._waiting = {each: (process, own) for each, own in zip(numbers, connections, strict=True)}
+        return Process(number, *self._waiting.pop(number))
+
+    def _spawn(self, workers: int) -> tuple[BaseProcess, list[Connection]]:
+        """Start a process of so many workers, and return our ends of their pipes too."""
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
+        ours, theirs = zip(*(context.Pipe() for _ in range(workers)), strict=True)
         # A spawned process inherits them.
         wanted = work_variables(self.threads)
         before = {name: os.environ.get(name) for name in wanted}
@@ -112,8 +137,9 @@ class Pool(Engine):
                     del os.environ[name]
                 else:
                     os.environ[name] = value
-        theirs.close()
-        return Process(number, process, ours)
+        for end in theirs:
+            end.close()
+        return process, [*ours]
 
     def _wait(self, timeout: float | None) -> list[Process]:
         by_handle = {worker.connection: worker for worker in self.workers}
@@ -129,15 +155,16 @@ class _Pipe:
 
 
 def _work(
-    connection: Connection,
+    connections: Sequence[Connection],
     parent: int,
     threads: int,
     device: str,
     data_folders: Sequence[Path],
     plugins: Sequence[Plugin],
 ) -> None:
-    """Be a worker until the coordinator's end of the pipe closes."""
-    stop = StopRequest()
+    """Be a worker, or several, until the coordinator's ends of the pipes close."""
+    of_threads = [StopRequest() for _ in connections] if len(connections) > 1 else []
+    stop = StopRequest(of_threads)
     try:
         stop.listen()
         _die_with(parent)
@@ -145,10 +172,48 @@ def _work(
         from nfstudy.data import load_dataset
 
         install_all(plugins)
-
-        serve(_Pipe(connection), threads, device, partial(load_dataset, folders=data_folders, download=False), stop)
+        find: Callable[[Any], Any] = partial(load_dataset, folders=data_folders, download=False)
+        if not of_threads:
+            serve(_Pipe(connections[0]), threads, device, find, stop)
+            return
+        find = _Once(find)
+        serving = [
+            Thread(target=_serve, args=(_Pipe(connection), threads, device, find, own), daemon=True)
+            for connection, own in zip(connections, of_threads, strict=True)
+        ]
+        for thread in serving:
+            thread.start()
+        while any(thread.is_alive() for thread in serving):
+            time.sleep(LOOK_EVERY)
+            stop.check()
     except Stopped:
         os._exit(0)  # All is saved, and somebody waits: to take torch down would be a second or more.
+
+
+def _serve(*arguments: Any) -> None:
+    """Be one of several workers of a process; what ends one without an answer ends all."""
+    try:
+        serve(*arguments)
+    except Stopped:
+        pass  # What it was at is saved; the process ends when that is so of all.
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+class _Once:
+    """A function of hashable arguments that several threads call: each value is found once."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self._lock = Lock()
+        self._found: dict[Any, Any] = {}
+
+    def __call__(self, argument: Any) -> Any:
+        with self._lock:
+            if argument not in self._found:
+                self._found[argument] = self._function(argument)
+            return self._found[argument]
 
 
 def _die_with(parent: int) -> None:

@@ -6,6 +6,7 @@ a checkpoint of what it is at and leaves.
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ from nfstudy.study.settings import Settings
 if TYPE_CHECKING:
     from nfstudy.data import Dataset
 
-LOADED = ("core.kernels", "flows", "data", "inference")
+LOADED = ("core.kernels", "core.cuda", "flows", "data", "inference")
 """The packages of nfstudy that a trial may need: loaded when a worker starts, so that none is read later, edited."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 DETERMINISM_VARIABLES = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
@@ -178,6 +179,11 @@ def serve(
     # Some operations have no deterministic form on CUDA: there torch warns, and last bits may differ.
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = resolve_device(device)
+    if device.startswith("cuda"):
+        # Of this thread: what is captured must not be in the stream that all share.
+        torch.cuda.set_device(device)
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     datasets = _Datasets(find_data)
     sources = load_sources()
     channel = _Line(channel)
@@ -199,11 +205,14 @@ def load_sources() -> dict[str, str]:
 
     A file that is written meanwhile has no digest: nobody can say which of the two was loaded.
     """
+    from nfstudy.core.cuda import has_triton
+
     before = worker_sources()
     for name in LOADED:
         package = import_module(f"nfstudy.{name}")
         for found in walk_packages(package.__path__, f"{package.__name__}."):
-            import_module(found.name)
+            if has_triton() or "cuda" not in found.name.split("."):  # A torch for the processor comes without Triton.
+                import_module(found.name)
     after = worker_sources()
     return {name: digest if before.get(name) == digest else "" for name, digest in after.items()}
 
@@ -227,9 +236,10 @@ class _Line:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._sending = threading.Lock()
 
     def send(self, message: Message, /) -> None:
-        with _as_gone():
+        with _as_gone(), self._sending:
             self._channel.send(message)
 
     def order(self) -> Order:

@@ -6,10 +6,13 @@ torch's `meta` device stands in for a GPU: its tensors hold no numbers, and torc
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nfstudy.core import registry
 from nfstudy.data.dataset import Dequantisation, Splits, make_dataset
 from nfstudy.inference.models.objective import free_energy
+from nfstudy.inference.objectives import make_estimator
 from nfstudy.inference.problems import make_problem
 from nfstudy.study.settings import Settings
 
@@ -54,6 +57,50 @@ def test_a_step_of_training_stays_on_its_device(kind, family):
         free_energy(terms, 0.5, "energy").mean().backward()
     gradients = {name: parameter.grad for name, parameter in problem.model.named_parameters()}
     assert {gradient.device.type for gradient in gradients.values()} == {"meta"}
+
+
+class NothingFromTheProcessor(TorchDispatchMode):
+    """Fails on any operation that a CUDA graph could not hold: one that takes or makes a tensor of the processor."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        found = function(*arguments, **(keywords or {}))
+        tensors = [each for each in tree_leaves((arguments, keywords, found)) if isinstance(each, torch.Tensor)]
+        assert {tensor.device.type for tensor in tensors} <= {"meta"}, f"{function} is of the processor"
+        assert function is not torch.ops.aten._local_scalar_dense.default, "somebody waits for a number"
+        return found
+
+
+ESTIMATORS = {
+    f"{name} {number}": example | {"estimator": name, "annealing": annealing}
+    for name, declared in registry.all_of("estimators").items()
+    for number, example in enumerate(declared.examples or [{}])
+    for annealing in declared.annealing
+    if "sleep" not in name or example.get("q_update") == "wake"
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bfloat16"])
+@pytest.mark.parametrize("family", registry.all_of("flows"))
+def test_an_update_is_of_the_device_alone(kind, family):
+    if _no_place(kind, registry.all_of("flows")[family]):
+        pytest.skip(f"{family} follows a model of images, of which an energy has none")
+    update_on_meta(kind, {"family": family, "length": 0 if family == "none" else 3}, {})
+
+
+@pytest.mark.parametrize("objective", ESTIMATORS.values(), ids=ESTIMATORS)
+def test_an_estimate_is_of_the_device_alone(objective):
+    update_on_meta("bits", {"family": "nice-perm", "length": 2}, objective)
+
+
+def update_on_meta(kind, flow, objective):
+    settings = Settings.model_validate(KINDS[kind] | {"flow": flow, "objective": objective})
+    problem = make_problem(settings, None if kind == "energy" else images_of(kind), 1, "meta")
+    drawn = tuple(each.to("meta") for each in next(problem.draws(1, 1)))
+    estimator = make_estimator(settings.objective, problem.inputs, "meta")
+    with NothingFromTheProcessor():
+        estimate = estimator(problem.minibatch(drawn), torch.zeros((), device="meta"))
+        estimate.objective.mean().backward()
+        assert estimate.means.device.type == "meta"
 
 
 def test_the_device_that_stands_in_refuses_the_processors_tensors():

@@ -9,7 +9,7 @@ from PIL import Image
 from support.processes import loaded_by
 
 from nfstudy.data import load_dataset, resolve_settings
-from nfstudy.inference.problems.images import ImageProblem, draw_pixels
+from nfstudy.inference.problems.images import ImageProblem, pixel_noise, pixels
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.study.cells import Cell, Trial
 from nfstudy.study.settings import Settings
@@ -42,7 +42,7 @@ def test_levels_from_0_to_1_are_drawn_anew_at_every_use(tmp_path):
     levels[0, 0] = 0.5
     _, dataset = made(tmp_path, levels, levels[:5], binarisation="dynamic")
     values, stream = torch.tensor(dataset.train[1:]), torch.Generator().manual_seed(1)
-    one, two = draw_pixels(values, dataset, stream), draw_pixels(values, dataset, stream)
+    one, two = (pixels(values, dataset, pixel_noise(values.shape, True, dataset, stream)) for _ in range(2))
     assert one.dtype == torch.float32
     assert set(one.unique().tolist()) == {0, 1}
     assert one.mean(0).numpy() == pytest.approx([0, 0.25, 0.9, 1], abs=0.03)
@@ -52,7 +52,8 @@ def test_levels_from_0_to_1_are_drawn_anew_at_every_use(tmp_path):
 def test_real_numbers_are_seen_as_they_are(tmp_path):
     numbers = 5 + 3 * RNG.normal(size=(40, 7))
     settings, dataset = made(tmp_path, numbers, numbers[:5], kind="real")
-    (batch, *_) = ImageProblem(settings, dataset, 1, "cpu")._batches(1, 1)
+    (minibatch,) = ImageProblem(settings, dataset, 1, "cpu").minibatches(1, 1)
+    batch = minibatch.x
     rows = {tuple(row) for row in numbers.astype(np.float32).tolist()}
     assert {tuple(row) for row in batch.tolist()} <= {tuple(np.float32(row).tolist()) for row in rows}
 

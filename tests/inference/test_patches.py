@@ -16,7 +16,7 @@ from nfstudy.data.dataset import Dequantisation, Splits
 from nfstudy.data.patches import cut_patches
 from nfstudy.data.photos import cut_tiles
 from nfstudy.inference.problems.image_grid import image_grid
-from nfstudy.inference.problems.images import draw_pixels
+from nfstudy.inference.problems.images import pixel_noise, pixels
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.study.cells import Cell, Trial
 from nfstudy.study.sections import DataSpec
@@ -106,7 +106,7 @@ def test_held_out_noise_is_uniform_and_takes_no_level_to_another(dataset):
 def test_training_levels_are_dequantised_anew_at_every_use(dequantisation):
     dataset = photos(dequantisation=dequantisation)
     levels, stream = torch.tensor(dataset.train[:200]), torch.Generator().manual_seed(1)
-    first, second = (draw_pixels(levels, dataset, stream) for _ in range(2))
+    first, second = (pixels(levels, dataset, pixel_noise(levels.shape, False, dataset, stream)) for _ in range(2))
     assert first.dtype == torch.float32
     if dequantisation == "none":
         assert torch.equal(first, second)

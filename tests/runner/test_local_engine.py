@@ -55,6 +55,14 @@ def answers(engine, worker, until):
     return seen
 
 
+def of_all(engine, kind, count):
+    """Return number -> the last message of a kind, once so many workers have sent one."""
+    seen = {}
+    while len(seen) < count:
+        seen |= {worker.number: message for worker, message in engine.events(60) if isinstance(message, kind)}
+    return seen
+
+
 def test_a_worker_lives_over_trials_failures_and_questions(open_engine):
     with open_engine() as engine:
         (worker,) = engine.workers
@@ -110,6 +118,42 @@ def test_a_worker_process_that_dies_is_replaced():
         assert other.process.pid != worker.process.pid
         assert answers(pool, other, Ready) == [Ready("cpu", sources=worker_sources())]
     assert not other.process.is_alive()
+
+
+def test_workers_of_one_process_run_side_by_side_save_together_and_die_together(tmp_path):
+    """As on a CUDA device, which they share."""
+    alone = {}
+    with local_pool() as pool:
+        (worker,) = pool.workers
+        worker.run(TRIAL, asks=False)
+        alone = answers(pool, worker, TrialResult)[-1].metrics
+    plans = [CheckpointPlan(tmp_path / f"{number}.checkpoint", every=1e9) for number in range(3)]
+    with Pool(3, 1, "cpu", (), together=True) as pool:
+        workers = list(pool.workers)
+        assert len({worker.process.pid for worker in workers}) == 1
+        of_all(pool, Ready, 3)
+        for worker in workers:
+            worker.run(TRIAL, asks=False)
+        results = of_all(pool, TrialResult, 3)
+        for result in results.values():
+            assert {n: v for n, v in result.metrics.items() if n.startswith("test/")} == {
+                n: v for n, v in alone.items() if n.startswith("test/")
+            }
+        # One dies: so do all, and each is replaced.
+        os.kill(workers[0].process.pid, signal.SIGKILL)
+        of_all(pool, Died, 3)
+        others = sorted(pool.workers, key=lambda worker: worker.number)
+        assert [worker.number for worker in others] == [1, 2, 3]
+        assert {worker.process.pid for worker in others}.isdisjoint({workers[0].process.pid})
+        of_all(pool, Ready, 3)
+        # Asked to stop, those that are at work save it, and the process leaves when all have.
+        for worker, plan in zip(others[:2], plans, strict=False):
+            worker.run(LONG_TRIAL, False, plan)
+        of_all(pool, EpochRecord, 2)
+        pool.stop()
+        assert all(message.clean_exit for message in of_all(pool, Died, 3).values())
+        assert pool.workers == []
+    assert [plan.path.exists() for plan in plans] == [True, True, False]
 
 
 def test_a_worker_of_other_code_than_runs_are_logged_with_is_refused(open_engine):

@@ -112,14 +112,14 @@ def autoregressive_masks(order: Tensor, hidden: int) -> tuple[Tensor, Tensor, Te
         order: the place of each variable, whole numbers (K, D).
         hidden: H.
     """
-    seen = count_seen(order.shape[-1], hidden).to(order.device)
+    seen = count_seen(order.shape[-1], hidden, order.device)
     heard = seen <= order.unsqueeze(-1)
     return order.unsqueeze(-2) < seen.unsqueeze(-1), seen <= seen.unsqueeze(-1), torch.cat([heard, heard], dim=-2)
 
 
-def count_seen(latent: int, hidden: int) -> Tensor:
+def count_seen(latent: int, hidden: int, device: torch.device | None = None) -> Tensor:
     """Return how many variables each hidden unit sees, ⌊j D/H⌋ for j = 0, ..., H − 1, whole numbers (H,)."""
-    return torch.arange(hidden) * latent // hidden
+    return torch.arange(hidden, device=device) * latent // hidden
 
 
 Layers = tuple[tuple[Tensor, Tensor], ...]

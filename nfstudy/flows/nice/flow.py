@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from nfstudy.flows.base import Flow, Generators, fits_lanes, in_pieces
+from nfstudy.flows.base import Flow, Generators, fits_cuda, fits_lanes, in_pieces
 from nfstudy.flows.coupling import Layers, MixedCouplingFlow, coupling_networks, hidden_units, require_halves
 from nfstudy.flows.nice.kernel import coupling_chain
 
@@ -128,7 +128,7 @@ class NiceFlow(MixedCouplingFlow):
         if fits_lanes(z, b_in):
             z, log_det = in_pieces(self._run, z, b_in)
         else:
-            z, log_det = nice_flow(z, self.mixing, *self.network_arguments(parameters))
+            z, log_det = self._run_elsewhere(z, parameters)
         return (z, log_det) if self.log_scale is None else scale_variables(z, self.log_scale)
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
@@ -145,12 +145,27 @@ class NiceFlow(MixedCouplingFlow):
 
     def _run(self, z: Tensor, b_in: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `nice_flow` does, by the compiled loop."""
+        z = coupling_chain(z, b_in, *self._stacked())
+        return z, z.new_zeros(z.shape[:-1])
+
+    def _run_elsewhere(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return what `nice_flow` does, by the kernels for a GPU where they take it."""
+        (b_in,) = parameters
+        if fits_cuda(z, b_in):
+            from nfstudy.flows.nice import cuda  # It imports Triton, which few machines have.
+
+            if cuda.fits(self.mixing, self.w_in):
+                z = cuda.nice_chain(z, b_in, *self._stacked())
+                return z, z.new_zeros(z.shape[:-1])
+        return nice_flow(z, self.mixing, *self.network_arguments(parameters))
+
+    def _stacked(self) -> tuple[Tensor, ...]:
+        """Return the mixing, W_in, the hidden layers' weights and biases, each stacked, W_out and b_out."""
         if self.w_hidden:
             w_hidden, b_hidden = torch.stack([*self.w_hidden]), torch.stack([*self.b_hidden])
         else:
-            w_hidden, b_hidden = z.new_empty(0, 0, 0, 0), z.new_empty(0, 0, 0)
-        z = coupling_chain(z, b_in, self.mixing, self.w_in, w_hidden, b_hidden, self.w_out, self.b_out)
-        return z, z.new_zeros(z.shape[:-1])
+            w_hidden, b_hidden = self.w_in.new_empty(0, 0, 0, 0), self.w_in.new_empty(0, 0, 0)
+        return self.mixing, self.w_in, w_hidden, b_hidden, self.w_out, self.b_out
 
 
 class NicePermFlow(NiceFlow):

@@ -13,6 +13,7 @@ from nfstudy.flows.base import (
     Flow,
     Generators,
     StepHead,
+    fits_cuda,
     fits_lanes,
     in_pieces,
     log_nonnegative,
@@ -171,6 +172,10 @@ class PlanarFlow(Flow):
         (steps,) = parameters
         if fits_lanes(z, steps):
             return in_pieces(lambda z, steps: PlanarChain.apply(z, steps, self.constraint), z, steps)
+        if fits_cuda(z, steps):
+            from nfstudy.flows.planar.cuda import planar_chain  # It imports Triton, which few machines have.
+
+            return planar_chain(z, steps, self.constraint)
         return planar_flow(z, *self.split(steps)) if self.constraint else free_planar_flow(z, *self.split(steps))
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:

@@ -12,6 +12,7 @@ from nfstudy.flows.base import (
     Flow,
     Generators,
     StepHead,
+    fits_cuda,
     fits_lanes,
     log_nonnegative,
     log_softplus,
@@ -144,6 +145,10 @@ class RadialFlow(Flow):
         (steps,) = parameters
         if fits_lanes(z, steps):
             return over_lanes(lambda z, steps: RadialChain.apply(z, steps, self.constraint), z, steps)
+        if fits_cuda(z, steps):
+            from nfstudy.flows.radial.cuda import radial_chain  # It imports Triton, which few machines have.
+
+            return radial_chain(z, steps, self.constraint)
         return radial_flow(z, *self.split(steps)) if self.constraint else free_radial_flow(z, *self.split(steps))
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:

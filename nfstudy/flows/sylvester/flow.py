@@ -186,7 +186,7 @@ class SylvesterFlow(Flow):
     def split(self, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return `packed` (..., K, D, M), `r_tilde` (..., K, M, M) and b (..., K, M) of steps (..., K, n)."""
         packed, triangle, b = steps.split(self.sizes, dim=-1)
-        rows, columns = self._upper_triangle().to(b.device)
+        rows, columns = self._upper_triangle(b.device)
         square = triangle.new_zeros(*triangle.shape[:-1], self.columns**2)
         r_tilde = square.index_copy(-1, rows * self.columns + columns, triangle)
         return packed.unflatten(-1, (self.latent, self.columns)), r_tilde.unflatten(-1, (self.columns, self.columns)), b
@@ -208,5 +208,5 @@ class SylvesterFlow(Flow):
         (steps,) = parameters
         return self, (steps[..., :count, :],)
 
-    def _upper_triangle(self) -> Tensor:
-        return torch.triu_indices(self.columns, self.columns)
+    def _upper_triangle(self, device: torch.device | None = None) -> Tensor:
+        return torch.triu_indices(self.columns, self.columns, device=device)

@@ -72,7 +72,7 @@ class ImageMinibatch:
         model: of q and p.
         x: (B, N).
         noise: (S, B, n), n as `DLGM.noise_size` says.
-        generator: of what is dreamt, a CPU generator that is made when it is first asked for.
+        generator: of what is dreamt, a CPU generator that is made when it is first asked for; or `no_dreams`.
     """
 
     def __init__(self, model: DLGM, x: Tensor, noise: Tensor, generator: Callable[[], torch.Generator]) -> None:
@@ -137,6 +137,11 @@ class ImageMinibatch:
     def _terms(self, z: Tensor, log_q0: Tensor, log_det: Tensor) -> BoundTerms:
         log_likelihood, log_prior = self.log_joint(z)
         return BoundTerms(log_likelihood, log_prior, log_q0, log_det)
+
+
+def no_dreams() -> torch.Generator:
+    """Raise TypeError: dreams are drawn on the processor, by a stream of the update that a minibatch is of."""
+    raise TypeError("a minibatch without an update has no dreams; expected: one of `Problem.minibatches`")
 
 
 def _posterior_slope(flow: Flow, posterior: Posterior, z_0: Tensor) -> Tensor:

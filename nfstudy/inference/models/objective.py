@@ -80,7 +80,7 @@ def beta_at(update: int, objective: ObjectiveSpec) -> float:
     return min(1.0, objective.beta_start + update / objective.anneal_updates)
 
 
-def free_energy(terms: BoundTerms, beta: float, annealing: Literal["energy", "kl", "none"]) -> Tensor:
+def free_energy(terms: BoundTerms, beta: float | Tensor, annealing: Literal["energy", "kl", "none"]) -> Tensor:
     """Return the annealed free energy (..., B) in nats; the mean over samples estimates what is minimised.
 
     energy: ln q0(z_0|x) − Σ log det − β · (ln p(x|z_K) + ln p(z_K)), eq. (20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,6 +14,9 @@ from nfstudy.inference.models.minibatch import Draws, Minibatch
 from nfstudy.inference.models.objective import BoundTerms, free_energy
 from nfstudy.study.sections import ObjectiveSpec
 
+Beta = float | Tensor
+"""β of the annealing: a number, or one that lies on the device, where updates are captured as a graph."""
+
 
 class Estimate(NamedTuple):
     """What an estimator makes of a minibatch."""
@@ -22,6 +26,11 @@ class Estimate(NamedTuple):
     objective: Tensor
     """What is minimised, (B,) in nats: its mean is logged as train/objective, and the gradient of its mean is the
     estimate that parameters are updated by, whether or not automatic differentiation of the value would give it."""
+
+    @property
+    def means(self) -> Tensor:
+        """Return the minibatch's means of the terms, and last of the objective, in float64 and without gradients."""
+        return torch.stack([*self.terms, self.objective]).detach().mean(-1).double()
 
 
 class Estimator(ABC):
@@ -40,18 +49,18 @@ class Estimator(ABC):
         self.state: dict[str, Tensor] = {}
 
     @abstractmethod
-    def __call__(self, batch: Minibatch, beta: float) -> Estimate:
+    def __call__(self, batch: Minibatch, beta: Beta) -> Estimate:
         """Return the estimate at β; `state` is then that after this update."""
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over the state of another estimator of the same settings."""
         self.state = {name: state[name].detach().clone() for name in self.state}
 
-    def energies(self, terms: BoundTerms, beta: float) -> Tensor:
+    def energies(self, terms: BoundTerms, beta: Beta) -> Tensor:
         """Return the annealed free energy, (..., B) in nats; see `free_energy`."""
         return free_energy(terms, beta, self.objective.annealing)
 
-    def share_of_q(self, beta: float) -> float:
+    def share_of_q(self, beta: Beta) -> Beta:
         """Return c, what `energies` multiplies ln q_K by: β of the annealed KL, and else 1."""
         return beta if self.objective.annealing == "kl" else 1.0
 
@@ -79,4 +88,4 @@ def along_path(slope: Tensor, draws: Draws) -> Tensor:
 
 def log_mean(log_weights: Tensor) -> Tensor:
     """Return ln (1/S) Σ_s w_s, (B,), of ln w (S, B)."""
-    return torch.logsumexp(log_weights, 0) - torch.log(log_weights.new_tensor(float(len(log_weights))))
+    return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))

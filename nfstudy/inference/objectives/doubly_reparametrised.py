@@ -6,6 +6,7 @@ from torch import Tensor
 
 from nfstudy.inference.models.minibatch import Minibatch
 from nfstudy.inference.objectives.base import (
+    Beta,
     Estimate,
     Estimator,
     along_path,
@@ -27,7 +28,7 @@ class DoublyReparametrised(Estimator):
     At β = 1, a_s = w̃_s². The gradient of p's parameters is Σ_s w̃_s ∂ ln w_s/∂θ, as before.
     """
 
-    def __call__(self, batch: Minibatch, beta: float) -> Estimate:
+    def __call__(self, batch: Minibatch, beta: Beta) -> Estimate:
         """Return the estimate at β."""
         draws = batch.draw()
         z = draws.z.view_as(draws.z)

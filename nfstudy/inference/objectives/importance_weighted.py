@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nfstudy.inference.models.minibatch import Minibatch
-from nfstudy.inference.objectives.base import Estimate, Estimator, log_mean, over_samples
+from nfstudy.inference.objectives.base import Beta, Estimate, Estimator, log_mean, over_samples
 
 
 class ImportanceWeighted(Estimator):
@@ -13,7 +13,7 @@ class ImportanceWeighted(Estimator):
     under `kl` p(x|z) (p(z)/q_K(z|x))^β. Of one sample it is the annealed F itself.
     """
 
-    def __call__(self, batch: Minibatch, beta: float) -> Estimate:
+    def __call__(self, batch: Minibatch, beta: Beta) -> Estimate:
         """Return the estimate at β."""
         terms = batch.terms()
         energies = self.energies(terms, beta)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nfstudy.inference.models.minibatch import Minibatch
 from nfstudy.inference.models.objective import BoundTerms
-from nfstudy.inference.objectives.base import Estimate, Estimator, over_samples
+from nfstudy.inference.objectives.base import Beta, Estimate, Estimator, over_samples
 
 
 class Pathwise(Estimator):
@@ -16,7 +16,7 @@ class Pathwise(Estimator):
     mean of ln q_K(z_K|x) − ln p(z_K) over the minibatch and its samples. Below its floor a group's KL has no gradient.
     """
 
-    def __call__(self, batch: Minibatch, beta: float) -> Estimate:
+    def __call__(self, batch: Minibatch, beta: Beta) -> Estimate:
         """Return the estimate at β."""
         terms = batch.terms()
         if self.objective.free_bits is not None:
@@ -26,7 +26,7 @@ class Pathwise(Estimator):
             energies = energies.mean(0)
         return Estimate(over_samples(terms), energies)
 
-    def _floored(self, batch: Minibatch, terms: BoundTerms, beta: float, free: float) -> Estimate:
+    def _floored(self, batch: Minibatch, terms: BoundTerms, beta: Beta, free: float) -> Estimate:
         of_each = batch.latent_kl()
         if of_each is None:
             kl = (terms.log_q0 - terms.log_det - terms.log_prior).mean().clamp(min=free * batch.latent)

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from nfstudy.inference.models.minibatch import Minibatch
-from nfstudy.inference.objectives.base import Estimate, Estimator, along_path, over_samples, terms_at, with_gradient_of
+from nfstudy.inference.objectives.base import (
+    Beta,
+    Estimate,
+    Estimator,
+    along_path,
+    over_samples,
+    terms_at,
+    with_gradient_of,
+)
 from nfstudy.study.sections import ObjectiveSpec
 
 
@@ -30,7 +38,7 @@ class ScoreFunction(Estimator):
         if objective.baseline == "input":
             self.state["weights"] = torch.zeros(inputs, device=device)
 
-    def __call__(self, batch: Minibatch, beta: float) -> Estimate:
+    def __call__(self, batch: Minibatch, beta: Beta) -> Estimate:
         """Return the estimate at β; the baseline has then learned from this minibatch."""
         draws = batch.draw()
         terms = terms_at(batch, draws, draws.z.detach())

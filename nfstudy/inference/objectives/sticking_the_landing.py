@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 
 from nfstudy.inference.models.minibatch import Minibatch
-from nfstudy.inference.objectives.base import Estimate, Estimator, along_path, over_samples, terms_at, with_gradient_of
+from nfstudy.inference.objectives.base import (
+    Beta,
+    Estimate,
+    Estimator,
+    along_path,
+    over_samples,
+    terms_at,
+    with_gradient_of,
+)
 
 
 class StickingTheLanding(Estimator):
@@ -20,7 +28,7 @@ class StickingTheLanding(Estimator):
     the gradient that is kept; no inverse is needed.
     """
 
-    def __call__(self, batch: Minibatch, beta: float) -> Estimate:
+    def __call__(self, batch: Minibatch, beta: Beta) -> Estimate:
         """Return the estimate at β."""
         draws = batch.draw()
         terms = terms_at(batch, draws, draws.z)

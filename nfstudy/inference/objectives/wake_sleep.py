@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nfstudy.inference.models.minibatch import Minibatch
 from nfstudy.inference.objectives.base import (
+    Beta,
     Estimate,
     Estimator,
     along_path,
@@ -24,7 +25,7 @@ class WakeSleep(Estimator):
     examples are drawn for each update, of q_K's density at them by the flow's inverse.
     """
 
-    def __call__(self, batch: Minibatch, beta: float) -> Estimate:
+    def __call__(self, batch: Minibatch, beta: Beta) -> Estimate:
         """Return the estimate; β is 1, as there is no annealing."""
         with torch.no_grad():
             draws = batch.draw()
@@ -43,7 +44,7 @@ class ReweightedWakeSleep(Estimator):
     `objective` is the sum of p's loss and q's.
     """
 
-    def __call__(self, batch: Minibatch, beta: float) -> Estimate:
+    def __call__(self, batch: Minibatch, beta: Beta) -> Estimate:
         """Return the estimate; β is 1, as there is no annealing."""
         update = self.objective.q_update
         with torch.set_grad_enabled(torch.is_grad_enabled() and update != "sleep"):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from nfstudy.films.arrays import Film
 from nfstudy.films.fits import PlaneFits
@@ -46,6 +46,16 @@ class Problem(Protocol):
         """Yield the first so many minibatches of an epoch (1, 2, ...), with `objective.samples` samples of q each.
 
         Those before `start` are left out; what they would draw is drawn and dropped, so that the others draw the same.
+        """
+
+    def draws(self, epoch: int, updates: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield what is random about each of these updates, dreams aside: CPU tensors, of the same shapes each time."""
+
+    def minibatch(self, drawn: tuple[Tensor, ...]) -> Minibatch:
+        """Return the minibatch, without dreams, of what `draws` yielded and somebody put on `device`.
+
+        Nothing in it, nor in what an estimator makes of it, waits for the device or comes from the processor: a CUDA
+        graph of it can be replayed with other draws in the same place.
         """
 
     def repeated_minibatch(self, count: int, samples: int) -> Iterator[Minibatch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -20,12 +20,13 @@ from nfstudy.films.fits import PlaneFits
 from nfstudy.flows import has_inverse
 from nfstudy.inference.likelihoods import load_likelihood
 from nfstudy.inference.models.ais import Annealing, ais_likelihood, bracket_likelihood
+from nfstudy.inference.models.captured_bound import CapturedBound
 from nfstudy.inference.models.diagnostics import summarise_posteriors
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_bound, evaluate_likelihood
 from nfstudy.inference.models.hmc import Sampling
 from nfstudy.inference.models.local import inference_gaps
-from nfstudy.inference.models.minibatch import ImageMinibatch
+from nfstudy.inference.models.minibatch import ImageMinibatch, no_dreams
 from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.code_lengths import bits_per_pixel, code_lengths
 from nfstudy.inference.problems.films import MAPPED, POSTERIOR_SAMPLES, POSTERIORS, posterior_film
@@ -79,6 +80,7 @@ class ImageProblem:
         self.model = model.to(device)
         self.images = torch.tensor(self.dataset.train, device=device)
         self.epoch_updates = len(self.images) // settings.train.batch
+        self._captured_bound: CapturedBound | None = None
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Return the model's parameters."""
@@ -95,31 +97,53 @@ class ImageProblem:
 
     def minibatches(self, epoch: int, updates: int, start: int = 0) -> Iterator[ImageMinibatch]:
         """Yield the minibatches of an epoch; see `Problem`."""
-        self.model.train()
-        stream, samples = self._generator("posterior noise", epoch), self.settings.objective.samples
-        for update, x in enumerate(self._batches(epoch, updates)):
-            noise = torch.randn(samples, len(x), self.model.noise_size, generator=stream)
+        for update, drawn in enumerate(self.draws(epoch, updates)):
             if update >= start:
-                yield self._minibatch(x, noise, epoch, update)
+                yield self._dreaming(tuple(each.to(self.device) for each in drawn), epoch, update)
+
+    def draws(self, epoch: int, updates: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield each update's places in the training images (B,), noise (S, B, n), and pixels' noise (B, N) if any."""
+        size, samples = self.settings.train.batch, self.settings.objective.samples
+        order = torch.randperm(len(self.images), generator=self._generator("data order", epoch))
+        stream, bits = self._generator("posterior noise", epoch), self._generator("training bits", epoch)
+        for places in order[: updates * size].split(size):
+            noise = torch.randn(samples, len(places), self.model.noise_size, generator=stream)
+            shape = (len(places), *self.images.shape[1:])
+            of_pixels = pixel_noise(shape, self.images.is_floating_point(), self.dataset, bits)
+            yield (places, noise) if of_pixels is None else (places, noise, of_pixels)
+
+    def minibatch(self, drawn: tuple[Tensor, ...]) -> ImageMinibatch:
+        """Return the minibatch of what `draws` yielded, on the problem's device; see `Problem`."""
+        self.model.train()
+        places, noise, *of_pixels = drawn
+        x = pixels(self.images.index_select(0, places), self.dataset, of_pixels[0] if of_pixels else None)
+        return ImageMinibatch(self.model, x, noise, no_dreams)
 
     def repeated_minibatch(self, count: int, samples: int) -> Iterator[ImageMinibatch]:
         """Yield a minibatch of an epoch which no training has, by new noise each time; see `Problem`."""
-        self.model.train()
-        (x,) = self._batches(0, 1)
+        ((places, _, *of_pixels),) = self.draws(0, 1)
+        same = [each.to(self.device) for each in (places, *of_pixels)]
         stream = self._generator("posterior noise", 0)
         for number in range(count):
-            noise = torch.randn(samples, len(x), self.model.noise_size, generator=stream)
-            yield self._minibatch(x, noise, 0, number)
+            noise = torch.randn(samples, len(places), self.model.noise_size, generator=stream)
+            yield self._dreaming((same[0], noise.to(self.device), *same[1:]), 0, number)
 
-    def _minibatch(self, x: Tensor, noise: Tensor, epoch: int, number: int) -> ImageMinibatch:
-        # Dreams have a stream an update: how much of one a likelihood takes is its own affair.
+    def _dreaming(self, drawn: tuple[Tensor, ...], epoch: int, number: int) -> ImageMinibatch:
+        """Return `minibatch` with a stream for dreams: one an update, as likelihoods take more or less of it."""
         seed = derive_seed(self.settings.seed, "dreams", self.repetition, epoch, number)
-        return ImageMinibatch(self.model, x, noise.to(self.device), lambda: torch.Generator().manual_seed(seed))
+        batch = self.minibatch(drawn)
+        batch.generator = lambda: torch.Generator().manual_seed(seed)
+        return batch
 
     def validate(self) -> dict[str, float]:
         """Return the bound on the validation images."""
         self.model.eval()
-        return evaluate_bound(self.model, self.dataset.valid, derive_seed(self.settings.seed, "evaluation", "valid"))
+        seed = derive_seed(self.settings.seed, "evaluation", "valid")
+        if not self.device.startswith("cuda"):
+            return evaluate_bound(self.model, self.dataset.valid, seed)
+        if self._captured_bound is None:
+            self._captured_bound = CapturedBound(self.model, self.dataset.valid, seed, self.device)
+        return self._captured_bound()
 
     def test(self) -> dict[str, float]:
         """Return `evaluation.LikelihoodEstimates.numbers` on the test images; of whole numbers, bits per pixel too."""
@@ -247,14 +271,6 @@ class ImageProblem:
         unit = self._unit(images.cpu().numpy()).clip(0, 1)
         return np.rint(255 * unit).astype(np.uint8).reshape(-1, height, width, *(colours or [1]))
 
-    def _batches(self, epoch: int, updates: int) -> Iterator[Tensor]:
-        """Yield minibatches (batch, pixels) of what the model sees, as floats."""
-        size = self.settings.train.batch
-        order = torch.randperm(len(self.images), generator=self._generator("data order", epoch)).to(self.device)
-        stream = self._generator("training bits", epoch)
-        for indices in order[: updates * size].split(size):
-            yield draw_pixels(self.images[indices], self.dataset, stream)
-
     def _generator(self, purpose: str, epoch: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.settings.seed, purpose, self.repetition, epoch))
 
@@ -291,23 +307,34 @@ class ImageProblem:
         return torch.randn(count, size, generator=generator).to(self.device)
 
 
-def draw_pixels(values: Tensor, dataset: Dataset, stream: torch.Generator) -> Tensor:
-    """Return images as the model sees them, floats of the same shape, from values of the training split.
+def pixel_noise(shape: Sequence[int], real: bool, dataset: Dataset, stream: torch.Generator) -> Tensor | None:
+    """Return what `pixels` takes beside values of the training split; None where these are what the model sees.
 
-    Bits and real numbers stay as they are; levels become bits, or numbers within (0, 1) (`Dequantisation`), drawn from
-    the stream.
+    Arguments:
+        shape: of the values.
+        real: whether the values are floats.
+        dataset: whose they are.
+        stream: a CPU generator, from which it is drawn.
     """
     if dataset.dequantisation:
-        return dataset.dequantisation.apply(
-            values.float(), lambda: torch.rand(values.shape, generator=stream).to(values.device)
-        )
-    if values.is_floating_point() and dataset.levels:
-        values = torch.rand(values.shape, generator=stream).to(values.device) < values
-    elif dataset.levels > 1:
-        # With u uniform on 0 ... levels − 1, P(u < v) is v / levels exactly.
-        uniform = torch.randint(dataset.levels, values.shape, generator=stream, dtype=torch.uint8)
-        values = uniform.to(values.device) < values
-    return values.float()
+        return torch.rand(shape, generator=stream) if dataset.dequantisation.noise else None
+    if real and dataset.levels:
+        return torch.rand(shape, generator=stream)
+    if dataset.levels > 1:
+        return torch.randint(dataset.levels, shape, generator=stream, dtype=torch.uint8)
+    return None
+
+
+def pixels(values: Tensor, dataset: Dataset, noise: Tensor | None) -> Tensor:
+    """Return images as the model sees them, floats of the same shape, from values of the training split.
+
+    Bits and real numbers stay as they are; levels become bits, or numbers within (0, 1) (`Dequantisation`), by
+    `pixel_noise`.
+    """
+    if dataset.dequantisation:
+        return dataset.dequantisation.apply(values.float(), lambda: noise)
+    # With u uniform on 0 ... levels − 1, P(u < v) is v / levels exactly.
+    return (values if noise is None else noise < values).float()
 
 
 def _tight_name(name: str) -> str:

@@ -164,11 +164,22 @@ class EnergyProblem:
 
     def minibatches(self, epoch: int, updates: int, start: int = 0) -> Iterator[PlaneMinibatch]:
         """Yield `train.batch` groups of fresh samples, an update each; see `Problem`."""
-        yield from self._drawn(epoch, updates, self.settings.objective.samples, start)
+        for update, (noise,) in enumerate(self.draws(epoch, updates)):
+            if update >= start:
+                yield self.minibatch((noise.to(self.device),))
+
+    def draws(self, epoch: int, updates: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield each update's noise (S, B, 2); see `Problem`."""
+        return self._noise(epoch, updates, self.settings.objective.samples)
+
+    def minibatch(self, drawn: tuple[Tensor, ...]) -> PlaneMinibatch:
+        """Return the minibatch of what `draws` yielded, on the problem's device; see `Problem`."""
+        return PlaneMinibatch(self.model, self.target, *drawn)
 
     def repeated_minibatch(self, count: int, samples: int) -> Iterator[PlaneMinibatch]:
         """Yield as many batches of fresh samples; see `Problem`."""
-        yield from self._drawn(0, count, samples)
+        for (noise,) in self._noise(0, count, samples):
+            yield self.minibatch((noise.to(self.device),))
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
@@ -253,12 +264,10 @@ class EnergyProblem:
         """q_K at `window_grid`; asked for only when the training is over."""
         return copy.deepcopy(self.model).cpu().double().log_density(window_grid(CELLS)).exp()
 
-    def _drawn(self, epoch: int, updates: int, samples: int, start: int = 0) -> Iterator[PlaneMinibatch]:
+    def _noise(self, epoch: int, updates: int, samples: int) -> Iterator[tuple[Tensor, ...]]:
         stream = self._generator("posterior noise", self.repetition, epoch)
-        for update in range(updates):
-            noise = torch.randn(samples, self.settings.train.batch, 2, generator=stream)
-            if update >= start:
-                yield PlaneMinibatch(self.model, self.target, noise.to(self.device))
+        for _ in range(updates):
+            yield (torch.randn(samples, self.settings.train.batch, 2, generator=stream),)
 
     def _terms(self, noise: Tensor) -> tuple[BoundTerms, Tensor]:
         z, log_q0, log_det = self.model.sample(noise.to(self.device))

@@ -61,6 +61,14 @@ class DrawnProblem:
         """Yield nothing."""
         return iter(())
 
+    def draws(self, epoch: int, updates: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield nothing."""
+        return iter(())
+
+    def minibatch(self, drawn: tuple[Tensor, ...]) -> Minibatch:
+        """Raise TypeError: nothing is trained."""
+        raise TypeError("a chain that is drawn has no minibatches; expected: a problem with parameters")
+
     def repeated_minibatch(self, count: int, samples: int) -> Iterator[Minibatch]:
         """Yield nothing."""
         return iter(())

@@ -23,8 +23,17 @@ class Averages:
 
     def follow(self, update: int) -> None:
         """Take in the weights after an update (1, 2, ...)."""
-        decay = min(self.decay, (1 + update) / (10 + update))
-        get_ema_multi_avg_fn(decay)(self.means, [weight.detach() for weight in self.weights], update)
+        get_ema_multi_avg_fn(self.decay_at(update))(self.means, [weight.detach() for weight in self.weights], update)
+
+    def decay_at(self, update: int) -> float:
+        """Return d_t after update t (1, 2, ...)."""
+        return min(self.decay, (1 + update) / (10 + update))
+
+    @torch.no_grad()
+    def take(self, new: Tensor) -> None:
+        """Take in the weights with 1 − d_t as a tensor beside them, for which nobody waits."""
+        for mean, weight in zip(self.means, self.weights, strict=True):
+            mean.lerp_(weight, new)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

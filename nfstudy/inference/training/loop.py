@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+from nfstudy.core.cuda.capture import own_stream
 from nfstudy.inference.models.objective import BoundTerms, beta_at
 from nfstudy.inference.objectives import make_estimator
 from nfstudy.inference.problems.base import Problem
 from nfstudy.inference.training.checkpoints import CheckpointError, Checkpoints
 from nfstudy.inference.training.ema import Averages, copy_into
 from nfstudy.inference.training.optimisers import make_optimiser
+from nfstudy.inference.training.replayed import Replayed
 from nfstudy.inference.training.restored import Expected, check_state
 from nfstudy.inference.training.variances import gradient_variances, measured_epochs, variants
 from nfstudy.runs.result import EpochRecord, OnEpoch, TrialResult
@@ -65,8 +67,8 @@ def fit(
     Raises:
         Stopped: the worker has been asked to stop; a checkpoint has been written.
     """
-    loop = _Loop(problem, settings, checkpoints, gradients)
-    with checkpoints.holding() if checkpoints else nullcontext():
+    with own_stream(problem.device), checkpoints.holding() if checkpoints else nullcontext():
+        loop = Loop(problem, settings, checkpoints, gradients)
         if checkpoints:
             checkpoints.load(loop.restore)
         try:
@@ -78,11 +80,11 @@ def fit(
             return TrialResult("diverged", loop.update, str(error), loop.seconds)
         if checkpoints:
             checkpoints.save(loop.state())  # The evaluation that follows may take long.
-    loop.load_final_weights()
+        loop.load_final_weights()
     return TrialResult("finished", loop.update, "", loop.seconds, loop.costs())
 
 
-class _Loop:
+class Loop:
     """What changes from update to update."""
 
     def __init__(
@@ -116,6 +118,10 @@ class _Loop:
         """Of the terms and the objective over these updates, float64."""
         self.norm: Tensor | None = None
         """The last gradient's."""
+        dreams = settings.objective.declaration.sleeps(settings.objective)
+        graphs = problem.device.startswith("cuda") and self.parameters and not dreams
+        self.replayed = Replayed(self) if graphs else None
+        """What does the updates in place of this, where they are captured: dreams are drawn on the processor."""
 
     def epochs(self) -> Iterator[EpochRecord]:
         """Yield the records of the epochs that are over, then do the others; raises DivergenceError."""
@@ -202,25 +208,10 @@ class _Loop:
         """Do what is left of an epoch's updates and return its train/* metrics; raises DivergenceError."""
         spec = self.settings.objective
         updates = min(self.problem.epoch_updates, self.settings.train.updates - (self.update - self.count))
-        then, processor_then = time.perf_counter(), time.process_time()
-        for batch in self.problem.minibatches(len(self.records) + 1, updates, self.count):
-            if self.schedule and self.update:
-                self.schedule.step()
-            estimate = self.estimator(batch, beta_at(self.update, spec))
-            self.update += 1
-            self.norm = self._descend(estimate.objective.mean())
-            if self.averages:
-                self.averages.follow(self.update)
-            means = torch.stack([*estimate.terms, estimate.objective]).detach().mean(-1).double()
-            self.sums = means if self.sums is None else self.sums + means
-            self.count += 1
-            now, processor_now = time.perf_counter(), time.process_time()
-            self.seconds, then = self.seconds + now - then, now
-            self.processor_seconds.append(processor_now - processor_then)
-            processor_then = processor_now
-            if self.checkpoints and self.checkpoints.due:
-                self.checkpoints.save(self.state())
-                then, processor_then = time.perf_counter(), time.process_time()
+        if self.replayed:
+            self.replayed.run_epoch(updates)
+        else:
+            self.step_by_step(updates)
         assert self.sums is not None
         assert self.norm is not None
         *of_epoch, objective = (self.sums / self.count).unbind()
@@ -231,6 +222,58 @@ class _Loop:
             "train/learning_rate": self.optimiser.param_groups[0]["lr"],
             "train/gradient_norm": self.norm.item(),
         }
+
+    def step_by_step(self, updates: int) -> None:
+        """Do an epoch's updates until so many of it are done, each from Python; raises DivergenceError."""
+        then, processor_then = time.perf_counter(), time.process_time()
+        for batch in self.problem.minibatches(len(self.records) + 1, updates, self.count):
+            self.set_learning_rate(self.update)
+            estimate = self.estimator(batch, beta_at(self.update, self.settings.objective))
+            self.update += 1
+            loss = estimate.objective.mean()
+            self.norm = self.gradient(loss)
+            # One transfer an update: a loss that is not finite shows in the sum as well.
+            if not math.isfinite((self.norm + loss.detach()).item()):
+                of_loss = not math.isfinite(loss.item())
+                name, value = ("loss", loss.item()) if of_loss else ("gradient norm", self.norm.item())
+                raise DivergenceError(f"{name} is {value} at update {self.update}")
+            self.descend(self.norm)
+            if self.averages:
+                self.averages.follow(self.update)
+            self.sums = estimate.means if self.sums is None else self.sums + estimate.means
+            self.count += 1
+            now, processor_now = time.perf_counter(), time.process_time()
+            self.seconds, then = self.seconds + now - then, now
+            self.processor_seconds.append(processor_now - processor_then)
+            processor_then = processor_now
+            if self.save_if_due():
+                then, processor_then = time.perf_counter(), time.process_time()
+
+    def set_learning_rate(self, update: int) -> float:
+        """Move the schedule on to the update after so many, and return the rate."""
+        if self.schedule and update:
+            self.schedule.step()
+        rate: float = self.optimiser.param_groups[0]["lr"]
+        return rate
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """Find the loss's gradient and return its norm before clipping."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        return nn.utils.get_total_norm([weight.grad for weight in self.parameters if weight.grad is not None])
+
+    def descend(self, norm: Tensor) -> None:
+        """Take one step along the gradient whose norm this is."""
+        if self.settings.train.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.settings.train.clip_norm, norm)
+        self.optimiser.step()
+
+    def save_if_due(self) -> bool:
+        """Write a checkpoint if it is time to, and return whether it was."""
+        if not (self.checkpoints and self.checkpoints.due):
+            return False
+        self.checkpoints.save(self.state())
+        return True
 
     def _validate(self) -> dict[str, float]:
         """Return the valid/* metrics, and remember the weights if they are the best; raises DivergenceError."""
@@ -254,21 +297,6 @@ class _Loop:
         if not self.processor_seconds:
             return {}
         return {"time/update_cpu_ms": 1000 * statistics.median(self.processor_seconds)}
-
-    def _descend(self, loss: Tensor) -> Tensor:
-        """Take one step and return the gradient's norm before clipping; a step that is not finite is not taken."""
-        self.optimiser.zero_grad()
-        loss.backward()
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        # One transfer an update: a loss that is not finite shows in the sum as well.
-        if not math.isfinite((norm + loss.detach()).item()):
-            name, value = ("loss", loss.item()) if not math.isfinite(loss.item()) else ("gradient norm", norm.item())
-            raise DivergenceError(f"{name} is {value} at update {self.update}")
-        if self.settings.train.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.settings.train.clip_norm, norm)
-        self.optimiser.step()
-        return norm
 
 
 def make_schedule(optimiser: Optimizer, train: TrainSpec) -> LRScheduler | None:

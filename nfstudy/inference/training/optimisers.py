@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nfstudy.core import kernels
+from nfstudy.core import cuda, kernels
 from nfstudy.core.kernels.rmsprop import update
 from nfstudy.study.sections import TrainSpec
 
 
 class FusedRMSprop(torch.optim.RMSprop):
-    """torch's RMSprop with momentum, whose state this is too; of weights on a CPU, each update is one loop.
+    """torch's RMSprop with momentum, whose state this is too; each update is one loop, or one kernel on a GPU.
 
     v ← α v + (1 − α) g²,  m ← μ m + g / (√v + ε),  w ← w − η m
 
@@ -40,15 +40,29 @@ class FusedRMSprop(torch.optim.RMSprop):
                 state["momentum_buffer"] = torch.zeros_like(weight)
             state["step"] += 1
             tensors = (weight.detach(), weight.grad.contiguous(), state["square_avg"], state["momentum_buffer"])
-            arrays = (tensor.view(-1).numpy() for tensor in tensors)
-            update(*arrays, group["lr"], group["alpha"], group["eps"], group["momentum"])
+            constants = (group["alpha"], group["eps"], group["momentum"])
+            if weight.is_cuda:
+                from nfstudy.core.cuda.rmsprop import update as update_on_gpu  # It imports Triton.
+
+                update_on_gpu(*tensors, _on_device(group["lr"], weight), *constants)
+            else:
+                arrays = (tensor.view(-1).numpy() for tensor in tensors)
+                update(*arrays, float(group["lr"]), *constants)
         return None
+
+
+def _on_device(learning_rate: float | Tensor, weight: Tensor) -> Tensor:
+    """Return the learning rate as a tensor where the weight is: a tensor there as it is, which a graph reads anew."""
+    if isinstance(learning_rate, Tensor) and learning_rate.device == weight.device:
+        return learning_rate
+    return torch.full((), float(learning_rate), device=weight.device)
 
 
 def _fits(group: dict[str, Any], weight: nn.Parameter) -> bool:
     plain = group["momentum"] and not (group["centered"] or group["weight_decay"] or group["maximize"])
-    fits = plain and weight.grad is not None and kernels.runs_here(weight, weight.grad) and weight.is_contiguous()
-    return bool(fits)
+    if not plain or weight.grad is None or not weight.is_contiguous():
+        return False
+    return kernels.runs_here(weight, weight.grad) or cuda.runs_here(weight, weight.grad)
 
 
 def is_bias(name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,11 +16,16 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """SIGTERM to a worker: it ends the work wherever it is, but for contexts that hold it back until they look."""
+    """SIGTERM to a worker: it ends the work wherever it is, but for contexts that hold it back until they look.
 
-    def __init__(self) -> None:
+    Arguments:
+        threads: the requests of other threads of the process, of each of which what is said here holds as well.
+    """
+
+    def __init__(self, threads: Sequence[StopRequest] = ()) -> None:
         self.asked = False
         self._held = False
+        self._threads = threads
 
     def listen(self) -> None:
         """Take SIGTERM from now on. What reaches the whole group, the coordinator decides on."""
@@ -30,8 +35,8 @@ class StopRequest:
         signal.signal(signal.SIGTERM, self._note)
 
     def check(self) -> None:
-        """Raise Stopped if it has been asked for."""
-        if self.asked:
+        """Raise Stopped if it has been asked for, and no thread holds it back."""
+        if self.asked and not any(thread._held for thread in self._threads):
             raise Stopped
 
     @contextmanager
@@ -45,5 +50,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        for thread in self._threads:
+            thread.asked = True
         if not self._held:
-            raise Stopped
+            self.check()

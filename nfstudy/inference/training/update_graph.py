@@ -1,0 +1,129 @@
+"""Updates on a CUDA device as one graph that is replayed: between two looks at it, it is neither fed nor waited for.
+
+An update of a small model is a hundred kernels of some microseconds, each of which takes Python longer to start than
+the device to run. A CUDA graph holds them all, with the places that they read from and write to; so what changes from
+update to update (draws, β, the learning rate) is put on the device for some hundred updates at once, and the graph
+counts through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from nfstudy.core.cuda.capture import captured
+
+WARM_UP = 3
+"""Updates before a capture: what libraries set up when they are first called must not be captured."""
+MOST_UPDATES = 500
+"""Between two looks at the device."""
+MOST_BYTES = 2**26
+"""Of their draws."""
+
+
+class Steering(NamedTuple):
+    """What an update goes by beside its draws: numbers that lie on the device."""
+
+    beta: Tensor
+    """β of the annealing."""
+    learning_rate: Tensor
+    new: Tensor
+    """1 − d, the new weights' share of running means; see `ema.Averages`."""
+
+
+class UpdateGraph:
+    """One update as a CUDA graph, and the draws and numbers of the next ones on the device.
+
+    Arguments:
+        update: does an update, and returns whether it is finite, as a tensor; it may put nothing where it did not lie
+            before, nor wait for the device.
+        device: such as `cuda:0`.
+    """
+
+    def __init__(self, update: Callable[[tuple[Tensor, ...], Steering], Tensor], device: str) -> None:
+        self.update = update
+        self.device = device
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self._position = torch.zeros(1, dtype=torch.int64, device=device)
+        self._failed = torch.full((1,), -1, dtype=torch.int64, device=device)
+        self._numbers = torch.zeros(MOST_UPDATES, len(Steering._fields), device=device)
+        self._draws: list[Tensor] = []
+        self._turn = 0
+        self._staged: list[list[Tensor]] = []
+        """Page-locked copies of `_draws`, taken in turn: the device may still read from one while another is filled."""
+
+    def stage(self, draws: Iterator[tuple[Tensor, ...]]) -> Iterator[int]:
+        """Yield, until there are no more of these draws, how many updates they have been staged for: as many as fit.
+
+        They are for the `run` after the next `load`: what is asked for while the device works costs no time.
+        """
+        for first in draws:
+            if not self._draws:
+                self._make_room(first)
+            self._turn = 1 - self._turn
+            room = self._staged[self._turn]
+            count = 0
+            for drawn in chain([first], islice(draws, len(room[0]) - 1)):
+                for each, own in zip(drawn, room, strict=True):
+                    own[count].copy_(each)
+                count += 1
+            yield count
+
+    def load(self, count: int, steering: Sequence[tuple[float, float, float]]) -> None:
+        """Put what was staged last on the device, with what else these updates go by."""
+        for target, source in zip(self._draws, self._staged[self._turn], strict=True):
+            target[:count].copy_(source[:count], non_blocking=True)
+        self._numbers[:count].copy_(torch.tensor(steering, dtype=torch.float32), non_blocking=True)
+        self._position.zero_()
+
+    def run(self, count: int) -> None:
+        """Have the device do so many updates, without waiting for it."""
+        if self.graph is None:
+            self.graph = self._capture()
+        for _ in range(count):
+            self.graph.replay()
+
+    def failed(self) -> int | None:
+        """Wait for the device, and return which update of the last `run` was the first that was not finite, from 0."""
+        place = int(self._failed.item())
+        self._failed.fill_(-1)
+        return None if place < 0 else place
+
+    def _make_room(self, drawn: tuple[Tensor, ...]) -> None:
+        size = sum(each.numel() * each.element_size() for each in drawn)
+        most = max(1, min(MOST_UPDATES, MOST_BYTES // max(size, 1)))
+        self._draws = [each.new_empty(most, *each.shape, device=self.device) for each in drawn]
+        pinned = self.device.startswith("cuda")
+        self._staged = [[each.new_empty(most, *each.shape, pin_memory=pinned) for each in drawn] for _ in range(2)]
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        with captured(self.device) as graph:
+            self.step()
+        return graph
+
+    def step(self) -> None:
+        """Do the update that `_position` says, and go on to the next: what is captured."""
+        drawn = tuple(draws.index_select(0, self._position).squeeze(0) for draws in self._draws)
+        numbers = self._numbers.index_select(0, self._position).squeeze(0)
+        finite = self.update(drawn, Steering(*numbers.unbind()))
+        self._failed.copy_(torch.where((self._failed < 0) & ~finite, self._position, self._failed))
+        self._position.add_(1)
+
+
+@contextmanager
+def steered(optimiser: Optimizer, learning_rate: Tensor) -> Iterator[None]:
+    """Have an optimiser take its learning rate from the device, as a graph must, for a while."""
+    before = [(group["lr"], group.get("capturable", False)) for group in optimiser.param_groups]
+    for group in optimiser.param_groups:
+        group["lr"], group["capturable"] = learning_rate, True
+    try:
+        yield
+    finally:
+        for group, (rate, capturable) in zip(optimiser.param_groups, before, strict=True):
+            group["lr"], group["capturable"] = rate, capturable

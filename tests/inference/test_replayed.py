@@ -1,0 +1,177 @@
+"""Training by replayed updates, which takes a CUDA device: without one, a stand-in does what a graph would hold."""
+
+import numpy as np
+import pytest
+import torch
+
+from nfstudy.core import registry
+from nfstudy.data.dataset import Splits, make_dataset
+from nfstudy.inference.models.captured_bound import CapturedBound
+from nfstudy.inference.models.evaluation import evaluate_bound
+from nfstudy.inference.problems import make_problem
+from nfstudy.inference.training import loop as loop_module
+from nfstudy.inference.training import update_graph
+from nfstudy.inference.training.loop import Loop, fit
+from nfstudy.inference.training.replayed import Replayed
+from nfstudy.inference.training.update_graph import UpdateGraph
+from nfstudy.study.settings import Settings
+
+SETTINGS = {
+    "data": {"name": "digits"},
+    "model": {"latent": 4, "hidden": 8, "layers": 1, "maxout": 2},
+    "flow": {"family": "planar", "length": 2},
+    "objective": {"anneal_updates": 20},
+    "train": {"updates": 37, "batch": 10, "optimiser": "adam", "learning_rate": 1e-2},
+}
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def images(levels=1):
+    rng = np.random.default_rng(0)
+    splits = Splits(*(rng.integers(levels + 1, size=(count, 12), dtype=np.uint8) for count in (140, 250, 20)))
+    return make_dataset("tiny", (3, 4), levels, splits, "made here")
+
+
+class Repeated:
+    """In a graph's place on the processor: what it would replay is done anew."""
+
+    def __init__(self, graph):
+        self.replay = graph.step
+
+
+@pytest.fixture(params=DEVICES)
+def device(request, monkeypatch):
+    if request.param == "cpu":
+        monkeypatch.setattr(UpdateGraph, "_capture", lambda self: Repeated(self))
+    return request.param
+
+
+def trained(settings, device, replayed, monkeypatch, dataset=None, epochs=None):
+    """Return the records, the end, and the weights, of a training that is replayed or not."""
+
+    class Chosen(Loop):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.replayed = Replayed(self) if replayed else None
+
+    monkeypatch.setattr(loop_module, "Loop", Chosen)
+    problem = make_problem(settings, dataset, 1, device)
+    records = []
+
+    def on_epoch(record):
+        records.append(record)
+        return epochs is None or len(records) < epochs
+
+    end = fit(problem, settings, on_epoch)
+    return records, end, [weight.detach().cpu() for weight in problem.parameters()]
+
+
+def both(changes, device, monkeypatch, dataset=None, **options):
+    settings = Settings.model_validate(SETTINGS).replace(changes)
+    return [trained(settings, device, replayed, monkeypatch, dataset, **options) for replayed in (False, True)]
+
+
+CHANGES = {
+    "as it is": {},
+    "a schedule": {"train.schedule": {"name": "OneCycleLR", "max_lr": 1e-2}},
+    "running means": {"train.averaging": 0.9},
+    "the best weights": {"train.keep": "best"},
+    "weight decay and clipping": {"train.weight_decay": 0.1, "train.clip_norm": 0.5},
+    "RMSprop": {"train.optimiser": "rmsprop", "train.learning_rate": 1e-3, "train.momentum": 0.9},
+    "annealed KL": {"objective.annealing": "kl"},
+    "three samples": {"objective.samples": 3, "objective.estimator": "iwae"},
+    "a baseline that learns": {"objective.estimator": "score-function", "train.learning_rate": 1e-4},
+    "free bits": {"objective.free_bits": 0.1, "objective.annealing": "kl"},
+    "two layers": {"model.stochastic_layers": 2},
+}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("levels", [1, 16], ids=["bits", "levels"])
+def test_replayed_updates_are_those_of_the_loop(changes, levels, device, monkeypatch):
+    monkeypatch.setattr(update_graph, "MOST_UPDATES", 5)  # Epochs have 14: three chunks each, the last one short.
+    (records, end, weights), (own_records, own_end, own_weights) = both(changes, device, monkeypatch, images(levels))
+    assert [(record.epoch, record.update) for record in own_records] == [(1, 14), (2, 28), (3, 37)]
+    assert own_end.outcome == end.outcome == "finished"
+    for record, own in zip(records, own_records, strict=True):
+        assert own.metrics == pytest.approx(record.metrics, rel=1e-4, abs=1e-4)
+    for weight, own in zip(weights, own_weights, strict=True):
+        torch.testing.assert_close(own, weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["planar", "nice-orth", "iaf", "realnvp"])
+def test_so_they_are_on_the_plane(family, device, monkeypatch):
+    settings = Settings.model_validate(
+        {"energy": {"name": "u2"}, "flow": {"family": family, "length": 3}, "train": SETTINGS["train"]}
+    )
+    runs = [trained(settings, device, replayed, monkeypatch) for replayed in (False, True)]
+    for weight, own in zip(runs[0][2], runs[1][2], strict=True):
+        torch.testing.assert_close(own, weight, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [2, 9, 20])
+def test_an_update_that_is_not_finite_is_told_as_by_the_loop(bad, device, monkeypatch):
+    """The minibatch of one update is spoilt, in the first updates, in a later one of an epoch, and in a later epoch."""
+    monkeypatch.setattr(update_graph, "MOST_UPDATES", 5)
+    from nfstudy.inference.problems.images import ImageProblem
+
+    draws = ImageProblem.draws
+
+    def spoilt(self, epoch, updates):
+        for number, (places, noise) in enumerate(draws(self, epoch, updates)):
+            yield places, noise * (float("inf") if (epoch - 1) * 14 + number == bad else 1)
+
+    monkeypatch.setattr(ImageProblem, "draws", spoilt)
+    (records, end, weights), (own_records, own_end, own_weights) = both({}, device, monkeypatch, images())
+    assert own_end.outcome == end.outcome == "diverged"
+    assert own_end.reason == end.reason
+    assert f"at update {bad + 1}" in end.reason
+    assert (own_end.update, len(own_records)) == (end.update, len(records))
+    for weight, own in zip(weights, own_weights, strict=True):
+        torch.testing.assert_close(own, weight, rtol=1e-3, atol=1e-4)
+        assert own.isfinite().all()
+
+
+def test_a_training_that_is_stopped_after_an_epoch_has_its_updates_alone(device, monkeypatch):
+    (_, end, weights), (_, own_end, own_weights) = both({}, device, monkeypatch, images(), epochs=2)
+    assert (own_end.outcome, own_end.update) == (end.outcome, end.update) == ("pruned", 28)
+    for weight, own in zip(weights, own_weights, strict=True):
+        torch.testing.assert_close(own, weight, rtol=1e-3, atol=1e-4)
+
+
+def test_what_cannot_be_captured_is_done_update_by_update_and_told(device, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(UpdateGraph, "_capture", refuse)
+    settings = Settings.model_validate(SETTINGS)
+    _, _, weights = trained(settings, device, False, monkeypatch, images())
+    with pytest.warns(UserWarning, match=r"one by one, which is slower: operation not permitted"):
+        records, end, own_weights = trained(settings, device, True, monkeypatch, images())
+    assert (end.outcome, end.update, len(records)) == ("finished", 37, 3)
+    for weight, own in zip(weights, own_weights, strict=True):
+        torch.testing.assert_close(own, weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="captures a CUDA graph: this machine has no such device")
+@pytest.mark.parametrize("family", registry.all_of("flows"))
+def test_every_family_is_captured_and_its_bound_is_that_of_the_processor(family, monkeypatch, recwarn):
+    length = 0 if family == "none" else 3
+    settings = Settings.model_validate(SETTINGS).replace({"flow.family": family, "flow.length": length})
+    runs = [trained(settings, device, device == "cuda", monkeypatch, images()) for device in ("cpu", "cuda")]
+    assert not [warning for warning in recwarn if "one by one" in str(warning.message)]
+    for record, own in zip(runs[0][0], runs[1][0], strict=True):
+        assert own.metrics == pytest.approx(record.metrics, rel=2e-3, abs=2e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="captures a CUDA graph: this machine has no such device")
+def test_the_captured_bound_is_that_of_the_evaluation_and_follows_the_weights():
+    settings = Settings.model_validate(SETTINGS)
+    problem = make_problem(settings, images(), 1, "cuda")
+    problem.model.eval()
+    bound = CapturedBound(problem.model, problem.dataset.valid, 7, "cuda")
+    for _ in range(2):
+        assert bound() == pytest.approx(evaluate_bound(problem.model, problem.dataset.valid, 7), rel=1e-5)
+        with torch.no_grad():
+            for weight in problem.parameters():
+                weight.mul_(1.1)
