@@ -98,10 +98,10 @@ def test_a_paper_from_outside_has_a_verdict_and_a_table_of_its_bodies(tmp_path):
         "[“Planar chains have a lower F than NICE \\| \\[of\\] Smith”](reports/mine/index.md#claims-of-the-paper)."
     )
     head = "| model | paper | [mine short](reports/mine/index.md) | [mine a\\|b \\*]("
-    assert f"{head}reports/mine/budget-a%7Cb%20%2A/index.md) |" in text.evidence
+    assert f"{head}reports/mine/budget-a%257Cb%2520%252A/index.md) |" in text.evidence
     assert "\n\nOne line.\n\n" in text.evidence
-    assert '<a href="mine/budget-a%7Cb%20%2A/index.html">mine a|b *</a></th>' in page
-    assert page.index("The only claim") < page.index("Table 9") < page.index('class="study" id="mine"')
+    assert '<a href="mine/budget-a%257Cb%2520%252A/index.html">mine a|b *</a></th>' in page
+    assert page.index("The only claim") < page.index("<h2>Table 9") < page.index('class="study" id="mine"')
 
 
 def test_two_papers_have_a_verdict_each(tmp_path):
