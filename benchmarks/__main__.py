@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.timing import VARIABLES, one_core, pace
+from nfstudy.core.errors import UserError
 
 if TYPE_CHECKING:
     from benchmarks.result import Result
@@ -24,17 +25,19 @@ class Benchmark(NamedTuple):
     """Something to be measured."""
 
     about: str
-    measure: Callable[[bool], Result]
-    """Whether to be quick -> what was found."""
+    measure: Callable[..., Result]
+    """Whether to be quick, and the `options` by name -> what was found."""
     one_core: bool = True
     """Whether it compares libraries, which then share one core by turns."""
     by_name: bool = False
     """Whether it is left out unless it is named."""
+    options: tuple[str, ...] = ()
+    """Options of the command line that are its own."""
 
 
-def _module(name: str) -> Callable[[bool], Result]:
+def _module(name: str) -> Callable[..., Result]:
     """Return a module's `measure`, which is imported only when it is called."""
-    return lambda quick: import_module(f"benchmarks.{name}").measure(quick)
+    return lambda quick, **options: import_module(f"benchmarks.{name}").measure(quick, **options)
 
 
 def _store(quick: bool) -> Result:
@@ -78,11 +81,19 @@ BENCHMARKS = {
         one_core=False,
         by_name=True,
     ),
+    "device": Benchmark(
+        "updates on a CUDA device, and the paper's nine cells at once; only if named",
+        _module("device"),
+        one_core=False,
+        by_name=True,
+    ),
     "paper": Benchmark(
-        "time from a cold start to the paper's −ln p(x), which takes half an hour; only if named",
+        "time from a cold start to the paper's −ln p(x), which takes three quarters of an hour, and the records of it; "
+        "only if named",
         _module("paper"),
         one_core=False,
         by_name=True,
+        options=("goal", "change"),
     ),
     "store": Benchmark(
         "reports and status from a store of 10,000 runs, for which it takes 8 GB of disk; only if named",
@@ -91,6 +102,15 @@ BENCHMARKS = {
         by_name=True,
     ),
 }
+
+
+GOALS = ("gaussian", "planar", "record")
+"""Of the benchmark `paper`, which imports too much to be asked what it has."""
+OWN_OPTIONS = ("goal", "change")
+PARTS = [
+    *(part for name in BENCHMARKS for part in (name, *(f"paper-{goal}" for goal in GOALS if name == "paper"))),
+]
+"""The names that results are kept under, in the order of the page."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,21 +122,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     parser.add_argument("--quick", action="store_true", help="few rounds and sizes: whether it runs, not how fast")
     parser.add_argument("--out", type=Path, help="folder to write to (default: reports/benchmarks; nowhere if --quick)")
+    parser.add_argument("--goal", default="", choices=GOALS, help="paper: this one alone, kept under a name of its own")
+    parser.add_argument(
+        "--change", default="", help="paper: what a record is due to, in a line (default: the commit's subject)"
+    )
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in BENCHMARKS:
             parser.error(f"NAME {name}: expected: {', '.join(BENCHMARKS)}")
+    for option in OWN_OPTIONS:
+        if getattr(options, option) and not any(option in BENCHMARKS[name].options for name in options.names):
+            takers = ", ".join(name for name, benchmark in BENCHMARKS.items() if option in benchmark.options)
+            parser.error(f"--{option}: expected: with the benchmark {takers}")
     if options.list:
         for name, benchmark in BENCHMARKS.items():
             print(f"{name:12} {benchmark.about}")
         return 0
     folder = options.out or (None if options.quick else REPORTS / "benchmarks")
     for name in options.names or [name for name, benchmark in BENCHMARKS.items() if not benchmark.by_name]:
-        _run(name, options.quick, folder)
+        own = {option: getattr(options, option) for option in BENCHMARKS[name].options}
+        try:
+            _run(name, options.quick, folder, own)
+        except UserError as error:
+            parser.error(str(error))
     return 0
 
 
-def _run(name: str, quick: bool, folder: Path | None) -> None:
+def _run(name: str, quick: bool, folder: Path | None, own: Mapping[str, str]) -> None:
     from rich.console import Console
 
     from benchmarks.page import write_page
@@ -126,14 +158,19 @@ def _run(name: str, quick: bool, folder: Path | None) -> None:
     benchmark = BENCHMARKS[name]
     with one_core() if benchmark.one_core else nullcontext():
         before = pace()
-        result = benchmark.measure(quick)
+        # Few rounds are no record.
+        kept = {"folder": None if quick else folder} if own else {}
+        result = benchmark.measure(quick, **own, **kept)
         result = replace(result, paces=(before, pace()))
     for table in as_tables(result):
         console.print(table)
+    for note in result.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     for peer in result.missing:
         console.print(f"missing: {peer}", markup=False, highlight=False)
     if folder:
-        for path in [*save(name, result, folder, quick), write_page(folder, list(BENCHMARKS))]:
+        saved = save(f"{name}-{own['goal']}" if own.get("goal") else name, result, folder, quick)
+        for path in [*saved, write_page(folder, PARTS)]:
             console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.records import FILE, LEAST_DRAWN, draw, read_records, standing
 from benchmarks.result import as_text
+from nfstudy.report.plots.curves import render
 
 MOST_ROWS = 12
 """Of a result, beyond which the page points to its CSV file only."""
@@ -27,6 +29,7 @@ def write_page(folder: Path, names: Sequence[str]) -> Path:
         "# Benchmarks",
         "What `make bench` and `python -m benchmarks NAME` found. Ratios are those of medians over alternating turns.",
         *(part for result in results for part in _section(result, folder)),
+        *_records(folder),
     ]
     page = folder / "index.md"
     page.write_text("\n\n".join(parts) + "\n")
@@ -51,6 +54,37 @@ def _section(result: Mapping[str, Any], folder: Path) -> list[str]:
     parts += [f"Missing: {peer}" for peer in result["missing"]]
     parts.append(f"*{_where(result)}.* All numbers: [{name}.csv]({name}.csv)")
     return parts
+
+
+def _records(folder: Path) -> list[str]:
+    """Return the records' section, newest first, and draw them where there are enough; nothing without a record."""
+    if not (records := read_records(folder / FILE)):
+        return []
+    rows = [
+        {
+            "−ln p(x)": f"{record.mark:g}",
+            "model": record.what,
+            "seconds": f"**{record.seconds:.1f}**" if record == standing(records, record) else f"{record.seconds:.1f}",
+            "reached": f"{record.nll:.2f} ({record.seeds} seeds)",
+            "cores": str(record.cores),
+            "machine": record.machine,
+            "date": record.date,
+            "commit": record.commit[:10],
+            "what changed": record.change.replace("|", "\\|"),
+        }
+        for record in sorted(records, key=lambda record: (record.mark, -record.seconds), reverse=True)
+    ]
+    parts = [
+        "## record: time to −ln p(x), as it came down",
+        "From a cold start until −ln p(x) of the whole test set is known, 200 samples, fixed binarisation: a row each "
+        "time that all seeds reached a mark sooner than before. Seconds and −ln p(x) are those of the worst seed; what "
+        "stands is in bold. `python -m benchmarks paper` adds a row where it beats one.",
+        _markdown(rows),
+    ]
+    if len(records) >= LEAST_DRAWN:
+        (folder / "record.png").write_bytes(render(draw(records), "png"))
+        parts.append("![Time from a cold start to a −ln p(x): the records over time](record.png)")
+    return [*parts, f"All rows: [{FILE}]({FILE})"]
 
 
 def _where(result: Mapping[str, Any]) -> str:

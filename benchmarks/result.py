@@ -48,6 +48,8 @@ class Result:
     figure: Figure | None = None
     paces: tuple[float, ...] = ()
     """`timing.pace` before and after."""
+    notes: Sequence[str] = ()
+    """What else became of it, a line each."""
 
 
 def machine() -> dict[str, str]:

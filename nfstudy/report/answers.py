@@ -133,7 +133,7 @@ def _of_bound(results: Results) -> Answer:
 
 def _targets(results: Results) -> list[str]:
     """List the axes of the grid along which the cells are judged on other things: bounds across these say nothing."""
-    return [path for path in results.study.grid if path.startswith(OF_TARGET) and path not in OF_TRAINING_DATA]
+    return [path for path in results.study.axes if path.startswith(OF_TARGET) and path not in OF_TRAINING_DATA]
 
 
 def _of_each(known: Sequence[CellResult], what: Sequence[str], quantity: Metric) -> str:

@@ -71,7 +71,7 @@ def study_plan(plan: StudyPlan, journal: Path, say: Say = lambda words: None) ->
     opened = Journal(journal)
     opened.abandon_others(prefix, name)
     proposals = opened.proposals(
-        name, plan.study.grid, plan.sampling, plan.study.settings.seed, name, f"{plan.name}, {plan.budget}: cells"
+        name, plan.study.axes, plan.sampling, plan.study.settings.seed, name, f"{plan.name}, {plan.budget}: cells"
     )
     if plan.sampling:
         return _sampled_plan(plan, opened, proposals, plan.sampling, say)
@@ -224,7 +224,7 @@ def _generations(sampling: Sampling) -> Iterator[range]:
 def _digest(plan: StudyPlan) -> str:
     """Return what an edit of the study changes, if the trials from before it are no trials of what it is now."""
     study = plan.study
-    axes = {path: axis.model_dump() if isinstance(axis, Range) else axis for path, axis in study.grid.items()}
+    axes = {path: axis.model_dump() if isinstance(axis, Range) else axis for path, axis in study.axes.items()}
     search = plan.search.model_dump() if plan.search else None
     content = [KEY_VERSION, axes, search, plan.settings.identity()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -181,6 +181,7 @@ def serve(
     device = resolve_device(device)
     if device.startswith("cuda"):
         # Of this thread: what is captured must not be in the stream that all share.
+        device = f"cuda:{torch.device(device).index or 0}"
         torch.cuda.set_device(device)
         torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

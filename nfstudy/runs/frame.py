@@ -276,7 +276,7 @@ def study_cells(plan: StudyPlan, frame: pd.DataFrame) -> Sequence[Cell]:
 def _cell_there(plan: StudyPlan, point: str, key: str) -> Cell | None:
     """Return the cell at a point that a run has logged; None where that is not the run's own cell."""
     values = json.loads(point)
-    axes = plan.study.grid
+    axes = plan.study.axes
     if not is_object(point) or set(values) != set(axes):
         return None
     try:

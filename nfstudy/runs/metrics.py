@@ -72,6 +72,15 @@ NLL = Metric(
     better="lower",
     needs={"data.name": ()},
 )
+VALID_NLL = Metric(
+    name="valid/nll",
+    label="validation −ln p(x)",
+    mark="≤",
+    meaning="−ln p(x) of the validation images by evaluation.valid_samples importance samples, when training ends",
+    unit=PER_IMAGE,
+    better="lower",
+    needs={"data.name": ()},
+)
 NLL_ERROR = Metric(
     name="test/nll_mc_se",
     meaning="test/nll_seed_se by the delta method, which is too small where the weights have a heavy tail",
@@ -241,7 +250,7 @@ LATER = (
     *(TIGHT_SEED_ERROR, TIGHT_IMAGE_ERROR, TIGHT_DROP, TIGHT_ESS, TIGHT_PARETO_K, TIGHT_PARETO_K_HIGH),
     *(ACTIVE_BY_LAYER, KL_BY_LAYER),
     *(ACTIVE_LATENTS, LATENT_KL, LOG_DET, DISPLACEMENT, LOG_DET_QUANTILE, DISPLACEMENT_QUANTILE),
-    *(GRADIENT_SNR, PARAMETERS, PEAK_MEMORY, POSITIVE_FREE_ENERGY, UPDATE_CPU, BITS_PER_PIXEL),
+    *(VALID_NLL, GRADIENT_SNR, PARAMETERS, PEAK_MEMORY, POSITIVE_FREE_ENERGY, UPDATE_CPU, BITS_PER_PIXEL),
 )
 CURVES = frozenset(
     metric.name

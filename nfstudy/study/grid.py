@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,7 +18,11 @@ MAX_CELLS = 100_000
 
 
 def expand(
-    axes: Mapping[str, Axis], base: Settings, budget: str, search: Search | None
+    axes: Mapping[str, Axis],
+    base: Settings,
+    budget: str,
+    search: Search | None,
+    points: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[tuple[Cell, ...], tuple[Impossible, ...]]:
     """Return a grid's cells and its impossible points, both in file order; the last axis varies fastest.
 
@@ -30,22 +34,25 @@ def expand(
         base: the settings at every point, but for the axes.
         budget: the name of the budget, part of each key.
         search: the nuisance search inside each cell.
+        points: settings that vary together, each dotted path -> value; each is combined with all of the axes, which
+            vary faster.
 
     Raises:
         SpecError: there are too many points.
     """
     values = {path: range_endpoints(axis) for path, axis in axes.items()}
-    count = math.prod(map(len, values.values()))
+    together = points or ({},)
+    count = len(together) * math.prod(map(len, values.values()))
     if count > MAX_CELLS:
         raise SpecError(f"the grid has {count:,} points; expected: at most {MAX_CELLS:,}")
-    varied = tuple(axes)
+    varied = (*together[0], *axes)
     searched = [
         {path: value} for path, axis in (search.space if search else {}).items() for value in range_endpoints(axis)
     ]
     cells: dict[str, Cell] = {}
     impossible = []
-    for combination in itertools.product(*values.values()):
-        point = dict(zip(values, combination, strict=True))
+    for own, *combination in itertools.product(together, *values.values()):
+        point = {**own, **dict(zip(values, combination, strict=True))}
         try:
             cell = cell_at(base, point, budget, search, varied)
             if cell.key not in cells:

@@ -71,10 +71,10 @@ class CosineAnnealingWarmRestarts(Record):
 
 
 class OneCycleLR(Record):
-    """torch's OneCycleLR; `total_steps` null is the whole training."""
+    """torch's OneCycleLR; `max_lr` null is `train.learning_rate`, `total_steps` null the whole training."""
 
     name: Literal["OneCycleLR"]
-    max_lr: Positive
+    max_lr: Positive | None = None
     total_steps: Count | None = None
     pct_start: Annotated[float, Field(ge=0, le=1)] = 0.3
     div_factor: Positive = 25.0

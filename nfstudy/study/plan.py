@@ -130,7 +130,7 @@ class StudyPlan:
     def cell_at(self, point: Mapping[str, Any]) -> Cell:
         """Return the cell at one point (dotted path -> value) of the grid; raises SpecError where it is impossible."""
         try:
-            return cell_at(self.settings, point, self.logged_as.budget, self.search, tuple(self.study.grid))
+            return cell_at(self.settings, point, self.logged_as.budget, self.search, tuple(self.study.axes))
         except ValidationError as error:
             raise SpecError(f"{point_text(point)}: {why_impossible(error)}") from None
 
@@ -138,7 +138,7 @@ class StudyPlan:
         """Return where a point of the grid stands in it: of each axis the value's number, or in a range the value."""
         return tuple(
             point.get(path, axis.low) if isinstance(axis, Range) else [*axis, point.get(path)].index(point.get(path))
-            for path, axis in self.study.grid.items()
+            for path, axis in self.study.axes.items()
         )
 
     def repetitions_of(
@@ -168,7 +168,7 @@ class StudyPlan:
 
         It is where an exhibit shows it, in the cells of one estimator: the grid's first, or the study's own.
         """
-        axis = self.study.grid.get("objective.estimator")
+        axis = self.study.axes.get("objective.estimator")
         first = axis[0] if isinstance(axis, tuple) else self.settings.objective.estimator
         return self.study.gradients and cell.settings.objective.estimator == first
 
@@ -179,7 +179,8 @@ class StudyPlan:
 
     @cached_property
     def _expanded(self) -> tuple[tuple[Cell, ...], tuple[Impossible, ...]]:
-        return expand(self.study.grid, self.settings, self.logged_as.budget, self.search)
+        study = self.study
+        return expand(study.grid, self.settings, self.logged_as.budget, self.search, study.points)
 
     def _with_trials(self, sampling: Sampling) -> Sampling:
         trials = self.study.budgets[self.budget].trials

@@ -23,6 +23,7 @@ from nfstudy.core.suggest import did_you_mean
 from nfstudy.data import resolve_settings
 from nfstudy.study.explain import RECORDS, explain
 from nfstudy.study.formerly import former_mistakes
+from nfstudy.study.points import point_mistakes
 from nfstudy.study.searches import numbers_of, range_mistakes, sampler_axis_mistakes, search_mistakes
 from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import CHOICES, Settings, setting_defaults
@@ -293,8 +294,16 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
                     yield (*where, index), ONCE
                 if value in axis[:index]:
                     yield (*where, index), f"got {shown(value)} a second time; expected: each value once"
+    yield from point_mistakes(spec)
+    for where, path, value in _points(spec):
+        if path not in allowed and path not in fixed:
+            yield where, _no_setting(path)
+        elif path in fixed or (path == "data.name" and _is_unresolved(spec.settings, value)):
+            yield where, ONCE
+        else:
+            yield from _value_mistakes(spec.settings, where, path, value)
     if spec.search:
-        for path in spec.search.space.keys() & spec.grid.keys():
+        for path in spec.search.space.keys() & spec.axes.keys():
             yield ("search", "space", path), "is an axis of the grid too; expected: in one of the two"
     yield from search_mistakes(spec, in_part)
     changes: dict[Place, Mapping[str, Any]] = {
@@ -315,7 +324,7 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
             yield from _value_mistakes(spec.settings, ("budgets", name, path), path, value)
             if path in fixed or (path == "data.name" and _is_unresolved(spec.settings, value)):
                 yield ("budgets", name, path), ONCE
-            if path in spec.grid or path in searched:
+            if path in spec.axes or path in searched:
                 yield ("budgets", name, path), "is an axis of the grid or of the search; expected: any other setting"
     flat = spec.settings.flat()
     for index, exhibit in () if in_part else enumerate(spec.exhibits):
@@ -332,9 +341,16 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
         yield from _option_mistakes(spec, index, exhibit)
 
 
+def _points(spec: StudySpec) -> Iterator[tuple[Place, str, Any]]:
+    """Yield where each setting of each point stands, its dotted path and its value."""
+    for index, point in enumerate(spec.points):
+        for path, value in point.items():
+            yield ("points", index, path), path, value
+
+
 def _barred_values(spec: StudySpec, barred: Collection[str]) -> str:
     """Return what the numbers of the study's data are, where they are barred at every choice it makes; else empty."""
-    axes: list[Mapping[str, Any]] = [spec.grid, spec.search.space if spec.search else {}]
+    axes: list[Mapping[str, Any]] = [spec.axes, spec.search.space if spec.search else {}]
     choices = [(path, value) for axis in axes for path, values in axis.items() for value in _choices(values)]
     choices += [item for budget in spec.budgets.values() for item in budget.settings.items()]
     changes = [{path: value} for path, value in choices if path.startswith("data.")]
@@ -492,7 +508,8 @@ def _blamed(document: Document, message: str, budget: str) -> Place:
     path = found.group(1) if found else ""
     searched = ("search", "space", path.removeprefix("search.space."))
     places: tuple[Place, ...] = (("budgets", budget, path), ("grid", path), tuple(path.split(".")), searched)
-    return next((place for place in places if document.holds(place)), ("grid",))
+    several: Place = ("grid",) if document.holds(("grid",)) else ("points",)
+    return next((place for place in places if document.holds(place)), several)
 
 
 def _known_keys(where: Place) -> tuple[str, ...]:

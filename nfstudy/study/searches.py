@@ -146,7 +146,7 @@ _TESTING = "is how the test set is evaluated, which no search is shown; expected
 def _untouched(where: Place, path: str, spec: StudySpec) -> Iterator[Mistake]:
     """Yield why a search's trials cannot have a setting of their own."""
     assert spec.search or where[0] == "budgets"
-    if path in spec.grid:
+    if path in spec.axes:
         yield where, "is an axis of the grid; expected: a setting that is the same in all cells"
     elif spec.search and path in spec.search.space:
         yield where, "is searched for; expected: in one of space and settings"

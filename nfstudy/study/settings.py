@@ -57,6 +57,7 @@ _ACTIVE_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "evaluation.test_images": ("problem", ("images",)),
     "evaluation.tight_samples": ("problem", ("images",)),
     "evaluation.tight_images": ("problem", ("images",)),
+    "evaluation.valid_samples": ("problem", ("images",)),
 }
 
 ADDED_SINCE_KEY_VERSION: dict[str, Any] = {
@@ -67,6 +68,7 @@ ADDED_SINCE_KEY_VERSION: dict[str, Any] = {
     "train.decay_biases": True,
     "evaluation.tight_samples": 5000,
     "evaluation.tight_images": 1000,
+    "evaluation.valid_samples": 0,
     "model.likelihood": None,
     "flow.initial_scale": 1.0,
     "model.stochastic_layers": 1,
@@ -402,6 +404,11 @@ def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str
     yield from _impossible_layers(settings)
     if data.training_split != "train" and settings.train.keep == "best":
         yield "train.keep", "best", f"last with data.training_split {data.training_split}, {TRAINED_ON}"
+    if data.training_split != "train" and settings.evaluation.valid_samples:
+        allowed = f"0 with data.training_split {data.training_split}, {TRAINED_ON}"
+        yield "evaluation.valid_samples", settings.evaluation.valid_samples, allowed
+    if settings.evaluation.valid_samples == 1:
+        yield "evaluation.valid_samples", 1, "0, or at least 2"
     if data.training_split != "train" and data.values in ("levels", "patches"):
         allowed = "train, where training images are drawn anew and validation images are not"
         yield "data.training_split", data.training_split, allowed

@@ -197,6 +197,11 @@ class StudySpec(Record):
     description: Annotated[str, Field(max_length=10_000)] = ""
     settings: Settings
     grid: Annotated[dict[str, Axis], Field(default_factory=dict)]
+    points: Annotated[
+        tuple[Annotated[dict[str, Scalar], Field(min_length=1, max_length=100)], ...], Field(max_length=10_000)
+    ] = ()
+    """Settings that vary together: each is dotted path -> value, all of the same paths. The grid has each of them, at
+    every combination of the other axes, and not the product of their values."""
     sampler: Sampler = Exhaustive(name="exhaustive")
     search: Search | None = None
     repetitions: Annotated[int, Field(ge=1, le=100_000)] = 1
@@ -213,10 +218,18 @@ class StudySpec(Record):
     plugins: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     """Files beside the study file, or modules, that declare flows, data sources and more; see `core.plugins`."""
 
+    @cached_property
+    def axes(self) -> dict[str, Axis]:
+        """Dotted path -> the values of all that differs among its cells: those of points, each once, then the grid."""
+        together: dict[str, Axis] = {}
+        for path in self.points[0] if self.points else ():
+            together[path] = tuple({repr(point[path]): point[path] for point in self.points if path in point}.values())
+        return together | self.grid
+
     @property
     def varied(self) -> tuple[str, ...]:
         """The dotted paths that differ among its cells or are searched for, as its exhibits may show."""
-        return (*self.grid, *(self.search.space if self.search else ()))
+        return (*self.axes, *(self.search.space if self.search else ()))
 
     @property
     def shown(self) -> list[tuple[str, dict[str, Any]]]:

@@ -322,6 +322,7 @@ def test_the_settings_of_the_race_to_the_papers_number_stand_in_its_study():
     for goal in paper.GOALS:
         (cell,) = study.under(goal.budget).cells
         settings = cell.settings
+        assert goal.budget in command.GOALS
         assert (settings.data.name, settings.data.binarisation) == ("mnist", "static")
         assert (settings.evaluation.samples, settings.evaluation.test_images) == (200, None)
         assert study.under(goal.budget).repetitions >= 3

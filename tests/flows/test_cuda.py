@@ -87,7 +87,7 @@ def draw_steps(images, length, size, shared, scale, seed=1):
     return draw(length, size, images, scale=scale, seed=seed).detach().permute(2, 0, 1).requires_grad_()
 
 
-SHAPES = [(1, 5, 1, 1), (3, 3, 1, 7), (3, 2, 5, 2), (1, 2, 40, 7), (3, 1, 64, 2), (18, 1, 3, 2)]
+SHAPES = [(3, 3, 1, 7), (3, 2, 5, 2), (1, 2, 40, 7), (18, 1, 3, 2)]
 if ON_GPU:  # The interpreter would take minutes.
     SHAPES = [(s, 37, d, k) for s in (1, 3) for d in (1, 2, 5, 40, 64) for k in (1, 2, 7, 80)] + [(40, 100, 2, 32)]
 
@@ -265,25 +265,130 @@ def test_nice(shape, layers, matrices, shared):
 
 
 @kernels_run
-@pytest.mark.parametrize("numbers", [1, 5000])
-def test_rmsprop(numbers):
+@pytest.mark.parametrize("shape", [(3, 4, 2, 1), (5, 7, 3, 4), (100, 30, 40, 4)], ids=str)
+def test_maxout(shape):
+    from nfstudy.inference.models.maxout import _MaxoutOnGPU, plain_maxout
+
+    images, inputs, units, window = shape
+    weights = draw(images, inputs), draw(units * window, inputs, seed=1), draw(units * window, seed=2)
+    options = window, torch.float32
+    assert_alike(lambda *x: (_MaxoutOnGPU.apply(*x, *options),), lambda *x: (plain_maxout(*x, *options),), *weights)
+
+    def squared_slopes(layer, *weights):
+        slopes = torch.autograd.grad(layer(*weights, *options).square().sum(), weights, create_graph=True)
+        return [torch.stack([slope.square().sum() for slope in slopes])]
+
+    ours = results_and_gradients(lambda *x: squared_slopes(_MaxoutOnGPU.apply, *x), *weights)
+    exact = results_and_gradients(lambda *x: squared_slopes(plain_maxout, *x), *in_float64(weights))
+    for mine, theirs in zip(ours, exact, strict=True):
+        assert distance(mine, theirs) <= 1e-4
+
+
+@kernels_run
+def test_maxout_takes_the_first_of_equals_and_a_nan():
+    from nfstudy.core.cuda.maxout import largest
+
+    pieces = torch.tensor([[1.0, 2.0, 2.0], [torch.nan, 3.0, 1.0], [1.0, torch.nan, 5.0]], device=DEVICE)
+    units, winner = largest(pieces, torch.zeros(3, device=DEVICE), 3)
+    assert winner.tolist() == [[1], [0], [1]]
+    assert units[0].item() == 2
+    assert units[1:].isnan().all()
+
+
+@kernels_run
+@pytest.mark.parametrize("shape", [(1, 3, 5), (2, 3, 40), (3, 2, 1500), (1, 7, 784)], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 1e4], ids=lambda scale: f"scale={scale:g}")
+def test_log_mass_of_bits(shape, scale):
+    from nfstudy.inference.likelihoods.bernoulli import _LogMassOnGPU, plain_log_mass
+
+    samples, images, pixels = shape
+    x = (draw(images, pixels, seed=3).detach() > 0).float()
+    weights = draw(samples * images, pixels, scale=scale), draw(pixels, seed=1)
+
+    def kernel(logits, bias):
+        return (_LogMassOnGPU.apply(logits, bias, x),)
+
+    def plain(logits, bias):
+        return (plain_log_mass((logits + bias).unflatten(0, (samples, images)), x.to(logits)).flatten(),)
+
+    assert_alike(kernel, plain, *weights)
+    assert_same_second_derivatives(kernel, plain, *weights)
+
+
+@kernels_run
+@pytest.mark.parametrize("shape", [(1, 3, 1), (3, 5, 40), (2, 1, 600), (40, 2, 3)], ids=str)
+def test_start_of_a_chain(shape):
+    from nfstudy.inference.models.gaussian import _StartOnGPU, plain_start
+
+    samples, images, latent = shape
+    noise = draw(samples, images, latent, seed=3).detach()
+    # Of any strides.
+    weights = draw(latent, images).detach().T.requires_grad_(), draw(images, latent, seed=1)
+
+    def kernel(mean, log_variance):
+        return _StartOnGPU.apply(mean, log_variance, noise)
+
+    def plain(mean, log_variance):
+        return plain_start(mean, log_variance, noise.to(mean))
+
+    assert_alike(kernel, plain, *weights)
+    assert_same_second_derivatives(kernel, plain, *weights)
+
+
+@kernels_run
+@pytest.mark.parametrize("shape", [(1, 1), (37, 40), (3, 600)], ids=str)
+def test_log_normal(shape):
+    from nfstudy.inference.models.gaussian import _LogNormalOnGPU, plain_log_normal
+
+    def kernel(z):
+        return (_LogNormalOnGPU.apply(z),)
+
+    def plain(z):
+        return (plain_log_normal(z),)
+
+    z = draw(*reversed(shape)).detach().T.requires_grad_()
+    assert_alike(kernel, plain, z)
+    assert_same_second_derivatives(kernel, plain, z)
+
+
+def assert_same_second_derivatives(kernel, plain, *inputs):
+    """Assert that both have the same gradient of a function of the gradients, within 1e-4 of the largest."""
+
+    def squared_slopes(function, *inputs):
+        value = sum(output.square().mean() for output in function(*inputs))
+        slopes = torch.autograd.grad(value, inputs, create_graph=True)
+        return [torch.stack([slope.square().sum() for slope in slopes])]
+
+    ours = results_and_gradients(lambda *x: squared_slopes(kernel, *x), *inputs)
+    exact = results_and_gradients(lambda *x: squared_slopes(plain, *x), *in_float64(inputs))
+    for mine, theirs in zip(ours, exact, strict=True):
+        assert distance(mine, theirs) <= 1e-4
+
+
+@kernels_run
+@pytest.mark.parametrize("sizes", [(1,), (5000,), (1, 1025, 16, 2049, 1024), (3,) * 70], ids=lambda sizes: len(sizes))
+def test_rmsprop(sizes):
     from nfstudy.core.cuda.rmsprop import update
 
-    weight, ours = torch.nn.Parameter(draw(numbers).detach().double()), draw(numbers).detach()
-    squares, velocities = torch.zeros_like(ours), torch.zeros_like(ours)
-    reference = torch.optim.RMSprop([weight], lr=1e-2, alpha=0.9, eps=1e-4, momentum=0.8)
+    ours = [draw(size, seed=i).detach() for i, size in enumerate(sizes)]
+    weights = [torch.nn.Parameter(each.double()) for each in ours]
+    squares, velocities = ([torch.zeros_like(each) for each in ours] for _ in range(2))
+    reference = torch.optim.RMSprop(weights, lr=1e-2, alpha=0.9, eps=1e-4, momentum=0.8)
     rate = torch.full((), 1e-2, device=DEVICE)
-    for step in range(4):
-        gradient = draw(numbers, seed=step + 1).detach()
-        weight.grad = gradient.double()
+    for step in range(3):
+        gradients = [draw(size, seed=100 * step + i).detach() for i, size in enumerate(sizes)]
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.double()
         reference.step()
-        update(ours, gradient, squares, velocities, rate, 0.9, 1e-4, 0.8)
-    for mine, theirs in (
-        (ours, weight.detach()),
-        (squares, reference.state[weight]["square_avg"]),
-        (velocities, reference.state[weight]["momentum_buffer"]),
-    ):
-        torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-6)
+        update(ours, gradients, squares, velocities, rate, 0.9, 1e-4, 0.8)
+    for i, weight in enumerate(weights):
+        state = reference.state[weight]
+        for mine, theirs in (
+            (ours[i], weight.detach()),
+            (squares[i], state["square_avg"]),
+            (velocities[i], state["momentum_buffer"]),
+        ):
+            torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(not ON_GPU, reason="no GPU with Triton here; the kernels themselves are tested without")
@@ -296,6 +401,29 @@ class TestOnTheGPU:
         flow = PlanarFlow(4, 3, 5).cuda()
         z_k, _ = flow(draw(2, 3, 4), flow.parameters_from(draw(3, 5)))
         assert "_PlanarChain" in names_behind(z_k)
+
+    def test_radial_flow_takes_the_kernel(self):
+        from nfstudy.flows.radial.flow import RadialFlow
+
+        flow = RadialFlow(4, 3, 5).cuda()
+        z_k, _ = flow(draw(2, 3, 4), flow.parameters_from(draw(3, 5)))
+        assert "_RadialChain" in names_behind(z_k)
+
+    @pytest.mark.parametrize("latent", [4, 300])
+    def test_nice_flow_takes_the_kernel_where_it_fits(self, latent):
+        from nfstudy.flows.nice.flow import NicePermFlow
+
+        flow = NicePermFlow(latent, 3, 5, coupling_hidden=6, coupling_layers=2)
+        flow.initialise(lambda name: torch.Generator().manual_seed(len(name)))
+        flow.cuda()
+        z = draw(2, 3, latent)
+        z_k, _ = flow(z, flow.parameters_from(draw(3, 5)))
+        assert ("_NiceChain" in names_behind(z_k)) == (latent == 4)
+
+    def test_maxout_takes_the_kernel(self):
+        from nfstudy.inference.models.maxout import Maxout
+
+        assert "_MaxoutOnGPU" in names_behind(Maxout(3, 4, 2).cuda()(draw(5, 3)))
 
     def test_rmsprop_is_torchs(self):
         from nfstudy.inference.training.optimisers import FusedRMSprop

@@ -272,6 +272,15 @@ SCHEDULES = {
             else 0.025 + 0.975 * (1 + math.cos(math.pi * (t - 5) / 6)) / 2
         ),
     ),
+    # Its highest rate is then `train.learning_rate`, 0.01; a warm-up of 0.5 of 12 updates ends at the sixth.
+    "one-cycle-of-the-rate": (
+        {"name": "OneCycleLR", "pct_start": 0.5, "div_factor": 2.0, "final_div_factor": 5.0},
+        lambda t: (
+            0.5 + 0.5 * (1 - math.cos(math.pi * t / 5)) / 2
+            if t <= 5
+            else 0.1 + 0.9 * (1 + math.cos(math.pi * (t - 5) / 6)) / 2
+        ),
+    ),
 }
 
 

@@ -90,6 +90,30 @@ def test_a_search_trial_never_sees_the_test_set(dataset):
     assert result.files == {}
 
 
+@pytest.mark.parametrize("stage", ["search", "repetition"])
+def test_validation_images_have_a_likelihood_where_one_is_asked_for(dataset, stage):
+    seen = dataclasses.replace(dataset, test=None) if stage == "search" else dataset
+    asked, plain = (run(seen, {"evaluation.valid_samples": n}, stage).metrics for n in (30, 0))
+    assert set(asked) - set(plain) == {"valid/nll"} <= set(METRICS)
+    assert {name for name in plain if not name.startswith("time/") and plain[name] != asked[name]} == set()
+    if stage == "repetition":
+        values = {"evaluation.valid_samples": 30}
+        result = run(dataset, values)
+        model = DLGM(64, SETTINGS.model, SETTINGS.flow)
+        model.load_state_dict(torch.load(io.BytesIO(result.files["checkpoint.pt"]), weights_only=True))
+        seed = derive_seed(SETTINGS.seed, "evaluation", "valid likelihood")
+        assert asked["valid/nll"] == evaluate_likelihood(model, dataset.valid, 30, seed).nll
+        assert asked["valid/nll"] != asked["test/nll"]
+
+
+def test_a_likelihood_of_images_that_were_trained_on_is_refused():
+    both = {"data.training_split": "train+valid", "data.train_images": None}
+    with pytest.raises(ValueError, match=r"evaluation\.valid_samples: got 30; expected: 0 with data\.training_split"):
+        SETTINGS.replace({**both, "evaluation.valid_samples": 30})
+    with pytest.raises(ValueError, match=r"evaluation\.valid_samples: got 1; expected: 0, or at least 2"):
+        SETTINGS.replace({"evaluation.valid_samples": 1})
+
+
 def test_search_trials_share_their_seeds(dataset):
     histories = []
     for index in (0, 5):

@@ -432,7 +432,7 @@ def test_the_page_begins_with_the_verdict_the_figure_the_table_and_the_ledger(tm
             "<h1>",
             "Of the paper&#39;s 18 claims, none stands, ",
             '<svg class="drawing"',
-            "<h2>Table 2: −ln p(x)",
+            "<h2>Table 2: ",
             '<th scope="col" class="number"><a href="mnist/index.html">mnist full *</a></th>',
             '<th scope="col" class="number"><a href="mnist/budget-laptop/index.html">mnist laptop *</a></th>',
             "* Not as the paper states:\nall of these: ",

@@ -47,7 +47,7 @@ RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 OUTCOMES = ("finished", "pruned", "finished", "diverged")
 
 
-def searched(reverse=False):
+def searched(reverse=False, nll=False):
     """Return a study and runs: in each cell four trials, of which the third is best, and a repetition at its values."""
     plan = parse_study(SEARCH, "s.yaml").under()
     runs = FakeRuns()
@@ -56,6 +56,8 @@ def searched(reverse=False):
         for number, (rate, outcome) in enumerate(zip(RATES, OUTCOMES, strict=True)):
             values = {"train.learning_rate": rate, "train.batch": 50}
             bounds = {"valid__elbo": -(best + abs(number - 2))} if outcome != "diverged" else {}
+            if nll and bounds:
+                bounds["valid__nll"] = best - 1.5
             reason = "at epoch 3 at F 91.00" if outcome == "pruned" else ""
             trial = Trial("mnist", cell, cell.tried(values), "search", number)
             run_id = runs.add(trial, outcome, started=1, search="", reason=reason, test__elbo=math.nan, **bounds)
@@ -132,6 +134,20 @@ def test_the_report_of_a_search_says_what_was_tried_and_chosen():
     assert best.rows[0].entries[1].text == "90.00"
     shares = make_exhibit("importances", results).tables[0]
     assert [entry.text for entry in shares.rows[0].entries] == ["0.750", "0.125"]
+
+
+def test_a_search_shows_the_likelihood_of_validation_images_where_trials_have_it():
+    plan, runs = searched(nll=True)
+    chosen, trials = make_exhibit("search", gather_results(plan, runs)).tables
+    for table in (chosen, trials):
+        place = table.columns.index("validation −ln p(x)") - 1
+        assert all(len(row.entries) == len(table.columns) - 1 for row in table.rows)
+        texts = [row.entries[place].text for row in table.rows]
+        # Trial 2 is chosen; the last diverged and has none.
+        assert texts == (["88.50", "93.50"] if table is chosen else [*3 * ["88.50"], "–", *3 * ["93.50"], "–"])
+    plan, runs = searched()
+    chosen, trials = make_exhibit("search", gather_results(plan, runs)).tables
+    assert "validation −ln p(x)" not in (*chosen.columns, *trials.columns)
 
 
 def test_the_pages_of_a_search_are_the_same_bytes_whatever_the_order_of_the_runs(tmp_path):

@@ -29,6 +29,22 @@ def largest(pieces, bias, units, winner):
 
 
 @compiled(**COMPILED)
+def largest_alone(pieces, bias, units):
+    """Fill units (U, B) as `largest` does, where nobody asks where the largest stood."""
+    window = len(pieces) // len(units)
+    for unit in range(units.shape[0]):
+        start = unit * window
+        for image in range(units.shape[1]):
+            units[unit, image] = pieces[start, image] + bias[start]
+        for i in range(1, window):
+            for image in range(units.shape[1]):
+                piece = pieces[start + i, image] + bias[start + i]
+                best = units[unit, image]
+                kept = (piece <= best) | (best != best)
+                units[unit, image] = best if kept else piece
+
+
+@compiled(**COMPILED)
 def scatter(grad, winner, pieces):
     """Fill pieces (U · window, B) with the gradient (U, B) where the largest stood, and 0 elsewhere."""
     window = len(pieces) // len(grad)

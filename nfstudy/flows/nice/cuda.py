@@ -80,7 +80,7 @@ class _NiceChain(torch.autograd.Function):
         keeps = any(ctx.needs_input_grad)
         z_a = z.new_empty(length if keeps else 1, rows if keeps else 1, first)
         hidden = z.new_empty(layers, length if keeps else 1, rows if keeps else 1, units)
-        end, places = z.new_empty(z.shape), mixing.new_empty(latent, dtype=torch.int64)
+        end, places = z.new_empty(z.shape), mixing.new_empty(latent, dtype=torch.int32)
         by_variable = w_in.mT.contiguous()  # (K, d, H): what a kernel reads side by side lies side by side.
         weights = [x.contiguous() for x in (w_hidden, b_hidden, w_out, b_out)]
         b_strides = b_in.stride() if b_in.dim() == 3 else (0, *b_in.stride())
@@ -147,7 +147,7 @@ def _shape(mixing: Tensor, units: int, layers: int) -> dict[str, Any]:
         "DEEP": layers > 1,
         "WIDTH": width,
         "UNITS": padded,
-        "num_warps": min(16, max(4, largest // 1024)),
+        "num_warps": min(16, max(4, largest // 512)),
     }
 
 
@@ -172,9 +172,9 @@ def _forward(
     b_in_ptr += (row % B) * i_b
     z_a_ptr += row * first
     hidden_ptr += row * H
-    place = j.to(tl.int64)
+    place = j
     if not MATRICES:
-        place = tl.load(mixing_ptr + place, mask=has_j, other=0)
+        place = tl.load(mixing_ptr + place, mask=has_j, other=0).to(tl.int32)
     w_in = tl.load(w_in_ptr + place * H + h, mask=has_j & (place < first) & has_h, other=0.0)
     x = tl.load(b_in_ptr + h * i_h, mask=has_h, other=0.0)
     for k in range(K):
@@ -187,7 +187,7 @@ def _forward(
             next_place = place
         else:
             mixing_ptr += D
-            next_place = tl.load(mixing_ptr + place, mask=has_j & more, other=0)
+            next_place = tl.load(mixing_ptr + place, mask=has_j & more, other=0).to(tl.int32)
         w_out = tl.load(w_out_ptr + (place - first) * H + h, mask=moved & has_h, other=0.0)
         b_out = tl.load(b_out_ptr + (place - first), mask=moved, other=0.0)
         w_in_ptr += first * H
@@ -256,7 +256,7 @@ def _backward(
             mixing_ptr -= D * D
             next_place = place
         else:
-            next_place = tl.load(mixing_ptr + place, mask=has_j, other=0)
+            next_place = tl.load(mixing_ptr + place, mask=has_j, other=0).to(tl.int32)
             mixing_ptr -= D
         w_in = tl.load(w_in_ptr + place * H + h, mask=has_j & (place < first) & has_h, other=0.0)
         w_in_ptr -= first * H

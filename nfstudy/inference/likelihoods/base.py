@@ -37,6 +37,14 @@ class Likelihood(nn.Module, ABC):
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         """Return ln p(x|z) (..., B) in nats, for images x (B, N) and h(z) (..., B, F)."""
 
+    def of_samples(self, x: Tensor, features: Tensor) -> Tensor:
+        """Return what `forward` does but for the last bits, (S, B), of h(z) (S, B, F): many samples an image.
+
+        It is called without gradients, where −ln p(x) is estimated; a likelihood may be faster at that than training
+        is. Training, its validation and all that is drawn by a likelihood go by `forward`.
+        """
+        return self(x, features)
+
     @abstractmethod
     def picture(self, features: Tensor) -> Tensor:
         """Return a typical image (..., N), on the scale of x, for h(z) (..., F)."""

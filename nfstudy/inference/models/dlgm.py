@@ -43,6 +43,7 @@ from nfstudy.flows.guided import GuidedFlow
 from nfstudy.flows.layered import make_layered_flow
 from nfstudy.inference.likelihoods.base import Likelihood
 from nfstudy.inference.likelihoods.bernoulli import Bernoulli
+from nfstudy.inference.models.gaussian import start
 from nfstudy.inference.models.maxout import Maxout
 from nfstudy.inference.models.upper_layers import GaussianHeads, draw_heads, maxout_layers
 from nfstudy.study.sections import FlowSpec, ModelSpec
@@ -171,8 +172,7 @@ class DLGM(nn.Module):
         """
         mean, log_variance = posterior.mean, posterior.log_variance
         noise, further = noise.split([self.latent, noise.shape[-1] - self.latent], dim=-1)
-        z_0 = mean + (0.5 * log_variance).exp() * noise
-        log_q0 = -0.5 * (noise.square() + log_variance + math.log(2 * math.pi)).sum(-1)
+        z_0, log_q0 = start(mean, log_variance, noise)
         if isinstance(self.flow, GuidedFlow):
             assert posterior.images is not None
             log_joint = partial(self.log_joint, posterior.images)
@@ -211,6 +211,10 @@ class DLGM(nn.Module):
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Return ln p(x|z) (..., B) in nats, for images x (B, N) and z (..., B, D)."""
         return self.likelihood(x, self.features(z))
+
+    def log_likelihood_of_samples(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return the same but for the last bits, without gradients, of z (S, B, D); see `Likelihood.of_samples`."""
+        return self.likelihood.of_samples(x, self.features(z))
 
     def draw(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Return images (B, N) drawn from p(x|z), for z (B, D); by a CPU generator."""

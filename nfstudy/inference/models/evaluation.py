@@ -18,6 +18,8 @@ IMAGES_AT_ONCE = 100
 SAMPLES_AT_ONCE = 16
 """With `IMAGES_AT_ONCE`, bounds the memory of an evaluation. For every multiple of 16 the result is the same, because
 torch's CPU generator makes normal draws in sixteens, and blocks are drawn whole."""
+DRAWN_AT_ONCE = 8
+"""Blocks of samples whose noise is drawn by one call for each image: the same numbers as by one for each block."""
 WEIGHTS_AT_ONCE = 2**25
 """Log weights that are kept at once, in float64: with very many samples, fewer images are taken together."""
 HIGH_K = 0.7
@@ -208,14 +210,13 @@ def _log_weights(
     model: LatentVariableModel, x: Tensor, samples: int, streams: list[torch.Generator], posterior: Any
 ) -> LogWeights:
     """Sum weights over blocks of samples, kept relative to the largest weight yet, so that none overflows."""
-    size = posterior.noise_size
+    log_likelihood = getattr(model, "log_likelihood_of_samples", model.log_likelihood)
     total, first, second = torch.zeros(3, len(x), dtype=torch.float64, device=x.device)
     largest = torch.full_like(total, -torch.inf)
     logs = []
-    for start in range(0, samples, SAMPLES_AT_ONCE):
-        draws = [torch.randn(SAMPLES_AT_ONCE, size, generator=stream, dtype=x.dtype) for stream in streams]
-        noise = torch.stack(draws, dim=1)[: samples - start].to(x.device)
-        block = bound_terms(model, x, noise, posterior).elbo.double()
+    at_once = SAMPLES_AT_ONCE * (DRAWN_AT_ONCE if x.is_cuda else 1)  # A small block leaves a GPU idle.
+    for noise in _noise_by_block(samples, posterior.noise_size, streams, x.dtype, at_once):
+        block = bound_terms(model, x, noise.to(x.device), posterior, log_likelihood).elbo.double()
         logs.append(block)
         previous, largest = largest, torch.maximum(largest, block.amax(0))
         shrink = (previous - largest).exp()
@@ -226,6 +227,20 @@ def _log_weights(
     # var(w) / (S mean(w)²) = (S Σw² / (Σw)² − 1) / (S − 1); equal weights may round below 0.
     relative_variance = ((samples * second / first**2 - 1) / (samples - 1)).clamp(min=0)
     return LogWeights(torch.cat(logs), total / samples, largest + (first / samples).log(), relative_variance)
+
+
+def _noise_by_block(
+    samples: int, size: int, streams: list[torch.Generator], kind: torch.dtype, at_once: int
+) -> Iterator[Tensor]:
+    """Yield S draws from N(0, I) an image, each of `size` numbers, in blocks (`at_once`, B, size), the last smaller."""
+    blocks = -(-samples // SAMPLES_AT_ONCE)
+    drawn = torch.empty(len(streams), min(blocks, DRAWN_AT_ONCE) * SAMPLES_AT_ONCE, size, dtype=kind)
+    for start in range(0, blocks * SAMPLES_AT_ONCE, drawn.shape[1]):
+        many = min(drawn.shape[1], blocks * SAMPLES_AT_ONCE - start)
+        for image, stream in zip(drawn, streams, strict=True):
+            torch.randn(many, size, generator=stream, out=image[:many])
+        for block in drawn[:, : min(many, samples - start)].split(at_once, dim=1):
+            yield block.transpose(0, 1).contiguous()
 
 
 def _as_input(images: np.ndarray, model: LatentVariableModel) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nfstudy.core import kernels
+from nfstudy.core import cuda, kernels
 from nfstudy.core.kernels.linear import Linear, linear, product, product_with_gradient
-from nfstudy.core.kernels.maxout import largest, scatter
+from nfstudy.core.kernels.maxout import largest, largest_alone, scatter
 from nfstudy.inference.weights import draw_weights
 from nfstudy.study.sections import Initialisation
 
@@ -33,7 +33,11 @@ class Maxout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., units)."""
         precision = self.precision if self.training else torch.float32
-        layer = _Maxout.apply if kernels.runs_here(x, self.pieces.weight) else plain_maxout
+        layer = plain_maxout
+        if kernels.runs_here(x, self.pieces.weight):
+            layer = _Maxout.apply if torch.is_grad_enabled() else fast_maxout
+        elif cuda.runs_here(x, self.pieces.weight):
+            layer = _MaxoutOnGPU.apply
         units = layer(x.flatten(0, -2), self.pieces.weight, self.pieces.bias, self.window, precision)
         return units.unflatten(0, x.shape[:-1])
 
@@ -45,6 +49,15 @@ class Maxout(nn.Module):
 def plain_maxout(x: Tensor, weight: Tensor, bias: Tensor, window: int, precision: torch.dtype) -> Tensor:
     """Return the units (B, U) of x (B, F), weight (U · window, F) and bias (U · window,), without the loops."""
     return functional.max_pool1d(linear(x, weight, bias, precision), window)
+
+
+@torch.no_grad()
+def fast_maxout(x: Tensor, weight: Tensor, bias: Tensor, window: int, precision: torch.dtype) -> Tensor:
+    """Return what `_Maxout` does, to the bit, and keep nothing for a gradient."""
+    pieces = product(weight, x, precision=precision)
+    units = pieces.new_empty(len(pieces) // window, len(x))
+    largest_alone(pieces.numpy(), bias.numpy(), units.numpy())
+    return units.T
 
 
 class _Maxout(torch.autograd.Function):
@@ -76,6 +89,40 @@ class _Maxout(torch.autograd.Function):
             multiply(pieces.T, weight.T, precision=ctx.precision) if needs_x else None,
             multiply(pieces, x.T, precision=ctx.precision) if needs_weight else None,
             pieces.sum(-1) if needs_bias else None,
+            None,
+            None,
+        )
+
+
+class _MaxoutOnGPU(torch.autograd.Function):
+    """`plain_maxout` without passing over the pieces for the bias, and to find the largest, and back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, window: int, precision: torch.dtype) -> Tensor:
+        from nfstudy.core.cuda import maxout  # It imports Triton, which few machines have.
+
+        units, winner = maxout.largest(product(x, weight, precision=precision), bias, window)
+        ctx.save_for_backward(x, weight, winner)
+        ctx.window, ctx.precision = window, precision
+        return units
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from nfstudy.core.cuda import maxout
+
+        x, weight, winner = ctx.saved_tensors
+        if torch.is_grad_enabled():  # A derivative of this is asked for, as of flows that follow a gradient.
+            multiply = product_with_gradient
+            pieces = grad.new_zeros(*grad.shape, ctx.window)
+            pieces = pieces.scatter(2, winner.long().unsqueeze(2), grad.unsqueeze(2)).flatten(1)
+        else:
+            multiply = product
+            pieces = maxout.scatter(grad, winner, ctx.window)
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        return (
+            multiply(pieces, weight.T, precision=ctx.precision) if needs_x else None,
+            multiply(pieces.T, x.T, precision=ctx.precision) if needs_weight else None,
+            pieces.sum(0) if needs_bias else None,
             None,
             None,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from nfstudy.flows.base import Flow
 from nfstudy.inference.models.dlgm import DLGM, Posterior
+from nfstudy.inference.models.gaussian import log_normal
 from nfstudy.inference.models.objective import BoundTerms
 
 NUMBERS_AT_ONCE = 2**22
@@ -104,7 +104,7 @@ class ImageMinibatch:
 
     def log_joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return ln p(x|z) and ln p(z) in nats, (S, B) each, of z (S, B, D)."""
-        return self.model.log_likelihood(self.x, z), _log_normal(z)
+        return self.model.log_likelihood(self.x, z), log_normal(z)
 
     def latent_kl(self) -> Tensor | None:
         """Return ½ (μ² + σ² − 1 − ln σ²) of each latent variable, (B, D); None with a flow."""
@@ -125,7 +125,7 @@ class ImageMinibatch:
         with torch.no_grad():
             z_0 = model.flow.inverse(z, parameters)
         offset = (z_0 - posterior.mean) * (-0.5 * posterior.log_variance).exp()
-        log_q0 = _log_normal(offset) - 0.5 * posterior.log_variance.sum(-1)
+        log_q0 = log_normal(offset) - 0.5 * posterior.log_variance.sum(-1)
         z_K, log_det = model.flow(z_0, parameters)
         path = (_posterior_slope(model.flow, posterior, z_0) * z_K).sum(-1)
         # z_0 is held, so that z_K moves with the flow: what the density changes by that is no change of ln q at z.
@@ -190,8 +190,3 @@ def density_slope(flow: Flow, parameters: tuple[Tensor, ...], z_0: Tensor, at_st
     # Of a chain that is flat somewhere, J is singular: that is a gradient which is not finite, and told as such.
     solved, _ = torch.linalg.solve_ex(transposed, right.unsqueeze(-1))
     return solved.squeeze(-1).to(z_0.dtype)
-
-
-def _log_normal(z: Tensor) -> Tensor:
-    """Return ln N(z; 0, I) over the last axis."""
-    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from nfstudy.inference.models.gaussian import log_normal
 from nfstudy.study.sections import ObjectiveSpec
 
 
 class LatentVariableModel(Protocol):
-    """What the bound needs of a model with prior p(z) = N(0, I); `DLGM` is one."""
+    """What the bound needs of a model with prior p(z) = N(0, I); `DLGM` is one.
+
+    Where −ln p(x) is estimated, `log_likelihood_of_samples` takes the place of `log_likelihood` if there is one: of many
+    samples an image, (S, B, D), and without gradients, it may be faster, and differ in the last bits.
+    """
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return its weights, as `nn.Module` does: the images take their dtype and device."""
@@ -59,7 +63,13 @@ class BoundTerms(NamedTuple):
         return {"elbo": self.elbo.item()} | {name: term.item() for name, term in self._asdict().items()}
 
 
-def bound_terms(model: LatentVariableModel, x: Tensor, noise: Tensor, posterior: Any = None) -> BoundTerms:
+def bound_terms(
+    model: LatentVariableModel,
+    x: Tensor,
+    noise: Tensor,
+    posterior: Any = None,
+    log_likelihood: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> BoundTerms:
     """Return the terms of the bound, one sample for each noise vector; eq. (15).
 
     Arguments:
@@ -67,10 +77,11 @@ def bound_terms(model: LatentVariableModel, x: Tensor, noise: Tensor, posterior:
         x: (B, N) images.
         noise: (..., B, n) draws from N(0, I), n being D, or as `DLGM.noise_size` says.
         posterior: `model.infer(x)` where it is known already.
+        log_likelihood: in place of the model's.
     """
+    log_likelihood = log_likelihood or model.log_likelihood
     z_K, log_q0, log_det = model.sample(model.infer(x) if posterior is None else posterior, noise)
-    log_prior = -0.5 * (z_K.square() + math.log(2 * math.pi)).sum(-1)
-    return BoundTerms(model.log_likelihood(x, z_K), log_prior, log_q0, log_det)
+    return BoundTerms(log_likelihood(x, z_K), log_normal(z_K), log_q0, log_det)
 
 
 def beta_at(update: int, objective: ObjectiveSpec) -> float:

@@ -68,6 +68,9 @@ class Problem(Protocol):
     def validate(self) -> dict[str, float]:
         """Return `objective.BoundTerms.numbers` at β = 1 on held-out images or noise, the same every time; in nats."""
 
+    def held_out(self) -> dict[str, float]:
+        """Return what `validate` does not say of the validation images, once at the end of a training; in nats."""
+
     def test(self) -> dict[str, float]:
         """Return the test/* metrics, by their names without `test/`."""
 

@@ -145,6 +145,14 @@ class ImageProblem:
             self._captured_bound = CapturedBound(self.model, self.dataset.valid, seed, self.device)
         return self._captured_bound()
 
+    def held_out(self) -> dict[str, float]:
+        """Return −ln p(x) of the validation images, `nll`, by `evaluation.valid_samples`; nothing where that is 0."""
+        if not (samples := self.settings.evaluation.valid_samples):
+            return {}
+        self.model.eval()
+        seed = derive_seed(self.settings.seed, "evaluation", "valid likelihood")
+        return {"nll": evaluate_likelihood(self.model, self.dataset.valid, samples, seed).nll}
+
     def test(self) -> dict[str, float]:
         """Return `evaluation.LikelihoodEstimates.numbers` on the test images; of whole numbers, bits per pixel too."""
         self.model.eval()

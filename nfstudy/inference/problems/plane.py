@@ -188,6 +188,10 @@ class EnergyProblem:
         terms, _ = self._terms(noise)
         return BoundTerms(*(term.double().mean() for term in terms)).numbers()
 
+    def held_out(self) -> dict[str, float]:
+        """Return nothing: there are no images."""
+        return {}
+
     @torch.inference_mode()
     def test(self) -> dict[str, float]:
         """Return the true KL and what it is made of, over `evaluation.samples` samples.

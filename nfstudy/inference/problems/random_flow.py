@@ -77,6 +77,10 @@ class DrawnProblem:
         """Return nothing."""
         return {}
 
+    def held_out(self) -> dict[str, float]:
+        """Return nothing."""
+        return {}
+
     def test(self) -> dict[str, float]:
         """Return the integral of q_K over the window, `window_mass`."""
         return {"window_mass": window_mass(self._density)}

@@ -309,4 +309,5 @@ def make_schedule(optimiser: Optimizer, train: TrainSpec) -> LRScheduler | None:
     if name == "OneCycleLR":
         # torch would cycle the momentum too, against the settings' own.
         fields["cycle_momentum"] = False
+        fields["max_lr"] = fields["max_lr"] or train.learning_rate
     return getattr(lr_scheduler, name)(optimiser, **fields)

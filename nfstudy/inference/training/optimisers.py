@@ -15,7 +15,7 @@ from nfstudy.study.sections import TrainSpec
 
 
 class FusedRMSprop(torch.optim.RMSprop):
-    """torch's RMSprop with momentum, whose state this is too; each update is one loop, or one kernel on a GPU.
+    """torch's RMSprop with momentum, whose state this is too; each update is one loop a weight, or one kernel on a GPU.
 
     v ← α v + (1 − α) g²,  m ← μ m + g / (√v + ε),  w ← w − η m
 
@@ -32,6 +32,7 @@ class FusedRMSprop(torch.optim.RMSprop):
         ]
         if closure or not all(_fits(group, weight) for group, weight in pairs):
             return super().step(closure)
+        on_gpu: dict[tuple[int, torch.device], list[tuple[Tensor, ...]]] = {}
         for group, weight in pairs:
             state = self.state[weight]
             if not state:
@@ -40,22 +41,29 @@ class FusedRMSprop(torch.optim.RMSprop):
                 state["momentum_buffer"] = torch.zeros_like(weight)
             state["step"] += 1
             tensors = (weight.detach(), weight.grad.contiguous(), state["square_avg"], state["momentum_buffer"])
-            constants = (group["alpha"], group["eps"], group["momentum"])
             if weight.is_cuda:
-                from nfstudy.core.cuda.rmsprop import update as update_on_gpu  # It imports Triton.
-
-                update_on_gpu(*tensors, _on_device(group["lr"], weight), *constants)
+                number = next(i for i, each in enumerate(self.param_groups) if each is group)
+                on_gpu.setdefault((number, weight.device), []).append(tensors)
             else:
                 arrays = (tensor.view(-1).numpy() for tensor in tensors)
-                update(*arrays, float(group["lr"]), *constants)
+                update(*arrays, float(group["lr"]), *_constants(group))
+        for (number, device), updates in on_gpu.items():
+            from nfstudy.core.cuda.rmsprop import update as update_on_gpu  # It imports Triton.
+
+            group = self.param_groups[number]
+            update_on_gpu(*zip(*updates, strict=True), _on_device(group["lr"], device), *_constants(group))
         return None
 
 
-def _on_device(learning_rate: float | Tensor, weight: Tensor) -> Tensor:
-    """Return the learning rate as a tensor where the weight is: a tensor there as it is, which a graph reads anew."""
-    if isinstance(learning_rate, Tensor) and learning_rate.device == weight.device:
+def _constants(group: dict[str, Any]) -> tuple[float, float, float]:
+    return group["alpha"], group["eps"], group["momentum"]
+
+
+def _on_device(learning_rate: float | Tensor, device: torch.device) -> Tensor:
+    """Return the learning rate as a tensor of a device: one that is there as it is, which a graph reads anew."""
+    if isinstance(learning_rate, Tensor) and learning_rate.device == device:
         return learning_rate
-    return torch.full((), float(learning_rate), device=weight.device)
+    return torch.full((), float(learning_rate), device=device)
 
 
 def _fits(group: dict[str, Any], weight: nn.Parameter) -> bool:

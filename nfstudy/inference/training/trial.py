@@ -53,6 +53,10 @@ def run_trial(
     metrics = dict(end.metrics)
     if end.seconds and end.outcome != "diverged":
         metrics["time/updates_per_second"] = end.update / end.seconds
+    if end.outcome == "finished":
+        # Nothing rests on it: one that is not finite is left out.
+        found = {f"valid/{name}": value for name, value in problem.held_out().items()}
+        metrics |= {name: value for name, value in found.items() if math.isfinite(value)}
     curves: Mapping[str, Mapping[int, float]] = {}
     files, reason = {}, ""
     if trial.stage != "search" and end.outcome == "finished":

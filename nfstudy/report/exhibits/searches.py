@@ -35,6 +35,7 @@ from nfstudy.report.statistics.searches import (
     searches_of,
 )
 from nfstudy.report.tables import Entry, Row, Table, format_number
+from nfstudy.runs.metrics import VALID_NLL
 from nfstudy.study.spec import Axis, Range
 
 NOTHING = "No trial of a search has ended."
@@ -113,6 +114,7 @@ def _curves(results: Results, drawn: Sequence[SearchResult]) -> tuple[list[Lines
 def _chosen(found: Sequence[SearchResult], results: Results) -> Table:
     """Return the table of chosen settings: a row a search."""
     paths = list(dict.fromkeys(path for each in found for path in each.space))
+    estimated = _estimated(found)
     rows = []
     for each in found:
         counts = Counter(trial.outcome for trial in each.trials)
@@ -120,19 +122,30 @@ def _chosen(found: Sequence[SearchResult], results: Results) -> Table:
         best, ended = each.best, len(each.trials) >= each.wanted
         trials = words if ended else f"{words} of {each.wanted}"
         if best is None:
-            rows.append(Row(each.label, (Entry(text=trials), *[Entry()] * (len(paths) + 1), Entry("none"), Entry())))
+            blank = [Entry()] * (len(paths) + 1 + len(estimated))
+            rows.append(Row(each.label, (Entry(text=trials), *blank, Entry("none"), Entry())))
             continue
         values = [Entry(text=_drawn_text(best.values[path]) if path in best.values else "") for path in paths]
-        bound = Entry(text=format_number(best.free_energy, 2))
+        bounds = (Entry(text=format_number(best.free_energy, 2)), *_likelihood(best, estimated))
         which = Entry(text=f"trial {best.number}" + ("" if ended else ", so far"))
-        rows.append(Row(each.label, (Entry(text=trials), *values, bound, which, _runs(best.run_ids))))
+        rows.append(Row(each.label, (Entry(text=trials), *values, *bounds, which, _runs(best.run_ids))))
     caption = (
         f"The settings that each search chose, by the bound on the validation images ({results.unit}); the test set "
         "had no part in it. The repetitions are trained at these settings. Of numbers four digits are shown; "
         "the runs have all."
     )
-    columns = ("cell", "trials", *map(setting_name, paths), "validation F", "chosen", "run")
+    columns = ("cell", "trials", *map(setting_name, paths), "validation F", *estimated, "chosen", "run")
     return Table("search-chosen", stamped(caption, results), columns, tuple(rows))
+
+
+def _estimated(found: Sequence[SearchResult]) -> tuple[str, ...]:
+    """Return the head of a column for −ln p(x) of the validation images, where some trial has it."""
+    return (VALID_NLL.title,) if any(math.isfinite(trial.nll) for each in found for trial in each.trials) else ()
+
+
+def _likelihood(trial: TriedTrial, estimated: Sequence[str]) -> list[Entry]:
+    """Return what stands in that column, if there is one."""
+    return [Entry(text=format_number(trial.nll, 2) if math.isfinite(trial.nll) else "–") for _ in estimated]
 
 
 def _drawn_text(value: Any) -> str:
@@ -144,7 +157,7 @@ def _trials(found: Sequence[SearchResult], results: Results) -> tuple[Table, ...
     """Return the table of all trials; none where there are too many to read."""
     if sum(len(each.trials) for each in found) > MAX_ROWS:
         return ()
-    paths = list(dict.fromkeys(path for each in found for path in each.space))
+    paths, estimated = list(dict.fromkeys(path for each in found for path in each.space)), _estimated(found)
     rows = tuple(
         Row(
             f"{each.label}, trial {trial.number}",
@@ -152,6 +165,7 @@ def _trials(found: Sequence[SearchResult], results: Results) -> tuple[Table, ...
                 *(Entry(text=_drawn_text(trial.values[path]) if path in trial.values else "") for path in paths),
                 Entry(text=trial.words),
                 Entry(text=format_number(trial.free_energy, 2) if math.isfinite(trial.free_energy) else "–"),
+                *_likelihood(trial, estimated),
                 _runs(trial.run_ids),
             ),
         )
@@ -159,7 +173,7 @@ def _trials(found: Sequence[SearchResult], results: Results) -> tuple[Table, ...
         for trial in each.trials
     )
     caption = f"Every trial: what it tried, what came of it, and its last validation F ({results.unit})."
-    columns = ("trial", *map(setting_name, paths), "outcome", "validation F", "run")
+    columns = ("trial", *map(setting_name, paths), "outcome", "validation F", *estimated, "run")
     return (Table("search-trials", stamped(caption, results), columns, rows, len(rows) <= MOST_IN_MARKDOWN),)
 
 

@@ -125,7 +125,7 @@ def grouped(results: Results, axes: Sequence[str]) -> list[Group]:
     The cell of length 0 is what every family starts from: over the flow length it is part of each family's group, and
     else, it is a group of no family.
     """
-    varied = [path for path in results.study.grid if path not in axes]
+    varied = [path for path in results.study.axes if path not in axes]
     groups: dict[Rest, list[CellResult]] = {}
     bare: list[CellResult] = []
     for cell in results.cells:

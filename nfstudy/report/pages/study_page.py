@@ -139,7 +139,7 @@ class Page:
     def settings(self) -> list[tuple[str, str, str]]:
         """(dotted path, value or axis, what the paper states) of the study's settings under the budget."""
         search = self.results.plan.search
-        axes = {**self.results.study.grid, **(search.space if search else {})}
+        axes = {**self.results.study.axes, **(search.space if search else {})}
         rows = []
         flat = self.results.plan.settings.recorded().flat()
         stated_by_path = self.results.facts.stated_settings(flat)
@@ -160,7 +160,7 @@ class Page:
         """The provenance of every run, by cell in the study's order."""
         study, imported = self.results.study, self.results.runs["imported"] != ""
         some_imported = bool(imported.any() and not imported.all())
-        paths = dict.fromkeys((*study.grid, *(study.search.space if study.search else ()), "train.updates"))
+        paths = dict.fromkeys((*study.axes, *(study.search.space if study.search else ()), "train.updates"))
         return [
             RunRow(
                 id=run["run_id"],

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nfstudy.report.statistics.estimates import CellResult, Results
+from nfstudy.runs.metrics import VALID_NLL
 from nfstudy.runs.readable import is_object
 from nfstudy.study.spec import Axis
 
@@ -36,6 +37,8 @@ class TriedTrial:
     """Its run; of a cell that a sampler proposed, those of its repetitions."""
     settings: Mapping[str, Any]
     """Dotted path -> value of all settings that it used."""
+    nll: float = math.nan
+    """−ln p(x) of the validation images, in the study's unit; NaN where it was not estimated."""
 
     @property
     def words(self) -> str:
@@ -82,7 +85,7 @@ def searches_of(results: Results) -> list[SearchResult]:
         found = [_inside(results, cell) for cell in results.cells]
     elif sampling := results.plan.sampling:
         trials = tuple(_of_cell(number, cell, results) for number, cell in enumerate(results.cells) if cell.complete)
-        found = [SearchResult(f"sampler {sampling.name}", sampling.name, results.study.grid, sampling.trials, trials)]
+        found = [SearchResult(f"sampler {sampling.name}", sampling.name, results.study.axes, sampling.trials, trials)]
     else:
         found = []
     return [search for search in found if search.trials]
@@ -103,6 +106,7 @@ def _inside(results: Results, result: CellResult) -> SearchResult:
             run["reason"],
             (run["run_id"],),
             {path: run[path] for path in own.columns if "." in path and not _absent(run[path])},
+            run[VALID_NLL.name],
         )
         for run in own.sort_values("index").to_dict("records")
     )
@@ -117,7 +121,7 @@ def _of_cell(number: int, result: CellResult, results: Results) -> TriedTrial:
         outcome = "diverged"
     values = [_free_energy(run.outcome, bound) for run, bound in zip(runs.itertuples(), runs[BOUND], strict=True)]
     mean = sum(values) / len(values) if values else math.inf
-    point = {path: result.cell.point.get(path, flat.get(path)) for path in results.study.grid}
+    point = {path: result.cell.point.get(path, flat.get(path)) for path in results.study.axes}
     reason = result.state.note.removeprefix("pruned ") if outcome == "pruned" else ""
     return TriedTrial(number, point, mean, outcome, reason, tuple(runs["run_id"]), flat)
 
