@@ -74,6 +74,6 @@ def check_declaration(declaration: Declaration) -> str:
 def _implementations(declaration: Declaration) -> list[Implementation]:
     """Return what can be loaded without making anything of it."""
     if isinstance(declaration, ExhibitDeclaration):
-        return [place for place in (declaration.make, declaration.readme) if isinstance(place, str)]
+        return [place for place in (declaration.make, declaration.readme, declaration.bodies) if isinstance(place, str)]
     found = (getattr(declaration, name, None) for name in ("implementation", "loader"))
     return [implementation for implementation in found if implementation is not None]

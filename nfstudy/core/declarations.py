@@ -350,7 +350,13 @@ class ExhibitDeclaration(Declaration):
     of_search: bool = False
     """Whether it is about a search, and shown under budgets that have one or a sampler."""
     readme: Function | None = None
-    """(results) -> `report.tables.Table`: what README shows of it; None for nothing."""
+    """(results) -> `report.tables.Table`: a short table of it for docs/results.md; None for nothing."""
+    bodies: Function | None = None
+    """(sequence of results) -> Exhibit: its tables with a column for each body of evidence, a study with it under a
+    budget, at the head of the front page and, the first of them, of README; None for nothing. A column is headed by the
+    body's name, with ` *` behind it where the exhibit's text tells what is not as in the paper."""
+    leads: bool = False
+    """Whether the front page and README begin with its first figure, of the first study with it that has runs."""
     paper: str = ""
     """Name of the paper whose table or figure it rebuilds."""
     gradients: bool = False

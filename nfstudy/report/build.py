@@ -13,7 +13,7 @@ from typing import Any
 
 from nfstudy.core import registry
 from nfstudy.core.atomic import swap_files_in, swap_in
-from nfstudy.core.declarations import load_function
+from nfstudy.core.declarations import Function, load_function
 from nfstudy.core.errors import ReportError, untold
 from nfstudy.films import film_gif, film_player
 from nfstudy.report.answers import answers_of
@@ -108,14 +108,25 @@ def make_exhibit(name: str, results: Results, options: Mapping[str, Any] | None 
     Raises:
         ReportError: one from outside cannot be imported, fails, or is none.
     """
-    origin = registry.origin_of("exhibits", name)
     declaration = registry.find("exhibits", name)
     given = (declaration.options.model_validate(options or {}),) if declaration.options else ()
+    return call_exhibit(name, declaration.make, results, *given)
+
+
+def call_exhibit(name: str, function: Function, *given: Any) -> Exhibit:
+    """Call a function of an exhibit's declaration; raises as `make_exhibit` does.
+
+    Arguments:
+        name: the exhibit's.
+        function: `make` or `bodies`.
+        given: what it is called with.
+    """
+    origin = registry.origin_of("exhibits", name)
     if origin == registry.BUILT_IN:
-        own: Exhibit = load_function(declaration.make)(results, *given)
+        own: Exhibit = load_function(function)(*given)
         return own
     try:
-        made = load_function(declaration.make)(results, *given)
+        made = load_function(function)(*given)
     except Exception as error:  # Somebody else's code: it may raise anything.
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise ReportError(

@@ -20,10 +20,11 @@ from nfstudy.core.errors import ReportError
 from nfstudy.core.project import Project
 from nfstudy.core.reading import TEXT_BYTES, read_regular
 from nfstudy.report.build import MANIFEST
-from nfstudy.report.claims.judge import all_claims, judge_bodies
-from nfstudy.report.pages.overview import build_front
-from nfstudy.report.pages.readme import results_text, verdict_text
-from nfstudy.report.shown import Shown, repeated_bodies, shown_bodies
+from nfstudy.report.claims.judge import bodies_of
+from nfstudy.report.pages.front_markdown import FrontMarkdown
+from nfstudy.report.pages.overview import write_front
+from nfstudy.report.pages.readme import results_text
+from nfstudy.report.shown import repeated_bodies
 from nfstudy.report.statistics.estimates import Results
 from nfstudy.runs.archive.manifest import ArchiveError
 from nfstudy.runs.archive.reader import Archive, read_archive
@@ -32,6 +33,7 @@ from nfstudy.runs.former import runs_of_study
 from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tags import Tag
 from nfstudy.study.reader import read_studies
+from nfstudy.study.spec import StudySpec
 
 ARCHIVES = "reference/*.tar.xz"
 """Below the folder of the project's store."""
@@ -47,6 +49,9 @@ The manifests tell the digests of the others, so that these too are held to what
 """
 
 README = "README.md"
+DETAILS = "docs/results.md"
+"""Where a project tells each study's numbers, runs and cost, between markers as README's; it need not."""
+DETAILS_TO_REPORTS = "../reports/"
 FRONT = "index.html"
 """The front page, in the folder of reports."""
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -94,15 +99,14 @@ def write_reference(project: Project, archives: Mapping[str, Sequence[Archive]])
         ReportError: archives and studies do not fit together, README has no place for the results or cannot be
             written, or a folder of reports holds a manifest that is not a report's.
     """
-    readme = project.root / README
-    text = _read(readme)
-    _around_results(text)
-    made = _make(project, archives, project.kept_reports)
-    try:
-        write_whole(readme, _filled(text, made).encode())
-    except OSError as error:
-        raise ReportError(f"{readme}: cannot be written: {error.strerror or error}") from None
-    return project.kept_reports / FRONT, readme
+    before = _documents(project)
+    texts = _make(project, archives, project.kept_reports)
+    for path, text in _documents_of(before, texts).items():
+        try:
+            write_whole(path, text.encode())
+        except OSError as error:
+            raise ReportError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return project.kept_reports / FRONT, project.root / README
 
 
 def stale_parts(project: Project, archives: Mapping[str, Sequence[Archive]]) -> list[str]:
@@ -111,8 +115,7 @@ def stale_parts(project: Project, archives: Mapping[str, Sequence[Archive]]) -> 
     Raises:
         ReportError: archives and studies do not fit together, or README has no place for the results.
     """
-    readme = _read(project.root / README)
-    _around_results(readme)
+    before = _documents(project)
     with tempfile.TemporaryDirectory() as folder:
         texts = _make(project, archives, Path(folder))
         own = [path.name for path in Path(folder).iterdir() if path.is_dir()]
@@ -120,8 +123,25 @@ def stale_parts(project: Project, archives: Mapping[str, Sequence[Archive]]) -> 
         front = (Path(folder) / FRONT).read_bytes()
     differing = sorted(name for name in made.keys() | kept.keys() if made.get(name) != kept.get(name))
     lines = [f"{project.kept_reports.name}/{name}: {_how(name, made, kept)}" for name in differing]
-    lines += [] if _filled(readme, texts) == readme else [f"{README}: the results between its markers differ"]
+    lines += [
+        f"{path.relative_to(project.root).as_posix()}: the results between its markers differ"
+        for path, text in _documents_of(before, texts).items()
+        if text != before[path]
+    ]
     return lines + _stale_picture(project.root, front)
+
+
+def _documents(project: Project) -> dict[Path, str]:
+    """Return README, and the document of results where there is one, each with its text; checks their markers."""
+    paths = [project.root / README, *(path for path in [project.root / DETAILS] if path.exists())]
+    found = {path: _read(path) for path in paths}
+    _documents_of(found, _Texts("", "", ""))
+    return found
+
+
+def _documents_of(before: Mapping[Path, str], texts: _Texts) -> dict[Path, str]:
+    """Return the documents with their texts in their places."""
+    return {path: (_filled if path.name == README else _detailed)(text, texts) for path, text in before.items()}
 
 
 def most_at_once(spans: Iterable[tuple[int, int]]) -> int:
@@ -131,23 +151,35 @@ def most_at_once(spans: Iterable[tuple[int, int]]) -> int:
 
 
 class _Texts(NamedTuple):
-    """What README shows."""
+    """What is told of the results outside of reports."""
 
-    results: str
-    """With its markers."""
     verdict: str
+    """With its figure."""
+    evidence: str
+    """The table of all bodies of evidence, and the ledger."""
+    details: str
+    """Each study's numbers, runs and cost."""
 
 
 def _make(project: Project, archives: Mapping[str, Sequence[Archive]], folder: Path) -> _Texts:
-    """Write the studies' reports and the front page into a folder; return what README shows of them."""
+    """Write the studies' reports and the front page into a folder; return what is told of them elsewhere."""
     files = read_studies(project.root / "studies")
     studies = {study.study: study for study in files.values()}
-    found: list[Shown] = []
+    named = {path.relative_to(project.root).as_posix(): study for path, study in files.items()}
+    _require_owners(studies, archives)
+    front = write_front(named, lambda name: ArchivedRuns(*archives.get(name, ())), folder)
+    found = [shown for own in front.made.values() for shown in repeated_bodies([made.shown for made in own])]
+    at_once = {shown.results.name: _at_once(shown.results, chain(*archives.values())) for shown in found}
+    text = FrontMarkdown(front)
+    return _Texts(text.verdict, text.evidence, results_text(found, at_once, DETAILS_TO_REPORTS))
+
+
+def _require_owners(studies: Mapping[str, StudySpec], archives: Mapping[str, Sequence[Archive]]) -> None:
+    """Refuse an archive that no study file is of, or of whose runs none belongs to a cell of its study."""
     told = set[str]()
     for study in studies.values():
-        bodies = shown_bodies(study, runs_of_study(study, lambda name: ArchivedRuns(*archives.get(name, ()))))
-        found += repeated_bodies([body for body in bodies if len(body.results.runs)])
-        told |= {run_id for body in bodies for run_id in body.results.runs["run_id"]}
+        runs = runs_of_study(study, lambda name: ArchivedRuns(*archives.get(name, ())))
+        told |= {run_id for body in bodies_of(study, runs) for run_id in body.runs["run_id"]}
     for name, archive in ((name, archive) for name, some in archives.items() for archive in some):
         owners = [study.study for study in studies.values() if name in study.logged_names]
         if not owners:
@@ -159,18 +191,28 @@ def _make(project: Project, archives: Mapping[str, Sequence[Archive]], folder: P
                 f"{archive.path}: its runs belong to no cell of study {owners[0]}; expected: runs of the study "
                 "file as it is, and of this version's keys"
             )
-    named = {path.relative_to(project.root).as_posix(): study for path, study in files.items()}
-    build_front(named, lambda name: ArchivedRuns(*archives.get(name, ())), folder)
-    at_once = {shown.results.name: _at_once(shown.results, chain(*archives.values())) for shown in found}
-    judged = judge_bodies(all_claims(), [shown.results for shown in found])
-    made = f"{BEGIN}\n{NOTICE}\n\n{results_text(found, at_once, judged)}\n{END}"
-    return _Texts(made, verdict_text(judged))
 
 
 def _filled(readme: str, texts: _Texts) -> str:
-    """Return README with its texts in their places."""
-    head, tail = _around_results(readme)
-    return VERDICT.sub(lambda found: f"{found[1]}{texts.verdict}\n{found[2]}", head) + texts.results + tail
+    """Return README with its texts in their places; the verdict begins the results where it has no place of its own."""
+    head, tail = _around_results(readme, README)
+    apart = VERDICT.search(head)
+    if apart:
+        head = VERDICT.sub(lambda found: f"{found[1]}{texts.verdict}\n{found[2]}", head)
+    return head + _marked("" if apart else texts.verdict, texts.evidence) + tail
+
+
+def _detailed(details: str, texts: _Texts) -> str:
+    """Return the document of results with its text in its place; as it is where it has none."""
+    if BEGIN not in details and END not in details:
+        return details
+    head, tail = _around_results(details, DETAILS)
+    return head + _marked(texts.details) + tail
+
+
+def _marked(*parts: str) -> str:
+    """Return what stands between the markers of results, with them."""
+    return "\n\n".join((f"{BEGIN}\n{NOTICE}", *(part.rstrip("\n") for part in parts if part), END))
 
 
 def _stale_picture(root: Path, front: bytes) -> list[str]:
@@ -201,13 +243,13 @@ def _how(name: str, made: Collection[str], kept: Collection[str]) -> str:
     return "differs" if name in made else "comes from no reference run"
 
 
-def _around_results(readme: str) -> tuple[str, str]:
-    """Return what stands in README before and after the results and their markers."""
-    head, begin, rest = readme.partition(BEGIN)
+def _around_results(text: str, name: str) -> tuple[str, str]:
+    """Return what stands in a document before and after the results and their markers."""
+    head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end) or BEGIN in rest or END in head + tail:
         raise ReportError(
-            f"{README}: has no markers for the results; expected: one line {BEGIN} and, below it, one {END}"
+            f"{name}: has no markers for the results; expected: one line {BEGIN} and, below it, one {END}"
         )
     return head, tail
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -170,15 +170,30 @@ def _whole_text(entry: Entry) -> str:
     return " ".join(entry.run_ids) if entry.names_runs else entry.display
 
 
-def to_markdown(table: Table) -> str:
-    """Return a pipe table above its caption, without padding and without empty columns; text is escaped."""
+def to_markdown(
+    table: Table, heads: Mapping[str, str] | None = None, place_of: Callable[[Entry], str] = lambda _: ""
+) -> str:
+    """Return a pipe table above its caption, without padding and without empty columns; text is escaped.
+
+    Arguments:
+        table: the table.
+        heads: column -> where its head leads, of those that do.
+        place_of: entry -> where it leads; empty where nowhere.
+    """
     align = (":--", *("--:" if table.is_numeric(place) else ":--" for place in table.filled))
-    headers = (table.columns[0], *(table.columns[1 + place] for place in table.filled))
-    lines = [headers, *((row.name, *(row.entries[place].display for place in table.filled)) for row in table.rows)]
-    escaped = [[markdown_text(text) for text in line] for line in lines]
-    head, *rest = (f"| {' | '.join(line)} |" for line in escaped)
+    shown = [(table.columns[1 + place], (heads or {}).get(table.columns[1 + place], "")) for place in table.filled]
+    rows = [
+        ((row.name, ""), *((row.entries[place].display, place_of(row.entries[place])) for place in table.filled))
+        for row in table.rows
+    ]
+    lines = [[_linked(*cell) for cell in line] for line in (((table.columns[0], ""), *shown), *rows)]
+    head, *rest = (f"| {' | '.join(line)} |" for line in lines)
     body = "\n".join((head, f"|{'|'.join(align)}|", *rest))
     return f"{body}\n\n*{markdown_text(table.caption)}*\n"
+
+
+def _linked(text: str, place: str) -> str:
+    return f"[{markdown_text(text)}]({place})" if place else markdown_text(text)
 
 
 def markdown_text(text: str) -> str:

@@ -75,6 +75,21 @@ def test_the_numbers_behind_it_have_their_runs():
     assert set(ours.run_ids) == {r["run_id"] for r in runs.records if r["model.layers"] == 2}
 
 
+def test_the_last_gain_is_told_from_the_least_to_the_greatest_distance():
+    exhibit, _ = shown(MNIST, on_mnist)
+    (span,) = exhibit.spans
+    # Gains in −ln p(x): 4 with either, the paper's 4.771.
+    assert (span.name, span.readings) == ("gain in −ln p(x), K = 0 to 80", 2)
+    assert span.low.difference == span.high.difference == pytest.approx(-0.771)
+    levels, _ = shown(MNIST.replace("[0, 80]", "[0]").replace("[planar]", "[none]"), on_mnist)
+    (span,) = levels.spans
+    assert (span.name, span.low.difference) == ("−ln p(x), K = 0", pytest.approx(0.08))
+    assert span.high.difference == pytest.approx(5.08)
+    assert set(span.low.run_ids).isdisjoint(span.high.run_ids)
+    one, _ = shown(MNIST.replace("[1, 2]", "[1]"), on_mnist)
+    assert one.spans == ()
+
+
 def test_on_the_plane_gains_are_compared_and_levels_are_not():
     # Figure 3(d), energy 1, NICE-perm: 2.943 at K = 2 and 0.058 at K = 32.
     f = {(2, 2): 3.0, (2, 32): 0.503, (32, 2): 0.0, (32, 32): -1.703}

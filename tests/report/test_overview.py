@@ -99,7 +99,7 @@ def test_every_number_opens_the_runs_it_comes_from(tmp_path):
         assert file == "small/index.html"
         assert anchor in lines
         assert anchor in (f"run-{ids[0]}", "runs")
-    exhibits = page.partition('class="study"')[2].partition('id="claims"')[0]
+    exhibits = page.partition('class="study"')[2].partition('id="complete"')[0]
     shown = re.findall(r'data-runs="([^"]+)">(?:[≤≥] )?(\d+\.\d\d) ± \d+\.\d\d \(2\)</a>', exhibits)
     values = {record["run_id"]: record for record in runs.records}
     signs = {"test/nll": 1, "test/kl": 1, "test/elbo": -1, "train/elbo": -1, "valid/elbo": -1}
@@ -108,6 +108,9 @@ def test_every_number_opens_the_runs_it_comes_from(tmp_path):
         means = [sum(sign * values[i][name] for i in ids.split()) / 2 for name, sign in signs.items()]
         assert any(abs(float(number) - mean) <= 0.005 + 1e-9 for mean in means)
     assert len(re.findall(r'data-runs="[^"]+">[+−]\d+\.\d\d</a>', page)) == 3 + 9, "the differences"
+    opening = page.partition('class="opening"')[2].partition('id="claims"')[0]
+    numbers = r'data-runs="[^"]+">(?:[≤≥] )?\d+\.\d\d ± \d+\.\d\d \(2\)</a>'
+    assert len(re.findall(numbers, opening)) == 3 + 3, "of Table 2 and of F"
 
 
 def test_a_run_is_embedded_with_all_that_made_it():
@@ -271,7 +274,7 @@ def test_claims_are_judged_on_every_study_that_bears_on_them(tmp_path):
     assert len(words) == page.count('<li id="claim-')
     assert "undecided" in words, "some of its cells have run"
     page, _ = build(tmp_path / "other", run_all(study(SMALL), "full"))
-    assert re.search(r'<th scope="col" class="words">small full</th>', page)
+    assert '<th scope="col" class="words"><a href="small/index.html#claims">small full</a>' in page
     assert re.search(r'">undecided</strong> on small full <span class="remark">', page)
 
 
@@ -367,12 +370,12 @@ def test_mnist_stands_before_cifar10_and_the_energies_after(tmp_path):
     stores = {spec.study: run_all(spec, "full") for spec in specs.values()}
     page = build_front(specs, stores.__getitem__, tmp_path).read_text()
     assert page.index('<section class="study" id="mnist">') < page.index('<section class="study" id="cifar10">')
-    assert page.index('id="cifar10"') < page.index('<section id="claims">')
+    assert page.index('<section id="claims">') < page.index('<section class="study" id="mnist">')
 
 
 def test_a_study_is_folded_under_its_answer_and_pages_link_to_each_other_the_paper_and_mlflow(tmp_path):
     page, reader = build(tmp_path, run_all(study(SMALL), "full"))
-    part = page.partition('<section class="study" id="small">')[2].partition('<section id="claims">')[0]
+    part = page.partition('<section class="study" id="small">')[2].partition('<section id="complete">')[0]
     assert part.index('class="answer"') < part.index('<details class="fold">') < part.index("<table>")
     assert '<details class="fold" open' not in page
     own = (tmp_path / "small/index.html").read_text()
@@ -416,3 +419,45 @@ def test_at_400_pixels_nothing_but_tables_and_figures_scrolls_sideways(name, tmp
     command = ["chromium", *flags, "--dump-dom", frame.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert "<title>0 px too wide</title>" in done.stdout
+
+
+def test_the_page_begins_with_the_verdict_the_figure_the_table_and_the_ledger(tmp_path):
+    spec = study(SMALL.replace("small", "mnist"), repetitions="3")
+    runs = run_all(spec, "full")
+    runs.records += run_all(spec, "laptop").records
+    page, _ = build(tmp_path, runs, spec)
+    places = [
+        page.index(words)
+        for words in (
+            "<h1>",
+            "Of the paper&#39;s 18 claims, none stands, ",
+            '<svg class="drawing"',
+            "<h2>Table 2: ",
+            '<th scope="col" class="number"><a href="mnist/index.html">mnist full *</a></th>',
+            '<th scope="col" class="number"><a href="mnist/budget-laptop/index.html">mnist laptop *</a></th>',
+            "* Not as the paper states:\nall of these: ",
+            '<section id="claims">',
+            '<table class="bodies">',
+            'class="study" id="mnist"',
+            '<section id="complete">',
+        )
+    ]
+    assert places == sorted(places)
+    assert page.count('<table class="bodies">') == 1
+    assert page.count('<svg class="drawing"') == 2, "Figure 4 stands once"
+    assert '<strong data-verdict="mixed">' not in page
+    assert '<a href="#claim-mnist-planar-f-falls">F</a>' in page
+
+
+def test_without_a_paper_the_page_begins_with_its_studies(tmp_path):
+    page, _ = build(tmp_path, run_all(study(SMALL), "full"), study(SMALL + "paper: none\n", exhibits="[summary]"))
+    assert 'class="opening"' not in page
+    assert 'id="claims"' not in page
+    assert page.index("<h1>") < page.index('class="study" id="small"')
+
+
+def test_without_runs_the_verdict_says_so(tmp_path):
+    page, reader = build(tmp_path, FakeRuns())
+    assert "Of the paper&#39;s 18 claims, none has runs yet." in page
+    assert 'class="bodies"' not in page
+    assert reader.links == []

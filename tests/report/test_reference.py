@@ -123,15 +123,19 @@ def test_the_runs_are_taken_in_and_all_is_made_from_them(project, capsys):
     assert readme.endswith(f"{END}\n\n## More\n")
     assert "\nold\n" not in readme
     assert "### Claims of the paper" in readme
-    assert "| mnist laptop " in readme
+    assert "| [mnist laptop](reports/mnist/index.md#claims-of-the-paper) |" in readme
     rows = [[text.strip() for text in line.strip("|").split("|")] for line in readme.splitlines() if line[:1] == "|"]
-    assert rows[2] == [
-        "diagonal Gaussian", "0", "≤ 89.9", "≤ 90.20 ± 0.06 (3)", "+0.30", "missed by 0.30", "96.20 ± 0.06 (3)",
-    ]  # fmt: skip
-    assert rows[3][:1] + rows[3][3:6] == ["NF (planar)", "≤ 87.20 ± 0.06 (3)", "−0.30", "reached"]
-    assert "3 hours of training and evaluation, added up over 6 runs; at most 1 at once, threads of each: 1" in readme
-    assert "Joules were not measured. At this pace, one run of each of these 2 cells with the paper's 500,000" in readme
-    assert "updates would take 250 hours, one after another." in readme  # 2 of 0.5 hours, of 2,000 updates
+    assert rows[0] == ["−ln p(x) of", "paper", "[mnist laptop \\*](reports/mnist/index.md)"]
+    assert len(rows[2:11]) == 9
+    page = (project / "reports/mnist/index.md").read_text()
+    for row, name, number in (
+        (rows[2], "diagonal Gaussian, K = 0", "90.20"),
+        (rows[3], "NF (planar), K = 10", "87.20"),
+    ):
+        found = re.fullmatch(r"\[≤ (.+) ± 0\.06 \(3\)\]\(reports/mnist/index\.md#(run-\w{8})\)", row[2])
+        assert (row[0], found[1]) == (name, number)
+        (line,) = [line for line in page.splitlines() if f'<a id="{found[2]}"></a>' in line]
+        assert f"| {name} |" in line
     first = digests(project / "reports")
     assert "mnist/index.html" in first
     assert main(["reference"]) == 0
@@ -194,8 +198,7 @@ def test_what_is_missing_is_said(project, part):
     shutil.copy(part, project / "mlruns/reference")
     assert main(["reference"]) == 0
     readme = (project / "README.md").read_text()
-    assert "> **Incomplete: 0 of 2 cells.**" in readme
-    assert re.search(r"undecided \\\[−\d\.\d\d, \d\.\d\d\\\]; 1 of 3 not run", readme)
+    assert "NF (planar), K = 10, mnist laptop: 1 of 3 not run" in readme
     assert main(["reference", "--check"]) == 0
 
 
@@ -251,14 +254,13 @@ def test_a_study_of_two_archives_is_shown_under_both_budgets_and_its_claims_judg
     assert main(["reference"]) == 0
     assert "\nmnist-long: 6 runs imported, 0 already present\n" in capsys.readouterr().out
     readme = (project / "README.md").read_text()
-    for budget, name, number in (("short", "mnist", "90.20"), ("long", "mnist-long", "89.20")):
-        _, _, part = readme.partition(f"### Two cells of MNIST (budget {budget})\n")
-        assert f"| ≤ {number} ± 0.06 (3) |" in part.partition("###")[0]
-        assert f"budget {budget} (logged as study {name}, budget laptop): 2 of 2 cells" in part.partition("###")[0]
-    assert "| mnist short " in readme
-    assert "| mnist long " in readme
-    assert "| mnist-long" not in readme
-    assert "[reports/mnist/budget-long](reports/mnist/budget-long/index.md)" in readme
+    (row,) = [line for line in readme.splitlines() if line.startswith("| diagonal Gaussian, K = 0 |")]
+    assert row.index("≤ 90.20 ± 0.06 (3)") < row.index("≤ 89.20 ± 0.06 (3)")
+    assert "[mnist long \\*](reports/mnist/budget-long/index.md)" in readme
+    assert "#run-" in row.split("|")[4]
+    assert "| [mnist short](reports/mnist/index.md#claims-of-the-paper) |" in readme
+    assert "[mnist long](reports/mnist/budget-long/index.md#claims-of-the-paper) |" in readme
+    assert "mnist-long" not in readme
     assert main(["reference", "--check"]) == 0
     (project / "reports/mnist/budget-long/tables/table-2.csv").unlink()
     assert main(["reference", "--check"]) == 1
@@ -408,14 +410,54 @@ def test_the_verdict_in_brief_stands_where_readme_has_a_place_for_it(project, ca
     readme.write_text("# T\n<!-- verdict: begin -->\nold\n<!-- verdict: end -->\n" + readme.read_text())
     assert main(["reference"]) == 0
     head, _, rest = readme.read_text().partition("<!-- verdict: end -->")
-    assert head.startswith(
-        "# T\n<!-- verdict: begin -->\n**The paper's claims on the shipped runs:** *order* (our cells"
-    )
+    assert head.startswith("# T\n<!-- verdict: begin -->\nOf the paper's 18 claims, none stands, ")
     assert "old" not in head
     assert BEGIN in rest
-    readme.write_text(readme.read_text().replace("*order*", "*all*"))
+    assert "Of the paper's" not in rest
+    readme.write_text(readme.read_text().replace("none stands", "all stand"))
     assert main(["reference", "--check"]) == 1
     assert "README.md" in capsys.readouterr().err
+
+
+def test_without_a_place_for_the_verdict_the_results_begin_with_it(project):
+    assert main(["reference"]) == 0
+    _, _, made = (project / "README.md").read_text().partition(BEGIN)
+    places = [made.index(words) for words in ("Of the paper's 18 claims, ", "### Table 2", "### Claims of the paper")]
+    assert places == sorted(places)
+
+
+DETAILS = f"# Results\n\n{BEGIN}\nold\n{END}\n"
+
+
+def test_the_numbers_of_each_study_stand_in_the_document_of_results_if_there_is_one(project, capsys):
+    assert main(["reference"]) == 0
+    assert not (project / "docs").exists()
+    (project / "docs").mkdir()
+    details = project / "docs/results.md"
+    details.write_text(DETAILS)
+    assert main(["reference"]) == 0
+    text = details.read_text()
+    assert "\nold\n" not in text
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert rows[2] == [
+        "diagonal Gaussian", "0", "≤ 89.9", "≤ 90.20 ± 0.06 (3)", "+0.30", "missed by 0.30", "96.20 ± 0.06 (3)",
+    ]  # fmt: skip
+    assert rows[3][:1] + rows[3][3:6] == ["NF (planar)", "≤ 87.20 ± 0.06 (3)", "−0.30", "reached"]
+    assert "3 hours of training and evaluation, added up over 6 runs; at most 1 at once, threads of each: 1" in text
+    assert "Joules were not measured. At this pace, one run of each of these 2 cells with the paper's 500,000" in text
+    assert "updates would take 250 hours, one after another." in text  # 2 of 0.5 hours, of 2,000 updates
+    assert "[reports/mnist](../reports/mnist/index.md)" in text
+    assert main(["reference", "--check"]) == 0
+    details.write_text(text.replace("90.20", "89.20"))
+    capsys.readouterr()
+    assert main(["reference", "--check"]) == 1
+    assert capsys.readouterr().err == "stale: docs/results.md: the results between its markers differ\n"
+    details.write_text(DETAILS.replace(END, ""))
+    assert main(["reference"]) == 2
+    assert "docs/results.md: has no markers for the results; expected:" in capsys.readouterr().err
+    details.write_text("# Results, by hand\n")
+    assert main(["reference"]) == 0
+    assert details.read_text() == "# Results, by hand\n"
 
 
 def test_a_picture_of_an_earlier_front_page_is_named(project, capsys):

@@ -28,7 +28,9 @@ def slug(heading):
 
 
 def anchors(path):
-    return {slug(line.lstrip("#")) for line in path.read_text().splitlines() if line.startswith("#")}
+    text = path.read_text()
+    headings = {slug(line.lstrip("#")) for line in text.splitlines() if line.startswith("#")}
+    return headings | set(re.findall(r'<a id="([^"]+)"></a>', text))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

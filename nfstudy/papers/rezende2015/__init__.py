@@ -23,6 +23,7 @@ TABLE_2 = ExhibitDeclaration(
     needs={"data.name": ("mnist",)},
     make=f"{_HERE}.table_2_figure_4:table_2",
     readme=f"{_HERE}.readme:table_2",
+    bodies=f"{_HERE}.table_2_figure_4:table_2_of_bodies",
 )
 TABLE_3 = ExhibitDeclaration(
     name="table-3",
@@ -42,6 +43,7 @@ FIGURE_4 = ExhibitDeclaration(
     paper="rezende2015",
     needs={"data.name": ("mnist",)},
     make=f"{_HERE}.table_2_figure_4:figure_4",
+    leads=True,
 )
 ENERGIES = ExhibitDeclaration(
     name="energies",

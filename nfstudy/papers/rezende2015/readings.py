@@ -17,6 +17,7 @@ from nfstudy.report.exhibits.base import (
     CurveGroup,
     Drawing,
     Exhibit,
+    ReadingSpan,
     bounded,
     cell_row,
     curve_groups,
@@ -38,6 +39,8 @@ from nfstudy.runs.metrics import FREE_ENERGY
 TITLE = "Readings: how near each comes to the paper"
 MOST_DRAWN = 24
 """Readings in the figure, the nearest ones; more leave no room for their names."""
+GAIN = "gain in "
+"""What the name of a comparison of gains begins with."""
 WHERE = ("data.name", "energy.name")
 """Settings that say which of the paper's experiments a cell is of."""
 
@@ -93,6 +96,7 @@ def readings(results: Results) -> Exhibit:
         tables,
         _figure(ranked, results),
         answer=Answer("Which reading comes nearest to the paper's numbers?", _nearest(ranked) + _seeds(ranked)),
+        spans=_spans(ranked),
     )
 
 
@@ -122,7 +126,7 @@ def _gain(
     """Return what the longer chain lowers a quantity by: shorter − longer, as ours and as the paper's."""
     (first, first_paper), (last, last_paper) = shorter, longer
     lengths = f"K = {first.label.length} to {last.label.length}"
-    gain = replace(metric, label=f"gain in {metric.title}", mark="")
+    gain = replace(metric, label=f"{GAIN}{metric.title}", mark="")
     paper = Published(
         round(first_paper.value - last_paper.value, 3),
         f"{first_paper.source} − {last_paper.source}",
@@ -140,7 +144,7 @@ def _gain(
         note="; ".join(notes),
         run_ids=found.run_ids if found else (),
     )
-    return Comparison(f"gain in {metric.title}, {lengths}", ours, family)
+    return Comparison(f"{GAIN}{metric.title}, {lengths}", ours, family)
 
 
 def _nearest(ranked: Sequence[Reading]) -> str:
@@ -161,6 +165,27 @@ def _seeds(ranked: Sequence[Reading]) -> str:
     """Say so where no distance has an error."""
     counts = [c.ours.estimate.n for reading in ranked for c in reading.comparisons if c.ours.estimate]
     return " One seed each: no error is known." if counts and max(counts) == 1 else ""
+
+
+def _spans(ranked: Sequence[Reading]) -> tuple[ReadingSpan, ...]:
+    """Return between what distances to the paper one number lies: the last gain of which two readings are known.
+
+    Without a gain, it is the last level: −ln p(x) of images.
+    """
+    found: dict[str, list[Entry]] = {}
+    for comparison in (c for reading in ranked for c in reading.comparisons if c.difference is not None):
+        found.setdefault(comparison.name, []).append(comparison.ours)
+    known = [name for name, entries in found.items() if len(entries) > 1]
+    told = [name for name in known if name.startswith(GAIN)] or known
+    return tuple(
+        ReadingSpan(
+            name,
+            len(found[name]),
+            min(found[name], key=lambda entry: entry.difference or 0.0),
+            max(found[name], key=lambda entry: entry.difference or 0.0),
+        )
+        for name in told[-1:]
+    )
 
 
 def _ranking(ranked: Sequence[Reading], results: Results) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from nfstudy.core.declarations import Metric
 from nfstudy.papers.rezende2015.published import FIGURE_4, TABLE_2, Table2Row
@@ -13,6 +13,7 @@ from nfstudy.report.exhibits.base import (
     bounded,
     cell_row,
     curves_of,
+    departures,
     difference_entry,
     drawn_groups,
     how_run,
@@ -22,13 +23,20 @@ from nfstudy.report.exhibits.base import (
     runs_behind,
     stamped,
 )
-from nfstudy.report.labels import Label, family_name
+from nfstudy.report.exhibits.trust import unmeasured_text, warning_text
+from nfstudy.report.labels import Label, family_name, setting_name
+from nfstudy.report.paper import Published
 from nfstudy.report.plots.curves import Curve, Panel, draw_curves
 from nfstudy.report.statistics.estimates import BOUNDS, Results
 from nfstudy.report.tables import Entry, Row, Table
-from nfstudy.runs.metrics import NLL
+from nfstudy.runs.metrics import FREE_ENERGY, NLL
 
 QUOTED = "quoted by the paper, not run here"
+ABSENT = "–"
+DEPARTS = "*"
+"""What follows the head of a body of evidence that is not as the paper states."""
+BOUND = "≤"
+"""What begins the numbers of Table 2 that are the paper's own."""
 
 
 def table_2(results: Results) -> Exhibit:
@@ -65,6 +73,78 @@ def _table_2_rows(line: Table2Row, results: Results) -> Iterator[Row]:
     if not cells:
         ours = Entry(quantity=NLL, reference=line.published, note=NOT_HERE)
         yield Row(line.name, (paper, ours, Entry(), Entry(), Entry()), line.family or "", line.length)
+
+
+def table_2_of_bodies(bodies: Sequence[Results]) -> Exhibit:
+    """Set −ln p(x) of every body of evidence beside the paper's Table 2, and F beside its Figure 4(a).
+
+    Rows are the paper's own cells, and those that it quotes and a body has; a body whose study varies more has a row
+    for each of its variants.
+    """
+    nll = {(line.family or "", line.length): line.published for line in TABLE_2}
+    own = {place for place, published in nll.items() if published.printed.startswith(BOUND)}
+    energy = {(family, length): point for (family, length, title), point in FIGURE_4.items() if title == "F"}
+    captions = {
+        "table-2-bodies": "−ln p(x) on the MNIST test set, in nats per image; lower is better, ≤: in expectation an "
+        "upper bound. Ours: mean ± standard error (number of runs).",
+        "figure-4-bodies": "The free energy F on the MNIST test set, in nats per image, of the same runs; it lies "
+        "above −ln p(x) by KL(q‖p). The paper's: Figure 4(a), as read off its drawing ± half its error bar.",
+    }
+    departs = _departures_of_bodies(bodies)
+    heads = [f"{results.name}{f' {DEPARTS}' if departs[results.name] else ''}" for results in bodies]
+    trust = " ".join(filter(None, (warning_text(bodies), unmeasured_text(bodies))))
+    tables = [
+        Table(
+            name,
+            " ".join(filter(None, (captions[name], trust if quantity is NLL else ""))),
+            (f"{quantity.title} of", "paper", *heads),
+            tuple(_rows_of_bodies(bodies, quantity, published, own)),
+        )
+        for name, quantity, published in (("table-2-bodies", NLL, nll), ("figure-4-bodies", FREE_ENERGY, energy))
+    ]
+    return Exhibit("table-2-bodies", "Table 2: −ln p(x) on MNIST", _departures_text(departs), tuple(tables))
+
+
+def _rows_of_bodies(
+    bodies: Sequence[Results],
+    quantity: Metric,
+    published: Mapping[tuple[str, int], Published],
+    always: Collection[tuple[str, int]],
+) -> Iterator[Row]:
+    """Yield a row for each of the paper's cells and each variant of it that a body has."""
+    found = [
+        {(result.label.family, result.label.length, result.label.variant_text): result for result in results.cells}
+        for results in bodies
+    ]
+    for place, paper in published.items():
+        variants = list(dict.fromkeys(key[2] for own in found for key in own if key[:2] == place))
+        for variant in variants or [""] * (place in always):
+            cells = [own.get((*place, variant)) for own in found]
+            ours = [measured(cell, quantity, paper) if cell else Entry(text=ABSENT, note=NOT_HERE) for cell in cells]
+            name = ", ".join(filter(None, (Label(*place).row, variant)))
+            yield Row(name, (published_entry(paper), *ours), *place)
+
+
+def _departures_of_bodies(bodies: Sequence[Results]) -> dict[str, list[str]]:
+    """Return name of a body -> where it is not as the paper states."""
+    lists = {}
+    for results in bodies:
+        shared, further = departures(results)
+        searched = ", ".join(map(setting_name, results.plan.search.space)) if results.plan.search else ""
+        more = (f"chosen by a search: {searched}" if searched else "", "more in a row's name" if further else "")
+        lists[results.name] = [*shared, *filter(None, more)]
+    return lists
+
+
+def _departures_text(lists: Mapping[str, Sequence[str]]) -> str:
+    """Tell of several bodies what none of them has as stated, and then what each has of its own."""
+    first, *rest = lists.values() if len(lists) > 1 else ([],)
+    common = [text for text in first if all(text in other for other in rest)]
+    told = {"all of these": common} | {
+        name: [text for text in own if text not in common] for name, own in lists.items()
+    }
+    parts = [f"{name}: {', '.join(texts)}" for name, texts in told.items() if texts]
+    return "\n".join([f"{DEPARTS} Not as the paper states:", *parts]) if parts else ""
 
 
 def figure_4(results: Results) -> Exhibit:

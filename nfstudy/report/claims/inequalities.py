@@ -32,6 +32,9 @@ from nfstudy.study.yaml_document import Document, shown
 QUANTITIES = {quantity.title: quantity for quantity in BOUNDS}
 """Name in a ledger -> metric."""
 
+QUANTITY_MARK = "{quantity}"
+"""What stands for the claim's quantity in a `Brief`."""
+
 Group = Literal["order", "gain", "level"]
 """What a claim is about: which of our cells is lower, or how alike they are; how much a longer flow gains, beside the
 paper's gain; or the level of a number, beside the paper's."""
@@ -187,12 +190,24 @@ class Gains(Record):
         yield Inequality(f"K={short}..{long}", terms, self.tolerance, -self.tolerance, about_paper=True)
 
 
+class Brief(Record):
+    """A claim in a few words, for lists of claims about the same thing."""
+
+    on: Annotated[str, Field(min_length=1)]
+    """What it is about, such as `MNIST`."""
+    that: Annotated[str, Field(min_length=1)]
+    """The rest of the sentence, such as `longer planar chains lower {quantity}`; claims that differ in the quantity
+    alone are told as one where {quantity} stands for it."""
+
+
 class Claim(Record):
     """One claim of the paper, and what of the runs speaks for or against it."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     says: Annotated[str, Field(min_length=1)]
     """The claim in our own words."""
+    brief: Brief | None = None
+    """The same in a few words; None where `says` is told whole."""
     question: Annotated[str, Field(pattern=r"^(.+[?])?$")] = ""
     """What a report of runs that the claim concerns asks and answers first; empty for most claims."""
     where: Annotated[str, Field(min_length=1)]
@@ -222,6 +237,21 @@ class Claim(Record):
         """What it is about."""
         forms: dict[str, Group] = {"gains": "gain", "near": "level"}
         return forms.get(self.inequality.form, "order")
+
+    @property
+    def about(self) -> str:
+        """What it is about, such as `MNIST`; its study where it has no brief."""
+        return self.brief.on if self.brief else self.study
+
+    @property
+    def that(self) -> str:
+        """What it says of that, in a few words if it has these."""
+        return self.brief.that.replace(QUANTITY_MARK, self.quantity) if self.brief else self.says.removesuffix(".")
+
+    @property
+    def short(self) -> str:
+        """It in a line of a table, such as `MNIST: longer planar chains lower F`."""
+        return f"{self.about[:1].upper()}{self.about[1:]}: {self.that}"
 
     def parts(self) -> tuple[Part, ...]:
         """Expand the claim; raises ReportError where it needs a number that the paper does not give."""

@@ -69,16 +69,26 @@ def body_names(judged: Sequence[JudgedClaim]) -> list[str]:
     return list(dict.fromkeys(name for found in judged for name in found.bodies))
 
 
-def side_by_side(judged: Sequence[JudgedClaim], name: str = "claims-bodies", caption: str = BODIES_CAPTION) -> Table:
-    """Return a table with a line a claim, by group, and a column for each body of evidence."""
+def side_by_side(
+    judged: Sequence[JudgedClaim], name: str = "claims-bodies", caption: str = BODIES_CAPTION, briefly: bool = False
+) -> Table:
+    """Return a table with a line a claim, by group, and a column for each body of evidence.
+
+    Arguments:
+        judged: the claims.
+        name: of the table.
+        caption: below it.
+        briefly: whether claims are told in words, and not by their ids and groups.
+    """
     bodies = body_names(judged)
     rows = []
     for group in GROUPS:
         for found in judged:
             if found.claim.group == group:
                 texts = [_brief(found.bodies.get(body)) for body in bodies]
-                rows.append(Row(found.claim.id, tuple(Entry(text=text) for text in (group, *texts))))
-    return Table(name, caption, ("claim", "about", *bodies), tuple(rows))
+                row = found.claim.short if briefly else found.claim.id
+                rows.append(Row(row, tuple(Entry(text=text) for text in (*([] if briefly else [group]), *texts))))
+    return Table(name, caption, ("claim", *([] if briefly else ["about"]), *bodies), tuple(rows))
 
 
 def _brief(found: ClaimVerdict | None) -> str:

@@ -151,14 +151,7 @@ class ClaimVerdict:
     @property
     def way(self) -> str:
         """Say which way the contradicted parts go, such as `ours is lower by 0.81 to 4.12 nats`; empty without any."""
-        found = [
-            part.part.way(part.contrast.mean) for part in self.parts if part.verdict == "contradicted" and part.contrast
-        ]
-        words: dict[str, list[str]] = {}
-        for text in found:
-            start, _, rest = text.partition(" by ")
-            words.setdefault(start, []).append(rest.removesuffix(" nats"))
-        return "; ".join(f"{start} by {_span(sizes)} nats" for start, sizes in words.items())
+        return ways(self.parts)
 
     @property
     def with_runs(self) -> tuple[PartVerdict, ...]:
@@ -166,9 +159,24 @@ class ClaimVerdict:
         return tuple(part for part in self.parts if part.run_ids)
 
     @property
+    def run_ids(self) -> tuple[str, ...]:
+        """The runs behind it, each once."""
+        return tuple(dict.fromkeys(run_id for part in self.parts for run_id in part.run_ids))
+
+    @property
     def is_judged(self) -> bool:
         """Whether all cells of some part have runs."""
         return any(part.looks for part in self.parts)
+
+
+def ways(parts: Iterable[PartVerdict]) -> str:
+    """Say which way those of some parts go that are contradicted, as `ClaimVerdict.way` does."""
+    found = [part.part.way(part.contrast.mean) for part in parts if part.verdict == "contradicted" and part.contrast]
+    words: dict[str, list[str]] = {}
+    for text in found:
+        start, _, rest = text.partition(" by ")
+        words.setdefault(start, []).append(rest.removesuffix(" nats"))
+    return "; ".join(f"{start} by {_span(sizes)} nats" for start, sizes in words.items())
 
 
 def _span(sizes: Sequence[str]) -> str:

@@ -60,6 +60,20 @@ class FilmDrawing:
 
 
 @dataclass(frozen=True)
+class ReadingSpan:
+    """How far a number of ours moves, beside the paper's, with what the paper's text leaves open."""
+
+    name: str
+    """Such as `gain in F, K = 0 to 80`."""
+    readings: int
+    """How many have the number, at least 2."""
+    low: Entry
+    """That of the reading with the least difference to the paper's, which it has."""
+    high: Entry
+    """That with the greatest."""
+
+
+@dataclass(frozen=True)
 class Exhibit:
     """What a report shows under one heading."""
 
@@ -73,6 +87,8 @@ class Exhibit:
     answer: Answer | None = None
     """What it says to the question of a study that no claim asks; the first exhibit that has one begins the report."""
     films: tuple[FilmDrawing, ...] = ()
+    spans: tuple[ReadingSpan, ...] = ()
+    """What readings of the paper say, which the front page and README tell with the verdict."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +203,8 @@ def difference_entry(ours: Entry) -> Entry:
     return Entry(text=text, reference=ours.reference, run_ids=ours.run_ids if text else ())
 
 
-def how_run(results: Results) -> str:
-    """Say where the cells depart from what the paper states, so that no difference is read without its reasons."""
+def departures(results: Results) -> tuple[list[str], bool]:
+    """List where all cells depart from what the paper states, and say whether some depart further."""
     facts = results.facts
     lists = [facts.departures(result.cell.settings) for result in results.cells]
     shared = [text for text in lists[0] if all(text in other for other in lists)] if lists else []
@@ -196,5 +212,11 @@ def how_run(results: Results) -> str:
     repetitions = results.plan.repetitions
     if facts.repetitions and repetitions != facts.repetitions:
         shared.append(f"repetitions {repetitions} (paper: {facts.repetitions})")
+    return shared, departs_by_row
+
+
+def how_run(results: Results) -> str:
+    """Say where the cells depart from what the paper states, so that no difference is read without its reasons."""
+    shared, departs_by_row = departures(results)
     rest = "a further difference stands in a row's name" if departs_by_row else ""
     return f"Not as the paper states: {'; '.join(filter(None, (*shared, rest)))}." if shared or rest else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nfstudy.core.declarations import Metric
 from nfstudy.report.statistics.estimates import CellResult, Results
 from nfstudy.runs.metrics import KL, NLL, NLL_DROP, PARETO_K_HIGH, TIGHT_DROP, TIGHT_KL, TIGHT_NLL, TIGHT_PARETO_K_HIGH
@@ -15,6 +17,7 @@ WHAT_IT_MEANS = (
     f"{MARK} not converged in samples: their last doubling lowered −ln p(x) by more than {TOLERANCE} nats, or Pareto k̂ "
     "exceeds 0.7 for more than half of the images."
 )
+SOME = "some of the"
 NOT_MEASURED = "How far −ln p(x) is from converged was not measured in {which} runs."
 
 _EVIDENCE = {
@@ -41,8 +44,27 @@ def trust_text(results: Results) -> str:
     """Return the sentences that a caption of a table with −ln p(x) or KL of images needs; empty on the plane."""
     if not results.study.settings.data:
         return ""
+    unknown = _unmeasured(results)
+    return " ".join(filter(None, (warning_text([results]), NOT_MEASURED.format(which=unknown) if unknown else "")))
+
+
+def warning_text(bodies: Sequence[Results]) -> str:
+    """Say what the mark of numbers that are not converged means; empty where there is none."""
+    done = (result for results in bodies for result in results.cells if result.estimate(NLL_DROP).n)
+    warned = any(why_not_converged(result, metric) for result in done for metric in (NLL, TIGHT_NLL))
+    return WHAT_IT_MEANS if warned else ""
+
+
+def unmeasured_text(bodies: Sequence[Results]) -> str:
+    """Name the bodies of evidence of whose runs it is not known how far −ln p(x) is from converged."""
+    names = [
+        f"{results.name}{' in part' if which == SOME else ''}" for results in bodies if (which := _unmeasured(results))
+    ]
+    return f"How far −ln p(x) is from converged was not measured of {', '.join(names)}." if names else ""
+
+
+def _unmeasured(results: Results) -> str:
+    """Say of which runs it was not measured how far they are from converged; empty where of none."""
     done = [result for result in results.cells if result.estimate(NLL).n]
     known = [result for result in done if result.estimate(NLL_DROP).n]
-    warned = any(why_not_converged(result, metric) for result in known for metric in (NLL, TIGHT_NLL))
-    unknown = NOT_MEASURED.format(which="some of the" if known else "these") if len(known) < len(done) else ""
-    return " ".join(filter(None, (WHAT_IT_MEANS if warned else "", unknown)))
+    return (SOME if known else "these") if len(known) < len(done) else ""

@@ -152,7 +152,7 @@
 
   function place(link) {
     const cell = link.closest("td");
-    if (!cell) return "";
+    if (!cell) return link.textContent;
     const header = cell.closest("table").tHead.rows[0].cells[cell.cellIndex].textContent;
     return `${cell.parentElement.cells[0].textContent}: ${header}`;
   }

@@ -21,6 +21,7 @@ from nfstudy.report.claims.verdicts import VERDICTS, ClaimVerdict
 from nfstudy.report.exhibits.base import stamped
 from nfstudy.report.pages.drawings import dark_rules
 from nfstudy.report.pages.embedded import embed_runs
+from nfstudy.report.pages.opening import Made, Opening, openings
 from nfstudy.report.pages.study_page import Page, embed_drawings, environment, run_line
 from nfstudy.report.shown import Shown, gather_fullest, placed, repeated_bodies, shown_bodies
 from nfstudy.report.statistics.estimates import Results
@@ -41,7 +42,7 @@ class FrontPage:
 
     reports: Mapping[str, Report]
     """Study file -> its report, for the studies that have runs."""
-    shown: Mapping[str, Sequence[Shown]]
+    made: Mapping[str, Sequence[Made]]
     """Of these, study file -> the study under each budget that has a page, that of the report first."""
     idle: Mapping[str, StudySpec]
     """Study file -> study, for those that have none."""
@@ -51,6 +52,8 @@ class FrontPage:
     """(id of a claim, body of evidence) -> its parts that have runs."""
     papers: Sequence[Paper]
     """Those that the studies rebuild."""
+    openings: Sequence[Opening]
+    """What is told of each of them first."""
 
     @property
     def title(self) -> str:
@@ -86,7 +89,18 @@ class FrontPage:
     @property
     def all_shown(self) -> list[Shown]:
         """The studies that have runs, each under every budget that has a page."""
-        return [each for own in self.shown.values() for each in own]
+        return [each.shown for own in self.made.values() for each in own]
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Body of evidence -> the folder of its page."""
+        return {each.results.name: each.folder for each in self.all_shown}
+
+    @property
+    def leading(self) -> set[tuple[str, str]]:
+        """(folder of a report, id) of the figures that stand at the head of the page."""
+        figures = [opening.figure for opening in self.openings if opening.figure]
+        return {(figure.made.shown.folder, figure.drawing.id) for figure in figures}
 
     @property
     def done(self) -> int:
@@ -121,6 +135,21 @@ def build_front(
 ) -> Path:
     """Write the report of every study that has runs, and the front page over all of them; return the page's path.
 
+    Arguments and errors are those of `write_front`.
+    """
+    write_front(studies, runs_of, folder, is_active, tell)
+    return folder / "index.html"
+
+
+def write_front(
+    studies: Mapping[str, StudySpec],
+    runs_of: Callable[[str], LoggedRuns],
+    folder: Path,
+    is_active: Callable[[str], bool] = lambda _: False,
+    tell: Callable[[str], None] = untold,
+) -> FrontPage:
+    """Write the report of every study that has runs, and the front page over all of them; return what the page shows.
+
     What is missing is marked, never refused. The same runs give the same bytes, and files are swapped in as those of
     a single report are. Studies that show a table or figure of the paper come first, those without runs last; else
     they stand in the order given.
@@ -143,21 +172,25 @@ def build_front(
     for note in dict.fromkeys(note for (first, *_) in found.values() for note in first.results.notes):
         tell(note)
     shown = {path: own for path, own in found.items() if len(own[0].results.runs)}
-    reports = {}
+    reports: dict[str, Report] = {}
+    made: dict[str, list[Made]] = {}
     for path, own in shown.items():
-        made = [make_report(each.results, each.others, each.home) for each in own]
-        for each, report in zip(own, made, strict=True):
+        for each in own:
+            report = make_report(each.results, each.others, each.home)
             write_files(folder / each.folder, report.files, each.results.study.study)
-        reports[path] = made[0]
+            reports.setdefault(path, report)
+            made.setdefault(path, []).append(Made(each, report.page))
     idle = {path: study for path, study in studies.items() if path not in reports}
     named = {study.paper for study in studies.values()}
     papers = [paper for name, paper in registry.all_of("papers").items() if name in named]
     bodies = [each.results for path in studies if path in shown for each in repeated_bodies(shown[path])]
-    claims = judge_bodies([claim for paper in papers for claim in read_claims(paper)], bodies)
-    front = FrontPage(reports, shown, idle, claims, _parts_of(claims, bodies), papers)
+    judged = {paper.name: judge_bodies(read_claims(paper), bodies) for paper in papers}
+    claims = [claim for own in judged.values() for claim in own]
+    opened = openings(papers, [each for own in made.values() for each in own], judged)
+    front = FrontPage(reports, made, idle, claims, _parts_of(claims, bodies), papers, opened)
     files = {"index.html": _render(front).encode()}
     write_files(folder, {**files, MANIFEST: manifest({"studies": _contents(front)}, files)}, None)
-    return folder / "index.html"
+    return front
 
 
 def _gather(study: StudySpec, runs: LoggedRuns, active: bool) -> tuple[Shown, ...]:
@@ -208,14 +241,17 @@ def _render(front: FrontPage) -> str:
         for run_id in each.results.runs["run_id"]
     }
     pictures = {path: _pictures(report) for path, report in front.reports.items()}
+    of_study = {report.page.results.study.study: pictures[path] for path, report in front.reports.items()}
     made = environment()
     made.policies["json.dumps_kwargs"] = _JSON
     return made.get_template("front.html.jinja").render(
         front=front,
         caption=CAPTION,
         bodies_caption=BODIES_CAPTION,
+        heads={name: f"{quote(folder)}/index.html" for name, folder in front.folders.items()},
         version=version("nfstudy"),
         pictures=pictures,
+        of_study=of_study,
         dark=dark_rules(drawing for own in pictures.values() for drawing in own.values()),
         lines=lines,
         rows=[(each, Page(each.results, (), "")) for each in front.all_shown],

@@ -1,4 +1,4 @@
-"""README's results: each study's numbers beside the paper's, what became of its claims, and what its runs cost."""
+"""The results in docs/: each study's numbers beside the paper's, what became of its claims, and what its runs cost."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import ExhibitDeclaration, load_function
-from nfstudy.report.claims.inequalities import GROUPS, read_claims
-from nfstudy.report.claims.ledger import JudgedClaim, counts_text, judge_on, side_by_side
+from nfstudy.report.claims.inequalities import read_claims
+from nfstudy.report.claims.ledger import counts_text, judge_on
 from nfstudy.report.exhibits.base import (
     cell_row,
     difference_entry,
@@ -42,15 +42,15 @@ LEVEL_CAPTION = (
 )
 
 
-def results_text(found: Sequence[Shown], at_once: Mapping[str, int], judged: Sequence[JudgedClaim] = ()) -> str:
-    """Return the section as Markdown: a part for each body of evidence, and the claims on all of them.
+def results_text(found: Sequence[Shown], at_once: Mapping[str, int], reports: str = "reports/") -> str:
+    """Return the section as Markdown: a part for each body of evidence.
 
-    Studies without an exhibit that has a table for README have a line each.
+    Studies without an exhibit that has a short table have a line each.
 
     Arguments:
         found: the studies that have runs, each under every budget that has a report.
         at_once: name of a body -> how many of its runs were under way at the same time, at most.
-        judged: the claims, on every body of evidence.
+        reports: the address of the folder of all reports.
     """
     order = list(shown_exhibits())
 
@@ -61,16 +61,16 @@ def results_text(found: Sequence[Shown], at_once: Mapping[str, int], judged: Seq
 
     beside = [shown for shown in sorted(found, key=rank) if _has_table(shown)]
     further = [shown for shown in sorted(found, key=rank) if not _has_table(shown)]
-    parts = [_part(shown, at_once[shown.results.name]) for shown in beside]
-    return "\n".join([*parts, *_lines(further), *filter(None, [claims_text(judged)])])
+    parts = [_part(shown, at_once[shown.results.name], reports) for shown in beside]
+    return "\n".join([*parts, *_lines(further, reports)])
 
 
 def _has_table(shown: Shown) -> bool:
-    """Whether README shows a table of it."""
+    """Whether there is a short table of it."""
     return not shown_exhibits().keys().isdisjoint(shown.results.study.exhibits)
 
 
-def _lines(further: Sequence[Shown]) -> list[str]:
+def _lines(further: Sequence[Shown], reports: str) -> list[str]:
     """Return a list of the studies without a table, each with its runs and its report."""
     if not further:
         return []
@@ -80,18 +80,18 @@ def _lines(further: Sequence[Shown]) -> list[str]:
         told = dict(page.sources)
         notes = " ".join(filter(None, [shown.results.stamp.capitalize(), *page.warnings]))
         text = f"{told['Runs']}, budget {told['Budget']}: {told['Complete']}. Code: {told['Code']}. {notes}".rstrip()
-        link = f"[{markdown_text(page.title)}](reports/{quote(shown.folder)}/index.md)"
+        link = f"[{markdown_text(page.title)}]({reports}{quote(shown.folder)}/index.md)"
         lines.append(f"- {link}: {markdown_text(text)}")
     return ["### Further studies", "", *lines, ""]
 
 
 def shown_exhibits() -> dict[str, ExhibitDeclaration]:
-    """Return the exhibits that README shows a table of, in its order: those that rebuild a paper's first."""
+    """Return the exhibits that have a short table, in their order: those that rebuild a paper's first."""
     shown = {name: found for name, found in registry.all_of("exhibits").items() if found.readme}
     return dict(sorted(shown.items(), key=lambda item: not item[1].paper))
 
 
-def _part(shown: Shown, at_once: int) -> str:
+def _part(shown: Shown, at_once: int, reports: str) -> str:
     results, page = shown.results, Page(shown.results, (), "", others=shown.others)
     study = results.study
     told = dict(page.sources)
@@ -115,7 +115,7 @@ def _part(shown: Shown, at_once: int) -> str:
                 if exhibit.readme and name in study.exhibits
             ),
             *(f"- **{name}:** {markdown_text(text)}" for name, text in facts.items() if text),
-            f"- **Report:** [reports/{shown.folder}](reports/{quote(shown.folder)}/index.md)",
+            f"- **Report:** [reports/{shown.folder}]({reports}{quote(shown.folder)}/index.md)",
             "",
         ]
     )
@@ -157,27 +157,6 @@ def _level(result: CellResult, ours: Entry) -> str:
         "undecided": f"undecided {format_interval(ends, 2)}",
     }
     return words[decide(ends, -math.inf, 0.0)]
-
-
-def claims_text(judged: Sequence[JudgedClaim]) -> str:
-    """Return the claims that have evidence, with a column for each body of evidence, as Markdown."""
-    shown = [found for found in judged if found.bodies]
-    if not shown:
-        return ""
-    rest = len(judged) - len(shown)
-    without = f"\n{rest} more claims have no runs.\n" if rest else ""
-    return f"### Claims of the paper\n\n{to_markdown(side_by_side(shown))}{without}"
-
-
-def verdict_text(judged: Sequence[JudgedClaim]) -> str:
-    """Return in one paragraph how many claims of each kind are supported, over all bodies of evidence."""
-    parts = []
-    for group, heading in GROUPS.items():
-        verdicts = [verdict for found in judged if found.claim.group == group for verdict in found.bodies.values()]
-        if verdicts:
-            name, _, about = heading.partition(": ")
-            parts.append(f"*{name.lower()}* ({about}) {counts_text(verdicts)}")
-    return f"**The paper's claims on the shipped runs:** {'; '.join(parts)}." if parts else "No claim has runs."
 
 
 def _claims(results: Results) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from nfstudy.films.pages import player_script, player_style
-from nfstudy.report.exhibits.base import Answer, Exhibit
+from nfstudy.report.exhibits.base import SHORT_ID, Answer, Exhibit
 from nfstudy.report.labels import setting_name, setting_text
 from nfstudy.report.pages.drawings import dark_rules, embed
 from nfstudy.report.statistics.estimates import CellResult, Results
@@ -279,11 +280,24 @@ def render_markdown(page: Page) -> str:
 
     Of many runs it lists the first repetitions, and says where the others are.
     """
-    runs = page.run_rows
-    listed = runs
-    if len(runs) > MOST_LISTED:
-        listed = [run for run in runs if run.trial.startswith("repetition")][:MOST_LISTED]
-    return environment().get_template("index.md.jinja").render(page=page, runs=listed, more=len(runs) - len(listed))
+    listed = listed_runs(page)
+    return (
+        environment()
+        .get_template("index.md.jinja")
+        .render(page=page, runs=listed, more=len(page.run_rows) - len(listed), anchor=run_anchor)
+    )
+
+
+def listed_runs(page: Page) -> Sequence[RunRow]:
+    """Return the runs that the page in Markdown lists: of many, the first repetitions."""
+    if len(page.run_rows) <= MOST_LISTED:
+        return page.run_rows
+    return [run for run in page.run_rows if run.trial.startswith("repetition")][:MOST_LISTED]
+
+
+def run_anchor(run_id: str) -> str:
+    """Return the name of a run's line within the page in Markdown."""
+    return f"run-{re.sub(r'[^0-9A-Za-z]', '-', run_id[:SHORT_ID])}"
 
 
 def run_line(run_id: str) -> str:
@@ -306,8 +320,8 @@ def environment() -> Environment:
 
 
 def _unbroken(text: str) -> str:
-    """Return text in which no line ends within `K = 80`."""
-    return text.replace(" = ", "\u00a0=\u00a0")
+    """Return text in which no line ends within `K = 80` or `−ln p(x)`."""
+    return text.replace(" = ", "\u00a0=\u00a0").replace("−ln p(", "−\u2060ln\u00a0p(")
 
 
 def _tooltip(entry: Entry) -> str:
