@@ -295,6 +295,16 @@ def test_stores_that_cannot_be_used_are_clear_errors(tmp_path):
         open_store(f"sqlite:///{tmp_path}/mlflow.db")
 
 
+def test_a_copy_of_nfstudy_that_is_not_installed_says_so(store, monkeypatch):
+    """MLflow finds by an entry point of the installed package what an address of an artifact means."""
+    from mlflow.store.artifact import artifact_repository_registry as registry
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    monkeypatch.setitem(registry._artifact_repository_registry._registry, "mlflow-artifacts", MlflowArtifactsRepository)
+    with pytest.raises(StoreError, match=r"nfstudy is not installed where it runs; hint: run `pip install -e \.`"):
+        store.experiment("s")
+
+
 def test_an_experiment_of_another_tool_is_not_written_into(store, tmp_path):
     store.client.create_experiment("s", artifact_location=str(tmp_path / "theirs"))
     with pytest.raises(StoreError, match="experiment 's' keeps its artifacts at"):

@@ -31,7 +31,7 @@ os.environ.setdefault("PGCONNECT_TIMEOUT", "10")  # Else a PostgreSQL that does 
 import mlflow
 import mlflow.store.db.utils
 from filelock import FileLock, Timeout
-from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repo import ArtifactRepository as ArtifactRepository
@@ -143,10 +143,11 @@ class Store:
             found = find_experiment(self.client, self.uri, study)
             if found is None:
                 location = f"{ARTIFACTS}{study}" if is_sqlite(self.uri) else None
+                _resolves_here(location)
                 tags = {Tag.STUDY: study, MlflowTag.KIND: MACHINE_LEARNING}
                 tags |= {MlflowTag.NOTE: description} if description else {}
                 return self.client.create_experiment(study, artifact_location=location, tags=tags)
-            if is_sqlite(self.uri) and not _resolves_here(found):
+            if is_sqlite(self.uri) and not _resolves_here(found.artifact_location):
                 raise StoreError(
                     f"{self.uri}: experiment '{study}' keeps its artifacts at {found.artifact_location}; "
                     f"expected: {ARTIFACTS}{study} (another tool made it: rename the study)"
@@ -485,11 +486,15 @@ def _create_database(path: Path, uri: str) -> None:
         raise StoreError(f"{path.parent}: cannot be written: {error.strerror or error}") from None
 
 
-def _resolves_here(experiment: Experiment) -> bool:
-    location = experiment.artifact_location
-    if not location.startswith(ARTIFACTS):
+def _resolves_here(location: str | None) -> bool:
+    """Say whether an experiment's files lie beside its store; raises StoreError where MLflow could not find them."""
+    if not location or not location.startswith(ARTIFACTS):
         return False
-    if not isinstance(get_artifact_repository(location, tracking_uri=f"{SQLITE}x.db"), LocalArtifactRepository):
+    try:
+        found = get_artifact_repository(location, tracking_uri=f"{SQLITE}x.db")
+    except MlflowException:  # MLflow's own says that such an address needs a server.
+        found = None
+    if not isinstance(found, LocalArtifactRepository):
         raise StoreError("nfstudy is not installed where it runs; hint: run `pip install -e .` in its folder")
     return True
 
