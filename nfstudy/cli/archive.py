@@ -28,7 +28,8 @@ def export(options: argparse.Namespace) -> int:
     name = study.under(options.budget).name if options.budget else study.study
     path = Path(options.file)
     _, uri = find_store(options.tracking_uri)
-    runs = export_runs(uri, name, path, options.budget, options.with_checkpoints, tell, study.budget_of)
+    left_out = options.without or ()
+    runs = export_runs(uri, name, path, options.budget, options.with_checkpoints, tell, study.budget_of, left_out)
     print(f"{path}: {runs} runs of {name}, {path.stat().st_size / 1e6:.2f} MB")
     return 0
 

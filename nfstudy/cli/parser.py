@@ -163,6 +163,12 @@ def make_parser() -> Parser:
     export.add_argument(
         "--with-checkpoints", action="store_true", help="include the trained weights, which are most of the bytes"
     )
+    export.add_argument(
+        "--without",
+        action="append",
+        metavar="NAME",
+        help="leave out files of this name, such as '*.png', that no exhibit of the study reads; may be repeated",
+    )
 
     take = commands.add_parser("import", help="import the runs of such a file into the store")
     take.add_argument("file", metavar="FILE", help="an archive written by export")

@@ -143,6 +143,17 @@ def test_checkpoints_are_left_out_unless_asked_for(filled, tmp_path):
     assert b"weights" * 1000 in dict(large.files()).values()
 
 
+def test_files_are_left_out_by_name_and_a_name_of_none_is_a_mistake(filled, tmp_path):
+    for name in ("whole", "without"):
+        export_runs(filled, "s", tmp_path / name, without=() if name == "whole" else ("sam*.png",))
+    whole, without = (read_archive(tmp_path / name) for name in ("whole", "without"))
+    names = [{name for run in archive.runs for name in run.record.files} for archive in (whole, without)]
+    assert names[0] - names[1] == {"samples.png"}
+    assert [sorted(run.histories) for run in whole.runs] == [sorted(run.histories) for run in without.runs]
+    with pytest.raises(ArchiveError, match=r"--without films: no run has such a file"):
+        export_runs(filled, "s", tmp_path / "none", without=("films",))
+
+
 PLUGIN = b"raise SystemExit('the code of an archive was run')"
 PLUGIN_TAG = json.dumps([{"kind": "flow", "name": "evil", "origin": "evil.py", "digest": "ab" * 32}])
 

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -88,6 +89,7 @@ def export_runs(
     checkpoints: bool = False,
     tell: Callable[[str], None] = untold,
     budget_of: Callable[[str, str, str], str | None] = lambda study, budget, cell: budget,
+    without: Sequence[str] = (),
 ) -> int:
     """Write an archive of a study's runs, killed and failed attempts included, and return how many there are.
 
@@ -101,10 +103,11 @@ def export_runs(
         checkpoints: whether to keep the files of `CHECKPOINTS`.
         tell: is told of each run that is left out, and how many have lost their files.
         budget_of: study, budget and cell key that a run is logged with -> the budget that it is of (`StudySpec`).
+        without: names of files to leave out, with `*` for any letters: those that none of the study's exhibits reads.
 
     Raises:
         StoreError: the store cannot be read.
-        ArchiveError: there are no such runs, they cannot be put into an archive, or it cannot be written.
+        ArchiveError: a name matches no file; there are no such runs, they cannot be put into an archive, or it cannot be written.
     """
     require_replaceable(path)
     source = _source(uri, study, tell)
@@ -115,15 +118,20 @@ def export_runs(
                 f"{study}: no run {f'of budget {budget} ' if budget else ''}has ended; expected: ended runs"
             )
         places: dict[str, tuple[str, str]] = {}
+        left_out = set[str]()
         whole = []
         for copy in copies:
             run_id, files = copy.record.id, {}
             for name in sorted(source.names(run_id)):
-                if checkpoints or not name.endswith(CHECKPOINTS):
+                if patterns := [pattern for pattern in without if fnmatchcase(name, pattern)]:
+                    left_out.update(patterns)
+                elif checkpoints or not name.endswith(CHECKPOINTS):
                     files[name] = digest = hashlib.sha256(source.content(run_id, name)).hexdigest()
                     places[digest] = (run_id, name)
             record = RunRecord.model_validate(dict(copy.record) | {"files": files})
             whole.append(replace(copy, record=record))
+        if idle := [pattern for pattern in without if pattern not in left_out]:
+            raise ArchiveError(f"--without {idle[0]}: no run has such a file; expected: a file of the runs, as *.png")
         if bare := [copy.record.id for copy in whole if not copy.record.files]:
             tell(
                 f"{len(bare)} of {len(whole)} runs have no files in the store, not even their settings.json, and are "
