@@ -81,8 +81,8 @@ def hosts(text: str) -> tuple[str, ...]:
 
 
 WORKERS_OF_DEVICE = 4
-"""Trials that a CUDA device trains side by side. On an H200, four planar chains did 3,900 updates a second in all, their
-start included, nine models 2,900 and eighteen 2,800: their threads wait for one another, not for the device."""
+"""Trials that a CUDA device trains side by side. On an H200, four planar chains did 3,900 updates a second in all,
+their start included, nine models 2,900 and eighteen 2,800: their threads wait for one another, not for the device."""
 
 
 def check_device(device: str, engine: str = "local") -> None:

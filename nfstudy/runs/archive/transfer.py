@@ -107,7 +107,8 @@ def export_runs(
 
     Raises:
         StoreError: the store cannot be read.
-        ArchiveError: a name matches no file; there are no such runs, they cannot be put into an archive, or it cannot be written.
+        ArchiveError: a name matches no file; there are no such runs, they cannot be put into an archive, or it cannot
+            be written.
     """
     require_replaceable(path)
     source = _source(uri, study, tell)
