@@ -26,7 +26,7 @@ from nfstudy.inference.training.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from nfstudy.inference.training.loop import _Loop, fit
+from nfstudy.inference.training.loop import Loop, fit
 from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.runs.result import Notice, Resumed
@@ -338,7 +338,7 @@ CHOSEN = IMAGES.replace(
 @pytest.fixture(scope="module")
 def reached():
     """The state of a training after 5 of its 11 updates: one epoch of 3, and 2 of the second."""
-    states, loop = [], _Loop(make_problem(CHOSEN, tiny_dataset(), 1, "cpu"), CHOSEN, None)
+    states, loop = [], Loop(make_problem(CHOSEN, tiny_dataset(), 1, "cpu"), CHOSEN, None)
     loop.checkpoints = SimpleNamespace(due=True, save=states.append)
     next(epochs := loop.epochs())
     next(epochs)
@@ -386,7 +386,7 @@ def more_metrics(state, **metrics):
     ],
 )  # fmt: skip
 def test_a_checkpoint_that_this_training_cannot_have_written_is_refused_and_changes_nothing(reached, change, words):
-    loop = _Loop(make_problem(CHOSEN, tiny_dataset(), 1, "cpu"), CHOSEN, None)
+    loop = Loop(make_problem(CHOSEN, tiny_dataset(), 1, "cpu"), CHOSEN, None)
     before = loop.state()
     state = torch.load(io.BytesIO(reached), weights_only=True)
     change(state)

@@ -86,8 +86,11 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("levels", [1, 16], ids=["bits", "levels"])
+@pytest.mark.parametrize(
+    ("changes", "levels"),
+    [*((changes, 1) for changes in CHANGES.values()), ({}, 16)],
+    ids=[*CHANGES, "levels, which are drawn anew"],
+)
 def test_replayed_updates_are_those_of_the_loop(changes, levels, device, monkeypatch):
     monkeypatch.setattr(update_graph, "MOST_UPDATES", 5)  # Epochs have 14: three chunks each, the last one short.
     (records, end, weights), (own_records, own_end, own_weights) = both(changes, device, monkeypatch, images(levels))

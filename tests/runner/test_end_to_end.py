@@ -199,8 +199,9 @@ def test_a_study_that_is_stopped_while_its_workers_start_says_so_in_a_word(launc
     time.sleep(1)  # Workers are seconds from being ready, and have their signal handlers yet to set.
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130  # The imports that are under way are waited for, on a crowded machine for long.
-    others = (folder / "out.txt").read_text().splitlines()[3:]
-    assert others == ["stopped by SIGINT; resume with: python -m nfstudy run tiny.yaml"]
+    *others, last = (folder / "out.txt").read_text().splitlines()[3:]
+    assert last == "stopped by SIGINT; resume with: python -m nfstudy run tiny.yaml"
+    assert others in ([], ["timing a few updates of each cell ..."])  # As far as it had come.
 
 
 def test_a_diverged_cell_is_a_result_and_the_others_go_on(tmp_path):

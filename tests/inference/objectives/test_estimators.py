@@ -12,7 +12,7 @@ from nfstudy.data import load_dataset
 from nfstudy.inference.objectives import make_estimator
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.estimator_contract import check_estimator
-from nfstudy.inference.training.loop import _Loop, fit
+from nfstudy.inference.training.loop import Loop, fit
 from nfstudy.inference.training.variances import gradient_variances, measured_epochs, variants
 from nfstudy.runs.metrics import known_metrics
 from nfstudy.study.sections import ObjectiveSpec
@@ -52,7 +52,7 @@ def test_a_training_that_goes_on_from_a_checkpoint_is_the_undisturbed_one(name, 
     whole = problem_of(settings)
     records = []
     fit(whole, settings, lambda record: records.append(record) or True)
-    first = _Loop(problem_of(settings), settings, None)
+    first = Loop(problem_of(settings), settings, None)
     batches = first.problem.minibatches
     state = []
 
@@ -65,7 +65,7 @@ def test_a_training_that_goes_on_from_a_checkpoint_is_the_undisturbed_one(name, 
 
     first.problem.minibatches = cut
     first._run_epoch()
-    second = _Loop(problem_of(settings), settings, None)
+    second = Loop(problem_of(settings), settings, None)
     assert second.restore(state[0]) == 17
     for name_of, value in first.estimator.state.items():
         assert torch.equal(second.estimator.state[name_of], value)
@@ -79,15 +79,15 @@ def test_a_checkpoint_with_another_estimators_state_is_refused():
     settings = settings_of("score-function", {"baseline": "running"})
     other = settings_of("pathwise")
     for mine, theirs in ((settings, other), (other, settings)):
-        state = _Loop(problem_of(theirs), theirs, None).state()
+        state = Loop(problem_of(theirs), theirs, None).state()
         with pytest.raises(Exception, match="its estimator of the gradient is another one"):
-            _Loop(problem_of(mine), mine, None).restore(state)
-    content = torch.load(io.BytesIO(_Loop(problem_of(settings), settings, None).state()), weights_only=True)
+            Loop(problem_of(mine), mine, None).restore(state)
+    content = torch.load(io.BytesIO(Loop(problem_of(settings), settings, None).state()), weights_only=True)
     content["estimator"]["mean"] = torch.tensor(float("nan"))
     file = io.BytesIO()
     torch.save(content, file)
     with pytest.raises(Exception, match="its estimator's mean does not fit"):
-        _Loop(problem_of(settings), settings, None).restore(file.getvalue())
+        Loop(problem_of(settings), settings, None).restore(file.getvalue())
 
 
 @pytest.mark.parametrize(("name", "example"), CASES, ids=IDS)
