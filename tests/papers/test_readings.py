@@ -104,6 +104,21 @@ def test_on_the_plane_gains_are_compared_and_levels_are_not():
     assert all("unexplained constant" in row.entries[3].display for row in levels)
 
 
+def test_a_reading_is_held_to_all_energies_that_it_was_made_for():
+    # NICE-perm gains 2.943 − 0.058 on energy 1; here it gains 2 on all, by both readings.
+    text = PLANE.replace("grid: {", "grid: {energy.name: [u1, u2], ")
+    assert text != PLANE
+    exhibit, _ = shown(text, lambda r: {"test/elbo": -(3.0 if r["flow.length"] == 2 else 1.0)})
+    ranking = exhibit.tables[0]
+    assert len(ranking.rows) == 2
+    gains = [name for name in ranking.columns if name.startswith("gain")]
+    assert gains == ["gain in F, K = 2 to 32, u1", "gain in F, K = 2 to 32, u2"]
+    for row in ranking.rows:
+        assert "energy" not in row.name
+        distance, *entries = (entry.display for entry in row.entries)
+        assert float(distance) == max(abs(float(each.replace("−", "-"))) for each in entries if each not in ("", "–"))
+
+
 def test_what_stopping_early_would_have_given():
     exhibit, _ = shown(MNIST, on_mnist, points=((10, 120.0), (20, 98.5), (30, 99.25)))
     for row in exhibit.tables[2].rows:

@@ -1,6 +1,7 @@
 """The exhibit `readings`: how near each reading of what the paper leaves open comes to the paper's numbers.
 
-A reading is the cells that agree in all but the flow's length: a family, and whatever else the study varies.
+A reading is the cells that agree in all but the flow's length and the energy or data set: a family, and whatever else
+the study varies.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from nfstudy.report.exhibits.base import (
     stamped,
 )
 from nfstudy.report.exhibits.general import free_energies
+from nfstudy.report.labels import Label, setting_text
 from nfstudy.report.paper import Published
 from nfstudy.report.plots.forest import Difference, DifferencePanel, draw_differences
 from nfstudy.report.statistics.estimates import CellResult, Results, change_of, estimate
@@ -86,8 +88,7 @@ class Reading:
 
 def readings(results: Results) -> Exhibit:
     """Rank the readings by their largest distance to the paper, and draw every distance."""
-    every = [Reading(group, tuple(_comparisons(group, results))) for group in curve_groups(results)]
-    ranked = sorted(every, key=lambda reading: (-reading.compared, reading.distance or math.inf))
+    ranked = sorted(_every(results), key=lambda reading: (-reading.compared, reading.distance or math.inf))
     tables = (_ranking(ranked, results), _numbers(ranked, results), _stopped(results))
     return Exhibit(
         "readings",
@@ -98,6 +99,26 @@ def readings(results: Results) -> Exhibit:
         answer=Answer("Which reading comes nearest to the paper's numbers?", _nearest(ranked) + _seeds(ranked)),
         spans=_spans(ranked),
     )
+
+
+def _every(results: Results) -> list[Reading]:
+    """Return the readings, each over all of the paper's experiments that the study repeats by it."""
+    found: dict[Label, list[CurveGroup]] = {}
+    for group in curve_groups(results):
+        own = tuple(setting for setting in group.label.variant if setting[0] not in WHERE)
+        found.setdefault(replace(group.label, variant=own), []).append(group)
+    every = []
+    for label, groups in found.items():
+        compared = [comparison for group in groups for comparison in _compared(group, results)]
+        every.append(Reading(replace(groups[0], label=label), tuple(compared)))
+    return every
+
+
+def _compared(group: CurveGroup, results: Results) -> Iterator[Comparison]:
+    """Yield `_comparisons`, named after the experiment where the study varies it."""
+    where = [setting_text(value) for path, value in group.label.variant if path in WHERE]
+    for comparison in _comparisons(group, results):
+        yield replace(comparison, name=", ".join((comparison.name, *where)))
 
 
 def _comparisons(group: CurveGroup, results: Results) -> Iterator[Comparison]:

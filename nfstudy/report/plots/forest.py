@@ -14,6 +14,8 @@ from nfstudy.report.plots.curves import family_colour, figure_style, finish
 
 MOST_COLUMNS = 4
 """Panels side by side."""
+LETTER = 0.085
+"""Inches that one letter of a line's name takes."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def draw_differences(title: str, panels: Sequence[DifferencePanel], stamp: str =
     with figure_style():
         columns = min(len(panels), MOST_COLUMNS)
         lines = -(-len(panels) // columns)
-        size = (3.6 * columns + 2.2, (0.42 * len(labels) + 1.7) * lines)
+        room = max(2.2, LETTER * max(map(len, labels), default=0))
+        size = (3.6 * columns + room, (0.42 * len(labels) + 1.7) * lines)
         figure = Figure(figsize=size, layout="constrained")
         every = np.ravel(figure.subplots(lines, columns, sharey=True))
         for axes in every[len(panels) :]:
