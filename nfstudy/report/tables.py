@@ -91,6 +91,10 @@ class Row:
     length: int | None = None
 
 
+MOST_IN_MARKDOWN = 150
+"""Rows of a table that a page in Markdown shows; a longer one it links to, as CSV."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table; the first column holds the rows' names."""

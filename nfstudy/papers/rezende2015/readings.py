@@ -35,7 +35,7 @@ from nfstudy.report.labels import Label, setting_text
 from nfstudy.report.paper import Published
 from nfstudy.report.plots.forest import Difference, DifferencePanel, draw_differences
 from nfstudy.report.statistics.estimates import CellResult, Results, change_of, estimate
-from nfstudy.report.tables import Entry, Row, Table, format_number
+from nfstudy.report.tables import MOST_IN_MARKDOWN, Entry, Row, Table, format_number
 from nfstudy.runs.metrics import FREE_ENERGY
 
 TITLE = "Readings: how near each comes to the paper"
@@ -244,7 +244,8 @@ def _numbers(ranked: Sequence[Reading], results: Results) -> Table:
     ]
     caption = "The numbers behind the distances, in nats: ours as mean ± standard error (number of runs)."
     columns = ("reading", "paper", "ours", "difference", "note", "runs")
-    return Table("readings-numbers", bounded(caption, results), columns, tuple(rows))
+    shown = len(rows) <= MOST_IN_MARKDOWN
+    return Table("readings-numbers", bounded(caption, results), columns, tuple(rows), in_markdown=shown)
 
 
 def _stopped(results: Results) -> Table:
@@ -278,7 +279,8 @@ def _stopped(results: Results) -> Table:
         "them at the end, and how much it has risen since, in nats: a reading whose F rises over-fits."
     )
     columns = ("cell", "lowest F", "at update", "F at the end", "risen by", "note")
-    return Table("readings-stopped", stamped(caption, results), columns, tuple(rows))
+    shown = len(rows) <= MOST_IN_MARKDOWN
+    return Table("readings-stopped", stamped(caption, results), columns, tuple(rows), in_markdown=shown)
 
 
 def _figure(ranked: Sequence[Reading], results: Results) -> tuple[Drawing, ...]:

@@ -26,7 +26,7 @@ from nfstudy.report.exhibits.base import (
 )
 from nfstudy.report.plots.curves import Column, Facet, Panel, draw_curves, draw_histories, draw_tiles
 from nfstudy.report.statistics.estimates import CellResult, Results
-from nfstudy.report.tables import Entry, Table
+from nfstudy.report.tables import MOST_IN_MARKDOWN, Entry, Table
 from nfstudy.runs.frame import LoggedRuns
 from nfstudy.runs.metrics import BITS_PER_PIXEL, FREE_ENERGY, METRICS, SECONDS, SPEED
 
@@ -64,7 +64,8 @@ def summary(results: Results) -> Exhibit:
         f"and evaluation; parameter updates a second of training.{further}"
     )
     headers = ("cell", *(quantity.title for quantity in columns), "runs", "state")
-    table = Table("summary", bounded(caption, results), headers, tuple(rows))
+    shown = len(rows) <= MOST_IN_MARKDOWN
+    table = Table("summary", bounded(caption, results), headers, tuple(rows), in_markdown=shown)
     return Exhibit("summary", "Summary", "", (table,))
 
 
