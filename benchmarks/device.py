@@ -21,7 +21,7 @@ UPDATES = 1500
 """Of each timing, in epochs of 500: the first captures the graph, and does not count."""
 MOST_OFF = 0.01
 """Between a minibatch's gradient and the processor's in float64, the norm of their difference over its own, the largest
-of all weights. Where rounding has another piece of a Maxout unit be the largest, it is some thousandths."""
+of all weights. Room for a Maxout unit or two of which rounding has another piece be the largest."""
 TOGETHER = 4000
 """Updates of each of nine cells that are trained at once."""
 GUIDED_LENGTH = 4

@@ -142,18 +142,40 @@ def test_a_training_that_is_stopped_after_an_epoch_has_its_updates_alone(device,
         torch.testing.assert_close(own, weight, rtol=1e-3, atol=1e-4)
 
 
-def test_what_cannot_be_captured_is_done_update_by_update_and_told(device, monkeypatch):
-    def refuse(self):
+@pytest.mark.parametrize("objective", [{}, {"estimator": "score-function"}], ids=["pathwise", "one that learns"])
+def test_what_cannot_be_captured_is_done_update_by_update_and_told(objective, device, monkeypatch):
+    """A capture that is given up after the estimate, of which an estimator has learned: nothing of it is left."""
+
+    def broken(loss):
         raise RuntimeError("operation not permitted when stream is capturing")
 
+    def refuse(self):
+        loop = self.update.__self__.loop
+        loop.gradient = broken
+        try:
+            self.step()
+        finally:
+            del loop.gradient
+
     monkeypatch.setattr(UpdateGraph, "_capture", refuse)
-    settings = Settings.model_validate(SETTINGS)
+    values = {f"objective.{name}": value for name, value in objective.items()}
+    settings = Settings.model_validate(SETTINGS).replace(values | {"train.learning_rate": 1e-4})
     _, _, weights = trained(settings, device, False, monkeypatch, images())
     with pytest.warns(UserWarning, match=r"one by one, which is slower: operation not permitted"):
         records, end, own_weights = trained(settings, device, True, monkeypatch, images())
     assert (end.outcome, end.update, len(records)) == ("finished", 37, 3)
     for weight, own in zip(weights, own_weights, strict=True):
         torch.testing.assert_close(own, weight, rtol=1e-5, atol=1e-6)
+
+
+def test_an_error_of_the_device_is_not_taken_for_what_cannot_be_captured(device, monkeypatch):
+    class Broken:
+        def replay(self):
+            raise RuntimeError("CUDA error: invalid argument")
+
+    monkeypatch.setattr(UpdateGraph, "_capture", lambda self: Broken())
+    with pytest.raises(RuntimeError, match="invalid argument"):
+        trained(Settings.model_validate(SETTINGS), device, True, monkeypatch, images())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="captures a CUDA graph: this machine has no such device")

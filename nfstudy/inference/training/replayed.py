@@ -87,15 +87,16 @@ class Replayed:
         self._graph.load(count, steering)
         self._sums.zero_()
         try:
-            self._graph.run(count)
+            self._graph.capture()
         except RuntimeError as error:  # What somebody's plug-in does in an update cannot be captured.
             reason = " ".join(str(error).split())[:200]
             warnings.warn(f"the updates are done one by one, which is slower: {reason}", stacklevel=2)
             restore()
             loop.replayed = None
             return False
+        self._graph.run(count)
         self._staged = next(self._chunks, None)
-        if self._graph.failed() is not None:
+        if self._graph.failed():
             restore()
             return False
         loop.sums = self._sums.clone() if loop.sums is None else loop.sums + self._sums
@@ -169,8 +170,10 @@ class _Restore:
         self.before = [each.clone() for each in tensors]
         self.schedule = copy.deepcopy(loop.schedule.state_dict()) if loop.schedule else None
         self.rates = [group["lr"] for group in loop.optimiser.param_groups]
+        self.learned = loop.estimator.state
 
     def __call__(self) -> None:
+        self.loop.estimator.state = self.learned  # A capture that was given up has left what was never computed.
         for each, before in zip(self.tensors, self.before, strict=True):
             each.copy_(before)
         if self.loop.schedule and self.schedule is not None:

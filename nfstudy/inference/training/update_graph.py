@@ -83,18 +83,22 @@ class UpdateGraph:
         self._numbers[:count].copy_(torch.tensor(steering, dtype=torch.float32), non_blocking=True)
         self._position.zero_()
 
-    def run(self, count: int) -> None:
-        """Have the device do so many updates, without waiting for it."""
+    def capture(self) -> None:
+        """Make the graph if there is none yet; raises RuntimeError where the update does what none can hold."""
         if self.graph is None:
             self.graph = self._capture()
+
+    def run(self, count: int) -> None:
+        """Have the device do so many updates, without waiting for it."""
+        assert self.graph is not None
         for _ in range(count):
             self.graph.replay()
 
-    def failed(self) -> int | None:
-        """Wait for the device, and return which update of the last `run` was the first that was not finite, from 0."""
+    def failed(self) -> bool:
+        """Wait for the device, and return whether an update of the last `run` was not finite."""
         place = int(self._failed.item())
         self._failed.fill_(-1)
-        return None if place < 0 else place
+        return place >= 0
 
     def _make_room(self, drawn: tuple[Tensor, ...]) -> None:
         size = sum(each.numel() * each.element_size() for each in drawn)
