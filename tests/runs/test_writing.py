@@ -99,6 +99,30 @@ def test_what_comes_while_a_call_is_under_way_goes_into_the_next(monkeypatch):
     assert not store.abandoned
 
 
+def test_what_comes_while_the_origin_is_written_goes_with_it():
+    store, at_origin, go_on = Slow(), threading.Event(), threading.Event()
+    own = store.log_origin
+
+    def slow_origin(*arguments):
+        at_origin.set()
+        assert go_on.wait(20)
+        return own(*arguments)
+
+    store.log_origin = slow_origin
+    writing = Writing(store, threads=1)
+    log = begin(writing)
+    assert at_origin.wait(20)
+    writing.epoch(log, epoch(1))
+    writing.end(log, DONE, "words")
+    go_on.set()
+    heard(writing, 2)
+    assert store.calls[1:] == [
+        ("origin", "run 1"),
+        ("end", "run 1", {"flow.length": "2"}, [10], "finished", True),
+    ]
+    writing.close()
+
+
 def test_a_run_that_has_been_there_for_a_while_may_have_been_described(monkeypatch):
     monkeypatch.setattr("nfstudy.runs.tracking.writing.UNSEEN_SECONDS", 0.0)
     store = Slow()

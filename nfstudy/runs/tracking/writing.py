@@ -245,13 +245,14 @@ class Writing:
 
     def _write(self, log: RunLog) -> _End | None:
         """Write all that has come of a run that the store has; return its end if it was among it."""
-        with self._changed:
+        origin = Entries()
+        if not log.has_origin:
+            origin = self._store.log_origin(log.run_id, log.trial, log.data, log.attempt)
+            log.has_origin = True
+        with self._changed:  # What came while that was written is among it.
             come, end = log.entries, log.end
             log.entries = []
-        if not log.has_origin:
-            come.insert(0, self._store.log_origin(log.run_id, log.trial, log.data, log.attempt))
-            log.has_origin = True
-        entries = together(come)
+        entries = together([origin, *come])
         if end and end.result:
             unseen = time.monotonic() - log.made < UNSEEN_SECONDS
             self._store.finish_run(log.run_id, end.result, end.description, entries, end.when, unseen)
