@@ -10,17 +10,28 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from threading import Lock
 
 LOCK = "constraints.txt"
 
 
-@cache
+_first = Lock()
+"""Held while the environment is found: threads that begin runs at once would each read every distribution."""
+
+
 def environment() -> dict[str, str]:
     """Return Python's and every installed distribution's version, and the machine's kind (no names, no paths).
 
     Where the package stands in its source tree, the digest of the file that pins the versions is among them.
     """
-    versions = {dist.metadata["Name"]: dist.version for dist in metadata.distributions() if dist.metadata["Name"]}
+    with _first:
+        return _environment()
+
+
+@cache
+def _environment() -> dict[str, str]:
+    found = [each.metadata for each in metadata.distributions()]  # Read and parsed anew each time it is asked for.
+    versions = {each["Name"]: each["Version"] for each in found if each["Name"]}
     lock = Path(__file__).resolve().parents[2] / LOCK
     return {
         "python": sys.version.split()[0],

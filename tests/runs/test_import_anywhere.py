@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from mlflow.tracking import MlflowClient
-from support.cluster import mlflow_server
+from support.cluster import GUNICORN, mlflow_server
 from support.command_line import TINY, digests, frame_of, nfstudy, python, write_study
 from support.filled_store import fill
 from support.postgres import running_postgres
@@ -36,9 +36,11 @@ def packed(tmp_path_factory):
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, request):
+    """A server's address; of one with other options where a test says so."""
     (tmp_path / "server").mkdir()
-    with mlflow_server(f"sqlite:///{tmp_path}/server/mlflow.db", tmp_path / "server") as address:
+    options = getattr(request, "param", ())
+    with mlflow_server(f"sqlite:///{tmp_path}/server/mlflow.db", tmp_path / "server", options) as address:
         yield address
 
 
@@ -60,6 +62,7 @@ def assert_same_runs(uri, archive):
             assert theirs.artifact(run.record.id, name) == ours.artifact(run.record.id, name)
 
 
+@pytest.mark.parametrize("server", [(), GUNICORN], indirect=True, ids=["uvicorn", "gunicorn"])
 def test_a_server_gives_back_the_archive_it_was_given(packed, server, tmp_path):
     archive = read_archive(packed)
     done = import_runs(archive, server)

@@ -16,15 +16,17 @@ from support.template_store import template
 
 SERVER_GROUP = "server.pid"
 """The file that names the server's process group."""
+GUNICORN = ("--gunicorn-opts", "--threads 4")
+"""How docs/scaling.md starts a server that many trials are written to."""
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
 @contextmanager
-def mlflow_server(backend, folder):
+def mlflow_server(backend, folder, options=()):
     """Serve a database, which is new if it is SQLite, and artifacts through the server; give its address."""
     address = f"http://127.0.0.1:{(port := free_port())}"
     arguments = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--serve-artifacts"]
-    arguments += ["--backend-store-uri", backend, "--artifacts-destination", str(folder)]
+    arguments += ["--backend-store-uri", backend, "--artifacts-destination", str(folder), *options]
     if is_sqlite(backend):
         database_file(backend).write_bytes(template())
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -12,11 +12,13 @@ import json
 import logging
 import os
 import sqlite3
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,6 +77,10 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # It prin
 
 # It makes the folder of a database whose address it does not decode: where `%` is in a name, not the one meant.
 mlflow.store.db.utils._make_parent_dirs_if_sqlite = lambda db_uri: None
+
+# Before each request it asks, by five imports that search all of `sys.path`, whether it is on Databricks.
+if find_spec("dbruntime") is None:
+    sys.modules["dbruntime"] = None  # type: ignore[assignment]  # Python's own sign of a module that is not there.
 
 Written = TypeVar("Written")
 
