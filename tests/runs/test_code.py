@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from nfstudy.core.errors import UserError
 from nfstudy.core.plugins import Plugin
-from nfstudy.runs import code
+from nfstudy.runs import code, provenance
 from nfstudy.runs.code import CodeState, code_state, differing, package_sources, plugin_sources, state_of
 from nfstudy.runs.provenance import environment, usable_cores
 
@@ -294,3 +296,20 @@ def test_a_launch_is_refused_where_what_it_has_loaded_is_not_known(monkeypatch):
     monkeypatch.setattr(code, "package_sources", lambda: {"nfstudy/one.py": "", "nfstudy/two.py": "ab"})
     with pytest.raises(UserError, match=r"nfstudy/one.py: Python took a compiled copy .* run the command again"):
         code_state.__wrapped__()
+
+
+def test_threads_that_ask_for_the_environment_at_once_read_the_distributions_once(monkeypatch):
+    asked, own = [], metadata.distributions
+
+    def counted():
+        asked.append(1)
+        return own()
+
+    monkeypatch.setattr(provenance.metadata, "distributions", counted)
+    provenance._environment.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda _: environment(), range(8))]
+    assert len(asked) == 1
+    assert all(each == found[0] for each in found)
+    for name in ("torch", "numpy", "mlflow", "optuna"):
+        assert found[0][f"package {name}"] == metadata.version(name)

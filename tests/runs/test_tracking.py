@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from mlflow.tracking.request_header.registry import resolve_request_headers
 from support.fork_server import Command
 
 from nfstudy.core.errors import StoreError, StoreUnavailableError
@@ -309,3 +310,15 @@ def test_an_experiment_of_another_tool_is_not_written_into(store, tmp_path):
     store.client.create_experiment("s", artifact_location=str(tmp_path / "theirs"))
     with pytest.raises(StoreError, match="experiment 's' keeps its artifacts at"):
         store.experiment("s")
+
+
+def test_a_request_to_a_server_imports_nothing_of_databricks(monkeypatch):
+    tried = []
+
+    class Watching:
+        def find_spec(self, name, path=None, target=None):
+            tried.append(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Watching(), *sys.meta_path])
+    assert resolve_request_headers()["User-Agent"].startswith("mlflow-python-client/")
+    assert not any(name.startswith("dbruntime") for name in tried)
