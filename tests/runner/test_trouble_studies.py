@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import time
-from importlib import import_module
 from pathlib import Path
 
 import pytest

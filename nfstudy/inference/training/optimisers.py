@@ -1,7 +1,7 @@
 """The optimisers of `train.optimiser`: torch's own, and its RMSprop without passing over all weights seven times.
 
-torch's load its compiler, which takes each worker a second and 100 MB; they need it where they are compiled, and are not
-here. So they are used without what guards them from that.
+torch's load its compiler, which takes each worker a second; they need it where they are compiled, and are not here. So
+they are used without what guards them from that.
 """
 
 from __future__ import annotations
