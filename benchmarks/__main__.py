@@ -81,6 +81,12 @@ BENCHMARKS = {
         one_core=False,
         by_name=True,
     ),
+    "flagship": Benchmark(
+        "hours of the flagship's nine cells, from a few epochs of each, which take ten minutes; only if named",
+        _module("flagship"),
+        one_core=False,
+        by_name=True,
+    ),
     "device": Benchmark(
         "updates on a CUDA device, and the paper's nine cells at once; only if named",
         _module("device"),

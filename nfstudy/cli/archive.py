@@ -28,8 +28,10 @@ def export(options: argparse.Namespace) -> int:
     name = study.under(options.budget).name if options.budget else study.study
     path = Path(options.file)
     _, uri = find_store(options.tracking_uri)
-    left_out = options.without or ()
-    runs = export_runs(uri, name, path, options.budget, options.with_checkpoints, tell, study.budget_of, left_out)
+    left_out, of_first = options.without or (), options.first_only or ()
+    runs = export_runs(
+        uri, name, path, options.budget, options.with_checkpoints, tell, study.budget_of, left_out, of_first
+    )
     print(f"{path}: {runs} runs of {name}, {path.stat().st_size / 1e6:.2f} MB")
     return 0
 

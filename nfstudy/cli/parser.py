@@ -169,6 +169,13 @@ def make_parser() -> Parser:
         metavar="NAME",
         help="leave out files of this name, such as '*.png', that no exhibit of the study reads; may be repeated",
     )
+    export.add_argument(
+        "--first-only",
+        action="append",
+        metavar="NAME",
+        help="keep files of this name of each cell's first finished repetition alone, as exhibits show one picture a "
+        "cell; may be repeated",
+    )
 
     take = commands.add_parser("import", help="import the runs of such a file into the store")
     take.add_argument("file", metavar="FILE", help="an archive written by export")

@@ -13,7 +13,7 @@ from llvmlite.binding import get_host_cpu_name
 from matplotlib.figure import Figure
 
 from benchmarks import __main__ as command
-from benchmarks import first_use, flows, likelihood, ours, paper, peers, scaling, step, timing
+from benchmarks import first_use, flagship, flows, likelihood, ours, paper, peers, scaling, step, timing
 from benchmarks.contest import Contest, torch_contestant
 from benchmarks.page import MOST_ROWS, write_page
 from benchmarks.result import Result, Verdict, as_tables, save
@@ -330,6 +330,18 @@ def test_the_settings_of_the_race_to_the_papers_number_stand_in_its_study():
         assert (settings.data.name, settings.data.binarisation) == ("mnist", "static")
         assert (settings.evaluation.samples, settings.evaluation.test_images) == (200, None)
         assert study.under(goal.budget).repetitions >= 3
+
+
+def test_the_flagship_is_scaled_up_from_a_few_epochs_of_each_cell():
+    # 1,800 updates in 36 s, three validations of 2 s and an evaluation of a minute, for 40,000 updates and five seeds.
+    run = {"name": "planar K=80 D=40 #1", "update": 1800, "time/updates_per_second": 50.0}
+    run |= {"time/wall_seconds": 36 + 3 * 2 + 60, "time/evaluation_seconds": 60.0}
+    row = flagship._row(pd.Series(run), flagship.Scale(40_000, 40_000 / 600, 5))
+    assert row["cell"] == "planar K=80"
+    assert row["update_milliseconds"] == pytest.approx(20)
+    assert row["training_hours"] == pytest.approx(5 * 800 / 3600)
+    assert row["validation_hours"] == pytest.approx(5 * 2 * 66.67 / 3600, rel=1e-4)
+    assert row["hours"] == pytest.approx(5 * (800 + 133.33 + 60) / 3600, rel=1e-4)
 
 
 def test_processor_seconds_are_those_of_a_session_with_its_children():

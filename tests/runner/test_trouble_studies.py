@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import time
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,6 @@ STUDIES = Path(__file__).parents[2] / "studies"
 def command(monkeypatch, capfd):
     """Give the function that runs a command in a folder, in this patched process: (exit code, output, errors)."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    import_module("torch._dynamo")  # Which each worker would import otherwise.
     fork = multiprocessing.get_context("fork")  # For workers without the seconds of their imports.
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
 

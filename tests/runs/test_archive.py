@@ -154,6 +154,31 @@ def test_files_are_left_out_by_name_and_a_name_of_none_is_a_mistake(filled, tmp_
         export_runs(filled, "s", tmp_path / "none", without=("films",))
 
 
+def test_files_are_kept_of_each_cells_first_finished_repetition_alone(filled, tmp_path):
+    export_runs(filled, "s", tmp_path / "whole")
+    export_runs(filled, "s", tmp_path / "first", first_only=("*.png", "settings.json"))
+    whole, first = (read_archive(tmp_path / name).runs for name in ("whole", "first"))
+    finished = [
+        run.record
+        for run in whole
+        if run.record.tags["nfstudy.stage"] == "repetition" and run.record.tags.get("nfstudy.outcome") == "finished"
+    ]
+    cells = {record.tags["nfstudy.cell"] for record in finished}
+    kept = [run.record for run in first if "settings.json" in run.record.files]
+    assert sorted(record.tags["nfstudy.cell"] for record in kept) == sorted(cells)
+    for record in kept:
+        others = [other for other in finished if other.tags["nfstudy.cell"] == record.tags["nfstudy.cell"]]
+        assert int(record.tags["nfstudy.index"]) == min(int(other.tags["nfstudy.index"]) for other in others)
+    assert sum("samples.png" in run.record.files for run in first) < sum(
+        "settings.json" in run.record.files for run in whole
+    )
+    for before, after in zip(whole, first, strict=True):
+        assert set(before.record.files) - set(after.record.files) <= {"samples.png", "settings.json"}
+        assert sorted(before.histories) == sorted(after.histories)
+    with pytest.raises(ArchiveError, match=r"--first-only films: no run has such a file"):
+        export_runs(filled, "s", tmp_path / "none", first_only=("films",))
+
+
 PLUGIN = b"raise SystemExit('the code of an archive was run')"
 PLUGIN_TAG = json.dumps([{"kind": "flow", "name": "evil", "origin": "evil.py", "digest": "ab" * 32}])
 

@@ -37,7 +37,6 @@ MODULES = (
     *("nfstudy.runs.archive.transfer", "nfstudy.runs.tracking.mlflow_export", "nfstudy.runs.tracking.mlflow_import"),
     *(f"nfstudy.cli.{name}" for name in ("archive", "check", "check_plugin", "reference", "report", "rerun", "run")),
     *("nfstudy.cli.status", "nfstudy.cli.ui", "nfstudy.__main__", "scipy.optimize", "scipy.stats", "seaborn"),
-    "torch._dynamo",  # By torch's optimisers, for nothing.
 )
 """What commands import, now or later."""
 LONGEST_REQUEST = 1 << 17

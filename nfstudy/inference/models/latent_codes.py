@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -43,11 +44,15 @@ class EqualMass(Bins):
     """2^bits bins of equal mass under N(0, 1), and their medians."""
 
     def __init__(self, bits: int) -> None:
-        from scipy.special import ndtri  # See `diagnostics`.
-
         self.size = 1 << bits
-        self._edges: list[float] = ndtri(np.arange(self.size + 1) / self.size).tolist()
-        self._points: list[float] = ndtri((np.arange(self.size) + 0.5) / self.size).tolist()
+
+    @cached_property
+    def _edges(self) -> list[float]:
+        return _quantiles(np.arange(self.size + 1) / self.size)
+
+    @cached_property
+    def _points(self) -> list[float]:
+        return _quantiles((np.arange(self.size) + 0.5) / self.size)
 
     def edge(self, code: int) -> float:
         """Return the quantile of code / n."""
@@ -56,6 +61,13 @@ class EqualMass(Bins):
     def point(self, code: int) -> float:
         """Return the quantile of (code + ½) / n."""
         return self._points[code]
+
+
+def _quantiles(masses: np.ndarray) -> list[float]:
+    from scipy.special import ndtri  # See `diagnostics`.
+
+    quantiles: list[float] = ndtri(masses).tolist()
+    return quantiles
 
 
 class EqualWidth(Bins):

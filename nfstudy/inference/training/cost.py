@@ -13,9 +13,9 @@ from nfstudy.inference.training.loop import fit
 from nfstudy.runs.result import Cost
 from nfstudy.study.settings import Settings
 
-WARM_UP, TIMED = 2, 8
+WARM_UP, TIMED = 1, 5
 """Updates: the first ones of a process are slow."""
-VALID_IMAGES, TEST_IMAGES, TEST_SAMPLES = 500, 100, 16
+VALID_IMAGES, TEST_IMAGES, TEST_SAMPLES = 300, 60, 16
 
 
 def measure_cost(settings: Settings, dataset: Dataset | None, device: str) -> Cost:

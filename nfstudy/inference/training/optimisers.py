@@ -1,8 +1,13 @@
-"""The optimisers of `train.optimiser`: torch's own, and its RMSprop without passing over all weights seven times."""
+"""The optimisers of `train.optimiser`: torch's own, and its RMSprop without passing over all weights seven times.
+
+torch's load its compiler, which takes each worker a second; they need it where they are compiled, and are not here. So
+they are used without what guards them from that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -14,7 +19,22 @@ from nfstudy.core.kernels.rmsprop import update
 from nfstudy.study.sections import TrainSpec
 
 
-class FusedRMSprop(torch.optim.RMSprop):
+class _Uncompiled(Optimizer):
+    """What every optimiser of torch does, without its guard."""
+
+    add_param_group = unwrap(Optimizer.add_param_group)
+    zero_grad = unwrap(Optimizer.zero_grad)
+    state_dict = unwrap(Optimizer.state_dict)
+    load_state_dict = unwrap(Optimizer.load_state_dict)
+
+
+class FusedAdamW(_Uncompiled, torch.optim.AdamW):
+    """torch's AdamW, of which each update is one loop a weight, or one kernel on a GPU."""
+
+    step = torch.no_grad()(unwrap(torch.optim.Adam.step))
+
+
+class FusedRMSprop(_Uncompiled, torch.optim.RMSprop):
     """torch's RMSprop with momentum, whose state this is too; each update is one loop a weight, or one kernel on a GPU.
 
     v ← α v + (1 − α) g²,  m ← μ m + g / (√v + ε),  w ← w − η m
@@ -105,7 +125,7 @@ def make_optimiser(named: Mapping[str, nn.Parameter], train: TrainSpec) -> Optim
         }
         for wanted in (True, False)
     ]
-    return torch.optim.AdamW(
+    return FusedAdamW(
         [group for group in groups if group["params"]],
         lr=train.learning_rate,
         betas=(train.beta1, train.beta2),

@@ -90,6 +90,7 @@ def export_runs(
     tell: Callable[[str], None] = untold,
     budget_of: Callable[[str, str, str], str | None] = lambda study, budget, cell: budget,
     without: Sequence[str] = (),
+    first_only: Sequence[str] = (),
 ) -> int:
     """Write an archive of a study's runs, killed and failed attempts included, and return how many there are.
 
@@ -104,6 +105,8 @@ def export_runs(
         tell: is told of each run that is left out, and how many have lost their files.
         budget_of: study, budget and cell key that a run is logged with -> the budget that it is of (`StudySpec`).
         without: names of files to leave out, with `*` for any letters: those that none of the study's exhibits reads.
+        first_only: the same, of files to leave out but of the first finished repetition of each cell, as pictures are
+            of one run.
 
     Raises:
         StoreError: the store cannot be read.
@@ -119,20 +122,26 @@ def export_runs(
                 f"{study}: no run {f'of budget {budget} ' if budget else ''}has ended; expected: ended runs"
             )
         places: dict[str, tuple[str, str]] = {}
-        left_out = set[str]()
+        firsts = _first_finished([copy.record for copy in copies])
+        matched = set[str]()
         whole = []
         for copy in copies:
             run_id, files = copy.record.id, {}
             for name in sorted(source.names(run_id)):
-                if patterns := [pattern for pattern in without if fnmatchcase(name, pattern)]:
-                    left_out.update(patterns)
-                elif checkpoints or not name.endswith(CHECKPOINTS):
+                found = {pattern for pattern in (*without, *first_only) if fnmatchcase(name, pattern)}
+                matched |= found
+                if found.intersection(without) or (found and run_id not in firsts):
+                    continue
+                if checkpoints or not name.endswith(CHECKPOINTS):
                     files[name] = digest = hashlib.sha256(source.content(run_id, name)).hexdigest()
                     places[digest] = (run_id, name)
             record = RunRecord.model_validate(dict(copy.record) | {"files": files})
             whole.append(replace(copy, record=record))
-        if idle := [pattern for pattern in without if pattern not in left_out]:
-            raise ArchiveError(f"--without {idle[0]}: no run has such a file; expected: a file of the runs, as *.png")
+        for option, patterns in (("--without", without), ("--first-only", first_only)):
+            if idle := [pattern for pattern in patterns if pattern not in matched]:
+                raise ArchiveError(
+                    f"{option} {idle[0]}: no run has such a file; expected: a file of the runs, as *.png"
+                )
         if bare := [copy.record.id for copy in whole if not copy.record.files]:
             tell(
                 f"{len(bare)} of {len(whole)} runs have no files in the store, not even their settings.json, and are "
@@ -144,6 +153,18 @@ def export_runs(
         raise ArchiveError(f"{uri}: a run of '{study}' cannot be exported: {reason}") from None
     write_archive(path.resolve(), study, source.description(), whole, lambda digest: source.content(*places[digest]))
     return len(whole)
+
+
+def _first_finished(records: Sequence[RunRecord]) -> set[str]:
+    """Return the ids of the first finished repetition of each cell under each budget."""
+    first: dict[tuple[str, ...], tuple[int, str]] = {}
+    for record in records:
+        tags = record.tags
+        if tags[Tag.STAGE] == "repetition" and tags.get(Tag.OUTCOME) == "finished":
+            cell = (tags[Tag.STUDY], tags.get(Tag.BUDGET, ""), tags[Tag.CELL])
+            own = (int(tags[Tag.INDEX]), record.id)
+            first[cell] = min(first.get(cell, own), own)
+    return {run_id for _, run_id in first.values()}
 
 
 def _budget(record: RunRecord, budget_of: Callable[[str, str, str], str | None]) -> str | None:
