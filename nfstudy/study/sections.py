@@ -256,6 +256,9 @@ class EvaluationSpec(Record):
     """Images only: importance samples of the tight estimate, which stands beside that of `samples`."""
     tight_images: Annotated[int, Field(ge=0, le=10_000_000)] = 1000
     """Images only: how many test images it is made of, spread evenly over those evaluated; 0 is no tight estimate."""
+    valid_images: Count | None = None
+    """Images only: validate on so many of the validation images, spread evenly over them; null is all of them. After a
+    short epoch, all may take as long as the epoch did."""
     valid_samples: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Images only: importance samples for each validation image of −ln p(x), once when a training has ended, trials of
     a search among them; 0 is no such estimate."""

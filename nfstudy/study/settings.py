@@ -57,6 +57,7 @@ _ACTIVE_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "evaluation.test_images": ("problem", ("images",)),
     "evaluation.tight_samples": ("problem", ("images",)),
     "evaluation.tight_images": ("problem", ("images",)),
+    "evaluation.valid_images": ("problem", ("images",)),
     "evaluation.valid_samples": ("problem", ("images",)),
 }
 
@@ -68,6 +69,7 @@ ADDED_SINCE_KEY_VERSION: dict[str, Any] = {
     "train.decay_biases": True,
     "evaluation.tight_samples": 5000,
     "evaluation.tight_images": 1000,
+    "evaluation.valid_images": None,
     "evaluation.valid_samples": 0,
     "model.likelihood": None,
     "flow.initial_scale": 1.0,
@@ -400,7 +402,7 @@ def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str
     if model.likelihood is not None and model.likelihood not in likelihoods:
         yield "model.likelihood", model.likelihood, f"{', '.join(likelihoods)} for data of {data.values}"
         return
-    train, _, test = data.examples() or (None, None, None)
+    train, valid, test = data.examples() or (None, None, None)
     yield from _impossible_layers(settings)
     if data.training_split != "train" and settings.train.keep == "best":
         yield "train.keep", "best", f"last with data.training_split {data.training_split}, {TRAINED_ON}"
@@ -417,6 +419,9 @@ def _impossible_images(settings: Settings, data: DataSpec) -> Iterator[tuple[str
     if test and (settings.evaluation.test_images or 0) > test:
         test_images = settings.evaluation.test_images
         yield "evaluation.test_images", test_images, f"at most {test}, the test images of {data.name}"
+    if valid and (settings.evaluation.valid_images or 0) > valid:
+        valid_images = settings.evaluation.valid_images
+        yield "evaluation.valid_images", valid_images, f"at most {valid}, the validation images of {data.name}"
     if settings.train.batch > (data.train_images or train or math.inf):
         yield "train.batch", settings.train.batch, f"at most {data.train_images or train}, the training images"
     if model.hidden_counts == "pieces" and model.hidden % model.maxout:

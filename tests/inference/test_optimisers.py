@@ -29,8 +29,7 @@ for name in ("adam", "rmsprop"):
         optimiser.zero_grad()
         weight.square().sum().backward()
         optimiser.step()
-print(*sorted({name.split(".")[0] for name in sys.modules} & {"scipy", "sympy", "pandas", "mlflow", "optuna"}))
-print("torch._dynamo" in sys.modules)
+print(*sorted({"torch._dynamo", "sympy", "scipy.linalg", "scipy.special", "pandas", "mlflow", "optuna"} & set(sys.modules)))
 """
 
 
@@ -83,4 +82,4 @@ def test_schedules_and_hooks_go_with_them(name):
 
 def test_a_worker_loads_neither_torchs_compiler_nor_what_reports_need():
     done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n") == ["", "False", ""]
+    assert done.stdout.split() == []

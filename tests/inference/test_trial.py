@@ -11,7 +11,9 @@ from nfstudy.core.seeds import derive_seed
 from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_likelihood
+from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.image_grid import image_grid
+from nfstudy.inference.training.loop import fit
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.runs.metrics import METRICS
 from nfstudy.study.cells import Cell, Trial
@@ -104,6 +106,20 @@ def test_validation_images_have_a_likelihood_where_one_is_asked_for(dataset, sta
         seed = derive_seed(SETTINGS.seed, "evaluation", "valid likelihood")
         assert asked["valid/nll"] == evaluate_likelihood(model, dataset.valid, 30, seed).nll
         assert asked["valid/nll"] != asked["test/nll"]
+
+
+def test_validation_is_on_as_many_images_as_asked_for_spread_over_all(dataset):
+    few, whole = (run(dataset, {"evaluation.valid_images": count}).metrics for count in (10, None))
+    assert {name for name in whole if not name.startswith("time/") and whole[name] != few[name]} == set()
+    third = dataclasses.replace(dataset, valid=dataset.valid[np.arange(10) * len(dataset.valid) // 10])
+    seen = {name: [] for name in ("few", "third", "whole")}
+    for name, images, count in (("few", dataset, 10), ("third", third, None), ("whole", dataset, None)):
+        settings = SETTINGS.replace({"evaluation.valid_images": count})
+        fit(make_problem(settings, images, 0, "cpu"), settings, lambda epoch, own=seen[name]: own.append(epoch) or True)
+    bounds = {name: [epoch.metrics["valid/elbo"] for epoch in epochs] for name, epochs in seen.items()}
+    assert bounds["few"] == bounds["third"] != bounds["whole"]
+    with pytest.raises(ValueError, match=r"evaluation\.valid_images: got 10000; expected: at most \d+, the validation"):
+        SETTINGS.replace({"evaluation.valid_images": 10_000})
 
 
 def test_a_likelihood_of_images_that_were_trained_on_is_refused():

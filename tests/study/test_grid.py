@@ -192,6 +192,7 @@ def test_settings_younger_than_the_keys_move_none_at_the_value_they_had_before()
     plain = plain.replace({"train.optimiser": "adam"})
     others = {"train.weight_decay": 0.1, "train.precision": "bfloat16", "train.averaging": 0.99, "train.keep": "best"}
     others |= {"evaluation.tight_samples": 100, "evaluation.tight_images": 0, "evaluation.valid_samples": 9}
+    others |= {"evaluation.valid_images": 7}
     # A likelihood other than the suite's own takes a plug-in: tests/data/test_plugin_data.py.
     # Nor is there a chain here whose scale could be other: `test_the_initial_scale_counts_where_there_is_a_chain`.
     # Nor several stochastic layers, whose sizes could differ: `test_sizes_of_layers_count_where_there_are_several`.

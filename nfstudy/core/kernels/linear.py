@@ -29,9 +29,15 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, precision: torch.d
     """
     kind = a.dtype
     if precision == torch.bfloat16 and kind == torch.float32:
-        rounded = _product(a.bfloat16(), b.bfloat16(), None).to(kind)
+        rounded = _product(operand(a, precision), operand(b, precision), None).to(kind)
         return rounded if bias is None else rounded.add_(bias)
     return _product(a, b, bias)
+
+
+def operand(tensor: Tensor, precision: torch.dtype) -> Tensor:
+    """Return what `product` multiplies in place of a tensor in a precision: what is used twice is rounded once."""
+    rounds = precision == torch.bfloat16 and tensor.dtype == torch.float32
+    return tensor.bfloat16() if rounds else tensor
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:

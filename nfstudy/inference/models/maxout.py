@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nfstudy.core import cuda, kernels
-from nfstudy.core.kernels.linear import Linear, linear, product, product_with_gradient
+from nfstudy.core.kernels.linear import Linear, linear, operand, product, product_with_gradient
 from nfstudy.core.kernels.maxout import largest, largest_alone, scatter
 from nfstudy.inference.weights import draw_weights
 from nfstudy.study.sections import Initialisation
@@ -65,33 +65,31 @@ class _Maxout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, window: int, precision: torch.dtype) -> Tensor:
-        pieces = product(weight, x, precision=precision)
+        operands = operand(weight, precision), operand(x, precision)
+        pieces = product(*operands).to(x.dtype)
         units = pieces.new_empty(len(pieces) // window, len(x))
         winner = torch.empty_like(units, dtype=torch.int32)
         largest(pieces.numpy(), bias.detach().numpy(), units.numpy(), winner.numpy())
-        ctx.save_for_backward(x, weight, winner)
+        ctx.save_for_backward(x, weight, winner, *operands)
         ctx.precision = precision
         return units.T
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, winner = ctx.saved_tensors
+        x, weight, winner, *operands = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled():  # A derivative of this is asked for, as of flows that follow a gradient.
-            multiply = product_with_gradient
             pieces = grad.new_zeros(len(winner), len(weight) // len(winner), len(x))
             pieces = pieces.scatter(1, winner.long().unsqueeze(1), grad.T.unsqueeze(1)).flatten(0, 1)
+            to_x = product_with_gradient(pieces.T, weight.T, precision=ctx.precision) if needs_x else None
+            to_weight = product_with_gradient(pieces, x.T, precision=ctx.precision) if needs_weight else None
         else:
-            multiply = product
             pieces = grad.new_empty(len(weight), len(x))
             scatter(grad.T.contiguous().numpy(), winner.numpy(), pieces.numpy())
-        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        return (
-            multiply(pieces.T, weight.T, precision=ctx.precision) if needs_x else None,
-            multiply(pieces, x.T, precision=ctx.precision) if needs_weight else None,
-            pieces.sum(-1) if needs_bias else None,
-            None,
-            None,
-        )
+            rounded = operand(pieces, ctx.precision)
+            to_x = product(rounded.T, operands[0].T).to(grad.dtype) if needs_x else None
+            to_weight = product(rounded, operands[1].T).to(grad.dtype) if needs_weight else None
+        return to_x, to_weight, pieces.sum(-1) if needs_bias else None, None, None
 
 
 class _MaxoutOnGPU(torch.autograd.Function):

@@ -153,9 +153,9 @@ class ImageProblem:
         self.model.eval()
         seed = derive_seed(self.settings.seed, "evaluation", "valid")
         if not self.device.startswith("cuda"):
-            return evaluate_bound(self.model, self.dataset.valid, seed)
+            return evaluate_bound(self.model, self._valid_images(), seed)
         if self._captured_bound is None:
-            self._captured_bound = CapturedBound(self.model, self.dataset.valid, seed, self.device)
+            self._captured_bound = CapturedBound(self.model, self._valid_images(), seed, self.device)
         return self._captured_bound()
 
     def held_out(self) -> dict[str, float]:
@@ -164,7 +164,7 @@ class ImageProblem:
             return {}
         self.model.eval()
         seed = derive_seed(self.settings.seed, "evaluation", "valid likelihood")
-        return {"nll": evaluate_likelihood(self.model, self.dataset.valid, samples, seed).nll}
+        return {"nll": evaluate_likelihood(self.model, self._valid_images(), samples, seed).nll}
 
     def test(self) -> dict[str, float]:
         """Return `evaluation.LikelihoodEstimates.numbers` on the test images; of whole numbers, bits per pixel too."""
@@ -239,6 +239,10 @@ class ImageProblem:
         except NotImplementedError as error:
             raise UserError(str(error)) from None
         return bracket.numbers() | {"images": request.images}
+
+    def _valid_images(self) -> np.ndarray:
+        images, wanted = self.dataset.valid, self.settings.evaluation.valid_images
+        return images if wanted is None else images[spread_over(len(images), wanted)]
 
     def _test_images(self) -> np.ndarray:
         return self.dataset.test[: self.settings.evaluation.test_images]

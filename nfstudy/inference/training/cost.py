@@ -30,9 +30,12 @@ def measure_cost(settings: Settings, dataset: Dataset | None, device: str) -> Co
         little = little.replace({"evaluation.test_images": few, "evaluation.samples": few_samples})
         tight = min(evaluation.tight_images, test_images) * evaluation.tight_samples
         test_scale = (test_images * evaluation.samples + tight) / (few * few_samples)
-        validation_scale = len(dataset.valid) / min(len(dataset.valid), VALID_IMAGES)
+        valid_images = min(evaluation.valid_images or len(dataset.valid), len(dataset.valid))
+        few_valid = min(valid_images, VALID_IMAGES)
+        little = little.replace({"evaluation.valid_images": None})
+        validation_scale = valid_images / few_valid
         train = dataset.train[: settings.train.batch * TIMED]
-        dataset = dataclasses.replace(dataset, train=train, valid=dataset.valid[:VALID_IMAGES])
+        dataset = dataclasses.replace(dataset, train=train, valid=dataset.valid[:few_valid])
         little = little.replace({"data.training_split": "train"})
     problem = make_problem(little, dataset, 0, device)
     update = 0.0
