@@ -29,7 +29,8 @@ for name in ("adam", "rmsprop"):
         optimiser.zero_grad()
         weight.square().sum().backward()
         optimiser.step()
-print(*sorted({"torch._dynamo", "sympy", "scipy.linalg", "scipy.special", "pandas", "mlflow", "optuna"} & set(sys.modules)))
+loaded = {"torch._dynamo", "sympy", "scipy.special", "pandas", "mlflow", "optuna"} & set(sys.modules)
+print(*sorted(loaded))
 """
 
 
