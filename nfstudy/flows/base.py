@@ -144,6 +144,9 @@ class StepHead(nn.Linear):
     which throws long chains far from the identity within some updates. With F = 0, the numbers are b alone.
     """
 
+    precision = torch.float32
+    """Of the product, while it trains (`nn.Module.train`)."""
+
     def __init__(self, features: int, length: int, size: int) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
@@ -156,7 +159,8 @@ class StepHead(nn.Linear):
         if features.dim() == 1:
             return super().forward(features).unflatten(-1, (self.length, self.size))
         scale = self.in_features**-0.5 if self.in_features else 1.0
-        numbers = linear_batch_last(features * scale, self.weight, self.bias)
+        precision = self.precision if self.training else torch.float32
+        numbers = linear_batch_last(features * scale, self.weight, self.bias, precision)
         return numbers.unflatten(0, (self.length, self.size)).permute(2, 0, 1)
 
     @torch.no_grad()

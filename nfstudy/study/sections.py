@@ -235,9 +235,10 @@ class TrainSpec(Record):
     there was this choice, in NICE and IAF and in no other family, whose comparison under a decay was not like for
     like; true is for runs of that time."""
     schedule: Schedule = ConstantSchedule(name="constant")
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Images only: to what the operands of the Maxout layers' matrix products are rounded while training. Weights, the
-    heads of q0 and the flow, the chain, the likelihood and all evaluation are in float32 either way."""
+    precision: Literal["float32", "bfloat16", "bfloat16-all"] = "float32"
+    """Images only: to what the operands of the Maxout layers' matrix products are rounded while training; with
+    bfloat16-all, those of the heads of q0, the flow and the likelihood as well. Weights, the chain, the densities and
+    all evaluation are in float32 whatever it is."""
     averaging: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
     """Decay d of w̄ ← d w̄ + (1 − d) w after each update, d no more than (1 + t)/(10 + t) at first; what is validated,
     tested and kept is then w̄. Null is the weights themselves."""

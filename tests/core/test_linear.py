@@ -172,3 +172,44 @@ def test_no_bias_of_any_family_decays_and_families_say_whether_one_could(family)
     assert decaying(decay_biases=True) == {n for n, weight in named.items() if weight.dim() > 1}
     could = registry.find("flows", family).matrix_biases
     assert could == (decaying() != decaying(decay_biases=True))
+
+
+def halved(tensor):
+    """Round to bfloat16, and compute on in float64."""
+    return tensor.detach().bfloat16().double()
+
+
+def test_a_batch_last_layer_rounds_the_operands_of_each_of_its_three_products():
+    x, weight, bias = (
+        draw(*shape, seed=seed).requires_grad_() for seed, shape in enumerate([(20, 30), (50, 30), (50,)])
+    )
+    numbers = linear_batch_last(x, weight, bias, torch.bfloat16)
+    grad = draw(50, 20, seed=3)
+    numbers.backward(grad)
+    close = {"rtol": 2**-7, "atol": 1e-2}
+    torch.testing.assert_close(
+        numbers.double(), halved(weight) @ halved(x).T + bias.detach().double()[:, None], **close
+    )
+    torch.testing.assert_close(x.grad.double(), halved(grad).T @ halved(weight), **close)
+    torch.testing.assert_close(weight.grad.double(), halved(grad) @ halved(x), **close)
+    torch.testing.assert_close(bias.grad, grad.sum(-1))
+    assert {tensor.grad.dtype for tensor in (x, weight, bias)} == {torch.float32}
+    assert not torch.equal(numbers, linear_batch_last(x, weight, bias))
+
+
+def test_maxout_in_bfloat16_rounds_the_operands_of_each_of_its_three_products():
+    layer = Maxout(30, 10, 4, torch.bfloat16)
+    x = draw(20, 30).requires_grad_()
+    grad = draw(20, 10, seed=3)
+    units = layer(x)
+    units.backward(grad)
+    weight, bias = layer.pieces.weight, layer.pieces.bias.detach().double()
+    pieces = (halved(x) @ halved(weight).T).bfloat16().double() + bias
+    best = pieces.view(20, 10, 4).max(-1)
+    sparse = torch.zeros(20, 10, 4, dtype=torch.float64).scatter(2, best.indices[..., None], grad.double()[..., None])
+    close = {"rtol": 2**-7, "atol": 1e-2}
+    torch.testing.assert_close(units.double(), best.values, **close)
+    torch.testing.assert_close(x.grad.double(), halved(sparse.flatten(1)) @ halved(weight), **close)
+    torch.testing.assert_close(weight.grad.double(), halved(sparse.flatten(1)).T @ halved(x), **close)
+    assert torch.equal(layer.eval()(x), Maxout.forward(layer, x))
+    assert not torch.equal(layer.eval()(x), units)

@@ -65,6 +65,7 @@ CHANGES = {
     "best": {"train.keep": "best", "train.learning_rate": 0.3},
     "averaging and best": {"train.averaging": 0.5, "train.keep": "best", "train.learning_rate": 0.3},
     "bfloat16": {"train.precision": "bfloat16"},
+    "bfloat16-all": {"train.precision": "bfloat16-all"},
     "clipping": {"train.clip_norm": 0.1},
     "StepLR": {"train.schedule": {"name": "StepLR", "step_size": 3, "gamma": 0.5}},
     "MultiStepLR": {"train.schedule": {"name": "MultiStepLR", "milestones": (2, 5)}},

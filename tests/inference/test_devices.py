@@ -23,6 +23,7 @@ KINDS = {
     "levels": IMAGES | {"data": {"name": "digits", "binarisation": "dynamic"}},
     "patches": IMAGES | {"data": {"name": "photos"}},
     "bfloat16": IMAGES | {"data": {"name": "digits"}, "train": TRAIN | {"precision": "bfloat16"}},
+    "bfloat16-all": IMAGES | {"data": {"name": "digits"}, "train": TRAIN | {"precision": "bfloat16-all"}},
     "energy": {"energy": {"name": "u2"}, "train": TRAIN},
 }
 

@@ -186,3 +186,18 @@ def test_the_initial_scale_is_of_the_weights_by_which_an_image_enters_and_of_no_
     assert bool(heads) == (flow.length > 0)
     for (name, before), after in zip(plain.named_parameters(), scaled.parameters(), strict=True):
         assert torch.equal(after, 4.0 * before if name in heads else before)
+
+
+@pytest.mark.parametrize("flow", ["planar", "iaf"])
+def test_heads_are_rounded_while_training_alone(flow):
+    plain, rounded = make_model(FLOWS[flow]), make_model(FLOWS[flow])
+    rounded.round_heads(torch.bfloat16)
+    x, noise = bits(6), normal(6, 3)
+    for training in (True, False):
+        ours, theirs = (model.train(training).infer(x) for model in (rounded, plain))
+        # The encoder is not rounded here: only what the heads make of its features.
+        same = [torch.equal(a, b) for a, b in ((ours.mean, theirs.mean), (ours.log_variance, theirs.log_variance))]
+        assert same == [not training] * 2
+        torch.testing.assert_close(ours.mean, theirs.mean, rtol=0.02, atol=0.02)
+        terms = [model.log_likelihood(x, noise) for model in (rounded, plain)]
+        assert torch.equal(*terms) is (not training)

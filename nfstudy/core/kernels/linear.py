@@ -93,30 +93,36 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, precision: torch.dtyp
 
 class _BatchLast(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return product(weight, x).add_(bias.unsqueeze(-1))
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, precision: torch.dtype) -> Tensor:
+        operands = operand(weight, precision), operand(x, precision)
+        ctx.save_for_backward(*operands)
+        ctx.precision = precision
+        return product(*operands).to(x.dtype).add_(bias.unsqueeze(-1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        weight, x = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        rounded = operand(grad, ctx.precision)
         return (
-            product(grad.T, weight.T) if needs_x else None,
-            product(grad, x.T) if needs_weight else None,
+            product(rounded.T, weight.T).to(grad.dtype) if needs_x else None,
+            product(rounded, x.T).to(grad.dtype) if needs_weight else None,
             grad.sum(-1) if needs_bias else None,
+            None,
         )
 
 
-def linear_batch_last(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear_batch_last(x: Tensor, weight: Tensor, bias: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
     """Return (x Wᵀ + b)ᵀ = W xᵀ + b, (N, B), of x (B, F), whose images lie side by side in memory; see `kernels`."""
-    return _BatchLast.apply(x, weight, bias)
+    return _BatchLast.apply(x, weight, bias, precision)
 
 
 class Linear(nn.Linear):
-    """torch's linear layer, by `linear`, in float32."""
+    """torch's linear layer, by `linear`; while it trains (`nn.Module.train`), in its precision."""
+
+    precision = torch.float32
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, self.precision if self.training else torch.float32)

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 
 from nfstudy.core.kernels.linear import Linear
 from nfstudy.core.seeds import derive_seed
+from nfstudy.flows.base import StepHead
 from nfstudy.flows.guided import GuidedFlow
 from nfstudy.flows.layered import make_layered_flow
 from nfstudy.inference.likelihoods.base import Likelihood
@@ -89,7 +90,7 @@ class DLGM(nn.Module):
         model: number and sizes (D_l) of the stochastic layers, and sizes of the networks.
         flow: family and length of the normalizing flow.
         likelihood: makes p(x|z) of N, the features and the section `model`: its class.
-        precision: of the Maxout layers' matrix products while training; all else is in float32.
+        precision: of the Maxout layers' matrix products while training; all else is in float32, or see `round_heads`.
     """
 
     def __init__(
@@ -117,6 +118,12 @@ class DLGM(nn.Module):
         )
         self.decoder = maxout_layers(lowest, units, model, precision)
         self.likelihood = likelihood(pixels, units, model)
+
+    def round_heads(self, precision: torch.dtype) -> None:
+        """Have the products of q0's, the flow's and the likelihood's heads in a precision as well, while training."""
+        for part in self.modules():
+            if isinstance(part, Linear | StepHead):
+                part.precision = precision
 
     def initialise(self, base_seed: int, repetition: int) -> None:
         """Draw all parameters anew, each part from a stream of its own.

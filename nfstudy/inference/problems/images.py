@@ -75,8 +75,11 @@ class ImageProblem:
         self.device = device
         if model is None:
             likelihood = load_likelihood(settings.data, settings.model.likelihood)
-            precision = getattr(torch, settings.train.precision)
+            rounds = settings.train.precision != "float32"
+            precision = torch.bfloat16 if rounds else torch.float32
             model = DLGM(dataset.train.shape[1], settings.model, settings.flow, likelihood, precision)
+            if settings.train.precision == "bfloat16-all":
+                model.round_heads(precision)
             model.initialise(settings.seed, repetition)
         self.model = model.to(device)
         self.images = torch.tensor(self.dataset.train, device=device)
