@@ -24,7 +24,7 @@ LANES = 16
 """Numbers in a vector: in float32, those of the widest registers."""
 
 CONTRACT = ("contract", "nsz")
-"""As `kernels.ORDERED` has it: a product and a sum may become one instruction, in the order in which they are written."""
+"""As `kernels.ORDERED` has it: a product and a sum may become one instruction, in the order in which they stand."""
 
 
 class Vector(types.Type):
@@ -60,7 +60,7 @@ SINGLE, DOUBLE, MASK = Vector(types.float32), Vector(types.float64), Mask()
 def _add_operator(symbol: Any, instruction: str) -> None:
     @infer_global(symbol)
     class _Typed(ConcreteTemplate):
-        cases = [signature(kind, kind, kind) for kind in (SINGLE, DOUBLE)]
+        cases = (signature(SINGLE, SINGLE, SINGLE), signature(DOUBLE, DOUBLE, DOUBLE))
 
     def lower(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
         return getattr(builder, instruction)(*arguments, flags=CONTRACT)

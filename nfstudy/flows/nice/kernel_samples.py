@@ -1,13 +1,16 @@
 """The chain of `flows.nice.nice_flow` with permutations, for many samples of each image, without gradients, in float32.
 
-All samples share the weights, so that a coupling network is a product of small matrices: 64 samples at a time go through
-the whole chain, in blocks of 4 × 64 sums that stay in registers. Nothing is permuted but the order in which rows are
-looked up.
+All samples share the weights, so that a coupling network is a product of small matrices: 64 samples at a time go
+through the whole chain, in blocks of 4 × 64 sums that stay in registers. Nothing is permuted but the order in which
+rows are looked up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from torch import Tensor
 
 from nfstudy.core.kernels import COMPILED, PART
 from nfstudy.core.kernels.cache import compiled
@@ -68,7 +71,7 @@ def squashed(sums):
 
 @compiled(**PART)
 def layer(out, weights, biases, owners, x, order):
-    """Fill out (H, 64) with the tanh of weights (H, N) times the rows of x (..., 64) in this order, (N,), plus biases."""
+    """Fill out (H, 64) with tanh of biases plus weights (H, N) times the rows of x (..., 64) in this order, (N,)."""
     units, depth = weights.shape
     whole = units - units % 4
     for j in range(0, whole, 4):
@@ -116,7 +119,7 @@ def shift(z, order, weights, biases, x):
 def chain_of_samples(b_in, mixing, w_in, w_hidden, b_hidden, w_out, b_out, z):
     """Turn z (D, B, S) from z_0 into z_K; S a multiple of 16.
 
-    b_in is (K, H, B) or (K, H, 1), b_hidden (L − 1, K, H, 1) and b_out (K, D − d, 1); mixing holds permutations, (K, D).
+    b_in is (K, H, B) or (K, H, 1), b_hidden (L − 1, K, H, 1), b_out (K, D − d, 1); mixing has permutations, (K, D).
     """
     latent, images, samples = z.shape
     length, units, passing = w_in.shape
@@ -147,3 +150,18 @@ def chain_of_samples(b_in, mixing, w_in, w_hidden, b_hidden, w_out, b_out, z):
         for v in range(4):
             for d in range(latent):
                 store(z, (d, owners[v], starts[v]), load(tile, (order[length - 1, d], v * LANES)))
+
+
+def samples_loop(
+    b_in: Tensor, mixing: Tensor, w_in: Tensor, w_hidden: Tensor, b_hidden: Tensor, w_out: Tensor, b_out: Tensor
+) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Return what turns z_0 into z_K, as `kernels.layout.by_image` takes it; arguments as of `kernel.CouplingChain`."""
+    b_in = b_in.detach().permute(1, 2, 0)
+    b_first = b_in[..., :1] if b_in.stride(-1) == 0 else b_in
+    tensors = (b_first, mixing, w_in, w_hidden, b_hidden.unsqueeze(-1), w_out, b_out.unsqueeze(-1))
+    arrays = [np.ascontiguousarray(x.numpy()) for x in tensors]
+
+    def run(z: np.ndarray, log_det: np.ndarray) -> None:
+        chain_of_samples(*arrays, z)  # Whose determinant is 1.
+
+    return run

@@ -37,7 +37,7 @@ class Constrained(NamedTuple):
 
 def constrained(steps: Tensor) -> Constrained | None:
     """Return û, w, b and M of steps (B, K, 2D + 1) in float32; None where an M is out of bounds, or no number."""
-    numbers = np.ascontiguousarray(steps.numpy().transpose(1, 2, 0))
+    numbers = np.ascontiguousarray(steps.detach().numpy().transpose(1, 2, 0))
     length, size, images = numbers.shape
     found = Constrained(
         np.empty((images, length, size - 1), numbers.dtype), np.empty((images, length, 2), numbers.dtype)
@@ -47,7 +47,7 @@ def constrained(steps: Tensor) -> Constrained | None:
 
 @compiled(**COMPILED)
 def constrain_all(steps, directions, scalars):
-    """Fill directions and scalars, as in `Constrained`, from steps (K, 2D + 1, B); return whether each M is in bounds."""
+    """Fill directions and scalars, as `Constrained` has them, from steps (K, 2D + 1, B); say if each M is in bounds."""
     length, size, images = steps.shape
     latent = size // 2
     rows = aligned(4, images, steps)
@@ -86,7 +86,7 @@ def dot_of_step(numbers, z, latent, b):
 
 @compiled(**COMPILED)
 def chain_of_samples(directions, scalars, z, log_det):
-    """Turn z (D, B, S) from z_0 into z_K and fill log_det (B, S); S a multiple of 16, numbers as in `Constrained`."""
+    """Turn z (D, B, S) from z_0 into z_K, fill log_det (B, S); S a multiple of 16, numbers as in `Constrained`."""
     latent, images, samples = z.shape
     length = scalars.shape[1]
     room = aligned(2 * latent, LANES, z)
@@ -109,14 +109,10 @@ def chain_of_samples(directions, scalars, z, log_det):
                 slope, bend = tanh_and_bend(a)
                 their_slope, their_bend = tanh_and_bend(their_a)
                 det = det * doubled(fused(bend, every(scalars[i, k, 1]), slope * slope))
-                their_det = their_det * doubled(
-                    fused(their_bend, every(scalars[j, k, 1]), their_slope * their_slope)
-                )
+                their_det = their_det * doubled(fused(their_bend, every(scalars[j, k, 1]), their_slope * their_slope))
                 for d in range(latent):
                     store(ours, (d, 0), fused(slope, every(directions[i, k, 2 * d]), load(ours, (d, 0))))
-                    store(
-                        theirs, (d, 0), fused(their_slope, every(directions[j, k, 2 * d]), load(theirs, (d, 0)))
-                    )
+                    store(theirs, (d, 0), fused(their_slope, every(directions[j, k, 2 * d]), load(theirs, (d, 0))))
             store(products, (0, 0), det)
             store(products, (1, 0), their_det)
             for row in range(2):
