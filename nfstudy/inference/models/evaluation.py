@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -209,10 +210,7 @@ def _log_weights(
     model: LatentVariableModel, x: Tensor, samples: int, streams: list[torch.Generator], posterior: Any
 ) -> LogWeights:
     """Weigh all samples in blocks, and sum weights relative to the largest, so that none overflows."""
-    if hasattr(model, "weigh_samples"):
-        weigh = model.weigh_samples(x, posterior)
-    else:
-        weigh = lambda noise: bound_terms(model, x, noise.contiguous(), posterior).elbo  # noqa: E731
+    weigh = getattr(model, "weigh_samples", partial(_by_the_formula, model))(x, posterior)
     logs = torch.empty(samples, len(x), dtype=torch.float64, device=x.device)
     at_once = SAMPLES_AT_ONCE * (DRAWN_AT_ONCE if x.is_cuda else 1)  # A small block leaves a GPU idle.
     done = 0
@@ -226,6 +224,10 @@ def _log_weights(
     # var(w) / (S mean(w)²) = (S Σw² / (Σw)² − 1) / (S − 1); equal weights may round below 0.
     relative_variance = ((samples * second / first**2 - 1) / (samples - 1)).clamp(min=0)
     return LogWeights(logs, logs.mean(0), largest + (first / samples).log(), relative_variance)
+
+
+def _by_the_formula(model: LatentVariableModel, x: Tensor, posterior: Any) -> Callable[[Tensor], Tensor]:
+    return lambda noise: bound_terms(model, x, noise.contiguous(), posterior).elbo
 
 
 def _noise_by_block(
