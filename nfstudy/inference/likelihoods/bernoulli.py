@@ -17,8 +17,8 @@ from nfstudy.inference.likelihoods.base import Likelihood
 from nfstudy.inference.weights import draw_weights
 from nfstudy.study.sections import ModelSpec
 
-CHUNK = 2**19
-"""Logits of one product, which are summed while many of them are still near: 2 MiB in float32."""
+CHUNK = 5 * 2**18
+"""Logits of one product, 5 MiB in float32; see `models.maxout.CHUNK`."""
 
 
 class Bernoulli(Likelihood):
@@ -75,7 +75,7 @@ class Bernoulli(Likelihood):
 
 
 def pixels_at_once(pixels: int, rows: int) -> int:
-    """Return of how many pixels the logits are found, and summed while they are near, in parts of about one size."""
+    """Return of how many pixels the logits are found and summed at once, in parts of about one size."""
     parts = max(1, -(-pixels * rows // CHUNK))
     return max(1, -(-pixels // (parts * GROUP)) * GROUP)
 
