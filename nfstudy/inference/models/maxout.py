@@ -15,8 +15,8 @@ from nfstudy.inference.weights import draw_weights
 from nfstudy.study.sections import Initialisation
 
 CHUNK = 5 * 2**18
-"""Pieces of one product, 5 MiB in float32, whose largest are then found: of more, glibc gives the memory back each time,
-unless it is told not to. Each part costs some calls from Python."""
+"""Pieces of one product, 5 MiB in float32, whose largest are then found: of more, glibc gives the memory back each time
+if it is not told to keep it. Each part costs some calls from Python."""
 
 
 class Maxout(nn.Module):
