@@ -18,7 +18,11 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import lower_builtin, models, register_model
+
+intrinsic: Any = numba_intrinsic
+"""For type checkers, which would ask callers for what Numba itself passes."""
 
 LANES = 16
 """Numbers in a vector: in float32, those of the widest registers."""
