@@ -73,8 +73,7 @@ def one_core() -> Iterator[None]:
 def take_turns(steps: Mapping[str, Callable[[], object]], plan: Plan) -> dict[str, list[float]]:
     """Return seconds per call of each step, one number a round.
 
-    Each is called before, to compile and to fill caches. Its calls in a turn are as many as reach `plan.turn`, which a
-    second such call tells, or one where that is 0.
+    Each is called twice before, to compile and to fill caches. Its calls in a turn are as many as reach `plan.turn`.
     Each round has an order of its own, drawn from a fixed seed, so that nobody always follows the same neighbour.
 
     Arguments:
@@ -85,7 +84,7 @@ def take_turns(steps: Mapping[str, Callable[[], object]], plan: Plan) -> dict[st
     calls = {}
     for name, timer in timers.items():
         timer.timeit(1)
-        calls[name] = max(1, math.ceil(plan.turn / max(timer.timeit(1), 1e-9))) if plan.turn else 1
+        calls[name] = max(1, math.ceil(plan.turn / max(timer.timeit(1), 1e-9)))
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     names, orders = list(steps), random.Random(0)
     for _ in range(plan.rounds):
