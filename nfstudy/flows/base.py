@@ -81,6 +81,17 @@ class Flow(nn.Module, ABC):
             parameters: what `parameters_from` returned for the B images.
         """
 
+    def for_samples(self, parameters: tuple[Tensor, ...]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Return what maps z_0, (S, B, D), to z_K and Σ_k ln|det|, as `forward` does but for the last bits.
+
+        It is called many times without gradients, where −ln p(x) is estimated: what depends on the parameters alone can
+        be done once. A family may be faster at that than training is.
+
+        Arguments:
+            parameters: what `parameters_from` returned for the B images.
+        """
+        return lambda z: self(z.contiguous(), parameters)
+
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return z_0 for given z_K, (..., B, D); not made for gradients. The density there is that of eq. (7).
 
@@ -126,6 +137,10 @@ class NoFlow(Flow):
     def parameters_from(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return no parameters."""
         return ()
+
+    def for_samples(self, parameters: tuple[Tensor, ...]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Return `forward`, which leaves z where it lies."""
+        return lambda z: self(z, parameters)
 
     def forward(self, z: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return z, (..., B, D), and zeros, (..., B)."""
@@ -202,6 +217,11 @@ def draw_normal(weights: Tensor, deviation: float, generator: torch.Generator) -
 def fits_lanes(z: Tensor, steps: Tensor) -> bool:
     """Return whether `over_lanes` takes these; of no samples, the plain formulas give none back."""
     return _belong_together(z, steps) and kernels.runs_here(z, steps)
+
+
+def fits_samples(steps: Tensor) -> bool:
+    """Return whether a family's `for_samples` may run loops of `kernels.vectors`, of numbers of each image's own."""
+    return steps.dim() == 3 and steps.numel() > 0 and steps.dtype == torch.float32 and steps.is_cpu
 
 
 def fits_cuda(z: Tensor, steps: Tensor) -> bool:

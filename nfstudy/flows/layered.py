@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 
@@ -73,6 +73,19 @@ class LayeredFlow(Flow):
         parts = [chain(own, numbers) for chain, own, numbers in self._parts(z, parameters)]
         ends, log_dets = zip(*parts, strict=True)
         return torch.cat(ends, dim=-1), torch.stack(log_dets, dim=-1)
+
+    def for_samples(self, parameters: tuple[Tensor, ...]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Return what does the same by what each chain has for many samples."""
+        own = zip(self._chains, self._split(parameters), strict=True)
+        loops = [chain.for_samples(numbers) for chain, numbers in own]
+        sizes = [chain.latent for chain in self._chains]
+
+        def run(z: Tensor) -> tuple[Tensor, Tensor]:
+            parts = [loop(part) for loop, part in zip(loops, z.split(sizes, dim=-1), strict=True)]
+            ends, log_dets = zip(*parts, strict=True)
+            return torch.cat(ends, dim=-1), torch.stack(log_dets, dim=-1).sum(-1)
+
+        return run
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return z_0, (..., B, D), where the family has an inverse."""

@@ -196,7 +196,7 @@ def test_peers_with_weights_of_their_own_run_forward_and_backward(name, family):
 
 def test_pythae_gives_the_same_likelihood():
     entries_of("pythae", Contest("planar", 1))
-    size = likelihood.Size(samples=400, images=2, their_images=2, plan=timing.Plan(rounds=1, turn=0))
+    size = likelihood.QUICK._replace(samples=400, raced_images=2, plan=timing.Plan(rounds=1, turn=0))
     rows = likelihood.race(5, size)
     assert [row["their_layers"] for row in rows] == ["torch's layers", "our layers"]
     assert all(row["error_nats"] < 0.2 for row in rows)
@@ -364,9 +364,12 @@ def test_a_command_that_starts_no_run_is_no_first_use(tmp_path):
 
 
 def test_the_rate_of_an_evaluation_is_at_most_that_of_its_products():
-    size = likelihood.Size(samples=32, images=20, their_images=1, plan=timing.Plan(rounds=3, turn=0))
+    size = likelihood.QUICK._replace(samples=64, rated_samples=32, rated_passes=1)
     verdict = likelihood.rate("planar", 80, size)
     found = float(verdict.found.partition(":")[0])
     assert 0 < found < 1
     assert verdict.met == (found >= likelihood.LEAST_RATE)
     assert "torch.matmul" in verdict.found or "oneDNN" in verdict.found
+    seconds = likelihood.tight("planar", 80, size)
+    assert float(seconds.found.partition(" ")[0]) > 0
+    assert "1,000 images of 64 samples, told from 20 images" in seconds.what

@@ -12,9 +12,10 @@ from nfstudy.core.kernels.bits import BLOCK, log_probability
 
 def found(logits, bias, x):
     """Return what the loop makes of logits (N, S, B), biases (N,) and bits (B, N)."""
-    total = np.full(logits.shape[1:], 123.0)
-    log_probability(logits, bias, x, total)
-    return total
+    logits = np.ascontiguousarray(logits.transpose(0, 2, 1))
+    total = np.zeros(logits.shape[1:])
+    log_probability(logits, bias, x, 0, total)
+    return total.T
 
 
 def of_one(logits, bits, kind):
@@ -23,12 +24,12 @@ def of_one(logits, bits, kind):
     return found(logits.reshape(-1, 1, 1), np.zeros(len(logits), kind), bits.reshape(1, -1)).item()
 
 
-KINDS = pytest.mark.parametrize("kind", [np.float32, np.float64])
+KINDS = pytest.mark.parametrize("kind", [np.float32])  # Float64 goes by the plain formula.
 
 
 @KINDS
 @pytest.mark.parametrize("pixels", [1, 3, 4, 6, 784, BLOCK + 5])
-@pytest.mark.parametrize(("samples", "images"), [(1, 1), (3, 7), (16, 100), (16, 1), (6, 16)])
+@pytest.mark.parametrize(("samples", "images"), [(1, 1), (3, 7), (16, 100), (16, 1), (6, 16), (37, 3)])
 def test_it_is_the_plain_formula(kind, pixels, samples, images):
     rng = np.random.default_rng(pixels)
     logits = (6 * rng.standard_normal((pixels, samples, images))).astype(kind)

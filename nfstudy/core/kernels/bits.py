@@ -4,75 +4,79 @@ from __future__ import annotations
 
 import numpy as np
 
-from nfstudy.core.kernels import COMPILED
+from nfstudy.core.kernels import COMPILED, PART
 from nfstudy.core.kernels.cache import compiled
-from nfstudy.core.kernels.elementary import exp_alike, log, log1p_unit
+from nfstudy.core.kernels.elementary import log, log1p_unit
+from nfstudy.core.kernels.vector_functions import ONE, TWO, ZERO, exp
+from nfstudy.core.kernels.vectors import LANES, below, choose, doubled, every, fused, load, minus_size, store
 
-LANES = 16
-"""Numbers in float32 of the widest vector registers."""
+GROUP = 8
+"""Pixels whose Π (1 + e) − 1 and Σ min(y, 0) are in float32, before they join those of others in float64."""
 BLOCK = 512
-"""Pixels whose Π (1 + e) is at most 2⁵¹², a number in float64; a multiple of 4."""
+"""Pixels whose Π (1 + e) is at most 2⁵¹², a number in float64; a multiple of `GROUP`."""
+
+
+@compiled(**PART)
+def fold(q, small, logits, bias, bit):
+    """Return q and Σ min(y, 0) with one pixel of 16 samples of an image more."""
+    zero = every(ZERO)
+    y = every(TWO * bit - ONE) * (logits + every(bias))
+    e = exp(minus_size(y))
+    return fused(q, e, q) + e, small + choose(below(zero, y), zero, y)  # A NaN is kept.
+
+
+@compiled(**PART)
+def join(tails, sums, row, q, small):
+    """Add a group's q and Σ min(y, 0) to those of the pixels before it."""
+    tail, more = load(tails, (row, 0)), doubled(q)
+    store(tails, (row, 0), fused(tail, more, tail) + more)
+    store(sums, (row, 0), load(sums, (row, 0)) + doubled(small))
 
 
 @compiled(**COMPILED)
-def log_probability(logits, bias, x, total):
-    """Fill total (S, B), in float64, with Σ_i ln σ(y_i), y_i = (2 x_i − 1) (l_i + b_i).
+def log_probability(logits, bias, x, offset, total):
+    """Add Σ_i ln σ(y_i), y_i = (2 x_i − 1) (l_i + b_i), to total (B, S), which is in float64, all else in float32.
 
     ln σ(y) = min(y, 0) − ln(1 + e), e = exp(−|y|). In place of a logarithm for each pixel there is one for many,
     Σ_i ln(1 + e_i) = ln(1 + q), where q = Π_i (1 + e_i) − 1 is built up as q + e + q e: of terms that are not
     negative, so that nothing cancels, and what is left of large logits is not lost beside 1.
 
     Arguments:
-        logits: l without biases, (N, S, B), images side by side in memory.
+        logits: l without biases, (N, B, S), the samples of an image side by side in memory.
         bias: b, (N,).
-        x: zeros and ones, (B, N).
-        total: (S, B), without gaps.
+        x: zeros and ones, (B, at least offset + N).
+        offset: the column of x that is of the first of these pixels.
+        total: (B, S), without gaps.
     """
-    pixels, samples, images = logits.shape
-    # So many samples side by side fill registers to the last lane.
-    together = 1
-    while together * images % LANES and samples % (2 * together) == 0:
-        together *= 2
-    rows, lanes = samples // together, together * images
-    raw, sums = logits.reshape(pixels, rows, lanes), total.reshape(rows, lanes)
-    tails = np.empty((rows, lanes))
-    signs = np.empty((4, lanes), logits.dtype)
-    zero = logits.dtype.type(0)
-    sums[:] = 0
-    for first in range(0, pixels, BLOCK):
-        last = min(first + BLOCK, pixels)
+    pixels, images, samples = logits.shape
+    raw = logits.reshape(pixels, images * samples)
+    whole, groups = samples // LANES, (samples + LANES - 1) // LANES
+    tails, sums = np.empty((images * groups, LANES)), np.zeros((images * groups, LANES))
+    few = np.zeros((1, LANES), logits.dtype)
+    zero = every(ZERO)
+    for begin in range(0, pixels, BLOCK):
+        end = min(begin + BLOCK, pixels)
         tails[:] = 0
-        whole = last - (last - first) % 4
-        for n in range(first, whole, 4):
+        for first in range(begin, end, GROUP):
+            last = min(first + GROUP, end)
             for i in range(images):
-                for j in range(4):
-                    signs[j, i] = 2 * x[i, n + j] - 1
-            for t in range(1, together):
-                for j in range(4):
-                    for i in range(images):
-                        signs[j, t * images + i] = signs[j, i]
-            b0, b1, b2, b3 = bias[n], bias[n + 1], bias[n + 2], bias[n + 3]
-            for s in range(rows):
-                for i in range(lanes):
-                    y0, y1 = signs[0, i] * (raw[n, s, i] + b0), signs[1, i] * (raw[n + 1, s, i] + b1)
-                    y2, y3 = signs[2, i] * (raw[n + 2, s, i] + b2), signs[3, i] * (raw[n + 3, s, i] + b3)
-                    e0, e1 = np.float64(exp_alike(-abs(y0))), np.float64(exp_alike(-abs(y1)))
-                    e2, e3 = np.float64(exp_alike(-abs(y2))), np.float64(exp_alike(-abs(y3)))
-                    q, r = e0 + e1 + e0 * e1, e2 + e3 + e2 * e3
-                    q = q + r + q * r
-                    tails[s, i] += q + tails[s, i] * q
-                    # Written so that a NaN is kept.
-                    y0, y1 = zero if y0 > zero else y0, zero if y1 > zero else y1
-                    y2, y3 = zero if y2 > zero else y2, zero if y3 > zero else y3
-                    sums[s, i] += np.float64((y0 + y1) + (y2 + y3))
-        for n in range(whole, last):
-            for s in range(rows):
-                for i in range(lanes):
-                    y = (2 * x[i % images, n] - 1) * (raw[n, s, i] + bias[n])
-                    e = np.float64(exp_alike(-abs(y)))
-                    tails[s, i] += e + tails[s, i] * e
-                    sums[s, i] += np.float64(zero if y > zero else y)
-        for s in range(rows):
-            for i in range(lanes):
-                q = tails[s, i]
-                sums[s, i] -= log1p_unit(q) if q < 1 else log(1 + q)
+                for g in range(whole):
+                    q, small = zero, zero
+                    for n in range(first, last):
+                        came = load(raw, (n, i * samples + g * LANES))
+                        q, small = fold(q, small, came, bias[n], x[i, offset + n])
+                    join(tails, sums, i * groups + g, q, small)
+                if whole < groups:
+                    q, small = zero, zero
+                    for n in range(first, last):
+                        for lane in range(samples - whole * LANES):
+                            few[0, lane] = raw[n, i * samples + whole * LANES + lane]
+                        q, small = fold(q, small, load(few, (0, 0)), bias[n], x[i, offset + n])
+                    join(tails, sums, i * groups + whole, q, small)
+        for row in range(len(sums)):
+            for lane in range(LANES):
+                q = tails[row, lane]
+                sums[row, lane] -= log1p_unit(q) if q < 1 else log(1 + q)
+    for i in range(images):
+        for s in range(samples):
+            total[i, s] += sums[i * groups + s // LANES, s % LANES]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from nfstudy.flows.base import Flow, Generators, fits_cuda, fits_lanes, in_pieces
+from nfstudy.core.kernels.layout import by_image
+from nfstudy.flows.base import Flow, Generators, fits_cuda, fits_lanes, fits_samples, in_pieces
 from nfstudy.flows.coupling import Layers, MixedCouplingFlow, coupling_networks, hidden_units, require_halves
 from nfstudy.flows.nice.kernel import coupling_chain
+from nfstudy.flows.nice.kernel_samples import samples_loop
 
 
 def nice_flow(
@@ -130,6 +134,15 @@ class NiceFlow(MixedCouplingFlow):
         else:
             z, log_det = self._run_elsewhere(z, parameters)
         return (z, log_det) if self.log_scale is None else scale_variables(z, self.log_scale)
+
+    def for_samples(self, parameters: tuple[Tensor, ...]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Return the chain of many samples, if it mixes by permutations; of matrices, the usual one."""
+        (b_in,) = parameters
+        if not (fits_samples(b_in) and self.mixing.dim() == 2):
+            return super().for_samples(parameters)
+        run = partial(by_image, samples_loop(b_in, *(x.detach() for x in self._stacked())))
+        log_scale = self.log_scale
+        return run if log_scale is None else lambda z: scale_variables(run(z)[0], log_scale)
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return z_0, (..., B, D); see `invert_nice_flow`."""

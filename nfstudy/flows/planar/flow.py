@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nfstudy.core.kernels.layout import by_image
 from nfstudy.flows.base import (
     HEAD_SCALE,
     Flow,
@@ -15,6 +18,7 @@ from nfstudy.flows.base import (
     StepHead,
     fits_cuda,
     fits_lanes,
+    fits_samples,
     in_pieces,
     log_nonnegative,
     log_softplus,
@@ -22,6 +26,7 @@ from nfstudy.flows.base import (
     softplus,
 )
 from nfstudy.flows.planar.kernel import PlanarChain
+from nfstudy.flows.planar.kernel_samples import chain_of_samples, constrained
 
 PLANE_NORM = 2.0
 """Initial ‖w‖ of a chain whose parameters depend on nothing."""
@@ -177,6 +182,14 @@ class PlanarFlow(Flow):
 
             return planar_chain(z, steps, self.constraint)
         return planar_flow(z, *self.split(steps)) if self.constraint else free_planar_flow(z, *self.split(steps))
+
+    def for_samples(self, parameters: tuple[Tensor, ...]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Return the chain of many samples, whose numbers are constrained once; of free steps, the usual one."""
+        (steps,) = parameters
+        found = constrained(steps) if self.constraint and fits_samples(steps) else None
+        if found is None:
+            return super().for_samples(parameters)
+        return partial(by_image, partial(chain_of_samples, *found))
 
     def inverse(self, z: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return z_0, (..., B, D); see `invert_planar_flow`. Raises ValueError without the constraint."""

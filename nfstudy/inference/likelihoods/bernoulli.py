@@ -11,11 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from nfstudy.core import cuda, kernels
-from nfstudy.core.kernels.bits import log_probability
+from nfstudy.core.kernels.bits import GROUP, log_probability
 from nfstudy.core.kernels.linear import Linear, linear, product
 from nfstudy.inference.likelihoods.base import Likelihood
 from nfstudy.inference.weights import draw_weights
 from nfstudy.study.sections import ModelSpec
+
+CHUNK = 5 * 2**18
+"""Logits of one product, 5 MiB in float32; see `models.maxout.CHUNK`."""
 
 
 class Bernoulli(Likelihood):
@@ -42,17 +45,19 @@ class Bernoulli(Likelihood):
         return plain_log_mass(layer(features), x)
 
     def of_samples(self, x: Tensor, features: Tensor) -> Tensor:
-        """Return the same by one loop over the logits, summed in float64."""
+        """Return the same in float32 by one loop over the logits, summed in float64."""
         weight, bias = self.logits.weight.detach(), self.logits.bias.detach()
         alike = features.dim() == 3 and x.shape == (features.shape[1], len(weight))  # The loop would not notice.
-        if not (alike and kernels.runs_here(x, features, weight)):
+        if not (alike and kernels.runs_here(x, features, weight) and x.dtype == torch.float32):
             return self(x, features)
         samples, images, _ = features.shape
-        logits = product(weight, features.flatten(0, -2))
-        total = np.empty((samples, images))
-        arrays = (logits.view(-1, samples, images), bias, x.contiguous())
-        log_probability(*(tensor.numpy() for tensor in arrays), total)
-        return torch.from_numpy(total).to(logits.dtype)
+        rows, bits = features.transpose(0, 1).flatten(0, 1), x.contiguous().numpy()
+        total = np.zeros((images, samples))
+        for first in range(0, len(weight), at_once := pixels_at_once(len(weight), len(rows))):
+            part = slice(first, first + at_once)
+            logits = product(weight[part], rows).view(-1, images, samples)
+            log_probability(logits.numpy(), bias[part].numpy(), bits, first, total)
+        return torch.from_numpy(total).to(weight.dtype).T
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Return σ(−l) and σ(l)."""
@@ -67,6 +72,12 @@ class Bernoulli(Likelihood):
     def picture(self, features: Tensor) -> Tensor:
         """Return the means p(x_i = 1|z)."""
         return self.logits(features).sigmoid()
+
+
+def pixels_at_once(pixels: int, rows: int) -> int:
+    """Return of how many pixels the logits are found and summed at once, in parts of about one size."""
+    parts = max(1, -(-pixels * rows // CHUNK))
+    return max(1, -(-pixels // (parts * GROUP)) * GROUP)
 
 
 def plain_log_mass(logits: Tensor, x: Tensor) -> Tensor:

@@ -44,8 +44,9 @@ from nfstudy.flows.guided import GuidedFlow
 from nfstudy.flows.layered import make_layered_flow
 from nfstudy.inference.likelihoods.base import Likelihood
 from nfstudy.inference.likelihoods.bernoulli import Bernoulli
-from nfstudy.inference.models.gaussian import start
+from nfstudy.inference.models.gaussian import log_normal_of_samples, start, start_of_samples
 from nfstudy.inference.models.maxout import Maxout
+from nfstudy.inference.models.objective import BoundTerms, bound_terms
 from nfstudy.inference.models.upper_layers import GaussianHeads, draw_heads, maxout_layers
 from nfstudy.study.sections import FlowSpec, ModelSpec
 
@@ -221,7 +222,32 @@ class DLGM(nn.Module):
 
     def log_likelihood_of_samples(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the same but for the last bits, without gradients, of z (S, B, D); see `Likelihood.of_samples`."""
+        if z.is_cpu:  # Where loops have the samples of one image side by side.
+            return self.likelihood.of_samples(x, self.features(z.transpose(0, 1)).transpose(0, 1))
         return self.likelihood.of_samples(x, self.features(z))
+
+    @torch.no_grad()
+    def weigh_samples(self, x: Tensor, posterior: Posterior) -> Callable[[Tensor], Tensor]:
+        """Return what maps noise (S, B, n) to log weights (S, B), `BoundTerms.elbo` but for the last bits.
+
+        It is called many times without gradients, where −ln p(x) is estimated; see `Flow.for_samples`.
+
+        Arguments:
+            x: images (B, N).
+            posterior: theirs.
+        """
+        if isinstance(self.flow, GuidedFlow):
+            return lambda noise: (
+                bound_terms(self, x, noise.contiguous(), posterior, self.log_likelihood_of_samples).elbo
+            )
+        chain = self.flow.for_samples(posterior.flow_parameters)
+
+        def weigh(noise: Tensor) -> Tensor:
+            z_0, log_q0 = start_of_samples(posterior.mean, posterior.log_variance, noise)
+            z, log_det = chain(z_0)
+            return BoundTerms(self.log_likelihood_of_samples(x, z), log_normal_of_samples(z), log_q0, log_det).elbo
+
+        return weigh
 
     def draw(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Return images (B, N) drawn from p(x|z), for z (B, D); by a CPU generator."""

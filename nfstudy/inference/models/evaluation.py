@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -208,30 +209,34 @@ class LogWeights(NamedTuple):
 def _log_weights(
     model: LatentVariableModel, x: Tensor, samples: int, streams: list[torch.Generator], posterior: Any
 ) -> LogWeights:
-    """Sum weights over blocks of samples, kept relative to the largest weight yet, so that none overflows."""
-    log_likelihood = getattr(model, "log_likelihood_of_samples", model.log_likelihood)
-    total, first, second = torch.zeros(3, len(x), dtype=torch.float64, device=x.device)
-    largest = torch.full_like(total, -torch.inf)
-    logs = []
+    """Weigh all samples in blocks, and sum weights relative to the largest, so that none overflows."""
+    weigh = getattr(model, "weigh_samples", partial(_by_the_formula, model))(x, posterior)
+    logs = torch.empty(samples, len(x), dtype=torch.float64, device=x.device)
     at_once = SAMPLES_AT_ONCE * (DRAWN_AT_ONCE if x.is_cuda else 1)  # A small block leaves a GPU idle.
+    done = 0
     for noise in _noise_by_block(samples, posterior.noise_size, streams, x.dtype, at_once):
-        block = bound_terms(model, x, noise.to(x.device), posterior, log_likelihood).elbo.double()
-        logs.append(block)
-        previous, largest = largest, torch.maximum(largest, block.amax(0))
-        shrink = (previous - largest).exp()
-        weights = (block - largest).exp()
-        total = total + block.sum(0)
-        first = first * shrink + weights.sum(0)
-        second = second * shrink**2 + weights.square().sum(0)
+        logs[done : done + len(noise)] = weigh(noise.contiguous().to(x.device) if x.is_cuda else noise)
+        done += len(noise)
+    largest = logs.amax(0)
+    weights = (logs - largest).exp_()
+    first = weights.sum(0)
+    second = weights.square_().sum(0)
     # var(w) / (S mean(w)²) = (S Σw² / (Σw)² − 1) / (S − 1); equal weights may round below 0.
     relative_variance = ((samples * second / first**2 - 1) / (samples - 1)).clamp(min=0)
-    return LogWeights(torch.cat(logs), total / samples, largest + (first / samples).log(), relative_variance)
+    return LogWeights(logs, logs.mean(0), largest + (first / samples).log(), relative_variance)
+
+
+def _by_the_formula(model: LatentVariableModel, x: Tensor, posterior: Any) -> Callable[[Tensor], Tensor]:
+    return lambda noise: bound_terms(model, x, noise.contiguous(), posterior).elbo
 
 
 def _noise_by_block(
     samples: int, size: int, streams: list[torch.Generator], kind: torch.dtype, at_once: int
 ) -> Iterator[Tensor]:
-    """Yield S draws from N(0, I) an image, each of `size` numbers, in blocks (`at_once`, B, size), the last smaller."""
+    """Yield S draws from N(0, I) an image, each of `size` numbers, in blocks (`at_once`, B, size), the last smaller.
+
+    A block is part of a memory that later draws go to, and an image's samples lie side by side there.
+    """
     blocks = -(-samples // SAMPLES_AT_ONCE)
     drawn = torch.empty(len(streams), min(blocks, DRAWN_AT_ONCE) * SAMPLES_AT_ONCE, size, dtype=kind)
     for start in range(0, blocks * SAMPLES_AT_ONCE, drawn.shape[1]):
@@ -239,7 +244,7 @@ def _noise_by_block(
         for image, stream in zip(drawn, streams, strict=True):
             torch.randn(many, size, generator=stream, out=image[:many])
         for block in drawn[:, : min(many, samples - start)].split(at_once, dim=1):
-            yield block.transpose(0, 1).contiguous()
+            yield block.transpose(0, 1)
 
 
 def _as_input(images: np.ndarray, model: LatentVariableModel) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nfstudy.core import cuda
+from nfstudy.core import cuda, kernels
+from nfstudy.core.kernels import gaussian as loops
 
 
 def start(mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,6 +45,34 @@ def log_normal(z: Tensor) -> Tensor:
 def plain_log_normal(z: Tensor) -> Tensor:
     """Return what `log_normal` does, without the kernels."""
     return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+
+
+def start_of_samples(mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `start` does of noise (S, B, D) but for the last bits, without gradients.
+
+    On the CPU, the samples of one image then lie side by side in memory, as loops over many samples want them.
+    """
+    alike = mean.shape == log_variance.shape == noise.shape[-2:]
+    if not (alike and noise.dim() == 3 and kernels.runs_here(mean, log_variance, noise)):
+        return start(mean, log_variance, noise)
+    samples, images, latent = noise.shape
+    constant = -0.5 * (log_variance + math.log(2 * math.pi)).sum(-1)
+    z, log_q0 = noise.new_empty(latent, images, samples), noise.new_empty(images, samples)
+    inputs = (noise.transpose(0, 1), mean.contiguous(), (0.5 * log_variance).exp().contiguous(), constant, z, log_q0)
+    loops.start(*(x.detach().numpy() for x in inputs))
+    return z.permute(2, 1, 0), log_q0.T
+
+
+def log_normal_of_samples(z: Tensor) -> Tensor:
+    """Return what `log_normal` does of z (S, B, D), but for the last bits and without gradients."""
+    by_image = z.permute(2, 1, 0)
+    if not (kernels.runs_here(z) and by_image.is_contiguous()):
+        return log_normal(z)
+    latent, images, samples = by_image.shape
+    log_p = z.new_empty(images, samples)
+    constant = -0.5 * latent * math.log(2 * math.pi)
+    loops.log_normal(by_image.detach().numpy().reshape(latent, -1), constant, log_p.numpy().reshape(-1))
+    return log_p.T
 
 
 class _StartOnGPU(torch.autograd.Function):

@@ -14,6 +14,10 @@ from nfstudy.core.kernels.maxout import largest, largest_alone, scatter
 from nfstudy.inference.weights import draw_weights
 from nfstudy.study.sections import Initialisation
 
+CHUNK = 5 * 2**18
+"""Pieces of one product, 5 MiB in float32, whose largest are then found: of more, glibc gives the memory back each time
+if it is not told to keep it. Each part costs some calls from Python."""
+
 
 class Maxout(nn.Module):
     """A layer of units each of which is the largest of `window` consecutive linear pieces (Goodfellow et al. 2013).
@@ -54,9 +58,13 @@ def plain_maxout(x: Tensor, weight: Tensor, bias: Tensor, window: int, precision
 @torch.no_grad()
 def fast_maxout(x: Tensor, weight: Tensor, bias: Tensor, window: int, precision: torch.dtype) -> Tensor:
     """Return what `_Maxout` does, to the bit, and keep nothing for a gradient."""
-    pieces = product(weight, x, precision=precision)
-    units = pieces.new_empty(len(pieces) // window, len(x))
-    largest_alone(pieces.numpy(), bias.numpy(), units.numpy())
+    units = weight.new_empty(len(weight) // window, len(x))
+    parts = -(-len(weight) * len(x) // CHUNK)
+    at_once = -(-len(units) // max(1, parts))
+    for first in range(0, len(units), max(1, at_once)):
+        rows = slice(first * window, (first + at_once) * window)
+        pieces = product(weight[rows], x, precision=precision)
+        largest_alone(pieces.numpy(), bias[rows].numpy(), units[first : first + at_once].numpy())
     return units.T
 
 

@@ -16,8 +16,8 @@ from nfstudy.study.sections import ObjectiveSpec
 class LatentVariableModel(Protocol):
     """What the bound needs of a model with prior p(z) = N(0, I); `DLGM` is one.
 
-    Where −ln p(x) is estimated, `log_likelihood_of_samples` takes the place of `log_likelihood` if there is one: of
-    many samples an image, (S, B, D), and without gradients, it may be faster, and differ in the last bits.
+    Where −ln p(x) is estimated, `weigh_samples` takes the place of `bound_terms` if there is one: of many samples an
+    image and without gradients, it may be faster, and differ in the last bits.
     """
 
     def parameters(self) -> Iterator[nn.Parameter]:
