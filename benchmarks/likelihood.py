@@ -158,7 +158,7 @@ def rate(family: str, length: int, size: Size) -> Verdict:
     decoder: list[torch.Tensor] = [weight for weight in model.decoder.parameters() if weight.dim() == 2]
     decoder.append(cast(nn.Linear, model.likelihood.logits).weight)
     passes = -(-size.rated_samples // SAMPLES_AT_ONCE)
-    products = {}
+    products: dict[tuple[str, str], Callable[[], object]] = {}
     for library, multiply in (("oneDNN", product), ("torch.matmul", lambda a, b: a @ b.T)):
         for batch_last in (False, True):
             sides = (encoder, rows), (decoder, rows * SAMPLES_AT_ONCE)

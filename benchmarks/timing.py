@@ -8,7 +8,7 @@ import random
 import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,9 @@ ONE_THREAD = {
 """Environment in which torch, numpy, numba and jax compute in one thread; they read it once, when imported."""
 VARIABLES = ONE_THREAD | MEMORY_VARIABLES
 """Environment of all that is compared: one thread each, and memory kept as our workers keep it."""
+
+
+Name = TypeVar("Name")
 
 
 class Plan(NamedTuple):
@@ -70,7 +73,7 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def take_turns(steps: Mapping[str, Callable[[], object]], plan: Plan) -> dict[str, list[float]]:
+def take_turns(steps: Mapping[Name, Callable[[], object]], plan: Plan) -> dict[Name, list[float]]:
     """Return seconds per call of each step, one number a round.
 
     Each is called twice before, to compile and to fill caches. Its calls in a turn are as many as reach `plan.turn`.
@@ -85,7 +88,7 @@ def take_turns(steps: Mapping[str, Callable[[], object]], plan: Plan) -> dict[st
     for name, timer in timers.items():
         timer.timeit(1)
         calls[name] = max(1, math.ceil(plan.turn / max(timer.timeit(1), 1e-9)))
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    seconds: dict[Name, list[float]] = {name: [] for name in steps}
     names, orders = list(steps), random.Random(0)
     for _ in range(plan.rounds):
         for name in orders.sample(names, len(names)):

@@ -26,18 +26,24 @@ P = tuple(
     map(
         np.float32,
         (
-            4.89352455891786e-03,
-            6.37261928875436e-04,
-            1.48572235717979e-05,
-            5.12229709037114e-08,
-            -8.60467152213735e-11,
-            2.00018790482477e-13,
-            -2.76076847742355e-16,
+            6.622273940593004e-03,
+            8.664588094688952e-04,
+            2.0555231458274648e-05,
+            7.386671541098622e-08,
+            -1.3393634812342015e-10,
+            3.4951737142539796e-13,
+            -5.62139027038592e-16,
         ),
     )
 )
-Q = tuple(map(np.float32, (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06)))
-"""tanh x = x P(x²) / Q(x²) for |x| ≤ 9 within three units in the last place: the rational function that Eigen has."""
+Q = tuple(
+    map(np.float32, (6.622273940593004e-03, 3.0738830100744963e-03, 1.6221370606217533e-04, 1.686124733168981e-06))
+)
+"""tanh x = x P(x²) / Q(x²) for |x| ≤ 9 within five units in the last place.
+
+Least squares of the relative error, weighted anew until it was even: 7e-9. Then both times the number, of 3,000, with
+which rounding them to float32 did the least harm.
+"""
 
 
 @compiled(**ORDERED)
