@@ -52,12 +52,12 @@ def measure(quick: bool) -> Result:
         budget |= {"evaluation.test_images": 20, "evaluation.tight_images": 2, "data.train_images": 500}
         budget |= {"data.training_split": "train"}
     updates = 10 if quick else EPOCHS * each
-    study["budgets"] = {BUDGET: budget | {"repetitions": 1, "search": "none", "train.updates": updates}}
+    study["budgets"] = {BUDGET: budget | {"repetitions": 1, "train.updates": updates}}
     study["budget"] = BUDGET
     study["exhibits"] = ["summary"]
     del study["search"]
     frame, seconds = _run(study)
-    rows = [_row(run, scale) for _, run in frame.sort_values("name").iterrows()]
+    rows = [_row(run, scale) for _, run in frame.sort_values("run_name").iterrows()]
     cores = usable_cores()
     busy = frame["time/wall_seconds"].sum() / cores
     hours = sum(row["hours"] for row in rows) / cores
@@ -87,7 +87,7 @@ def _row(run: pd.Series[Any], scale: Scale) -> Row:
     )
     hours = [scale.seeds * part / 3600 for part in parts]
     return {
-        "cell": run["name"].partition(" D=")[0],
+        "cell": run["run_name"].partition(" D=")[0],
         "update_milliseconds": 1000 * training / run["update"],
         "validation_seconds": validation / EPOCHS,
         "evaluation_seconds": run["time/evaluation_seconds"],

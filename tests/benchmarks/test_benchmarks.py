@@ -334,7 +334,7 @@ def test_the_settings_of_the_race_to_the_papers_number_stand_in_its_study():
 
 def test_the_flagship_is_scaled_up_from_a_few_epochs_of_each_cell():
     # 1,800 updates in 36 s, three validations of 2 s and an evaluation of a minute, for 40,000 updates and five seeds.
-    run = {"name": "planar K=80 D=40 #1", "update": 1800, "time/updates_per_second": 50.0}
+    run = {"run_name": "planar K=80 D=40 #1", "update": 1800, "time/updates_per_second": 50.0}
     run |= {"time/wall_seconds": 36 + 3 * 2 + 60, "time/evaluation_seconds": 60.0}
     row = flagship._row(pd.Series(run), flagship.Scale(40_000, 40_000 / 600, 5))
     assert row["cell"] == "planar K=80"
