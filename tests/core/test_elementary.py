@@ -142,21 +142,3 @@ def test_tanh_in_the_type_of_its_argument():
 def test_float32_tanh_of_what_is_far_out_or_no_number():
     x = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 100, -100, 0], np.float32)
     np.testing.assert_array_equal(over_lanes(elementary.tanh_alike)(x), [np.nan, 1, -1, 1, -1, 1, -1, 0])
-
-
-def test_exp_in_the_type_of_its_argument():
-    exp = over_lanes(elementary.exp_alike)
-    x = wide(-700.0, 0.0)
-    assert np.array_equal(exp(x), over_lanes(elementary.exp)(x))
-    single = wide(-86.9, 0.0).astype(np.float32)
-    single = single[(np.abs(single) > np.finfo(np.float32).tiny) | (single == 0)]
-    found = exp(single)
-    assert found.dtype == np.float32
-    with mpmath.workdps(50):
-        right = np.array([float(mpmath.exp(float(one))) for one in single])
-    assert (np.abs(found - right) / np.spacing(right.astype(np.float32))).max() < 3
-
-
-def test_float32_exp_of_what_is_far_out_or_no_number():
-    x = np.array([np.nan, -np.inf, -3e38, -1e4, -88, 0], np.float32)
-    np.testing.assert_array_equal(over_lanes(elementary.exp_alike)(x), [np.nan, 0, 0, 0, 0, 1])

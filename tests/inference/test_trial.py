@@ -111,13 +111,13 @@ def test_validation_images_have_a_likelihood_where_one_is_asked_for(dataset, sta
 def test_validation_is_on_as_many_images_as_asked_for_spread_over_all(dataset):
     few, whole = (run(dataset, {"evaluation.valid_images": count}).metrics for count in (10, None))
     assert {name for name in whole if not name.startswith("time/") and whole[name] != few[name]} == set()
-    third = dataclasses.replace(dataset, valid=dataset.valid[np.arange(10) * len(dataset.valid) // 10])
-    seen = {name: [] for name in ("few", "third", "whole")}
-    for name, images, count in (("few", dataset, 10), ("third", third, None), ("whole", dataset, None)):
+    those = dataclasses.replace(dataset, valid=dataset.valid[np.arange(10) * len(dataset.valid) // 10])
+    seen = {name: [] for name in ("few", "those", "whole")}
+    for name, images, count in (("few", dataset, 10), ("those", those, None), ("whole", dataset, None)):
         settings = SETTINGS.replace({"evaluation.valid_images": count})
         fit(make_problem(settings, images, 0, "cpu"), settings, lambda epoch, own=seen[name]: own.append(epoch) or True)
     bounds = {name: [epoch.metrics["valid/elbo"] for epoch in epochs] for name, epochs in seen.items()}
-    assert bounds["few"] == bounds["third"] != bounds["whole"]
+    assert bounds["few"] == bounds["those"] != bounds["whole"]
     with pytest.raises(ValueError, match=r"evaluation\.valid_images: got 10000; expected: at most \d+, the validation"):
         SETTINGS.replace({"evaluation.valid_images": 10_000})
 

@@ -190,32 +190,3 @@ def _tanh_alike(x):
     if x == types.float32:
         return lambda x: tanh_single(x)
     return lambda x: tanh(x)[0]
-
-
-@compiled(**ORDERED)
-def exp_single(x):
-    """Return eˣ of a float32 x ≤ 0, in float32; 0 where it is no normal number."""
-    y = SINGLE_SMALLEST if x < SINGLE_SMALLEST else x  # not `max`, which would lose a NaN
-    n = np.rint(y * SINGLE_LOG2_E)
-    r = (y - n * SINGLE_LOG_2_HIGH) - n * SINGLE_LOG_2_LOW
-    p = SINGLE[7]
-    p = p * r + SINGLE[6]
-    p = p * r + SINGLE[5]
-    p = p * r + SINGLE[4]
-    p = p * r + SINGLE[3]
-    p = p * r + SINGLE[2]
-    p = (p * r) * r + r  # e^r − 1
-    scale = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)  # 2ⁿ
-    return np.float32(0) if x < SINGLE_SMALLEST else p * scale + scale
-
-
-def exp_alike(x):
-    """Return eˣ for x ≤ 0 in the type of x, float32 or float64; for compiled code alone."""
-    raise NotImplementedError("Numba compiles `_exp_alike` in its place; Python itself never calls it")
-
-
-@overload(exp_alike, jit_options=ORDERED)  # type: ignore[arg-type]  # Of a type that Numba keeps to itself.
-def _exp_alike(x):
-    if x == types.float32:
-        return lambda x: exp_single(x)
-    return lambda x: exp(x)

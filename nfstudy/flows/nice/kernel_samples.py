@@ -14,9 +14,9 @@ from torch import Tensor
 
 from nfstudy.core.kernels import COMPILED, PART
 from nfstudy.core.kernels.cache import compiled
+from nfstudy.core.kernels.layout import aligned
 from nfstudy.core.kernels.vector_functions import tanh
 from nfstudy.core.kernels.vectors import LANES, every, fused, load, store
-from nfstudy.flows.planar.kernel import aligned
 
 WIDTH = 4 * LANES
 """Samples that go through the chain together."""

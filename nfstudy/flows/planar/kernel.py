@@ -17,7 +17,7 @@ from torch import Tensor
 from nfstudy.core.kernels import COMPILED, ORDERED, PART, differentiable_once
 from nfstudy.core.kernels.cache import compiled
 from nfstudy.core.kernels.elementary import exp, log, sigmoid, softplus, tanh
-from nfstudy.core.kernels.layout import from_lanes, lanes
+from nfstudy.core.kernels.layout import aligned, from_lanes, lanes
 
 FLOOR = -690.0
 """Below such a wᵀu, M = ln(1 + exp(wᵀu)) is no longer a normal number, and ln M = wᵀu to rounding."""
@@ -71,20 +71,6 @@ def _batch_last(steps: Tensor) -> np.ndarray:
 def tiny_square(x):
     """Return the ‖w‖² below which w counts as 0, in the type of x; see `flows.planar.constrain_u`."""
     return math.sqrt(np.float64(np.finfo(x.dtype).tiny))
-
-
-@compiled(**PART)
-def aligned(count, length, like):
-    """Return empty rows (count, at least length) in the type of `like`, each of which begins with a line of the cache.
-
-    A row that begins elsewhere has every other vector register straddle two lines: `move_back`, which reads five such
-    rows for each number of a step, took a quarter longer.
-    """
-    line = 64 // like.itemsize
-    width = (length + line - 1) // line * line
-    room = np.empty(count * width + line, like.dtype)
-    first = -room.ctypes.data % 64 // like.itemsize
-    return room[first : first + count * width].reshape(count, width)
 
 
 @compiled(**PART)

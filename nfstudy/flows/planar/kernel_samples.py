@@ -16,9 +16,10 @@ from torch import Tensor
 from nfstudy.core.kernels import COMPILED, PART
 from nfstudy.core.kernels.cache import compiled
 from nfstudy.core.kernels.elementary import log
+from nfstudy.core.kernels.layout import aligned
 from nfstudy.core.kernels.vector_functions import tanh_and_bend
 from nfstudy.core.kernels.vectors import LANES, doubled, every, fused, load, store
-from nfstudy.flows.planar.kernel import aligned, constrain, products_of_step, tiny_square
+from nfstudy.flows.planar.kernel import constrain, products_of_step, tiny_square
 
 LEAST, MOST = 1e-30, 1e30
 """M between which no determinant leaves float32, and the product of `TOGETHER` of them float64."""
