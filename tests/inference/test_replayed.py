@@ -1,5 +1,7 @@
 """Training by replayed updates, which takes a CUDA device: without one, a stand-in does what a graph would hold."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -35,14 +37,14 @@ def images(levels=1):
 class Repeated:
     """In a graph's place on the processor: what it would replay is done anew."""
 
-    def __init__(self, graph):
-        self.replay = graph.step
+    def __init__(self, graph, updates):
+        self.replay = partial(graph.steps, updates)
 
 
 @pytest.fixture(params=DEVICES)
 def device(request, monkeypatch):
     if request.param == "cpu":
-        monkeypatch.setattr(UpdateGraph, "_capture", lambda self: Repeated(self))
+        monkeypatch.setattr(UpdateGraph, "_capture", lambda self, updates: Repeated(self, updates))
     return request.param
 
 
@@ -149,11 +151,11 @@ def test_what_cannot_be_captured_is_done_update_by_update_and_told(objective, de
     def broken(loss):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    def refuse(self):
+    def refuse(self, updates):
         loop = self.update.__self__.loop
         loop.gradient = broken
         try:
-            self.step()
+            self.steps(updates)
         finally:
             del loop.gradient
 
@@ -173,7 +175,7 @@ def test_an_error_of_the_device_is_not_taken_for_what_cannot_be_captured(device,
         def replay(self):
             raise RuntimeError("CUDA error: invalid argument")
 
-    monkeypatch.setattr(UpdateGraph, "_capture", lambda self: Broken())
+    monkeypatch.setattr(UpdateGraph, "_capture", lambda self, updates: Broken())
     with pytest.raises(RuntimeError, match="invalid argument"):
         trained(Settings.model_validate(SETTINGS), device, True, monkeypatch, images())
 

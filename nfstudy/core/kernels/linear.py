@@ -2,7 +2,7 @@
 
 On a CPU, torch multiplies float32 matrices by MKL, which leaves half the speed of other makers' processors unused.
 oneDNN, which torch brings along and calls itself for other types and compiled models, does not. So float32 and bfloat16
-products go to oneDNN; float32 ones on a GPU to a kernel of ours (`core.cuda.matmul`), and all others to torch.
+products go to oneDNN, and all others to torch.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-
-from nfstudy.core import cuda
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None, precision: torch.dtype = torch.float32) -> Tensor:
@@ -52,10 +50,9 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
         # number: 20 of 60 columns of 100 rows took 3000 times as long.
         b = b if b.is_contiguous() or b.T.is_contiguous() else b.contiguous()
         return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-    if sizeable and cuda.runs_here(a, b):
-        from nfstudy.core.cuda import matmul  # It imports Triton, which few machines have.
-
-        return matmul.product(a, b, bias)
+    if a.is_cuda and bias is not None:
+        # Of a hundred rows and few columns, cuBLAS has slow kernels where a bias goes with the product: 14 µs for 5.
+        return functional.linear(a, b).add_(bias)
     return functional.linear(a, b, bias)
 
 

@@ -133,9 +133,12 @@ class _NiceChain(torch.autograd.Function):
 
 
 def _inverse(permutations: Tensor) -> Tensor:
-    """Return the indices (K, D) of the inverse permutations."""
-    places = torch.arange(permutations.shape[1], device=permutations.device).expand_as(permutations)
-    return torch.empty_like(permutations).scatter_(1, permutations, places)
+    """Return the indices (K, D) of the inverse permutations; torch's scatter takes thirty kernels for the same."""
+    indices = permutations.contiguous()
+    found = torch.empty_like(indices)
+    length, latent = indices.shape
+    launch(_invert, length, indices, found, latent, WIDTH=power_of_two(latent, 16), num_warps=1)
+    return found
 
 
 def _shape(mixing: Tensor, units: int, layers: int) -> dict[str, Any]:
@@ -149,6 +152,15 @@ def _shape(mixing: Tensor, units: int, layers: int) -> dict[str, Any]:
         "UNITS": padded,
         "num_warps": min(16, max(4, largest // 512)),
     }
+
+
+@triton.jit
+def _invert(indices_ptr, found_ptr, D, WIDTH: tl.constexpr):
+    """Invert the permutation of a program's step: where index i leads, put i."""
+    step = tl.program_id(0) * D
+    i = tl.arange(0, WIDTH)
+    has = i < D
+    tl.store(found_ptr + step + tl.load(indices_ptr + step + i, mask=has, other=0), i, mask=has)
 
 
 @triton.jit(do_not_specialize=["B", "K", "L", "z_s", "z_b", "z_d", "i_b", "i_k", "i_h", "a_k", "h_k", "h_l", "w_l"])

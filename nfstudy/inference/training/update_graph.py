@@ -1,4 +1,4 @@
-"""Updates on a CUDA device as one graph that is replayed: between two looks at it, it is neither fed nor waited for.
+"""Updates on a CUDA device as a graph that is replayed: between two looks at it, it is neither fed nor waited for.
 
 An update of a small model is a hundred kernels of some microseconds, each of which takes Python longer to start than
 the device to run. A CUDA graph holds them all, with the places that they read from and write to; so what changes from
@@ -8,6 +8,7 @@ counts through it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -18,12 +19,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nfstudy.core import cuda
-from nfstudy.core.cuda.capture import captured
+from nfstudy.core.cuda.capture import captured, capturing
 
 WARM_UP = 3
 """Updates before a capture: what libraries set up when they are first called must not be captured."""
 MOST_UPDATES = 500
 """Between two looks at the device."""
+TOGETHER = 10
+"""Updates of the larger graph: the driver starts graphs of several threads one after another, 20 to 70 µs each."""
+SHORT = 0.1
+"""Seconds that the capture of an update takes at most whose graph may be as large: others keep the device busy."""
 MOST_BYTES = 2**26
 """Of their draws."""
 
@@ -39,7 +44,7 @@ class Steering(NamedTuple):
 
 
 class UpdateGraph:
-    """One update as a CUDA graph, and the draws and numbers of the next ones on the device.
+    """Updates as a CUDA graph, and the draws and numbers of the next ones on the device.
 
     Arguments:
         update: does an update, and returns a number that is finite where the update is, as a tensor; it may put
@@ -50,7 +55,8 @@ class UpdateGraph:
     def __init__(self, update: Callable[[tuple[Tensor, ...], Steering], Tensor], device: str) -> None:
         self.update = update
         self.device = device
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        """How many updates each graph does, the larger first."""
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._failed = torch.full((1,), -1, dtype=torch.int64, device=device)
         self._numbers = torch.zeros(MOST_UPDATES, len(Steering._fields), device=device)
@@ -84,15 +90,24 @@ class UpdateGraph:
         self._position.zero_()
 
     def capture(self) -> None:
-        """Make the graph if there is none yet; raises RuntimeError where the update does what none can hold."""
-        if self.graph is None:
-            self.graph = self._capture()
+        """Make the graphs if there are none yet; raises RuntimeError where the update does what none can hold."""
+        if self.graphs:
+            return
+        with capturing:
+            self._go_on(torch.zeros(1, device=self.device))  # A kernel is best loaded before it is captured.
+            self._position.zero_()
+            then = time.perf_counter()
+            one = self._capture(1)
+            larger = {TOGETHER: self._capture(TOGETHER)} if time.perf_counter() - then < SHORT else {}
+        self.graphs = larger | {1: one}
 
     def run(self, count: int) -> None:
         """Have the device do so many updates, without waiting for it."""
-        assert self.graph is not None
-        for _ in range(count):
-            self.graph.replay()
+        assert self.graphs
+        for updates, graph in self.graphs.items():
+            times, count = divmod(count, updates)
+            for _ in range(times):
+                graph.replay()
 
     def failed(self) -> bool:
         """Wait for the device, and return whether an update of the last `run` was not finite."""
@@ -107,15 +122,18 @@ class UpdateGraph:
         pinned = self.device.startswith("cuda")
         self._staged = [[each.new_empty(most, *each.shape, pin_memory=pinned) for each in drawn] for _ in range(2)]
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        self._go_on(torch.zeros(1, device=self.device))  # A kernel is best loaded before it is captured.
-        self._position.zero_()
+    def _capture(self, updates: int) -> torch.cuda.CUDAGraph:
+        """Return a graph of so many updates."""
         with captured(self.device) as graph:
-            self.step()
+            self.steps(updates)
         return graph
 
-    def step(self) -> None:
-        """Do the update that `_position` says, and go on to the next: what is captured."""
+    def steps(self, updates: int) -> None:
+        """Do so many updates from the one that `_position` says: what is captured."""
+        for _ in range(updates):
+            self._step()
+
+    def _step(self) -> None:
         drawn = tuple(draws.index_select(0, self._position).squeeze(0) for draws in self._draws)
         numbers = self._numbers.index_select(0, self._position).squeeze(0)
         self._go_on(self.update(drawn, Steering(*numbers.unbind())))
