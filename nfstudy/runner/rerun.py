@@ -27,7 +27,7 @@ from nfstudy.runs.frame import RerunVerdict, latest_per_identity
 from nfstudy.runs.metrics import LATER_METRICS, is_of_the_end, is_variance, known_metrics
 from nfstudy.runs.provenance import environment
 from nfstudy.runs.result import RESULTS
-from nfstudy.runs.tags import Tag
+from nfstudy.runs.tags import THEN, Tag
 from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.store import Store
 from nfstudy.runs.whole_run import DataRecord, RunCopy
@@ -107,7 +107,8 @@ def prepare_rerun(
     dataset = load_dataset(settings.data.source(), project.data_folders) if settings.data else None
     then = _recorded(store, old)
     # A device that is not here is no reason not to try: the comparison says what comes of another.
-    device = resolve_device("auto" if not device and then.device.startswith("cuda") else device or then.device)
+    last = then.device.rpartition(THEN)[2]
+    device = resolve_device("auto" if not device and last.startswith("cuda") else device or last)
     threads = threads or (int(then.threads) if then.threads.isdecimal() else 1) or 1
     fingerprint = dataset.fingerprint if dataset else ""
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())

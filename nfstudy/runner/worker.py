@@ -316,7 +316,7 @@ def _run(channel: Channel, device: str, datasets: _Datasets, stop: StopRequest, 
     try:
         dataset = datasets.of(order.trial.settings)
         stamp = checkpoint_key(order.trial, dataset.fingerprint if dataset else "")
-        checkpoints = Checkpoints(order.plan, stamp, channel.send, stop, code) if order.plan else None
+        checkpoints = Checkpoints(order.plan, stamp, channel.send, stop, code, device) if order.plan else None
         return run_trial(order.trial, dataset, device, on_epoch, checkpoints)
     except NOT_A_TRIALS:
         raise

@@ -88,6 +88,8 @@ class Resumed:
     """Parameter updates that are in it."""
     other_code: tuple[str, ...] = ()
     """Digests of the sources that did some of them, where those are not the present ones; in order."""
+    devices: tuple[str, ...] = ()
+    """Where they were done by more devices than one: these in order, the present one last."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 PREFIX = "nfstudy."
+THEN = ", then "
+"""Between the devices of a run that went on from a checkpoint of another."""
 
 
 class Tag:
@@ -49,6 +51,7 @@ class Tag:
     DATA: Final = "nfstudy.data"
     DATA_FINGERPRINT: Final = "nfstudy.data_fingerprint"
     DEVICE: Final = "nfstudy.device"
+    """Of a run that went on from a checkpoint of another device: both, `cuda:0, then cpu`."""
     THREADS: Final = "nfstudy.threads"
     VERSION: Final = "nfstudy.version"
     PYTHON: Final = "nfstudy.python"

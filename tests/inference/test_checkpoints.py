@@ -414,6 +414,19 @@ def test_what_other_code_has_trained_is_told_and_stays_known_to_later_checkpoint
     assert told == [Resumed(5, ("unknown",))]
 
 
+def test_what_another_device_has_trained_is_told_and_stays_known_to_later_checkpoints(tmp_path):
+    plan, told = CheckpointPlan(tmp_path / "a", 1e9), []
+    for device, devices in (("cpu", ()), ("cpu", ()), ("cuda:0", ("cpu", "cuda:0")), ("cuda:0", ("cpu", "cuda:0"))):
+        checkpoints = Checkpoints(plan, {}, told.append, StopRequest(), "one", device)
+        checkpoints.load(lambda state: 5)
+        assert [message.devices for message in told] == ([devices] if plan.path.exists() else [])
+        told.clear()
+        checkpoints.save(b"state")
+    checkpoints = Checkpoints(plan, {}, told.append, StopRequest(), "one", "cpu")
+    checkpoints.load(lambda state: 5)
+    assert told == [Resumed(5, (), ("cpu", "cuda:0", "cpu"))]
+
+
 def no_room(descriptor):
     raise OSError(errno.ENOSPC, "No space left on device")
 

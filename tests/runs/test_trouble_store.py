@@ -274,6 +274,8 @@ def test_a_stopped_study_goes_on_from_its_checkpoints_and_past_a_truncated_one(t
     first, second = sorted((folder / "mlruns" / "checkpoints" / "tiny").glob("*.checkpoint"))
     assert all(json.loads(path.read_bytes().partition(b"\n")[0])["seconds"] > 0 for path in (first, second))
     first.write_bytes(first.read_bytes()[:-10])
+    head, _, state = second.read_bytes().partition(b"\n")
+    second.write_bytes(json.dumps(json.loads(head) | {"devices": ["cuda:0"]}).encode() + b"\n" + state)
     again = nfstudy(folder, "run", "tiny.yaml", "--workers", "2")
     assert again.returncode == 0, again.stderr
     assert "truncated or altered" in again.stderr
@@ -281,7 +283,10 @@ def test_a_stopped_study_goes_on_from_its_checkpoints_and_past_a_truncated_one(t
     assert again.stderr.count("resumes after update") == 1
     assert numbers_of(folder) == numbers_of(calm)
     frame = frame_of(folder)
-    assert frame.loc[frame["outcome"] == "finished", "attempt"].tolist() == [2, 2]
+    finished = frame[frame["outcome"] == "finished"].set_index("device")
+    assert finished["attempt"].to_dict() == {"cpu": 2, "cuda:0, then cpu": 2}
+    rerun = nfstudy(folder, "rerun", finished.loc["cuda:0, then cpu", "run_id"])
+    assert "device: cuda:0, then cpu then, cpu now" in rerun.stdout + rerun.stderr
     assert not list((folder / "mlruns" / "checkpoints").rglob("*.checkpoint"))
 
 

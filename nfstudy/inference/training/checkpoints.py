@@ -1,7 +1,7 @@
 """Checkpoints of a trial under way: one file a trial, written at intervals, from which a killed run goes on.
 
-A file is one line of JSON (format, trial, seconds, the code that trained it, SHA-256 of the rest) and then the state
-that `training` makes of itself, as bytes. It appears by a rename, after it has reached the disk, so the one before it
+A file is one line of JSON (format, trial, seconds, the code and devices that trained it, SHA-256 of the rest) and then
+the state that `training` makes of itself, as bytes. It appears by a rename, after it has reached the disk, so the one before it
 stands until then. Free of torch, for the coordinator looks after these files too.
 """
 
@@ -81,12 +81,21 @@ class Checkpoint:
     state: bytes
     code: tuple[str, ...] = ()
     """The digests of the sources that trained it, in order; of before these were kept, `UNKNOWN`."""
+    devices: tuple[str, ...] = ()
+    """The torch devices that trained it, in order; empty of before these were kept."""
 
 
 def write_checkpoint(path: Path, trial: Mapping[str, str | int], checkpoint: Checkpoint) -> None:
     """Put a checkpoint in the place of the one before, at once and for good; raises OSError and leaves that one."""
     digest = hashlib.sha256(checkpoint.state).hexdigest()
-    head = {"format": FORMAT, "trial": trial, "seconds": checkpoint.seconds, "code": checkpoint.code, "sha256": digest}
+    head = {
+        "format": FORMAT,
+        "trial": trial,
+        "seconds": checkpoint.seconds,
+        "code": checkpoint.code,
+        "devices": checkpoint.devices,
+        "sha256": digest,
+    }
     # Its folder was made with the trial; one that is gone has been moved, with the checkpoints of before.
     with draft_of(path, durable=True, make_folder=False) as draft, draft.open("wb") as file:
         file.write(json.dumps(head).encode() + b"\n")
@@ -122,10 +131,11 @@ def read_checkpoint(path: Path, trial: Mapping[str, str | int]) -> Checkpoint | 
         seconds = float(head["seconds"])
         if not 0 <= seconds < math.inf:
             raise CheckpointError(f"{path}: has taken {seconds} seconds; expected: a time")
-        code = head.get("code", [UNKNOWN])
-        if not isinstance(code, list):
-            raise CheckpointError(f"{path}: its code is no list; expected: digests of sources")
-        return Checkpoint(seconds, state, tuple(map(str, code)))
+        code, devices = head.get("code", [UNKNOWN]), head.get("devices", [])
+        for name, found in (("code", code), ("devices", devices)):
+            if not isinstance(found, list):
+                raise CheckpointError(f"{path}: its {name} is no list; expected: what trained it, in order")
+        return Checkpoint(seconds, state, tuple(map(str, code)), tuple(map(str, devices)))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise CheckpointError(f"{path}: is truncated, or not a checkpoint") from None
 
@@ -140,6 +150,7 @@ class Checkpoints:
         tell: Callable[[Notice | Resumed], None],
         stop: StopRequest,
         code: str = "",
+        device: str = "",
     ) -> None:
         """Begin the trial's clock.
 
@@ -149,12 +160,15 @@ class Checkpoints:
             tell: told of what people should know.
             stop: what may ask to stop.
             code: the digest of the sources that train it.
+            device: the torch device that it is trained on.
         """
         self.earlier = 0.0
         """Wall-clock seconds that earlier attempts spent up to the checkpoint that was resumed."""
         self._plan, self._trial, self._tell, self._stop = plan, trial, tell, stop
         self._code: tuple[str, ...] = (code,)
         """Of all that trained it, in order."""
+        self._devices: tuple[str, ...] = (device,)
+        """Likewise."""
         self._began = self._last = time.monotonic()
         self._failing = False
         with suppress(OSError):  # `save` will tell.
@@ -178,7 +192,11 @@ class Checkpoints:
                 own = self._code[-1]
                 others = tuple(code for code in found.code if code != own)
                 self._code = (*others, own)
-                self._tell(Resumed(update, others))
+                if found.devices and found.devices[-1] != self._devices[-1]:
+                    self._devices = (*found.devices, *self._devices)
+                elif found.devices:
+                    self._devices = found.devices
+                self._tell(Resumed(update, others, self._devices if len(self._devices) > 1 else ()))
         except CheckpointError as error:
             self._tell(Notice(f"{error}; starting over"))
 
@@ -190,7 +208,7 @@ class Checkpoints:
         """
         seconds = self.earlier + time.monotonic() - self._began
         try:
-            write_checkpoint(self._plan.path, self._trial, Checkpoint(seconds, state, self._code))
+            write_checkpoint(self._plan.path, self._trial, Checkpoint(seconds, state, self._code, self._devices))
             self._failing = False
         except OSError as error:
             if not self._failing:  # Once, not at every interval.
