@@ -1,8 +1,8 @@
 """Checkpoints of a trial under way: one file a trial, written at intervals, from which a killed run goes on.
 
 A file is one line of JSON (format, trial, seconds, the code and devices that trained it, SHA-256 of the rest) and then
-the state that `training` makes of itself, as bytes. It appears by a rename, after it has reached the disk, so the one before it
-stands until then. Free of torch, for the coordinator looks after these files too.
+the state that `training` makes of itself, as bytes. It appears by a rename, after it has reached the disk, so the one
+before it stands until then. Free of torch, for the coordinator looks after these files too.
 """
 
 from __future__ import annotations
