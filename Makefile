@@ -16,6 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing the pinned dependencies into $(VENV) (torch is large; some minutes)"
 	$(INSTALL) torch==2.13.0
 	$(INSTALL) -e .
+	@$(RUN) -m compileall -q nfstudy || true
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed

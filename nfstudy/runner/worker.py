@@ -177,7 +177,8 @@ def serve(
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # Of this thread.
     # Some operations have no deterministic form on CUDA: there torch warns, and last bits may differ.
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # `torch.use_deterministic_algorithms` is this, after a second in which it loads the compiler to tell it the same.
+    torch._C._set_deterministic_algorithms(True, warn_only=True)
     # Nothing here reads what nobody wrote, and to fill it first takes 3 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     device = resolve_device(device)
