@@ -1,11 +1,15 @@
 """What a trial takes: the work alone, not the loops that are compiled for it once."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from nfstudy.core.kernels import cache
+from nfstudy.inference.training import cost
 from nfstudy.inference.training.cost import _seconds
+from nfstudy.runs.result import EpochRecord
+from nfstudy.study.settings import Settings
 
 
 @pytest.mark.parametrize(("new", "calls"), [(False, 1), (True, 2)])
@@ -22,3 +26,20 @@ def test_work_that_needed_a_new_loop_is_timed_once_more(monkeypatch, new, calls)
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     assert _seconds(work) == 0.25
     assert called == calls
+
+
+def test_the_epoch_in_which_graphs_are_captured_is_no_part_of_an_update(monkeypatch):
+    ends = ((50, 9.0), (100, 9.5), (150, 10.0))
+    clock = iter([end for _, end in ends])
+    trained = []
+
+    def fit(problem, settings, on_epoch):
+        trained.append(settings.train.updates)
+        for number, (update, _) in enumerate(ends, start=1):
+            assert on_epoch(EpochRecord(number, update, settings.train.updates, {}))
+
+    monkeypatch.setattr(cost, "fit", fit)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    settings = Settings.model_validate({"data": {"name": "digits"}})
+    assert cost._after_first_epoch(SimpleNamespace(epoch_updates=50), settings) == pytest.approx(0.01)
+    assert trained == [cost.TIMED_ON_GPU]

@@ -120,13 +120,17 @@ def test_an_update_that_is_not_finite_is_told_as_by_the_loop(bad, device, monkey
     monkeypatch.setattr(update_graph, "MOST_UPDATES", 5)
     from nfstudy.inference.problems.images import ImageProblem
 
-    draws = ImageProblem.draws
+    blocks = ImageProblem.blocks
 
-    def spoilt(self, epoch, updates):
-        for number, (places, noise) in enumerate(draws(self, epoch, updates)):
-            yield places, noise * (float("inf") if (epoch - 1) * 14 + number == bad else 1)
+    def spoilt(self, epoch, updates, at_once):
+        number = (epoch - 1) * 14
+        for places, noise in blocks(self, epoch, updates, at_once):
+            if number <= bad < number + len(noise):
+                noise[bad - number] *= float("inf")
+            number += len(noise)
+            yield places, noise
 
-    monkeypatch.setattr(ImageProblem, "draws", spoilt)
+    monkeypatch.setattr(ImageProblem, "blocks", spoilt)
     (records, end, weights), (own_records, own_end, own_weights) = both({}, device, monkeypatch, images())
     assert own_end.outcome == end.outcome == "diverged"
     assert own_end.reason == end.reason

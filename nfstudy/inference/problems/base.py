@@ -51,6 +51,9 @@ class Problem(Protocol):
     def draws(self, epoch: int, updates: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield what is random about each of these updates, dreams aside: CPU tensors, of the same shapes each time."""
 
+    def blocks(self, epoch: int, updates: int, at_once: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the same, bit for bit, of up to so many updates at once, which are a first axis of each tensor."""
+
     def minibatch(self, drawn: tuple[Tensor, ...]) -> Minibatch:
         """Return the minibatch, without dreams, of what `draws` yielded and somebody put on `device`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
@@ -30,6 +31,7 @@ from nfstudy.inference.models.local import inference_gaps
 from nfstudy.inference.models.minibatch import ImageMinibatch, no_dreams
 from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.code_lengths import bits_per_pixel, code_lengths
+from nfstudy.inference.problems.drawing import in_blocks, normal
 from nfstudy.inference.problems.films import MAPPED, POSTERIOR_SAMPLES, POSTERIORS, posterior_film
 from nfstudy.inference.problems.fits import CHAINS, plane_fits, study_target
 from nfstudy.inference.problems.image_grid import image_grid
@@ -107,14 +109,22 @@ class ImageProblem:
 
     def draws(self, epoch: int, updates: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield each update's places in the training images (B,), noise (S, B, n), and pixels' noise (B, N) if any."""
-        size, samples = self.settings.train.batch, self.settings.objective.samples
+        for block in self.blocks(epoch, updates, 1):
+            yield tuple(each[0] for each in block)
+
+    def blocks(self, epoch: int, updates: int, at_once: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield what `draws` does of many updates, on a first axis; see `Problem`."""
+        size, shape = self.settings.train.batch, self.images.shape[1:]
+        noise_shape = (self.settings.objective.samples, size, self.model.noise_size)
         order = torch.randperm(len(self.images), generator=self._generator("data order", epoch))
+        places = order[: updates * size].view(updates, size)
         stream, bits = self._generator("posterior noise", epoch), self._generator("training bits", epoch)
-        for places in order[: updates * size].split(size):
-            noise = torch.randn(samples, len(places), self.model.noise_size, generator=stream)
-            shape = (len(places), *self.images.shape[1:])
-            of_pixels = pixel_noise(shape, self.images.is_floating_point(), self.dataset, bits)
-            yield (places, noise) if of_pixels is None else (places, noise, of_pixels)
+        numbers = math.prod(noise_shape) + size * math.prod(shape)
+        for own in places.split([*in_blocks(updates, at_once, numbers)]):
+            noise = normal(len(own), noise_shape, stream)
+            real = self.images.is_floating_point()
+            of_pixels = pixel_noise((len(own), size, *shape), real, self.dataset, bits)
+            yield (own, noise) if of_pixels is None else (own, noise, of_pixels)
 
     def minibatch(self, drawn: tuple[Tensor, ...]) -> ImageMinibatch:
         """Return the minibatch of what `draws` yielded, on the problem's device; see `Problem`."""
@@ -339,7 +349,7 @@ def pixel_noise(shape: Sequence[int], real: bool, dataset: Dataset, stream: torc
     """Return what `pixels` takes beside values of the training split; None where these are what the model sees.
 
     Arguments:
-        shape: of the values.
+        shape: of the values, with the updates that they are of in front: these may be drawn one by one.
         real: whether the values are floats.
         dataset: whose they are.
         stream: a CPU generator, from which it is drawn.

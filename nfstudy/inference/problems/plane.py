@@ -20,6 +20,7 @@ from nfstudy.inference.models.minibatch import Draws, density_slope
 from nfstudy.inference.models.objective import BoundTerms
 from nfstudy.inference.problems.base import Diagnosis
 from nfstudy.inference.problems.density_grid import CELLS, array_file, window_mass
+from nfstudy.inference.problems.drawing import in_blocks, normal
 from nfstudy.inference.problems.energies import WINDOW, energy, log_density, log_normaliser, reach_of, window_grid
 from nfstudy.inference.problems.films import CELLS as FILM_CELLS
 from nfstudy.inference.problems.films import SAMPLES, plane_film
@@ -170,7 +171,12 @@ class EnergyProblem:
 
     def draws(self, epoch: int, updates: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield each update's noise (S, B, 2); see `Problem`."""
-        return self._noise(epoch, updates, self.settings.objective.samples)
+        for (noise,) in self.blocks(epoch, updates, 1):
+            yield (noise[0],)
+
+    def blocks(self, epoch: int, updates: int, at_once: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield what `draws` does of many updates, on a first axis; see `Problem`."""
+        return self._noise(epoch, updates, self.settings.objective.samples, at_once)
 
     def minibatch(self, drawn: tuple[Tensor, ...]) -> PlaneMinibatch:
         """Return the minibatch of what `draws` yielded, on the problem's device; see `Problem`."""
@@ -178,8 +184,8 @@ class EnergyProblem:
 
     def repeated_minibatch(self, count: int, samples: int) -> Iterator[PlaneMinibatch]:
         """Yield as many batches of fresh samples; see `Problem`."""
-        for (noise,) in self._noise(0, count, samples):
-            yield self.minibatch((noise.to(self.device),))
+        for (noise,) in self._noise(0, count, samples, 1):
+            yield self.minibatch((noise[0].to(self.device),))
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
@@ -268,10 +274,11 @@ class EnergyProblem:
         """q_K at `window_grid`; asked for only when the training is over."""
         return copy.deepcopy(self.model).cpu().double().log_density(window_grid(CELLS)).exp()
 
-    def _noise(self, epoch: int, updates: int, samples: int) -> Iterator[tuple[Tensor, ...]]:
+    def _noise(self, epoch: int, updates: int, samples: int, at_once: int) -> Iterator[tuple[Tensor]]:
         stream = self._generator("posterior noise", self.repetition, epoch)
-        for _ in range(updates):
-            yield (torch.randn(samples, self.settings.train.batch, 2, generator=stream),)
+        shape = (samples, self.settings.train.batch, 2)
+        for count in in_blocks(updates, at_once, math.prod(shape)):
+            yield (normal(count, shape, stream),)
 
     def _terms(self, noise: Tensor) -> tuple[BoundTerms, Tensor]:
         z, log_q0, log_det = self.model.sample(noise.to(self.device))

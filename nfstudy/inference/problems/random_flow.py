@@ -65,6 +65,10 @@ class DrawnProblem:
         """Yield nothing."""
         return iter(())
 
+    def blocks(self, epoch: int, updates: int, at_once: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield nothing."""
+        return iter(())
+
     def minibatch(self, drawn: tuple[Tensor, ...]) -> Minibatch:
         """Raise TypeError: nothing is trained."""
         raise TypeError("a chain that is drawn has no minibatches; expected: a problem with parameters")

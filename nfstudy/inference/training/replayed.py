@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +15,7 @@ from nfstudy.core import cuda
 from nfstudy.core.cuda.capture import capturing
 from nfstudy.inference.models.objective import BoundTerms, beta_at
 from nfstudy.inference.objectives.base import Estimate
-from nfstudy.inference.training.update_graph import WARM_UP, Steering, UpdateGraph, steered
+from nfstudy.inference.training.update_graph import MOST_UPDATES, WARM_UP, Steering, UpdateGraph, steered
 
 if TYPE_CHECKING:
     from nfstudy.inference.training.loop import Loop
@@ -75,7 +74,7 @@ class Replayed:
         total = loop.settings.train.updates
         while begun < total:
             updates = min(loop.problem.epoch_updates, total - begun)
-            yield from self._graph.stage(islice(loop.problem.draws(epoch, updates), done, None))
+            yield from self._graph.stage(_past(done, loop.problem.blocks(epoch, updates, MOST_UPDATES)))
             begun, done, epoch = begun + updates, 0, epoch + 1
 
     def _run(self, count: int) -> bool:
@@ -160,6 +159,15 @@ class Replayed:
         means = loop.averages.means if loop.averages else []
         weights = [weight.detach() for weight in loop.parameters]
         return _Restore(loop, [*weights, *of_optimiser, *means, *self._learned.values()])
+
+
+def _past(updates: int, blocks: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """Yield what blocks hold after so many updates."""
+    for block in blocks:
+        left = len(block[0]) - updates
+        if left > 0:
+            yield tuple(each[-left:] for each in block)
+        updates = max(0, -left)
 
 
 class _Restore:

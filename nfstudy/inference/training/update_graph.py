@@ -9,9 +9,8 @@ counts through it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
 from typing import NamedTuple
 
 import torch
@@ -65,21 +64,31 @@ class UpdateGraph:
         self._staged: list[list[Tensor]] = []
         """Page-locked copies of `_draws`, taken in turn: the device may still read from one while another is filled."""
 
-    def stage(self, draws: Iterator[tuple[Tensor, ...]]) -> Iterator[int]:
+    def stage(self, blocks: Iterable[tuple[Tensor, ...]]) -> Iterator[int]:
         """Yield, until there are no more of these draws, how many updates they have been staged for: as many as fit.
 
         They are for the `run` after the next `load`: what is asked for while the device works costs no time.
+
+        Arguments:
+            blocks: of `Problem.blocks`.
         """
-        for first in draws:
+        count = 0
+        for block in blocks:
             if not self._draws:
-                self._make_room(first)
+                self._make_room(block)
+            most = len(self._draws[0])
+            taken = 0
+            while taken < len(block[0]):
+                room = self._staged[1 - self._turn]
+                own = min(most - count, len(block[0]) - taken)
+                for each, staged in zip(block, room, strict=True):
+                    staged[count : count + own].copy_(each[taken : taken + own])
+                taken, count = taken + own, count + own
+                if count == most:
+                    self._turn, count = 1 - self._turn, 0
+                    yield most
+        if count:
             self._turn = 1 - self._turn
-            room = self._staged[self._turn]
-            count = 0
-            for drawn in chain([first], islice(draws, len(room[0]) - 1)):
-                for each, own in zip(drawn, room, strict=True):
-                    own[count].copy_(each)
-                count += 1
             yield count
 
     def load(self, count: int, steering: Sequence[tuple[float, float, float]]) -> None:
@@ -115,7 +124,8 @@ class UpdateGraph:
         self._failed.fill_(-1)
         return place >= 0
 
-    def _make_room(self, drawn: tuple[Tensor, ...]) -> None:
+    def _make_room(self, block: tuple[Tensor, ...]) -> None:
+        drawn = [each[0] for each in block]
         size = sum(each.numel() * each.element_size() for each in drawn)
         most = max(1, min(MOST_UPDATES, MOST_BYTES // max(size, 1)))
         self._draws = [each.new_empty(most, *each.shape, device=self.device) for each in drawn]
