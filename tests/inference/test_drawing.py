@@ -41,7 +41,7 @@ def test_blocks_are_as_large_as_asked_and_as_there_is_room_for():
 
 
 def problem_of(changes, levels=1):
-    settings = Settings.model_validate(changes.get("energy") and changes or {**SETTINGS, **changes})
+    settings = Settings.model_validate(changes if "energy" in changes else {**SETTINGS, **changes})
     if settings.data is None:
         return make_problem(settings, None, 1, "cpu")
     rng = np.random.default_rng(0)
