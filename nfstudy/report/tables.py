@@ -93,6 +93,8 @@ class Row:
 
 MOST_IN_MARKDOWN = 150
 """Rows of a table that a page in Markdown shows; a longer one it links to, as CSV."""
+MOST_IDS_IN_MARKDOWN = 8
+"""Runs that an entry of such a page names; all are in the CSV."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,13 @@ def _whole_text(entry: Entry) -> str:
     return " ".join(entry.run_ids) if entry.names_runs else entry.display
 
 
+def _short_text(entry: Entry) -> str:
+    more = len(entry.run_ids) - MOST_IDS_IN_MARKDOWN
+    if not entry.names_runs or more <= 0:
+        return entry.display
+    return f"{' '.join(entry.text.split()[:MOST_IDS_IN_MARKDOWN])} and {more} more"
+
+
 def to_markdown(
     table: Table, heads: Mapping[str, str] | None = None, place_of: Callable[[Entry], str] = lambda _: ""
 ) -> str:
@@ -187,7 +196,7 @@ def to_markdown(
     align = (":--", *("--:" if table.is_numeric(place) else ":--" for place in table.filled))
     shown = [(table.columns[1 + place], (heads or {}).get(table.columns[1 + place], "")) for place in table.filled]
     rows = [
-        ((row.name, ""), *((row.entries[place].display, place_of(row.entries[place])) for place in table.filled))
+        ((row.name, ""), *((_short_text(row.entries[place]), place_of(row.entries[place])) for place in table.filled))
         for row in table.rows
     ]
     lines = [[_linked(*cell) for cell in line] for line in (((table.columns[0], ""), *shown), *rows)]

@@ -132,6 +132,15 @@ def test_csv_of_text_is_what_the_table_shows_with_whole_run_ids():
     assert text == f'cell,learning rate,run\nK = 0,"0.0006, of five",{run}\n'
 
 
+@pytest.mark.parametrize(("count", "end"), [(1, "00000001 |"), (8, "00000008 |"), (9, "00000008 and 1 more |")])
+def test_markdown_names_some_runs_and_csv_all(count, end):
+    ids = tuple(f"{n:08x}" * 4 for n in range(1, count + 1))
+    entry = Entry(text=" ".join(run_id[:8] for run_id in ids), run_ids=ids)
+    found = Table("t", "caption", ("cell", "runs"), (Row("a", (entry,)),))
+    assert to_markdown(found).splitlines()[2].endswith(end)
+    assert to_csv(found).splitlines()[1] == f"a,{' '.join(ids)}"
+
+
 def test_markdown_is_exact():
     assert to_markdown(table()).splitlines() == [
         "| row | paper | ours |",
