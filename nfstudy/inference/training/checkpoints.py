@@ -192,10 +192,10 @@ class Checkpoints:
                 own = self._code[-1]
                 others = tuple(code for code in found.code if code != own)
                 self._code = (*others, own)
-                if found.devices and found.devices[-1] != self._devices[-1]:
-                    self._devices = (*found.devices, *self._devices)
-                elif found.devices:
+                if found.devices[-1:] == self._devices:
                     self._devices = found.devices
+                else:
+                    self._devices = (*found.devices, *self._devices)
                 self._tell(Resumed(update, others, self._devices if len(self._devices) > 1 else ()))
         except CheckpointError as error:
             self._tell(Notice(f"{error}; starting over"))
