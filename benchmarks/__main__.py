@@ -76,7 +76,8 @@ BENCHMARKS = {
         by_name=True,
     ),
     "coordinator": Benchmark(
-        "empty trials a second, of 2 to 32 workers of each engine, into SQLite and $MLFLOW_TRACKING_URI; only if named",
+        "empty trials a second, of 2 to 32 workers of each engine, into SQLite and to a server, its own or "
+        "$MLFLOW_TRACKING_URI; only if named",
         _module("coordinator"),
         one_core=False,
         by_name=True,
