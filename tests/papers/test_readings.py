@@ -67,6 +67,17 @@ def test_the_nearest_reading_stands_first_with_its_distances():
     assert [axes.get_visible() for axes in exhibit.drawings[0].figure.axes] == [True] * 9 + [False] * 3
 
 
+def test_lengths_that_are_still_to_come_have_their_columns_in_order():
+    cells = [f"{{model.layers: {n}, flow.length: {k}}}" for n, k in ((2, 0), (2, 80), (1, 0), (1, 80), (1, 10))]
+    grid = "grid: {model.layers: [1, 2], flow.family: [planar], flow.length: [0, 80]}"
+    spec = study(MNIST.replace(grid, f"flow: {{family: planar}}\npoints: [{', '.join(cells)}]"))
+    runs = run_all(spec, "full")
+    runs.records[:] = [record | on_mnist(record) for record in runs.records if record["flow.length"] != 10]
+    ranking = make_exhibit("readings", gather_results(spec.under("full"), runs)).tables[0]
+    places = [name.rpartition(", ")[2] for name in ranking.columns[2:]]
+    assert places == ["K = 0"] * 3 + ["K = 10"] * 3 + ["K = 80"] * 3 + ["K = 0 to 80"] * 3
+
+
 def test_the_numbers_behind_it_have_their_runs():
     exhibit, runs = shown(MNIST, on_mnist)
     (row,) = [row for row in exhibit.tables[1].rows if row.name == "NF (planar), layers = 2: gain in F, K = 0 to 80"]

@@ -209,8 +209,14 @@ def _spans(ranked: Sequence[Reading]) -> tuple[ReadingSpan, ...]:
     )
 
 
+def _names(compared: Sequence[Sequence[Comparison]]) -> list[str]:
+    """Return the names of all that readings were compared in, in the order of the one that was compared in most."""
+    fullest_first = sorted(compared, key=len, reverse=True)
+    return list(dict.fromkeys(comparison.name for comparisons in fullest_first for comparison in comparisons))
+
+
 def _ranking(ranked: Sequence[Reading], results: Results) -> Table:
-    names = list(dict.fromkeys(c.name for reading in ranked for c in reading.comparisons))
+    names = _names([reading.comparisons for reading in ranked])
     rows = []
     for reading in ranked:
         of = {c.name: c.ours for c in reading.comparisons}
@@ -286,7 +292,7 @@ def _stopped(results: Results) -> Table:
 def _figure(ranked: Sequence[Reading], results: Results) -> tuple[Drawing, ...]:
     known = [reading for reading in ranked if reading.distance is not None]
     drawn = known[:MOST_DRAWN]
-    names = list(dict.fromkeys(c.name for reading in drawn for c in reading.comparisons if c.difference is not None))
+    names = _names([[c for c in reading.comparisons if c.difference is not None] for reading in drawn])
     panels = [
         DifferencePanel(
             name,
