@@ -53,6 +53,7 @@ def measure(quick: bool) -> Result:
         budget |= {"evaluation.test_images": 20, "evaluation.tight_images": 2, "data.train_images": 500}
         budget |= {"data.training_split": "train"}
     updates = 10 if quick else EPOCHS * each
+    del budget["search.settings"]
     study["budgets"] = {BUDGET: budget | {"repetitions": 1, "train.updates": updates}}
     study["budget"] = BUDGET
     study["exhibits"] = ["summary"]

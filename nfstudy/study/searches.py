@@ -127,6 +127,8 @@ def search_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistake]
     for where, path, _ in axes:
         if path == "seed":
             yield where, "is what repetitions vary; expected: a setting that is to be chosen"
+        elif path in _JUDGING:
+            yield where, "is how trials are judged; expected: a setting of the training"
         elif path.startswith("evaluation."):
             yield where, _TESTING
     if (spec.search or sampled) and spec.settings.problem == "drawn":
@@ -141,6 +143,8 @@ def search_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistake]
 
 
 _TESTING = "is how the test set is evaluated, which no search is shown; expected: a setting of the training"
+_JUDGING = ("evaluation.valid_images", "evaluation.valid_samples")
+"""How the validation images are evaluated: alike for all trials, but what is trained afterwards may differ."""
 
 
 def _untouched(where: Place, path: str, spec: StudySpec) -> Iterator[Mistake]:
@@ -150,7 +154,7 @@ def _untouched(where: Place, path: str, spec: StudySpec) -> Iterator[Mistake]:
         yield where, "is an axis of the grid; expected: a setting that is the same in all cells"
     elif spec.search and path in spec.search.space:
         yield where, "is searched for; expected: in one of space and settings"
-    elif path.startswith("evaluation."):
+    elif path.startswith("evaluation.") and path not in _JUDGING:
         yield where, _TESTING
     elif path == "seed":
         yield where, "is what all trials share; expected: any other setting"

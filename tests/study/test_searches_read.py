@@ -112,6 +112,16 @@ MISTAKES = {
         "search.space.evaluation.samples",
         ["test set"],
     ),
+    "over how trials are judged": (
+        STUDY + search("evaluation.valid_images: [10, 20]"),
+        "search.space.evaluation.valid_images",
+        ["how trials are judged"],
+    ),
+    "trials that are tested by settings of their own": (
+        STUDY + search(more=", settings: {evaluation.samples: 10}"),
+        "search.settings.evaluation.samples",
+        ["test set"],
+    ),
     "over seeds": (STUDY + search("seed: {low: 1, high: 9}"), "search.space.seed", ["repetitions vary"]),
     "by images that it trains on": (held_out() + search(), "data.training_split", ["train+valid", "hint: search.set"]),
     "by images that a budget trains on": (
@@ -233,6 +243,17 @@ def test_a_search_may_hold_out_images_that_the_repetitions_train_on():
     assert (tried.data.training_split, tried.train.updates) == ("train", 50)
     chosen = cell.chosen({"train.learning_rate": 1e-3})
     assert (chosen.data.training_split, chosen.train.updates, chosen.train.learning_rate) == ("train+valid", 100, 1e-3)
+
+
+def test_trials_may_be_judged_by_more_validation_images_than_repetitions_show():
+    text = held_out() + "evaluation: {valid_images: 10}\n"
+    text += search(
+        more=", settings: {data.training_split: train, evaluation.valid_images: null, evaluation.valid_samples: 50}"
+    )
+    cell = parse_study(text, "s.yaml").under().cells[0]
+    tried, chosen = cell.tried({"train.learning_rate": 1e-3}), cell.chosen({"train.learning_rate": 1e-3})
+    assert (tried.evaluation.valid_images, tried.evaluation.valid_samples) == (None, 50)
+    assert (chosen.evaluation.valid_images, chosen.evaluation.valid_samples) == (10, 0)
 
 
 def test_a_budget_may_change_the_settings_of_the_trials_or_have_no_search():
