@@ -52,12 +52,15 @@ def cost_signature(settings: Settings) -> str:
 
 
 def logged_seconds(frame: pd.DataFrame) -> dict[str, float]:
-    """Return `cost_key` -> mean wall-clock seconds of the finished repetitions of a cell, or trials of its search."""
+    """Return `cost_key` -> median wall-clock seconds of the finished repetitions of a cell, or trials of its search.
+
+    A busy machine makes a run take several times as long, which a mean would hold against all that are to come.
+    """
     done = frame[(frame["outcome"] == "finished") & (frame["stage"] != "rerun")]
     # What a store says may have been edited: a time that cannot be one says nothing.
     done = done[done["time/wall_seconds"].between(0, LONGEST)]
-    means = done.groupby(["cell", "stage"])["time/wall_seconds"].mean().to_dict()
-    return {cost_key(cell, stage): seconds for (cell, stage), seconds in means.items()}
+    medians = done.groupby(["cell", "stage"])["time/wall_seconds"].median().to_dict()
+    return {cost_key(cell, stage): seconds for (cell, stage), seconds in medians.items()}
 
 
 class Forecast:

@@ -2,9 +2,10 @@
 
 import math
 
+import pandas as pd
 import pytest
 
-from nfstudy.runner.eta import Forecast, format_duration, run_seconds
+from nfstudy.runner.eta import Forecast, format_duration, logged_seconds, run_seconds
 from nfstudy.runs.result import Cost
 from nfstudy.study.reader import parse_study
 from nfstudy.study.sections import DataSpec
@@ -39,6 +40,13 @@ def test_runs_that_took_twice_as_long_double_what_is_left():
     (trial,) = STUDY.under(CELL.budget).repetitions_of(CELL)
     forecast.ended(trial, 20.0)
     assert forecast.left([CELL.key], []) == 20
+
+
+def test_a_run_that_a_busy_machine_held_up_is_not_what_others_are_expected_to_take():
+    rows = [("a", "repetition", "finished", seconds) for seconds in (454.0, 2349.0, 273.0)]
+    rows += [("a", "search", "finished", 90.0), ("a", "search", "pruned", 10.0), ("a", "rerun", "finished", 1.0)]
+    frame = pd.DataFrame(rows, columns=["cell", "stage", "outcome", "time/wall_seconds"])
+    assert sorted(logged_seconds(frame).values()) == [90.0, 454.0]
 
 
 @pytest.mark.parametrize(
