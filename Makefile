@@ -2,7 +2,9 @@
 VENV := .venv
 PYTHON ?=
 RUN := $(VENV)/bin/python
-INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# What pip would do on one core, which takes a third of the installation. Some packages hold files that are no Python.
+COMPILE := $(RUN) -m compileall -qq -j 0 $(VENV)/lib || true
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -16,12 +18,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing the pinned dependencies into $(VENV) (torch is large; some minutes)"
 	$(INSTALL) torch==2.13.0
 	$(INSTALL) -e .
+	@$(COMPILE)
 	@# Where Python may not keep compiled copies, each worker would compile its sources anew; it costs only time.
 	@$(RUN) -m compileall -q nfstudy || echo "nfstudy: some compiled copies could not be written; starts take longer"
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(INSTALL) -e '.[test]'
+	@$(COMPILE)
 	@touch $@
 
 install: $(VENV)/.installed  ## make .venv with the pinned dependencies
@@ -53,6 +57,7 @@ chaos: $(VENV)/.tested  ## kill and disturb three kinds of study and four comman
 # A peer that will not install must not keep the others from being timed: it is then named as missing.
 $(VENV)/.peers: $(VENV)/.installed
 	@$(INSTALL) -e '.[bench]' || for peer in normflows pyro-ppl pythae flowjax; do $(INSTALL) $$peer || true; done
+	@$(COMPILE)
 	@touch $@
 
 bench: $(VENV)/.peers  ## timings against other libraries, written to reports/benchmarks
@@ -60,6 +65,7 @@ bench: $(VENV)/.peers  ## timings against other libraries, written to reports/be
 
 $(VENV)/.documented: $(VENV)/.installed
 	$(INSTALL) -e '.[docs]'
+	@$(COMPILE)
 	@touch $@
 
 docs: $(VENV)/.documented $(FRONT)  ## build the documents as a site that is read offline: site/index.html
