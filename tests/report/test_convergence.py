@@ -1,5 +1,7 @@
 """The exhibits on how far numbers can be trusted: what is marked, what is not measured, and what curves say."""
 
+import math
+
 import pytest
 from support.fake_runs import run_all, study
 
@@ -73,6 +75,15 @@ def test_the_curve_and_the_gain_by_hand():
     ]
     _, kl, _ = shown.drawings[0].figure.axes
     assert next(line.get_ydata().tolist() for line in kl.lines if len(line.get_xdata()) == 3) == [0.0, 8.0, 9.0]
+
+
+def test_a_repetition_without_a_finite_value_is_no_pair_of_the_gain():
+    runs, spec = filled(0.01, 0.1)
+    (odd,) = (each["run_id"] for each in runs.records if each["flow.length"] == 10 and each["index"] == 2)
+    runs.points = [(r, m, n, math.inf if (r, n) == (odd, 10) else v) for r, m, n, v in runs.points]
+    levels, gains = exhibits_of(runs, spec)["convergence"].tables[:2]
+    assert [entry.display for entry in gains.rows[0].entries[:3]] == ["5.00 (n = 2)", "1.50 (n = 1)", "1.00 (n = 2)"]
+    assert levels.rows[1].entries[1].display.startswith("≤ 90.50 (n = 1)")
 
 
 def test_runs_of_before_say_that_it_was_not_measured():

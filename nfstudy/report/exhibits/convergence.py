@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -160,9 +161,10 @@ def _has_gain(group: CurveGroup) -> bool:
 
 
 def _gain(first: CellResult, last: CellResult, curves: Curves, n: int) -> Estimate | None:
-    """Return −ln p(x) of the first cell less that of the last, over the repetitions that both have."""
+    """Return −ln p(x) of the first cell less that of the last, over the repetitions in which both are finite."""
     own, other = (_of_cell(cell, curves, n) for cell in (first, last))
-    pairs = [repetition for repetition in own if repetition in other]
+    finite = [{r for r, (_, value) in cell.items() if math.isfinite(value)} for cell in (own, other)]
+    pairs = sorted(set.intersection(*finite))
     if not pairs:
         return None
     contrast = contrast_of((1, -1), [{r: cell[r][1] for r in pairs} for cell in (own, other)])
