@@ -72,7 +72,8 @@ def take_in(archive: Archive, project: Project, uri: str, report: Path) -> bool:
         with claimed(claim):
             done = import_runs(archive, uri)
             show_study(store, study, project.page(report))
-    print(f"{study}: {done.new} runs imported, {done.known} already present")
+    completed = f", of which {done.completed} got evaluations or files that they lacked" if done.completed else ""
+    print(f"{study}: {done.new} runs imported, {done.known} already present{completed}")
     for mark, count in sorted(Counter(copy.imported for copy in archive.runs if copy.imported != CHECKED).items()):
         unless = ", unless their study file tells it" if mark == OF_A_SEARCH else ""
         print(f"{count} of {len(archive.runs)} are {mark}; reports will say so{unless}", file=sys.stderr)

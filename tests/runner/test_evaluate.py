@@ -122,6 +122,13 @@ def test_evaluations_add_up_and_travel_with_archives(folder, here, capsys):
     assert "has no kept weights (checkpoint.pt)" in capsys.readouterr().err
     assert run("evaluate", "tiny.yaml", *FAST, *other, "--seed", "8") == 2
     assert kept(folder / "other") == after
+    # One with the weights brings them to the runs that are there.
+    assert run("export", "tiny.yaml", "weights.tar.xz", "--with-checkpoints") == 0
+    assert run("import", "weights.tar.xz", *other) == 0
+    told = "0 runs imported, 2 already present, of which 2 got evaluations or files that they lacked"
+    assert told in capsys.readouterr().out
+    assert run("evaluate", run_id, *FAST, *other, "--seed", "8") == 0
+    assert [len(each) for each in kept(folder / "other").values()] == [4, 0]
 
 
 def test_images_are_coded_and_the_report_has_the_length(folder, here, monkeypatch, capsys):

@@ -33,6 +33,7 @@ from nfstudy.runs.archive.runs import ArchivedRuns
 from nfstudy.runs.archive.transfer import export_runs, import_runs
 from nfstudy.runs.archive.writer import END, packed_member, write_archive
 from nfstudy.runs.consistency import OF_A_SEARCH, OF_PLUGINS
+from nfstudy.runs.evaluations import Evaluation, EvaluationRequest
 from nfstudy.runs.tracking.mlflow_export import ServedSource
 from nfstudy.runs.tracking.open import open_runs
 from nfstudy.runs.tracking.sql_export import read_copies
@@ -267,6 +268,56 @@ def test_a_run_that_is_there_with_other_numbers_is_told_and_left_alone(tmp_path)
     assert f"{2:032x} already present as {2:032x}, with different numbers" in done.conflicts[0]
     assert f"{4:032x} already present as {1:032x}, with different numbers" in done.conflicts[1]
     assert set(before["metrics"]) < set(tables(uri)["metrics"])
+
+
+def test_a_run_that_is_there_gets_the_evaluations_and_files_that_it_lacks(filled, tmp_path):
+    """Weights that an earlier archive was made without, and what `evaluate` has found since."""
+    uri, store = f"sqlite:///{tmp_path}/to/mlflow.db", open_store(filled)
+    export_runs(filled, "s", tmp_path / "early", without=("*.png",))
+    import_runs(read_archive(tmp_path / "early"), uri)
+    frame = store.runs("s").frame()
+    run_id = frame.loc[frame["outcome"] == "finished", "run_id"].iloc[0]
+    store.tag_run(run_id, dict([evaluation(1).tag()]))
+    export_runs(filled, "s", tmp_path / "late", checkpoints=True)
+    before = tables(uri)
+    done = import_runs(read_archive(tmp_path / "late"), uri)
+    assert (done.new, done.known, done.conflicts) == (0, 4, ())
+    assert done.completed > 0
+    assert set(tables(uri)["tags"]) - set(before["tags"]) == {repr((*evaluation(1).tag(), run_id))}
+    export_runs(uri, "s", tmp_path / "back", checkpoints=True)
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "late").read_bytes()
+    before, files = tables(uri), digests(tmp_path / "to" / "artifacts")
+    # An evaluation that is there stays, and so does a file.
+    store.tag_run(run_id, dict([evaluation(2).tag()]))
+    (kept,) = (tmp_path / "to" / "artifacts").rglob(f"{run_id}/artifacts/checkpoint.pt")
+    kept.write_bytes(b"other weights")
+    export_runs(filled, "s", tmp_path / "later", checkpoints=True)
+    assert import_runs(read_archive(tmp_path / "later"), uri).completed == 0
+    assert tables(uri) == before
+    assert kept.read_bytes() == b"other weights"
+    assert digests(tmp_path / "to" / "artifacts").keys() == files.keys()
+
+
+def evaluation(nll):
+    request = EvaluationRequest(samples=30, images=10)
+    return Evaluation(
+        request=request, numbers={"nll": nll}, version="0.2.0", commit="", dirty=None, device="cpu", ended=""
+    )
+
+
+def test_a_result_that_is_there_under_another_id_gets_evaluations_and_no_files(tmp_path):
+    uri = f"sqlite:///{tmp_path}/to/mlflow.db"
+    small_archive(tmp_path / "a", [copy(1)])
+    import_runs(read_archive(tmp_path / "a"), uri)
+    name, text = evaluation(1).tag()
+    again = copy(2, of=1, histories=copy(1).histories, **{name.removeprefix("nfstudy."): text})
+    record = again.record.model_copy(update={"files": again.record.files | {"more.png": next(iter(CONTENTS))}})
+    small_archive(tmp_path / "b", [type(again)(record, again.histories)])
+    done = import_runs(read_archive(tmp_path / "b"), uri)
+    assert (done.new, done.known, done.completed, done.conflicts) == (0, 1, 1, ())
+    (found,) = open_store(uri).runs("s").frame()["evaluations"]
+    assert json.loads(found) == [text]
+    assert not [*tmp_path.rglob("more.png")]
 
 
 def test_a_run_that_was_deleted_stays_deleted(filled, tmp_path):

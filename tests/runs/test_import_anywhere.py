@@ -15,6 +15,7 @@ from nfstudy.core.errors import StoreError, UserError
 from nfstudy.runs.archive.reader import read_archive
 from nfstudy.runs.archive.runs import ArchivedRuns
 from nfstudy.runs.archive.transfer import export_runs, import_runs
+from nfstudy.runs.evaluations import Evaluation, EvaluationRequest
 from nfstudy.runs.original import IMPORTING, ORIGINAL_RUN_ID
 from nfstudy.runs.tracking.mlflow_export import read_copy
 from nfstudy.runs.tracking.open import open_runs
@@ -102,6 +103,24 @@ def test_a_server_gives_back_the_archive_it_was_given(packed, server, tmp_path):
     done = import_runs(archive, server)
     assert (done.new, done.known) == (0, 3)
     assert "already present, but deleted" in done.conflicts[0]
+
+
+def test_a_run_on_a_server_gets_the_evaluations_and_files_that_it_lacks(packed, server, tmp_path):
+    import_runs(read_archive(packed), f"sqlite:///{tmp_path}/from/mlflow.db")
+    first = open_store(f"sqlite:///{tmp_path}/from/mlflow.db")
+    frame = first.runs("s").frame()
+    run_id = frame.loc[frame["outcome"] == "finished", "run_id"].iloc[0]
+    export_runs(first.uri, "s", tmp_path / "early", without=("*.png",))
+    assert import_runs(read_archive(tmp_path / "early"), server).new == 4
+    request = EvaluationRequest(samples=30, images=10)
+    found = Evaluation(request=request, numbers={"nll": 1}, version="", commit="", dirty=None, device="cpu", ended="")
+    first.tag_run(run_id, dict([found.tag()]))
+    export_runs(first.uri, "s", tmp_path / "late")
+    done = import_runs(read_archive(tmp_path / "late"), server)
+    assert (done.new, done.known, done.conflicts) == (0, 4, ())
+    assert done.completed > 0
+    assert exported(server, tmp_path / "back") == (tmp_path / "late").read_bytes()
+    assert import_runs(read_archive(tmp_path / "late"), server).completed == 0
 
 
 KILLED = """

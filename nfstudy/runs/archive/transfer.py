@@ -20,10 +20,18 @@ from nfstudy.core.reading import free_bytes, read_regular
 from nfstudy.runs.archive.manifest import MAX_FILE, ArchiveError
 from nfstudy.runs.archive.reader import Archive, is_archive
 from nfstudy.runs.archive.writer import write_archive
+from nfstudy.runs.evaluations import EVALUATION_PREFIX
 from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.tracking.open import SqlRuns, open_runs
-from nfstudy.runs.tracking.sql_export import artifact_address, description_of, insert_copies, known_ids, read_copies
+from nfstudy.runs.tracking.sql_export import (
+    artifact_address,
+    description_of,
+    insert_copies,
+    known_ids,
+    read_copies,
+    set_tags,
+)
 from nfstudy.runs.tracking.sql_runs import SqlStore
 from nfstudy.runs.tracking.uris import artifact_folder, database_file, is_sqlite
 from nfstudy.runs.whole_run import RunCopy, RunRecord
@@ -63,8 +71,14 @@ class Target(Protocol):
     def copy(self, run_id: str) -> RunCopy:
         """Return one of these with its histories."""
 
+    def names(self, run_id: str) -> Iterator[str]:
+        """Yield the names of the files of one of these, relative to the run's folder."""
+
     def taken(self, run_ids: Sequence[str]) -> set[str]:
         """Return those of the ids that some run of the store has, deleted and running ones included."""
+
+    def complete(self, copies: Sequence[RunCopy], files: Files) -> None:
+        """Add to runs that are there the tags and files of these copies of them; raises StoreError."""
 
     def insert(self, copies: Sequence[RunCopy], files: Files) -> None:
         """Write runs and their files; raises StoreError."""
@@ -77,6 +91,8 @@ class Imported:
     new: int
     known: int
     """Runs that were already present, under their own id or another's."""
+    completed: int
+    """Those of them that lacked evaluations or files which the archive has, and were given these."""
     conflicts: tuple[str, ...]
     """A line for each run that was skipped, as the store has it with different numbers. For people."""
 
@@ -194,7 +210,9 @@ def import_runs(archive: Archive, uri: str) -> Imported:
 
     Into a SQLite store they are written by SQL, under their own ids, all or none. Elsewhere MLflow's API gives them new
     ids and creates one after the other; the original id is kept as a tag, by which everything else finds a run. A run
-    of which an interrupted import wrote a part is written anew. Runs that are there already are left as they are.
+    of which an interrupted import wrote a part is written anew. Runs that are there already are left as they are, but
+    that one with the same numbers gets the evaluations and files that it lacks: they came later, or were left out of an
+    earlier archive.
 
     Arguments:
         archive: what was read.
@@ -207,20 +225,41 @@ def import_runs(archive: Archive, uri: str) -> Imported:
     target = _target(archive, uri)
     try:
         new, known, conflicts = _compared(archive, target)
+        lacking = [found for there, copy in known if (found := _lacking(there, copy, target))]
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise StoreError(f"{uri}: a run of '{archive.manifest.study}' cannot be compared: {reason}") from None
-    _require_room(archive, new, uri)
+    _require_room(archive, new, lacking, uri)
+    if lacking:
+        target.complete(lacking, archive.files)
     target.insert(new, archive.files)
-    return Imported(len(new), known, conflicts)
+    return Imported(len(new), len(known), len(lacking), conflicts)
 
 
-def _require_room(archive: Archive, new: Sequence[RunCopy], uri: str) -> None:
-    """Raise StoreError where the disk of a SQLite store has no room for new runs."""
+def _lacking(there: RunRecord, copy: RunCopy, target: Target) -> RunCopy | None:
+    """Return a copy of a run of the store with what that lacks of an archive's alone; None where it lacks nothing.
+
+    Files say which run they are of, so that of the same result of another run the evaluations alone are taken.
+    """
+    tags = {
+        name: text
+        for name, text in copy.record.tags.items()
+        if name.startswith(EVALUATION_PREFIX) and name not in there.tags
+    }
+    own = {*target.names(there.id)} if there.id == copy.record.id and copy.record.files else copy.record.files.keys()
+    files = {name: digest for name, digest in copy.record.files.items() if name not in own}
+    if not tags and not files:
+        return None
+    return replace(copy, record=copy.record.model_copy(update={"id": there.id, "tags": tags, "files": files}))
+
+
+def _require_room(archive: Archive, new: Sequence[RunCopy], lacking: Sequence[RunCopy], uri: str) -> None:
+    """Raise StoreError where the disk of a SQLite store has no room for new runs, and for what others lack."""
     if not is_sqlite(uri):
         return
     points = sum(sum(run.record.points.values()) for run in new)
-    needed, folder = archive.stored_bytes(new) + points * POINT_BYTES, database_file(uri).parent
+    needed = archive.stored_bytes([*new, *lacking]) + points * POINT_BYTES
+    folder = database_file(uri).parent
     if needed > (free := free_bytes(folder)):
         raise StoreError(
             f"{folder}: the {len(new):,} new runs of {archive.path} need some {needed:,} bytes, and {free:,} are left; "
@@ -228,17 +267,19 @@ def _require_room(archive: Archive, new: Sequence[RunCopy], uri: str) -> None:
         )
 
 
-def _compared(archive: Archive, target: Target) -> tuple[list[RunCopy], int, tuple[str, ...]]:
-    """Return the new runs, how many are known, and a line for each that conflicts with the store."""
+def _compared(
+    archive: Archive, target: Target
+) -> tuple[list[RunCopy], list[tuple[RunRecord, RunCopy]], tuple[str, ...]]:
+    """Return the new runs, the known ones with what the store has of each, and a line for each that conflicts."""
     present = {record.id: record for record in target.records()}
     taken = target.taken([copy.record.id for copy in archive.runs])
     results = {record.identity: record for record in present.values() if _is_the_result(record)}
-    new, known, conflicts = [], 0, []
+    new, known, conflicts = [], [], []
     for copy in archive.runs:
         record = copy.record
         there = present.get(record.id) or (results.get(record.identity) if _is_the_result(record) else None)
         if there and target.copy(there.id).same_numbers(copy):
-            known += 1
+            known.append((there, copy))
         elif there:
             conflicts.append(f"{record.name}: {record.id} already present as {there.id}, with different numbers")
         elif record.id in taken:
@@ -293,8 +334,7 @@ class _FileSource:
         return read_copies(self.store, self.study, self.tell)
 
     def names(self, run_id: str) -> Iterator[str]:
-        folder = self._folder(run_id)
-        yield from (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        return _names_below(self._folder(run_id))
 
     def content(self, run_id: str, name: str) -> bytes:
         path = self._folder(run_id) / name
@@ -309,6 +349,10 @@ class _FileSource:
     @cached_property
     def _own_ids(self) -> dict[str, str]:
         return self.store.own_ids(self.study)
+
+
+def _names_below(folder: Path) -> Iterator[str]:
+    yield from (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 @dataclass(frozen=True)
@@ -326,14 +370,30 @@ class _FileTarget:
     def copy(self, run_id: str) -> RunCopy:
         return self._copies[run_id]
 
+    def names(self, run_id: str) -> Iterator[str]:
+        return _names_below(self._folder(run_id))
+
     def taken(self, run_ids: Sequence[str]) -> set[str]:
         return known_ids(self.store, run_ids)
 
+    def complete(self, copies: Sequence[RunCopy], files: Files) -> None:
+        """Put files in place before the one transaction that sets the tags."""
+        self._place([(copy, self._folder(copy.record.id)) for copy in copies], files)
+        set_tags(self.store.uri, {self._own(copy.record.id): copy.record.tags for copy in copies})
+        self.tidy()
+
     def insert(self, copies: Sequence[RunCopy], files: Files) -> None:
         """Put files in place before the one transaction that makes the runs: a kill leaves nothing or everything."""
+        addresses = {copy.record.id: artifact_address(self.study, copy.record.id) for copy in copies}
+        folders = [(copy, artifact_folder(addresses[copy.record.id], self.store.uri)) for copy in copies]
+        self._place(folders, files)
+        insert_copies(self.store.uri, self.experiment, self.study, copies)
+        self.tidy()
+
+    def _place(self, folders: Sequence[tuple[RunCopy, Path]], files: Files) -> None:
+        """Put the files of runs into their folders."""
         places: dict[str, list[Path]] = {}
-        for copy in copies:
-            folder = artifact_folder(artifact_address(self.study, copy.record.id), self.store.uri)
+        for copy, folder in folders:
             for name, digest in copy.record.files.items():
                 places.setdefault(digest, []).append(folder / name)
         for digest, content in files() if places else ():
@@ -342,8 +402,16 @@ class _FileTarget:
                     write_whole(place, content)
                 except OSError as error:
                     raise StoreError(f"{place}: cannot be written: {error.strerror or error}") from None
-        insert_copies(self.store.uri, self.experiment, self.study, copies)
-        self.tidy()
+
+    def _folder(self, run_id: str) -> Path:
+        return artifact_folder(self.store.artifact_address(self._own(run_id)) or "", self.store.uri)
+
+    def _own(self, run_id: str) -> str:
+        return self._own_ids.get(run_id, run_id)
+
+    @cached_property
+    def _own_ids(self) -> dict[str, str]:
+        return self.store.own_ids(self.study)
 
     @cached_property
     def _copies(self) -> dict[str, RunCopy]:

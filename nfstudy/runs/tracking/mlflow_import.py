@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -41,10 +42,23 @@ class ApiTarget:
         """Return one of these, by its original id, with its histories."""
         return read_copy(self._store, self._ended[run_id].info.run_id)
 
+    def names(self, run_id: str) -> Iterator[str]:
+        """Yield the names of the files of one of these, by its original id; raises StoreError."""
+        return file_names(self._store, self._ended[run_id].info.run_id)
+
     def taken(self, run_ids: Sequence[str]) -> set[str]:
         """Return those of the ids that a run of the study has, deleted and running ones included."""
         whole = {original_id(run.info.run_id, run.data.tags) for run in self._all if IMPORTING not in run.data.tags}
         return whole & {*run_ids}
+
+    def complete(self, copies: Sequence[RunCopy], files: Callable[[], Iterator[tuple[str, bytes]]]) -> None:
+        """Add to runs that are there the tags and files of these copies of them; raises StoreError."""
+        with self._store.asked(), _unpacked(files) as folder:
+            for copy in copies:
+                run_id = self._ended[copy.record.id].info.run_id
+                self._upload(run_id, copy.record.files, folder)
+                for name, text in copy.record.tags.items():
+                    self._store.client.set_tag(run_id, name, text)
 
     def insert(self, copies: Sequence[RunCopy], files: Callable[[], Iterator[tuple[str, bytes]]]) -> None:
         """Create runs, one after the other; what an earlier import left half done is deleted first.
@@ -62,11 +76,9 @@ class ApiTarget:
                     self._store.client.delete_run(run.info.run_id)
             if not copies:
                 return
-            with tempfile.TemporaryDirectory() as folder:
-                for digest, content in files():
-                    (Path(folder) / digest).write_bytes(content)
+            with _unpacked(files) as folder:
                 for copy in copies:
-                    self._insert(copy, Path(folder))
+                    self._insert(copy, folder)
 
     def _insert(self, copy: RunCopy, contents: Path) -> None:
         client, record = self._store.client, copy.record
@@ -136,3 +148,12 @@ class ApiTarget:
                 )
             yield from page
             token = page.token or None
+
+
+@contextmanager
+def _unpacked(files: Callable[[], Iterator[tuple[str, bytes]]]) -> Iterator[Path]:
+    """Have files in a folder in this context, each called by its digest."""
+    with tempfile.TemporaryDirectory() as folder:
+        for digest, content in files():
+            (Path(folder) / digest).write_bytes(content)
+        yield Path(folder)
