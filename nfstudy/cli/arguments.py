@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +14,14 @@ class Parser(argparse.ArgumentParser):
     """Python's, whose errors suggest the command, option or value that was meant."""
 
     def read(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parse all arguments; ends the process with 2 where one is not known."""
-        options, unknown = self.parse_known_args(arguments)
+        """Parse all arguments, and keep them as `typed`; ends the process with 2 where one is not known."""
+        typed = sys.argv[1:] if arguments is None else [*arguments]
+        options, unknown = self.parse_known_args(typed)
         if unknown:
             known = self._options_of(getattr(options, "command", None))
             words = (f"{word}{did_you_mean(word.partition('=')[0], known)}" for word in unknown)
             self.error(f"unknown: {', '.join(words)}; expected: {', '.join(known)}")
+        options.typed = typed
         return options
 
     def _options_of(self, command: str | None) -> list[str]:

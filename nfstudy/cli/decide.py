@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nfstudy.cli.options import find_store, program, warn_of_unknown_code
+from nfstudy.cli.options import find_store, retyped, warn_of_unknown_code
 from nfstudy.cli.studies import chosen_studies
 from nfstudy.core.errors import StoreError, UserError
 from nfstudy.core.launcher import Launcher
@@ -59,7 +59,10 @@ def decide(options: argparse.Namespace) -> int:
         print(f"stopped by {signal}")
         if not str(signal).startswith(DEADLINE):
             work.rebuild()
+            print(f"go on with: {retyped(options)}")
             return 130
+    except (StoreError, WorkerError) as error:
+        raise type(error)(f"{error}; go on with: {retyped(options)}") from None
     work.rebuild()
     open_claims = work.print_outcome()
     return 1 if open_claims else 0
@@ -242,11 +245,8 @@ def _run(launch: Launch, step: Step, seconds: Mapping[str, float], deadline: flo
         check_outside(plan.corners)
         data = prepare_data(plan, launch.project)
         stop.check()
-        try:
-            with claimed(Claim(open_store(launch.uri), plan.name, Launcher.here(launch.project.root))) as claim:
-                return run_study(launch, data, seconds, engine, stop, claim, further).failures
-        except (StoreError, WorkerError) as error:
-            raise type(error)(f"{error}; go on with: {program()} decide {step.claim}") from None
+        with claimed(Claim(open_store(launch.uri), plan.name, Launcher.here(launch.project.root))) as claim:
+            return run_study(launch, data, seconds, engine, stop, claim, further).failures
 
 
 def _enough(step: Step) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import shlex
 import sys
 from pathlib import Path
 
 from nfstudy.core.devices import count_devices
-from nfstudy.core.errors import UserError, printable
+from nfstudy.core.errors import UserError, printable, without_secrets
 from nfstudy.core.project import Project, variable
 from nfstudy.core.sqlite_uri import SQLITE, sqlite_path, sqlite_uri
 from nfstudy.core.suggest import did_you_mean
@@ -18,6 +19,12 @@ from nfstudy.core.suggest import did_you_mean
 def program() -> str:
     """Return the command as it was typed: `nfstudy` of the installed script, else `python -m nfstudy`."""
     return "nfstudy" if Path(sys.argv[0]).stem == "nfstudy" else "python -m nfstudy"
+
+
+def retyped(options: argparse.Namespace) -> str:
+    """Return the command that goes on with what was stopped: the same one, but that nothing is taken over any more."""
+    words = (without_secrets(word) for word in options.typed if word != "--take-over")
+    return f"{program()} {shlex.join(words)}"
 
 
 def count(text: str, least: int = 1) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nfstudy.cli.options import check_device, find_store, program, warn_of_unknown_code
+from nfstudy.cli.options import check_device, find_store, retyped, warn_of_unknown_code
 from nfstudy.core.errors import printable
 from nfstudy.core.launcher import Launcher
 
@@ -32,7 +32,7 @@ def rerun(options: argparse.Namespace) -> int:
         try:
             found = train_again(again, store, project)
         except Interrupted as signal:
-            print(f"stopped by {signal}; restart with: {program()} rerun {options.run_id}")
+            print(f"stopped by {signal}; restart with: {retyped(options)}")
             return 130
     for line in found.lines:
         print(printable(line))

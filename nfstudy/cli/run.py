@@ -19,6 +19,7 @@ from nfstudy.cli.options import (
     find_store,
     nearby,
     program,
+    retyped,
     tell,
     warn_of_unknown_code,
 )
@@ -92,7 +93,7 @@ def _run_study(options: argparse.Namespace, path: Path, plan: StudyPlan) -> int:
     require_sole(path, plan.study.study, project.root)
     require_report_folder(project.report(plan.study.study), plan.study.study)
     with nullcontext() if options.dry_run else _lock(launch, options.take_over):
-        return _run(launch, options.dry_run, options.take_over, _again(options))
+        return _run(launch, options.dry_run, options.take_over, retyped(options))
 
 
 @contextmanager
@@ -111,14 +112,14 @@ def _lock(launch: Launch, take_over: bool) -> Iterator[None]:
         yield
 
 
-def _run(launch: Launch, dry_run: bool, take_over: bool, again: str) -> int:
+def _run(launch: Launch, dry_run: bool, take_over: bool, resume: str) -> int:
     """Run what is still to do.
 
     Arguments:
         launch: the study, and how it is run.
         dry_run: only say what would be run.
         take_over: whether to take the study from another launcher.
-        again: the command that resumes the study.
+        resume: the command that resumes the study.
     """
     from nfstudy.runs.tracking.open import load_frame
 
@@ -131,10 +132,10 @@ def _run(launch: Launch, dry_run: bool, take_over: bool, again: str) -> int:
     try:
         summary = _run_rest(launch, frame, left, dry_run, take_over) if left else None
     except Interrupted as signal:
-        print(f"stopped by {signal}; resume with: {again}")
+        print(f"stopped by {signal}; resume with: {resume}")
         return INTERRUPTED
     except (StoreError, WorkerError) as error:
-        raise type(error)(f"{error}; resume with: {again}") from None
+        raise type(error)(f"{error}; resume with: {resume}") from None
     if dry_run:
         return 0
     if not left and (frame["outcome"] == "running").any():
@@ -270,13 +271,3 @@ def open_engine(launch: Launch, left: int) -> Engine:
 
     datasets = {source: load_dataset(source, folders) for source in launch.plan.data_sources}
     return open_cluster(asked.count, left, asked.threads, asked.device, asked.gpus, datasets)
-
-
-def _again(options: argparse.Namespace) -> str:
-    words = [f"{program()} run", options.study]
-    words += [f"--budget {options.budget}"] if options.budget else []
-    words += [f"--tracking-uri {options.tracking_uri}"] if options.tracking_uri else []
-    words += [f"--engine {options.engine}"] if options.engine != "local" else []
-    words += [f"--worker-timeout {options.worker_timeout:g}"] if options.worker_timeout else []
-    words += [f"--gpus {options.gpus:g}"] if options.gpus else []
-    return " ".join(words)

@@ -3,6 +3,8 @@
 import pytest
 
 from nfstudy.__main__ import main
+from nfstudy.cli.options import retyped
+from nfstudy.cli.parser import make_parser
 from nfstudy.core.suggest import did_you_mean
 
 
@@ -26,6 +28,13 @@ def test_a_mistake_says_what_was_expected_and_what_may_be_meant(arguments, words
         main(arguments.split())
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_what_was_stopped_goes_on_with_the_same_command():
+    """With other threads or another device than were asked for, its runs would be trained on two kinds of machines."""
+    typed = ["run", "my study.yaml", "--threads", "2", "--device=cpu", "--take-over", "--tracking-uri", "https://u:p@h"]
+    words = "run 'my study.yaml' --threads 2 --device=cpu --tracking-uri https://h"
+    assert retyped(make_parser().read(typed)) == f"python -m nfstudy {words}"
 
 
 STUDY = (

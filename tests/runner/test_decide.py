@@ -199,5 +199,5 @@ def test_a_study_that_a_launcher_elsewhere_is_at_work_on_is_left_to_it(project, 
     assert main(["decide", "--workers", "1"]) == 2
     told = capsys.readouterr().err
     assert "study 'plane' is being run by another launcher: pid 22 on far, folder /elsewhere" in told
-    assert "go on with: python -m nfstudy decide alike" in told
+    assert "go on with: python -m nfstudy decide --workers 1" in told
     assert {len(own) for own in repetitions(project).values()} == {3}
