@@ -155,6 +155,15 @@ def test_files_are_left_out_by_name_and_a_name_of_none_is_a_mistake(filled, tmp_
         export_runs(filled, "s", tmp_path / "none", without=("films",))
 
 
+def test_runs_whose_files_were_all_asked_to_be_left_out_have_lost_none(filled, tmp_path):
+    told = {}
+    for name, without in (("whole", ()), ("bare", ("*",))):
+        told[name] = []
+        export_runs(filled, "s", tmp_path / name, without=without, tell=told[name].append)
+    assert told["bare"] == told["whole"]
+    assert not any(run.record.files for run in read_archive(tmp_path / "bare").runs)
+
+
 def test_files_are_kept_of_each_cells_first_finished_repetition_alone(filled, tmp_path):
     export_runs(filled, "s", tmp_path / "whole")
     export_runs(filled, "s", tmp_path / "first", first_only=("*.png", "settings.json"))

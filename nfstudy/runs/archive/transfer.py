@@ -140,10 +140,12 @@ def export_runs(
         places: dict[str, tuple[str, str]] = {}
         firsts = _first_finished([copy.record for copy in copies])
         matched = set[str]()
-        whole = []
+        whole, bare = [], []
         for copy in copies:
             run_id, files = copy.record.id, {}
-            for name in sorted(source.names(run_id)):
+            if not (names := sorted(source.names(run_id))):
+                bare.append(run_id)
+            for name in names:
                 found = {pattern for pattern in (*without, *first_only) if fnmatchcase(name, pattern)}
                 matched |= found
                 if found.intersection(without) or (found and run_id not in firsts):
@@ -158,7 +160,7 @@ def export_runs(
                 raise ArchiveError(
                     f"{option} {idle[0]}: no run has such a file; expected: a file of the runs, as *.png"
                 )
-        if bare := [copy.record.id for copy in whole if not copy.record.files]:
+        if bare:
             tell(
                 f"{len(bare)} of {len(whole)} runs have no files in the store, not even their settings.json, and are "
                 f"exported without: {', '.join(bare[:3])}{' ...' if len(bare) > 3 else ''}; hint: put the store's "
