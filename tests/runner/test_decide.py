@@ -15,6 +15,7 @@ from nfstudy.runs.frame import runs_left
 from nfstudy.runs.result import TrialResult
 from nfstudy.runs.tracking.claim import Claim
 from nfstudy.runs.tracking.store import Attempt, open_store
+from nfstudy.study.plan import Further
 from nfstudy.study.reader import read_study
 
 STUDY = """\
@@ -128,6 +129,21 @@ def test_a_forecast_names_cells_runs_and_time_and_runs_nothing(project, capsys):
     shutil.move(project / "studies", project / "mine")
     assert main(["decide", "--dry-run", "--workers", "2", "--study", "mine/plane.yaml"]) == 0
     assert capsys.readouterr().out == text
+
+
+def test_a_forecast_counts_what_is_to_do_where_a_stopped_look_has_left_a_gap(project, capsys):
+    plan = read_study(project / "studies/plane.yaml").under()
+    store = open_store(f"sqlite:///{project}/mlruns/mlflow.db")
+    cell = next(cell for cell in plan.cells if cell.label == "u1 planar K=2")
+    *_, killed, fifth, sixth = plan.repetitions_of(cell, further=Further(6, '{"first": 3}'))
+    store.kill_run(store.start_run(store.experiment("plane"), killed, None, Attempt("cpu", 1)))
+    for trial in (fifth, sixth):
+        run = store.start_run(store.experiment("plane"), trial, None, Attempt("cpu", 1))
+        store.finish_run(run, TrialResult("finished", 20, metrics={"test/elbo": -61.0, "time/wall_seconds": 2.0}))
+    assert main(["decide", "--dry-run", "--workers", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "\n  runs: 4, 8 s with 1 at once; " in text
+    assert "these looks together: at most 4 runs" in text
 
 
 @pytest.mark.end_to_end

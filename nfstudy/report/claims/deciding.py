@@ -103,7 +103,7 @@ def next_step(verdict: ClaimVerdict, results: Results, cost: Cost, most: int) ->
 def _to_do(parts: Sequence[PartVerdict], size: int) -> tuple[str, ...]:
     """Return the key of each cell of some parts, once for each of its first `size` repetitions that has not ended."""
     cells = {cell.cell.key: cell for part in parts for cell in part.evidence.cells}
-    return tuple(key for key, cell in cells.items() for _ in range(max(size - cell.ended, 0)))
+    return tuple(key for key, cell in cells.items() for _ in range(cell.absent(size)))
 
 
 def _chance(parts: Sequence[PartVerdict], verdict: ClaimVerdict, look: int, size: int) -> float:

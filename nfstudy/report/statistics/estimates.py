@@ -158,10 +158,18 @@ class CellResult:
     @property
     def ended(self) -> int:
         """How many repetitions have ended without a gap, from the first: 1, ..., n, with those that have diverged."""
+        found = self._results()
+        return next(n for n in range(len(found) + 1) if n + 1 not in found)
+
+    def absent(self, size: int) -> int:
+        """Return how many of the first so many repetitions have not ended: a kill may leave a gap."""
+        return len({*range(1, size + 1)} - self._results())
+
+    def _results(self) -> set[int]:
+        """Return the numbers of the repetitions that have ended."""
         rows = self._rows(further=True)
         outcomes = zip(self._column("index", rows), self._column("outcome", rows), strict=True)
-        found = {index for index, outcome in outcomes if outcome in RESULTS}
-        return next(n for n in range(len(found) + 1) if n + 1 not in found)
+        return {index for index, outcome in outcomes if outcome in RESULTS}
 
     def _rows(self, further: bool) -> Sequence[int]:
         return [*self.own, *self.beyond] if further else self.own
