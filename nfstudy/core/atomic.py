@@ -139,11 +139,16 @@ def _remove(folder: Path) -> None:
     folder.rmdir()
 
 
-def _locked(file: BinaryIO) -> bool:
-    """Take a file's lock, which goes with its process; False where another process has it, or there are no locks."""
+def _locked(file: BinaryIO, wait: bool = False) -> bool:
+    """Take a file's lock, which goes with its process; False where another process has it, or there are no locks.
+
+    Arguments:
+        file: the file.
+        wait: wait for another process that has it.
+    """
     try:
         fcntl = importlib.import_module("fcntl")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except (ImportError, OSError):
         return False
     return True
@@ -153,15 +158,20 @@ def _locked(file: BinaryIO) -> bool:
 def _draft_folder(path: Path) -> Iterator[Path]:
     """Yield a new hidden folder beside `path`, held by this process; it is removed at the end."""
     sweep(path.parent)
-    # Short enough for any file system, whatever the name's characters take.
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}-", suffix=SUFFIX, dir=path.parent))
-    try:
-        lock = (folder / LOCK).open("wb")
-    except BaseException:  # Such as no memory: without a lock it would not be swept for long.
-        folder.rmdir()
-        raise
+    while True:
+        # Short enough for any file system, whatever the name's characters take.
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}-", suffix=SUFFIX, dir=path.parent))
+        try:
+            lock = (folder / LOCK).open("wb")
+        except BaseException:  # Such as no memory: without a lock it would not be swept for long.
+            folder.rmdir()
+            raise
+        # Between the two calls another process may have taken the lock for one that nobody holds, and swept all of it.
+        _locked(lock, wait=True)
+        if (folder / LOCK).exists():
+            break
+        lock.close()
     with lock:
-        _locked(lock)
         try:
             yield folder
         finally:

@@ -145,6 +145,40 @@ def test_drafts_of_a_process_at_work_and_what_only_looks_like_one_are_left(tmp_p
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_draft_that_is_swept_before_its_lock_is_held_is_begun_again(tmp_path, monkeypatch):
+    """Workers write their checkpoints beside one another, and each sweeps first."""
+    locked, others = atomic._locked, iter([lambda: sweep(tmp_path)])
+
+    def late(file, wait=False):
+        if wait:
+            next(others, lambda: None)()
+        return locked(file, wait)
+
+    monkeypatch.setattr(atomic, "_locked", late)
+    write_whole(tmp_path / "x", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"new"
+
+
+def test_processes_that_write_beside_one_another_lose_nothing(tmp_path):
+    def write(name):
+        for number in range(300):
+            write_whole(tmp_path / name, str(number).encode())
+
+    children = []
+    for name in "abc":
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                write(name)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert content_of(tmp_path) == dict.fromkeys("abc", b"299")
+
+
 def test_what_a_killed_process_leaves_beside_a_file_is_swept(tmp_path):
     def half():
         with draft_of(tmp_path / "x") as draft:
