@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
@@ -39,6 +40,9 @@ SECTIONS = tuple(Settings.model_fields)
 KEYS = (*(key for key in StudySpec.model_fields if key not in ("settings", "options")), *SECTIONS)
 OWN_KEYS = ("formerly", "repetitions", "trials", "search", "search.settings")
 """Of a budget, beside the settings that it changes."""
+BUDGET_NAME, BUDGET_LENGTH = r"[\w .:/-]+", 200
+"""What a budget may be called: it is part of a name in MLflow and, as in addresses, of one of a folder."""
+BUDGET_RULE = f"a name of letters, digits, blanks and . : / - _, at most {BUDGET_LENGTH} characters in an address"
 ONCE = "varies what data are read; expected: under 'data', one source of files a study"
 PLACEHOLDER = {"data": {"name": "digits"}}
 """Settings that stand in for a study's own while its other keys are checked."""
@@ -206,6 +210,8 @@ def _budgets(tree: dict[str, Any], mistakes: list[Mistake]) -> dict[str, Any]:
     split = {}
     for name, changes in budgets.items():
         where = ("budgets", name)
+        if not re.fullmatch(BUDGET_NAME, name) or len(quote(name, safe="")) > BUDGET_LENGTH:
+            mistakes.append((where, f"got {shown(name)}; expected: {BUDGET_RULE}"))
         if not isinstance(changes, dict):
             mistakes.append((where, f"got {shown(changes)}; expected: a mapping of settings to values"))
             changes = {}

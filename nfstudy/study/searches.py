@@ -140,6 +140,11 @@ def search_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistake]
         if (budget.search or budget.search_settings) and not spec.search and not in_part:
             key = "search" if budget.search else "search.settings"
             yield ("budgets", name, key), "the study has no search; expected: with search, or without this"
+        if budget.trials and not (spec.search or sampled) and not in_part:
+            yield (
+                ("budgets", name, "trials"),
+                "the study has no search; expected: with search or a sampler, or without this",
+            )
 
 
 _TESTING = "is how the test set is evaluated, which no search is shown; expected: a setting of the training"

@@ -91,7 +91,7 @@ class Document:
     def _plain(self, node: Node, above: tuple[Node, ...]) -> Any:
         self._unfolded += 1
         if self._unfolded > MAX_NODES or any(node is outer for outer in above):
-            message = f"aliases unfold to more than {MAX_NODES:,} values; expected: at most {MAX_NODES:,}"
+            message = f"is beyond {MAX_NODES:,} keys and values, those of aliases included; expected: at most so many"
             raise SpecError(self._at(node, message))
         if isinstance(node, SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return tuple(self._plain(child, (*above, node)) for child in node.value)

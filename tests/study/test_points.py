@@ -107,3 +107,9 @@ def test_what_is_no_point_is_told_with_its_place(old, new, words):
     with pytest.raises(SpecError) as caught:
         study(STUDY.replace(old, new, 1))
     assert words in str(caught.value)
+
+
+def test_more_points_than_a_file_may_have_are_not_called_aliases():
+    points = "".join(f"  - {{train.updates: {number}}}\n" for number in range(1, 7000))
+    with pytest.raises(SpecError, match="is beyond 20,000 keys and values, those of aliases included"):
+        study(STUDY[: STUDY.index("  - ")] + points + "exhibits: [summary]\n")

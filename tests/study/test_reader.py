@@ -108,6 +108,22 @@ MISTAKES = {
     ),
     "wrong value in a budget": (changed("train.updates: 10", "train.updates: 0"), "11:26", ["got 0", "or equal to 1"]),
     "budget and grid disagree": (changed("train.updates: 10", "flow.length: 1"), "11:24", ["is an axis of the grid"]),
+    "a budget that MLflow would not name a view by": (
+        changed("laptop: {}", "'lr=1e-3': {}"),
+        "12:3",
+        ["budgets.lr=1e-3: got 'lr=1e-3'; expected: a name of letters, digits, blanks and . : / - _"],
+    ),
+    "a budget without a name": (changed("laptop: {}", "'': {}"), "12:3", ["got ''; expected: a name of letters"]),
+    "a budget of too long a name": (
+        changed("laptop: {}", f"{'ü' * 60}: {{}}"),
+        "12:3",
+        ["expected: a name of letters", "at most 200 characters in an address"],
+    ),
+    "trials of no search": (
+        changed("laptop: {}", "laptop: {trials: 3}"),
+        "12:20",
+        ["budgets.laptop.trials: the study has no search; expected: with search or a sampler"],
+    ),
     "unknown exhibit": (
         changed("[summary]", "[table-9]"),
         "14:12",
