@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,28 @@ def load_dataset(data: Any, folders: Sequence[Path], download: bool = True) -> D
             f"data {data.name}: {registry.origin_of('data', data.name)}: cannot be loaded: {error}"
         ) from error
     dataset: Dataset = found(data, folders, download)
+    if registry.origin_of("data", data.name) != registry.BUILT_IN:
+        _check_outside(dataset, source, data)
     if count := source.categories_of(data):
         _check_categories(dataset, count)
     return dataset
+
+
+def _check_outside(dataset: Any, source: DataSource, data: Any) -> None:
+    """Raise DataError where what a plug-in's loader returns is not as `Dataset` and the source's declaration say."""
+    where = f"data {data.name}: {registry.origin_of('data', data.name)}"
+    if not isinstance(dataset, Dataset):
+        raise DataError(f"{where}: loader: got {type(dataset).__name__}; expected: a Dataset, as make_dataset returns")
+    declared = source.splits(data)
+    for split, count in zip(Splits._fields, declared or (None, None, None), strict=True):
+        array = getattr(dataset, split)
+        expected = f"({'N' if count is None else count}, {math.prod(dataset.shape)})"
+        fits = array.ndim == 2 and array.shape[1] == math.prod(dataset.shape) and count in (None, len(array))
+        if not (fits and array.size):
+            what = ", as `splits` and its `shape` say" if array.size else ", and at least one example"
+            raise DataError(f"{where}: {split}: got an array {array.shape}; expected: {expected}{what}")
+        if not np.isfinite(array).all():
+            raise DataError(f"{where}: {split}: got numbers that are not finite; expected: finite ones")
 
 
 INTEGERS = (np.uint8, np.int16, np.int32, np.int64)

@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from nfstudy.core import registry
+from nfstudy.core.errors import DataError
 from nfstudy.core.project import Project
 from nfstudy.data import Dataset, load_dataset
 from nfstudy.runner.engine import Engine, Worker
@@ -27,10 +29,23 @@ MAX_MEASURED = 12
 def prepare_data(plan: StudyPlan, project: Project) -> dict[DataSpec, DataRecord]:
     """Make sure that every data set of a study is there and intact; raises DataError.
 
+    A source from outside is asked twice: each worker loads its own, and runs say whose numbers they are of.
+
     Returns:
         What a data set is loaded by (`DataSpec.source`) -> what runs say of it.
     """
-    return {spec: data_record(load_dataset(spec, project.data_folders)) for spec in plan.data_sources}
+    records = {}
+    for spec in plan.data_sources:
+        records[spec] = data_record(load_dataset(spec, project.data_folders))
+        origin = registry.origin_of("data", spec.name)
+        if origin == registry.BUILT_IN:
+            continue
+        if not load_dataset(spec, project.data_folders).fingerprint.startswith(records[spec].digest):
+            raise DataError(
+                f"data {spec.name}: {origin}: loader: got other numbers the second time; expected: the same at each "
+                "call, drawn from data_generator(purpose) alone"
+            )
+    return records
 
 
 def data_record(dataset: Dataset) -> DataRecord:

@@ -5,7 +5,9 @@ from support.command_line import frame_of, nfstudy
 from support.plugins_data import COUNTS
 
 from nfstudy.core import registry
-from nfstudy.core.errors import SpecError
+from nfstudy.core.errors import DataError, SpecError
+from nfstudy.core.project import Project
+from nfstudy.runner.prepare import prepare_data
 from nfstudy.study.reader import parse_study
 
 STUDY = """\
@@ -61,6 +63,42 @@ def test_a_second_likelihood_of_bits_moves_no_key_until_it_is_named(tmp_path):
     assert {"origin.likelihoods.coins", "model.likelihood"} <= named.identity().keys()
     with pytest.raises(SpecError, match=r"model.likelihood: got gaussian; expected: bernoulli, coins for data of bits"):
         study_in(tmp_path, COINS.replace("latent: 2", "latent: 2, likelihood: gaussian"))
+
+
+BAD_SOURCES = {
+    "no data set": (
+        'return make_dataset("counts", (2, 2), 0, splits, "drawn")',
+        "return splits",
+        "loader: got Splits; expected: a Dataset",
+    ),
+    "other sizes": (
+        "data.counts - 40, 20, 20",
+        "data.counts - 30, 10, 20",
+        r"train: got an array \(50, 4\); expected: \(60, 4\), as `splits`",
+    ),
+    "another shape": ("(2, 2), 0", "(3, 3), 0", r"train: got an array \(50, 4\); expected: \(50, 9\)"),
+    "rows and columns": (
+        "(data.counts, 4)",
+        "(data.counts, 2, 2)",
+        r"train: got an array \(50, 2, 2\); expected: \(50",
+    ),
+    "not a number": (
+        "return make_dataset",
+        "drawn[3] = np.nan\n        return make_dataset",
+        "train: got numbers that are not finite",
+    ),
+    "another draw": ("default_rng(1)", "default_rng()", "loader: got other numbers the second time"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SOURCES)
+def test_a_source_that_is_not_as_it_says_is_refused_before_training(case, tmp_path):
+    old, new, words = BAD_SOURCES[case]
+    assert old in COUNTS
+    (tmp_path / "counts.py").write_text(COUNTS.replace(old, new))
+    study = parse_study(STUDY, str(tmp_path / "tiny.yaml"))
+    with pytest.raises(DataError, match=f"data counts: counts.py: .*{words}"):
+        prepare_data(study.under(), Project(tmp_path))
 
 
 @pytest.mark.end_to_end
