@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
+from collections.abc import Callable
 from importlib import import_module
 
 from nfstudy.cli.parser import make_parser
@@ -16,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         outlive_readers()
         options = make_parser().read(arguments)
         module, _, name = options.work.partition(":")
-        code: int = getattr(import_module(module), name)(options)
+        code = _work(getattr(import_module(module), name), options)
         if lost := lost_output():
             print(f"error: {lost}", file=sys.stderr)
         # What a study has to show is in its store and report, all other commands print it.
@@ -38,6 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
         words, code = tell(error)
         print(f"error: {words}", file=sys.stderr)
         return code
+
+
+def _work(command: Callable[[Namespace], int], options: Namespace) -> int:
+    """Do a command's work; a plug-in's `sys.exit` ends nothing, least of all with success."""
+    try:
+        return command(options)
+    except SystemExit as error:
+        raise RuntimeError(f"sys.exit({error.code!r})").with_traceback(error.__traceback__) from None
 
 
 if __name__ == "__main__":

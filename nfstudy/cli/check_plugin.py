@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,6 +50,22 @@ def check_outside(cells: Iterable[Cell]) -> None:
 
 def check_declaration(declaration: Declaration) -> str:
     """Check one declaration and say what was looked at; raises UserError where it does not hold."""
+    _require_float32(declaration)
+    said = _check(declaration)
+    _require_float32(declaration)
+    return said
+
+
+def _require_float32(declaration: Declaration) -> None:
+    """Raise UserError where a plug-in has changed what torch makes of numbers: all other code would compute in it."""
+    if (torch := sys.modules.get("torch")) and torch.get_default_dtype() != torch.float32:
+        raise UserError(
+            f"{declaration.kind} {declaration.name}: changes torch's default dtype, for all else too; "
+            "expected: float32, and the dtype of what it is given"
+        )
+
+
+def _check(declaration: Declaration) -> str:
     if isinstance(declaration, FlowFamily):
         from nfstudy.flows.contract import check_family
 
@@ -64,7 +81,7 @@ def check_declaration(declaration: Declaration) -> str:
     for implementation in _implementations(declaration):
         try:
             load(implementation)
-        except Exception as error:  # Somebody else's code: it may raise anything.
+        except (Exception, SystemExit) as error:  # Somebody else's code: it may raise anything.
             raise UserError(
                 f"{declaration.kind} {declaration.name}: cannot be loaded: {type(error).__name__}: {error}"
             ) from None

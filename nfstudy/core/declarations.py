@@ -6,13 +6,14 @@ suite stand in the package of their kind; others come from plug-ins (`nfstudy.co
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Record
@@ -35,6 +36,10 @@ Needs = Mapping[str, tuple[Any, ...]]
 class Declaration:
     """What every declaration says."""
 
+    _names: ClassVar[str] = r"\w[\w +.-]*"
+    """What names may be; an exhibit's is one of files, too."""
+    _names_text: ClassVar[str] = "text of letters, digits, blanks, _, +, . and -, which begins with one of the first"
+
     kind: Kind = field(init=False)
     name: str
     """As study files have it."""
@@ -44,6 +49,21 @@ class Declaration:
     """What a study may set of it: fields of the section, such as `flow.reflections`, strictly read."""
     shared_settings: tuple[type[Record], ...] = ()
     """More of them, in records that other declarations of the kind have too."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where what it says is not of the types above, so that its file is named."""
+        if not isinstance(self.name, str) or not re.fullmatch(self._names, self.name):
+            raise ValueError(f"{self.kind}: name: got {self.name!r}; expected: {self._names_text}")
+        if not isinstance(self.shared_settings, tuple):
+            raise ValueError(f"{self.kind} {self.name}: shared_settings: got no tuple; expected: a tuple of Records")
+        for record in ((self.settings,) if self.settings is not None else ()) + self.shared_settings:
+            if not (isinstance(record, type) and issubclass(record, Record)):
+                raise ValueError(f"{self.kind} {self.name}: settings: got {record!r}; expected: a subclass of Record")
+            _require_defaults(f"{self.kind} {self.name}: settings", record)
+        examples: Any = getattr(self, "examples", ({},))
+        if not (isinstance(examples, tuple) and examples and all(isinstance(each, Mapping) for each in examples)):
+            allowed = "a tuple of mappings of settings to values, at least one"
+            raise ValueError(f"{self.kind} {self.name}: examples: got {examples!r}; expected: {allowed}")
 
     @property
     def records(self) -> tuple[type[Record], ...]:
@@ -59,6 +79,18 @@ class Declaration:
     def title(self) -> str:
         """The name for people."""
         return self.label or self.name
+
+
+def _require_defaults(where: str, record: type[Record]) -> None:
+    """Raise ValueError where a record's settings cannot be left out of a study, or cannot be kept as text."""
+    if required := [name for name, found in record.model_fields.items() if found.is_required()]:
+        raise ValueError(f"{where}: {required[0]}: has no default; expected: one, for studies that do not set it")
+    for name, value in record().model_dump().items():
+        try:
+            json.dumps(value)
+        except TypeError:
+            allowed = "text, a number, true, false, null, or lists and mappings of them"
+            raise ValueError(f"{where}: {name}: got {value!r} as its default; expected: {allowed}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +124,11 @@ class FlowFamily(Declaration):
     """Its colour's place in the palette; None is the next one that is free."""
     examples: tuple[Mapping[str, Any], ...] = ({},)
     """Settings, field -> value, at which its contract is checked."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.least_latent, int) or self.least_latent < 1:
+            raise ValueError(f"flows {self.name}: least_latent: got {self.least_latent!r}; expected: 1 or more")
 
 
 Values = Literal["bits", "levels", "patches", "real", "categories"]
@@ -175,7 +212,10 @@ def _draws(implementation: Implementation) -> bool:
     """Say whether a likelihood's class has a `draw` beside that of the class it is made from, which only raises."""
     try:
         family = load(implementation).__mro__
-    except Exception:  # Somebody else's code; that it cannot be loaded is told before anything is trained.
+    except (
+        Exception,
+        SystemExit,
+    ):  # Somebody else's code; that it cannot be loaded is told before anything is trained.
         return True
     return any("draw" in vars(each) for each in family if each.__module__ != "nfstudy.inference.likelihoods.base")
 
@@ -214,11 +254,8 @@ class GradientEstimator(Declaration):
     """Settings, field -> value, at which it is checked, and at which runs measure the variance of its gradient where a
     study shows that."""
 
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.name):
-            raise ValueError(f"estimator: name: got '{self.name}'; expected: small letters, digits and -")
-        if not self.examples:
-            raise ValueError(f"estimator {self.name}: examples: got none; expected: at least one")
+    _names: ClassVar[str] = r"[a-z0-9][a-z0-9-]*"
+    _names_text: ClassVar[str] = "small letters, digits and -"
 
     @property
     def variants(self) -> dict[str, Mapping[str, Any]]:
@@ -303,9 +340,11 @@ class Metric(Declaration):
     """(problem, generator) -> float: of a trained `inference.problems.Problem`, by draws from a `torch.Generator` that
     is seeded by the study's seed and the metric's name."""
 
+    _names: ClassVar[str] = r"(train|valid|test|time)/[a-z0-9_]+"
+    _names_text: ClassVar[str] = "such as test/active_units"
+
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"(train|valid|test|time)/[a-z0-9_]+", self.name):
-            raise ValueError(f"metric: name: got '{self.name}'; expected: such as test/active_units")
+        super().__post_init__()
         if self.compute and self.split != "test":
             raise ValueError(f"metric {self.name}: compute: expected: with a name that begins with test/")
 

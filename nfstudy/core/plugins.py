@@ -124,7 +124,10 @@ def install(plugin: Plugin) -> tuple[Declaration, ...]:
             f"got '{plugin.name}', which declares nothing; expected: a FlowFamily, DataSource, Likelihood, "
             "GradientEstimator, ExhibitDeclaration or Metric among the names of the module"
         )
-    for declaration in found:
+    names = [(declaration.kind, declaration.name) for declaration in found]
+    for (kind, name), declaration in zip(names, found, strict=True):
+        if names.count((kind, name)) > 1:
+            raise SpecError(f"{plugin.name}: {kind}: got '{name}' twice; expected: each name once")
         registry.declare(declaration, plugin.origin)
     _installed[plugin] = found
     return found
@@ -142,12 +145,12 @@ def _run(plugin: Plugin) -> ModuleType:
     module.__file__ = plugin.path
     sys.modules[name] = module  # Where dataclasses and pydantic look up the names of annotations.
     try:
-        exec(compile(plugin.source, plugin.path, "exec"), vars(module))
+        # A mark of the order of bytes, as editors of Windows write, is no part of the program.
+        exec(compile(plugin.source.removeprefix("\ufeff"), plugin.path, "exec"), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise SpecError(
-            f"{_place(plugin, error)}: {type(error).__name__}: {error}; expected: a file that can be imported"
-        ) from None
+        told = f"{_place(plugin, error)}: {type(error).__name__}: {error}"
+        raise SpecError(told if "expected: " in told else f"{told}; expected: a file that can be imported") from None
     return module
 
 

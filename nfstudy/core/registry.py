@@ -200,5 +200,5 @@ def _enter(kind: Kind, point: EntryPoint) -> None:
         for declaration in declarations:
             if declaration.kind == kind:
                 declare(declaration, origin)
-    except Exception as error:  # Somebody else's code: it may raise anything.
+    except (Exception, SystemExit) as error:  # Somebody else's code: it may raise anything.
         _broken[kind, point.name] = f"{origin}: {type(error).__name__}: {error}"

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from nfstudy.core.declarations import FlowFamily
@@ -35,9 +36,9 @@ def check_family(family: FlowFamily) -> int:
 
     For D = the least and three more variables, K = 1 and 3, with and without features, at weights near and far from
     where they start: shapes, the log-determinant against the Jacobian's by automatic differentiation, each image's
-    numbers depending on that image alone, gradients that reach every weight, the same weights from the same generators,
-    the inverse where the family has one, and finite numbers in float32. Of a guided family, in place of log-determinant
-    and inverse: importance weights of a known density, whose mean is 1.
+    numbers depending on that image alone and the same again, gradients that reach every weight, the same weights from
+    the same generators, the inverse where the family has one, and finite float32 numbers of float32. Of a guided
+    family, in place of log-determinant and inverse: importance weights of a known density, whose mean is 1.
 
     Raises:
         ContractError: something does not hold.
@@ -48,10 +49,12 @@ def check_family(family: FlowFamily) -> int:
         where = f"flow {family.name} with D = {latent}, K = {length}, F = {features}, {dict(example) or 'defaults'}"
         try:
             flow = _make(family, example, latent, length, features)
+            if drawn := _drawn_elsewhere(family, example, flow):
+                raise ContractError(f"{where}: {drawn}")
             mistakes = _mistakes(family, flow, _settings(family, example))
         except UserError:
             raise
-        except Exception as error:  # Somebody else's code: it may raise anything.
+        except (Exception, SystemExit) as error:  # Somebody else's code: it may raise anything.
             raise ContractError(f"{where}: {type(error).__name__}: {error}") from error
         for mistake in mistakes:
             raise ContractError(f"{where}: {mistake}")
@@ -62,9 +65,15 @@ def check_family(family: FlowFamily) -> int:
 def _settings(family: FlowFamily, example: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for record in family.records:
-        settings |= dict(
-            record.model_validate({name: example[name] for name in record.model_fields if name in example})
-        )
+        given = {name: example[name] for name in record.model_fields if name in example}
+        try:
+            settings |= dict(record.model_validate(given))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ContractError(
+                f"flow {family.name}: examples: {place}: got {first['input']!r}: {first['msg']}"
+            ) from None
     if unknown := sorted(example.keys() - settings.keys()):
         raise ContractError(f"flow {family.name}: examples: {unknown[0]}: no such setting; expected: one of its own")
     return settings
@@ -74,6 +83,24 @@ def _make(family: FlowFamily, example: Mapping[str, Any], latent: int, length: i
     flow = load_flow(family)(latent, length, features, **_settings(family, example)).double()
     flow.initialise(_generator)
     return flow
+
+
+def _drawn_elsewhere(family: FlowFamily, example: Mapping[str, Any], flow: Flow) -> str:
+    """Return what differs in another chain that is made from the same generators; empty where nothing does."""
+    torch.rand(1)  # What is left to torch's own generator comes out otherwise now.
+    before = torch.get_rng_state()
+    flow.initialise(_generator)
+    if not torch.equal(torch.get_rng_state(), before):
+        words = "it draws from torch's own generator; expected: draws from `generator(part)` alone"
+        return f"initialise is not reproducible: {words}"
+    other = _make(family, example, flow.latent, flow.length, flow.features).state_dict()
+    changed = [name for name, value in flow.state_dict().items() if not _same(value, other[name])]
+    words = "expected: every weight set by `initialise`, with draws from `generator(part)` alone"
+    return f"initialise is not reproducible: {changed[0]} of another chain differs; {words}" if changed else ""
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def _generator(part: str) -> torch.Generator:
@@ -115,6 +142,8 @@ def _all_mistakes(family: FlowFamily, flow: Flow, settings: Mapping[str, Any]) -
     flow.load_state_dict(start)
     single = flow.float()
     z_K, log_det = _outcome(single, z.float(), features.float())
+    if kinds := {str(found.dtype) for found in (z_K, log_det)} - {"torch.float32"}:
+        yield f"float32: got {', '.join(sorted(kinds))} of float32 z_0; expected: torch.float32"
     if not (z_K.isfinite().all() and log_det.isfinite().all()):
         yield "float32: non-finite numbers; expected: finite ones at the start"
 
@@ -164,7 +193,11 @@ def _guided_at_weights(flow: GuidedFlow, features: Tensor, generator: torch.Gene
 
 def _at_weights(flow: Flow, z: Tensor, features: Tensor, has_inverse: bool) -> Iterator[str]:
     parameters = flow.parameters_from(features)
+    given = z.clone()
     z_K, log_det = flow(z, parameters)
+    if not torch.equal(z, given):
+        yield "changes its z_0; expected: other tensors for z_K"
+        return
     if z_K.shape != z.shape or log_det.shape != z.shape[:-1]:
         yield (
             f"of z_0 {tuple(z.shape)} came z_K {tuple(z_K.shape)} and log-determinants {tuple(log_det.shape)}; "
@@ -173,6 +206,10 @@ def _at_weights(flow: Flow, z: Tensor, features: Tensor, has_inverse: bool) -> I
         return
     if not (z_K.isfinite().all() and log_det.isfinite().all()):
         yield "non-finite numbers; expected: finite ones"
+        return
+    again = flow(z, flow.parameters_from(features))
+    if not (torch.equal(again[0], z_K) and torch.equal(again[1], log_det)):
+        yield "other numbers of the same z_0 and features; expected: the same, without draws or counts of its own"
         return
     jacobian = torch.autograd.functional.jacobian(lambda z: flow(z, flow.parameters_from(features))[0], z)
     for s, image in product(range(SAMPLES), range(IMAGES)):

@@ -127,7 +127,7 @@ def call_exhibit(name: str, function: Function, *given: Any) -> Exhibit:
         return own
     try:
         made = load_function(function)(*given)
-    except Exception as error:  # Somebody else's code: it may raise anything.
+    except (Exception, SystemExit) as error:  # Somebody else's code: it may raise anything.
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise ReportError(
             f"{origin}: exhibit {name}: {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "

@@ -1,13 +1,16 @@
 """Plug-ins: what is read, what is declared, and what is refused with one clear message."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from support.plugins import SHIFT, WRONG
+from support.plugins_data import COUNTS
 from support.processes import loaded_by
 
+from nfstudy.__main__ import main
 from nfstudy.core import registry
 from nfstudy.core.declarations import FlowFamily
 from nfstudy.core.errors import SpecError, UserError
@@ -24,6 +27,9 @@ flow: {family: shift, length: 2}
 grid: {flow.shift_scale: [1.0, 2.0]}
 exhibits: [summary]
 """
+
+
+DOUBLE = "    torch.set_default_dtype(torch.float64)\n"
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +114,47 @@ MISTAKES = {
         r"plugins.0: shift.py:2: ModuleNotFoundError: No module",
     ),
     "an exit": ("raise SystemExit(3)\n", STUDY, r"plugins.0: shift.py:1: SystemExit: 3"),
+    "a name twice": (
+        SHIFT + "\nSECOND = FlowFamily(name='shift', implementation=implementation)\n",
+        STUDY,
+        r"plugins.0: shift.py: flows: got 'shift' twice; expected: each name once",
+    ),
+    "no name": (
+        SHIFT.replace('"shift"', '""'),
+        STUDY,
+        r"shift.py:\d+: ValueError: flows: name: got ''; expected: text",
+    ),
+    "a path as a name": (SHIFT.replace('"shift"', '"../shift"'), STUDY, r"name: got '../shift'; expected: text of let"),
+    "settings that are no record": (
+        SHIFT.replace("settings=ShiftSettings", "settings={'shift_scale': 1.0}"),
+        STUDY,
+        r"flows shift: settings: got {'shift_scale': 1.0}; expected: a subclass of Record",
+    ),
+    "a setting without a default": (
+        SHIFT.replace(": Positive = 1.0", ": Positive"),
+        STUDY,
+        r"settings: shift_scale: has no default; expected: one",
+    ),
+    "a setting that no key can hold": (
+        SHIFT.replace("shift_scale: Positive = 1.0", "shift_scale: frozenset[str] = frozenset()"),
+        STUDY,
+        r"settings: shift_scale: got frozenset\(\) as its default; expected: text, a number",
+    ),
+    "examples without a comma": (
+        SHIFT.replace("settings=Shift", "examples=({'shift_scale': 2.0}), settings=Shift"),
+        STUDY,
+        r"flows shift: examples: got {'shift_scale': 2.0}; expected: a tuple of mappings",
+    ),
+    "no examples": (
+        SHIFT.replace("settings=Shift", "examples=(), settings=Shift"),
+        STUDY,
+        r"flows shift: examples: got \(\); expected: a tuple of mappings of settings to values, at least one\n",
+    ),
+    "a dimension as text": (
+        SHIFT.replace("settings=Shift", "least_latent='2', settings=Shift"),
+        STUDY,
+        r"flows shift: least_latent: got '2'; expected: 1 or more",
+    ),
     "a name that is taken": (SHIFT.replace('"shift"', '"planar"'), STUDY, r"flows: got 'planar'; expected: a name not"),
     "a setting that is taken": (
         SHIFT.replace("shift_scale", "constraint"),
@@ -156,6 +203,41 @@ def test_a_file_that_is_no_plain_text_is_not_run(tmp_path):
     os.mkfifo(tmp_path / "pipe.py")
     with pytest.raises(SpecError, match="cannot be read: is a pipe"):
         read_plugin("pipe.py", tmp_path)
+
+
+def test_a_file_of_a_windows_editor_is_run_and_kept_as_it_is(tmp_path):
+    raw = b"\xef\xbb\xbf" + SHIFT.replace("\n", "\r\n").encode()
+    (tmp_path / "shift.py").write_bytes(raw)
+    plugin = read_plugin("shift.py", tmp_path)
+    (family,) = install(plugin)
+    assert family.name == "shift"
+    assert plugin.source.encode() == raw
+
+
+def test_a_default_dtype_is_nobodys_to_change(tmp_path):
+    code = (
+        "import sys; from nfstudy.__main__ import main; import torch; "
+        "sys.exit(main(['check-plugin', sys.argv[1] + '/shift.py']))"
+    )
+    (tmp_path / "shift.py").write_text(SHIFT.replace("    return Shift\n", DOUBLE + "    return Shift\n"))
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "flows shift: changes torch's default dtype, for all else too; expected: float32" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["when it is checked", "when its study is read"])
+def test_an_exit_within_a_plug_in_is_no_success(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = COUNTS.replace("return data.counts - 40, 20, 20", "raise SystemExit(0)")
+    if place == "when it is checked":
+        code = COUNTS.replace("    import numpy as np\n", "    raise SystemExit(0)\n")
+    (tmp_path / "counts.py").write_text(code)
+    (tmp_path / "mine.yaml").write_text(
+        "study: mine\ntitle: Mine\nplugins: [counts.py]\ndata: {name: counts}\nexhibits: [summary]\n"
+    )
+    command = ["check-plugin", "counts.py"] if place == "when it is checked" else ["status", "mine.yaml"]
+    assert main(command) == 2
+    assert re.search(r"error: .*(SystemExit: 0|counts.py:\d+: RuntimeError: sys.exit\(0\))", capsys.readouterr().err)
 
 
 def test_two_files_that_declare_one_name_are_told_apart(tmp_path):

@@ -59,7 +59,38 @@ WRONG = {
     ),
     "unrepeatable": (
         SHIFT.replace("torch.nn.init.zeros_(self.b)", "torch.nn.init.normal_(self.b)"),
-        "initialise is not reproducible: b",
+        "initialise is not reproducible: it draws from torch's own generator",
+    ),
+    "a forgotten weight": (
+        SHIFT.replace(
+            "(latent, length, features)\n",
+            "(latent, length, features)\n            self.lin = torch.nn.Linear(1, latent)\n",
+        ).replace("self.b.sum(0),)", "self.b.sum(0) + self.lin.bias,)"),
+        r"initialise is not reproducible: lin.weight of another chain differs; expected: every weight set by `init",
+    ),
+    "a seed of its own": (
+        SHIFT.replace(
+            "torch.nn.init.zeros_(self.b)", "torch.manual_seed(0)\n            torch.nn.init.normal_(self.b)"
+        ),
+        "initialise is not reproducible: it draws from torch's own generator",
+    ),
+    "noise": (
+        SHIFT.replace("return z + parameters[0]", "return z + parameters[0] + torch.randn_like(z)").replace(
+            "settings=ShiftSettings)", "settings=ShiftSettings, inverse=False)"
+        ),
+        "other numbers of the same z_0 and features; expected: the same, without draws",
+    ),
+    "its input": (
+        SHIFT.replace("return z + parameters[0]", "z.data.add_(1)\n            return z + parameters[0]"),
+        "changes its z_0",
+    ),
+    "double precision": (
+        SHIFT.replace("z.new_zeros(z.shape[:-1])", "torch.zeros(z.shape[:-1], dtype=torch.float64)"),
+        "float32: got torch.float64 of float32 z_0",
+    ),
+    "an exit": (
+        SHIFT.replace("super().__init__", "raise SystemExit(0)\n            super().__init__"),
+        "SystemExit: 0",
     ),
     "an exception": (SHIFT.replace("return z + parameters[0]", "return {}['b']"), "KeyError: 'b'"),
     "no class": (

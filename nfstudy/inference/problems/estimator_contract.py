@@ -33,7 +33,7 @@ def check_estimator(declaration: GradientEstimator) -> int:
     for variant, problem in _problems(declaration):
         try:
             found = _mistake(problem)
-        except Exception as error:  # Somebody else's code: it may raise anything.
+        except (Exception, SystemExit) as error:  # Somebody else's code: it may raise anything.
             found = f"{type(error).__name__}: {error}"
         if found:
             raise UserError(f"estimator {declaration.name}: {variant}, {problem.settings.problem}: {found}")

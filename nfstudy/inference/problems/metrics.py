@@ -57,7 +57,7 @@ def check_metric(metric: Metric) -> int:
     for kind, problem in _tries(metric):
         try:
             first, second = (compute_metric(metric.name, problem) for _ in range(2))
-        except Exception as error:  # Somebody else's code: it may raise anything.
+        except (Exception, SystemExit) as error:  # Somebody else's code: it may raise anything.
             raise UserError(f"metric {metric.name}, of {kind}: {type(error).__name__}: {error}") from error
         if first != second and first == first:
             raise UserError(

@@ -99,7 +99,7 @@ def _further_metrics(names: Sequence[str], problem: Problem) -> tuple[dict[str, 
     for name in names:
         try:
             found[name] = compute_metric(name, problem)
-        except Exception as error:  # Somebody else's code: it may raise anything.
+        except (Exception, SystemExit) as error:  # Somebody else's code: it may raise anything.
             reasons.append(f"without {name}: {type(error).__name__}: {error}")
             files[f"traceback-{name.partition('/')[2]}.txt"] = traceback.format_exc().encode()
     return found, "; ".join(reasons), files
