@@ -200,7 +200,7 @@ def test_a_study_that_is_stopped_while_its_workers_start_says_so_in_a_word(launc
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130  # The imports that are under way are waited for, on a crowded machine for long.
     *others, last = (folder / "out.txt").read_text().splitlines()[3:]
-    assert last == "stopped by SIGINT; resume with: python -m nfstudy run tiny.yaml"
+    assert last == "stopped by SIGINT; resume with: python -m nfstudy run tiny.yaml --workers 2"
     assert others in ([], ["timing a few updates of each cell ..."])  # As far as it had come.
 
 
