@@ -14,6 +14,7 @@ from nfstudy.core.declarations import (
     FlowFamily,
     GradientEstimator,
     Implementation,
+    Likelihood,
     Metric,
     load,
 )
@@ -70,6 +71,10 @@ def _check(declaration: Declaration) -> str:
         from nfstudy.flows.contract import check_family
 
         return f"{check_family(declaration)} chains satisfy the flow contract"
+    if isinstance(declaration, Likelihood):
+        from nfstudy.inference.problems.likelihood_contract import check_likelihood
+
+        return f"satisfies the contract of likelihoods of {check_likelihood(declaration)} kinds of numbers"
     if isinstance(declaration, GradientEstimator):
         from nfstudy.inference.problems.estimator_contract import check_estimator
 

@@ -4,9 +4,11 @@ import pytest
 from support.command_line import frame_of, nfstudy
 from support.plugins_data import COUNTS
 
+from nfstudy.cli.check_plugin import check_outside
 from nfstudy.core import registry
-from nfstudy.core.errors import DataError, SpecError
+from nfstudy.core.errors import DataError, SpecError, UserError
 from nfstudy.core.project import Project
+from nfstudy.inference.problems.likelihood_contract import check_likelihood
 from nfstudy.runner.prepare import prepare_data
 from nfstudy.study.reader import parse_study
 
@@ -99,6 +101,38 @@ def test_a_source_that_is_not_as_it_says_is_refused_before_training(case, tmp_pa
     study = parse_study(STUDY, str(tmp_path / "tiny.yaml"))
     with pytest.raises(DataError, match=f"data counts: counts.py: .*{words}"):
         prepare_data(study.under(), Project(tmp_path))
+
+
+BAD_LIKELIHOODS = {
+    "other axes": (
+        "return bits + 0 * features.sum(-1)",
+        "return (bits + 0 * features.sum(-1))[..., None]",
+        r"ln p\(x\|z\): got \(2, 3, 1\) in torch.float32; expected: \(2, 3\) in torch.float32, one number an example",
+    ),
+    "a forgotten weight": (
+        "self.tilt, self.scale = torch.nn.Parameter(torch.zeros(pixels)), model.coin_scale",
+        "self.tilt, self.scale = torch.nn.Parameter(torch.zeros(pixels)), torch.nn.Linear(1, 1).weight",
+        "initialise is not reproducible: scale of another one differs; expected: every weight set",
+    ),
+    "noise": ("return bits", "return torch.randn(1) + bits", r"ln p\(x\|z\): other numbers of the same x"),
+    "a picture of features": (".expand(*features.shape[:-1], -1)", "", r"picture: got \(12,\); expected: \(3, 12\)"),
+    "an exit": ("bits = torch", "raise SystemExit(0)\n            bits = torch", "SystemExit: 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LIKELIHOODS)
+def test_a_likelihood_that_is_not_as_it_says_is_refused_before_training(case, tmp_path):
+    old, new, words = BAD_LIKELIHOODS[case]
+    assert old in COUNTS
+    (tmp_path / "counts.py").write_text(COUNTS.replace(old, new))
+    study = parse_study(COINS.replace("latent: 2", "latent: 2, likelihood: coins"), str(tmp_path / "tiny.yaml"))
+    with pytest.raises(UserError, match=f"plug-in counts.py: likelihood coins, of bits: {words}"):
+        check_outside(study.under().cells)
+
+
+@pytest.mark.parametrize("name", registry.all_of("likelihoods"))
+def test_every_likelihood_of_the_suite_keeps_the_contract(name):
+    assert check_likelihood(registry.find("likelihoods", name)) >= 1
 
 
 @pytest.mark.end_to_end
