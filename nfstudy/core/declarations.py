@@ -212,10 +212,7 @@ def _draws(implementation: Implementation) -> bool:
     """Say whether a likelihood's class has a `draw` beside that of the class it is made from, which only raises."""
     try:
         family = load(implementation).__mro__
-    except (
-        Exception,
-        SystemExit,
-    ):  # Somebody else's code; that it cannot be loaded is told before anything is trained.
+    except (Exception, SystemExit):  # Somebody else's code; that it cannot be loaded is told before any training.
         return True
     return any("draw" in vars(each) for each in family if each.__module__ != "nfstudy.inference.likelihoods.base")
 
