@@ -115,7 +115,7 @@ BAD_LIKELIHOODS = {
         "initialise is not reproducible: scale of another one differs; expected: every weight set",
     ),
     "noise": ("return bits", "return torch.randn(1) + bits", r"ln p\(x\|z\): other numbers of the same x"),
-    "a picture of features": (".expand(*features.shape[:-1], -1)", "", r"picture: got \(12,\); expected: \(3, 12\)"),
+    "a picture of features": (".expand(*features.shape[:-1], -1)", "", r"picture: got \(784,\); expected: \(3, 784\)"),
     "an exit": ("bits = torch", "raise SystemExit(0)\n            bits = torch", "SystemExit: 0"),
 }
 

@@ -14,12 +14,14 @@ from nfstudy.core.seeds import derive_seed
 from nfstudy.inference.likelihoods.base import Likelihood
 from nfstudy.study.sections import ModelSpec
 
-PIXELS, FEATURES, SAMPLES, IMAGES, LEVELS = 12, 5, 2, 3, 4
+FEATURES, SAMPLES, IMAGES, LEVELS = 5, 2, 3, 4
+PIXELS, OF_PATCHES = 28 * 28, 8 * 8 * 3
+"""The paper's, as an implementation may lay them out in rows, columns and colours."""
 
 EXAMPLES: dict[str, Callable[[torch.Generator], Tensor]] = {
     "bits": lambda generator: torch.randint(2, (IMAGES, PIXELS), generator=generator).float(),
     "levels": lambda generator: torch.randint(2, (IMAGES, PIXELS), generator=generator).float(),
-    "patches": lambda generator: 0.01 + 0.98 * torch.rand(IMAGES, PIXELS, generator=generator),
+    "patches": lambda generator: 0.01 + 0.98 * torch.rand(IMAGES, OF_PATCHES, generator=generator),
     "real": lambda generator: torch.randn(IMAGES, PIXELS, generator=generator),
     "categories": lambda generator: torch.randint(LEVELS, (IMAGES, PIXELS), generator=generator).float(),
 }
@@ -61,8 +63,9 @@ def _mistake(declaration: Declaration, values: str) -> str:
         return f"initialise is not reproducible: {changed[0]} of another one differs; {words}"
     features = torch.randn(SAMPLES, IMAGES, FEATURES, generator=_generator("features"))
     with torch.no_grad():
-        if (picture := made.picture(features[0])).shape != (IMAGES, PIXELS):
-            return f"picture: got {tuple(picture.shape)}; expected: {(IMAGES, PIXELS)}, as x"
+        expected = (IMAGES, _pixels(values))
+        if (picture := made.picture(features[0])).shape != expected:
+            return f"picture: got {tuple(picture.shape)}; expected: {expected}, as x"
         if values not in EXAMPLES:
             return ""
         x = EXAMPLES[values](_generator("examples"))
@@ -77,8 +80,12 @@ def _mistake(declaration: Declaration, values: str) -> str:
 
 def _make(declaration: Declaration, values: str) -> Likelihood:
     further = {"levels": LEVELS} if values == "categories" else {}
-    made: Likelihood = load(declaration.implementation)(PIXELS, FEATURES, ModelSpec(), **further)
+    made: Likelihood = load(declaration.implementation)(_pixels(values), FEATURES, ModelSpec(), **further)
     return made
+
+
+def _pixels(values: str) -> int:
+    return OF_PATCHES if values == "patches" else PIXELS
 
 
 def _generator(part: str) -> torch.Generator:
