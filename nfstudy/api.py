@@ -76,7 +76,7 @@ def run(
     plan = load_study(path).under(budget)
     given = {"budget": plan.budget, "workers": workers, "tracking-uri": tracking_uri}
     words = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    if run_command(make_parser().parse_args(["run", *words, "--", str(path)])) == 130:
+    if run_command(make_parser().read(["run", *words, "--", str(path)])) == 130:
         raise KeyboardInterrupt
     return results(path, budget, tracking_uri)
 

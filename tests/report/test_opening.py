@@ -32,7 +32,7 @@ paper: smith2030
 data: {name: digits}
 grid: {flow.family: [planar, nice-perm], flow.length: [0, 2]}
 repetitions: 3
-budgets: {short: {}, "a|b *": {train.updates: 7}}
+budgets: {short: {}, "a/b _c": {train.updates: 7}}
 exhibits: [flow-length, theirs]
 """
 SMALL = """
@@ -97,10 +97,10 @@ def test_a_paper_from_outside_has_a_verdict_and_a_table_of_its_bodies(tmp_path):
         "The only claim of the paper is undecided.\n\n**Undecided:** on mine, "
         "[“Planar chains have a lower F than NICE \\| \\[of\\] Smith”](reports/mine/index.md#claims-of-the-paper)."
     )
-    head = "| model | paper | [mine short](reports/mine/index.md) | [mine a\\|b \\*]("
-    assert f"{head}reports/mine/budget-a%257Cb%2520%252A/index.md) |" in text.evidence
+    head = "| model | paper | [mine short](reports/mine/index.md) | [mine a/b \\_c]("
+    assert f"{head}reports/mine/budget-a%252Fb%2520_c/index.md) |" in text.evidence
     assert "\n\nOne line.\n\n" in text.evidence
-    assert '<a href="mine/budget-a%257Cb%2520%252A/index.html">mine a|b *</a></th>' in page
+    assert '<a href="mine/budget-a%252Fb%2520_c/index.html">mine a/b _c</a></th>' in page
     assert page.index("The only claim") < page.index("<h2>Table 9") < page.index('class="study" id="mine"')
 
 

@@ -236,12 +236,12 @@ def test_claims_are_not_judged_by_one_seed_where_another_budget_has_more(tmp_pat
 
 
 def test_each_budget_that_has_runs_has_a_page_which_leads_to_the_others(tmp_path):
-    spec = study(SMALL.replace("laptop: {", "a/b %: {train.clip_norm: 5.0}, laptop: {"))
+    spec = study(SMALL.replace("laptop: {", "a/b :: {train.clip_norm: 5.0}, laptop: {"))
     runs = run_all(spec, "full")
-    for budget in ("laptop", "a/b %"):
+    for budget in ("laptop", "a/b :"):
         runs.records += run_all(spec, budget).records
     page, reader = build(tmp_path, runs, spec)
-    folders = {"full": "small", "laptop": "small/budget-laptop", "a/b %": "small/budget-a%2Fb%20%25"}
+    folders = {"full": "small", "laptop": "small/budget-laptop", "a/b :": "small/budget-a%2Fb%20%3A"}
     for budget, folder in folders.items():
         manifest = json.loads((tmp_path / folder / "manifest.json").read_text())
         assert (manifest["study"], manifest["budget"]) == ("small", budget)
@@ -260,7 +260,7 @@ def test_each_budget_that_has_runs_has_a_page_which_leads_to_the_others(tmp_path
     assert len(reader.ids) == len(set(reader.ids))
     listed = json.loads((tmp_path / "manifest.json").read_text())["studies"]
     assert [(part["budget"], part["manifest"]) for part in listed] == [
-        (budget, f"{folders[budget]}/manifest.json") for budget in ("full", "a/b %", "laptop")
+        (budget, f"{folders[budget]}/manifest.json") for budget in ("full", "a/b :", "laptop")
     ]
     first = digests(tmp_path)
     build(tmp_path, runs, spec)
