@@ -741,7 +741,7 @@ class served:  # noqa: N801 - it reads as a word
 
     def __exit__(self, *exception):
         os.killpg(self.process.pid, signal.SIGINT)
-        self.process.wait(90)  # Workers of the server that still start end when they have started.
+        self.process.wait(20)
 
 
 @pytest.mark.end_to_end

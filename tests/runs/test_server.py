@@ -40,7 +40,7 @@ def served(tmp_path):
         yield folder, address
     finally:
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(90)  # Workers of the server that still start end when they have started.
+        process.wait(20)
 
 
 def files_with(folder, *words):
