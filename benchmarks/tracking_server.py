@@ -26,10 +26,8 @@ def tracking_server() -> Iterator[str]:
     Raises:
         RuntimeError: it did not start; with what it said.
     """
-    with tempfile.TemporaryDirectory(prefix="nfstudy-server-") as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    port = _free_port()
+    with tempfile.TemporaryDirectory(prefix="nfstudy-server-") as folder:
         said = Path(folder) / "server.txt"
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
         command += [
@@ -51,6 +49,13 @@ def tracking_server() -> Iterator[str]:
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)
             server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _wait_for(server: subprocess.Popen[bytes], address: str, said: Path) -> None:
