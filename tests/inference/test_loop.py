@@ -11,6 +11,7 @@ from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.objective import bound_terms
 from nfstudy.inference.problems.images import ImageProblem
+from nfstudy.inference.training.gradient_norm import LARGE, GradientNorm
 from nfstudy.inference.training.loop import fit, make_schedule
 from nfstudy.inference.training.optimisers import make_optimiser
 from nfstudy.runs.metrics import METRICS
@@ -218,6 +219,34 @@ def test_clipping_scales_the_step_but_not_the_reported_norm():
         steps.append((weights(model) - weights(start)).norm().item())
     assert norms[0] == norms[1] == norms[2] > 0.1
     assert steps == pytest.approx([norms[0], norms[0], 0.05], rel=1e-3)
+
+
+def test_norm_of_a_gradient_is_the_same_where_that_of_large_weights_is_found_early():
+    generator = torch.Generator().manual_seed(1)
+    large, small, unused, overflowing = (
+        torch.nn.Parameter(torch.randn(size, generator=generator)) for size in (LARGE, 3, LARGE, LARGE + 1)
+    )
+    weights = [unused, large, small]
+    norm = GradientNorm(weights)
+    seen = []
+    with norm.found_early():
+        for scale in (1.0, 1e-3, 1e12):
+            for weight in weights:
+                weight.grad = None
+            # Used twice, so that its gradient comes in two parts.
+            (scale * (large.pow(3).sum() + large.sin().sum() + small.exp().sum())).backward()
+            assert norm._found.keys() == {1}
+            seen.append(norm.total())
+            assert torch.equal(seen[-1], torch.nn.utils.get_total_norm([large.grad, small.grad]))
+            by_hand = np.sqrt(sum((weight.grad.double().numpy() ** 2).sum() for weight in (large, small)))
+            assert seen[-1].item() == pytest.approx(by_hand, rel=1e-5)
+    large.grad = None
+    large.sum().backward()
+    assert not norm._found  # It listens no longer.
+    one = GradientNorm([overflowing])
+    with one.found_early():
+        (1e30 * overflowing.sum()).backward()
+        assert math.isinf(one.total().item())
 
 
 def optimised_once(**train_values):

@@ -22,6 +22,7 @@ from nfstudy.inference.objectives import make_estimator
 from nfstudy.inference.problems.base import Problem
 from nfstudy.inference.training.checkpoints import CheckpointError, Checkpoints
 from nfstudy.inference.training.ema import Averages, copy_into
+from nfstudy.inference.training.gradient_norm import GradientNorm
 from nfstudy.inference.training.optimisers import make_optimiser
 from nfstudy.inference.training.replayed import Replayed
 from nfstudy.inference.training.restored import Expected, check_state
@@ -72,10 +73,11 @@ def fit(
         if checkpoints:
             checkpoints.load(loop.restore)
         try:
-            for record in loop.epochs():
-                if not on_epoch(record):
-                    where = f"at epoch {record.epoch} at F {record.free_energy:.2f}"
-                    return TrialResult("pruned", record.update, where, loop.seconds)
+            with loop.gradient_norm.found_early():
+                for record in loop.epochs():
+                    if not on_epoch(record):
+                        where = f"at epoch {record.epoch} at F {record.free_energy:.2f}"
+                        return TrialResult("pruned", record.update, where, loop.seconds)
         except DivergenceError as error:
             return TrialResult("diverged", loop.update, str(error), loop.seconds)
         if checkpoints:
@@ -97,6 +99,7 @@ class Loop:
         self.estimator = make_estimator(settings.objective, problem.inputs, problem.device)
         self.optimiser = make_optimiser(problem.named_parameters(), settings.train)
         self.schedule = make_schedule(self.optimiser, settings.train)
+        self.gradient_norm = GradientNorm(self.parameters)
         decay = settings.train.averaging
         self.averages = Averages(self.parameters, decay) if decay and self.parameters else None
         self.measured = variants(settings) if gradients else {}
@@ -260,7 +263,7 @@ class Loop:
         """Find the loss's gradient and return its norm before clipping."""
         self.optimiser.zero_grad()
         loss.backward()
-        return nn.utils.get_total_norm([weight.grad for weight in self.parameters if weight.grad is not None])
+        return self.gradient_norm.total()
 
     def descend(self, norm: Tensor) -> None:
         """Take one step along the gradient whose norm this is."""
