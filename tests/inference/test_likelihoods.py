@@ -9,6 +9,7 @@ import torch
 from scipy import integrate, special, stats
 
 from nfstudy.inference.likelihoods.bernoulli import Bernoulli
+from nfstudy.inference.likelihoods.categorical import Categorical
 from nfstudy.inference.likelihoods.normal import INITIAL_VARIANCE, Gaussian, LogitNormal
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_likelihood
@@ -270,8 +271,21 @@ def test_bits_of_many_samples_are_the_plain_formula(kind, within, scale, pixels,
 
 @torch.no_grad()
 def test_a_likelihood_without_a_loop_for_many_samples_goes_by_its_formula():
-    likelihood, x, h = logit_normal(), numbers(4, PIXELS), features(3, 4)
+    likelihood = Categorical(PIXELS, FEATURES, ModelSpec(), levels=3).double()
+    likelihood.initialise(lambda part: torch.Generator().manual_seed(len(part)))
+    x, h = torch.randint(3, (4, PIXELS), generator=torch.Generator().manual_seed(1)).double(), features(3, 4)
     assert torch.equal(likelihood.of_samples(x, h), likelihood(x, h))
+
+
+@pytest.mark.parametrize("variance", ["network", "shared"])
+@pytest.mark.parametrize(("samples", "images"), [(1, 1), (1, 4), (16, 100), (5, 5), (3, 1)])
+@torch.no_grad()
+def test_densities_of_many_samples_are_those_of_the_formula(variance, samples, images):
+    likelihood, x = logit_normal(variance), numbers(images, PIXELS)
+    h = features(images, samples, scale=3.0).transpose(0, 1)
+    found = likelihood.of_samples(x, h)
+    by_hand = [[likelihood(x[i : i + 1], h[s, i : i + 1]).item() for i in range(images)] for s in range(samples)]
+    torch.testing.assert_close(found, torch.tensor(by_hand, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 
 @torch.no_grad()

@@ -54,6 +54,12 @@ class Gaussian(Likelihood):
         squares = (x - self.location(features)).square() / variance
         return -0.5 * (squares + variance.log() + math.log(2 * math.pi)).sum(-1)
 
+    def of_samples(self, x: Tensor, features: Tensor) -> Tensor:
+        """Return what `forward` does; on the CPU image by image: so the samples lie, and no head has to copy h(z)."""
+        if not features.is_cpu:
+            return self(x, features)
+        return self(x.unsqueeze(1), features.transpose(0, 1)).T
+
     def variance(self, features: Tensor) -> Tensor:
         """Return α, at least the floor: (..., N), or (N,) if it is shared."""
         raw = self.excess_bias if self.excess is None else self.excess(features) + self.excess_bias
