@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,20 +29,20 @@ class GradientNorm:
         After a whole backward pass it comes from memory: that was a twentieth of an update of the MNIST models, and is
         half of it so. On a GPU, one kernel for all weights is faster.
         """
-        large = {i: weight for i, weight in enumerate(self._weights) if weight.is_cpu and weight.numel() >= LARGE}
-        handles = [weight.register_post_accumulate_grad_hook(self._finder(i)) for i, weight in large.items()]
+        handles = [
+            weight.register_post_accumulate_grad_hook(partial(self._find, i))
+            for i, weight in enumerate(self._weights)
+            if weight.is_cpu and weight.numel() >= LARGE
+        ]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _finder(self, number: int) -> Callable[[Tensor], None]:
-        def find(weight: Tensor) -> None:
-            assert weight.grad is not None
-            self._found[number] = torch.linalg.vector_norm(weight.grad)
-
-        return find
+    def _find(self, number: int, weight: Tensor) -> None:
+        assert weight.grad is not None
+        self._found[number] = torch.linalg.vector_norm(weight.grad)
 
     def total(self) -> Tensor:
         """Return the norm of the gradient that the last backward pass left, a scalar."""
