@@ -16,9 +16,11 @@ from nfstudy.core.declarations import (
     Implementation,
     Likelihood,
     Metric,
+    Paper,
     load,
 )
 from nfstudy.core.errors import SpecError, UserError
+from nfstudy.core.hints import shown
 from nfstudy.core.plugins import install, installed, read_plugin
 from nfstudy.study.cells import Cell
 
@@ -83,13 +85,23 @@ def _check(declaration: Declaration) -> str:
         from nfstudy.inference.problems.metrics import check_metric
 
         return f"computed reproducibly on {check_metric(declaration)} small problems"
+    if isinstance(declaration, Paper):
+        from nfstudy.report.claims.inequalities import read_claims
+        from nfstudy.report.paper import facts_of
+
+        facts_of(declaration)
+        return f"declared, with {len(read_claims(declaration))} claims"
     for implementation in _implementations(declaration):
         try:
-            load(implementation)
+            found = load(implementation)
         except (Exception, SystemExit) as error:  # Somebody else's code: it may raise anything.
             raise UserError(
                 f"{declaration.kind} {declaration.name}: cannot be loaded: {type(error).__name__}: {error}"
             ) from None
+        if not callable(found):
+            raise UserError(
+                f"{declaration.kind} {declaration.name}: cannot be called: got {shown(found)}; expected: a function"
+            )
     return "declared; implementation loads"
 
 
@@ -97,5 +109,5 @@ def _implementations(declaration: Declaration) -> list[Implementation]:
     """Return what can be loaded without making anything of it."""
     if isinstance(declaration, ExhibitDeclaration):
         return [place for place in (declaration.make, declaration.readme, declaration.bodies) if isinstance(place, str)]
-    found = (getattr(declaration, name, None) for name in ("implementation", "loader"))
+    found = (getattr(declaration, name, None) for name in ("implementation", "loader", "resolve"))
     return [implementation for implementation in found if implementation is not None]

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Record
+from nfstudy.core.hints import described, fits, hints_of, misfit, result_of, shown
 
 Kind = Literal["flows", "data", "likelihoods", "estimators", "exhibits", "metrics", "papers"]
 """What may be declared; each kind is an entry-point group `nfstudy.<kind>` too."""
@@ -54,16 +55,25 @@ class Declaration:
         """Raise ValueError where what it says is not of the types above, so that its file is named."""
         if not isinstance(self.name, str) or not re.fullmatch(self._names, self.name):
             raise ValueError(f"{self.kind}: name: got {self.name!r}; expected: {self._names_text}")
-        if not isinstance(self.shared_settings, tuple):
-            raise ValueError(f"{self.kind} {self.name}: shared_settings: got no tuple; expected: a tuple of Records")
-        for record in ((self.settings,) if self.settings is not None else ()) + self.shared_settings:
-            if not (isinstance(record, type) and issubclass(record, Record)):
-                raise ValueError(f"{self.kind} {self.name}: settings: got {record!r}; expected: a subclass of Record")
+        if wrong := misfit(self):
+            field, value, allowed = wrong
+            raise ValueError(f"{self.kind} {self.name}: {field}: got {shown(value)}; expected: {allowed}")
+        for record in self.records:
             _require_defaults(f"{self.kind} {self.name}: settings", record)
-        examples: Any = getattr(self, "examples", ({},))
-        if not (isinstance(examples, tuple) and examples and all(isinstance(each, Mapping) for each in examples)):
+        if not getattr(self, "examples", ({},)):
             allowed = "a tuple of mappings of settings to values, at least one"
-            raise ValueError(f"{self.kind} {self.name}: examples: got {examples!r}; expected: {allowed}")
+            raise ValueError(f"{self.kind} {self.name}: examples: got (); expected: {allowed}")
+
+    def asked(self, field: str, section: Any) -> Any:
+        """Return what the function that a field holds says under a section of settings.
+
+        Raises:
+            SpecError: it is not of the type that the field's function returns.
+        """
+        found, hint = getattr(self, field)(section), result_of(hints_of(type(self))[field])
+        if not fits(found, hint):
+            raise SpecError(f"{self.kind} {self.name}: {field}: returned {shown(found)}; expected: {described(hint)}")
+        return found
 
     @property
     def records(self) -> tuple[type[Record], ...]:
@@ -127,14 +137,14 @@ class FlowFamily(Declaration):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.least_latent, int) or self.least_latent < 1:
+        if self.least_latent < 1:
             raise ValueError(f"flows {self.name}: least_latent: got {self.least_latent!r}; expected: 1 or more")
 
 
-Values = Literal["bits", "levels", "patches", "real", "categories"]
-"""What the numbers of an example are: bits; grey levels, of which bits are drawn anew at every use; numbers within
-(0, 1), of levels that are dequantised or as they are; any real numbers; whole levels 0 ... n − 1 as they are. A plug-in
-may name others of its own, with a likelihood that is declared for them."""
+Values = str
+"""What the numbers of an example are: `bits`; `levels` of grey, of which bits are drawn anew at every use; `patches`,
+numbers within (0, 1), of levels that are dequantised or as they are; `real`, any numbers; `categories`, whole levels
+0 ... n − 1 as they are. A plug-in may name others of its own, with a likelihood that is declared for them."""
 
 MOST_CATEGORIES = 4096
 """Of levels that a number may have: each has weights of its own for each pixel."""
@@ -169,7 +179,17 @@ class DataSource(Declaration):
 
     def values_of(self, data: Any) -> Values:
         """Return what the numbers are under the section `data`."""
-        return self.values if isinstance(self.values, str) else self.values(data)
+        return self.values if isinstance(self.values, str) else str(self.asked("values", data))
+
+    def splits_of(self, data: Any) -> tuple[int, int, int] | None:
+        """Return how many examples the splits hold under the section `data`; None where that is not known."""
+        found: tuple[int, int, int] | None = self.asked("splits", data)
+        return found
+
+    def idle_of(self, data: Any) -> Collection[str]:
+        """Return which of its settings the others leave without effect."""
+        found: Collection[str] = self.asked("idle", data)
+        return found
 
     def categories_of(self, data: Any) -> int | None:
         """Return n of `categories` under the section `data`; None for values of another kind.
@@ -179,8 +199,8 @@ class DataSource(Declaration):
         """
         if self.values_of(data) != "categories":
             return None
-        count = self.categories(data) if callable(self.categories) else self.categories
-        if not isinstance(count, int) or not 2 <= count <= MOST_CATEGORIES:
+        count = self.asked("categories", data) if callable(self.categories) else self.categories
+        if count is None or not 2 <= count <= MOST_CATEGORIES:
             allowed = f"how many levels there are, from 2 to {MOST_CATEGORIES}"
             raise SpecError(f"data {self.name}: values are categories, categories: got {count}; expected: {allowed}")
         return count
@@ -253,6 +273,23 @@ class GradientEstimator(Declaration):
 
     _names: ClassVar[str] = r"[a-z0-9][a-z0-9-]*"
     _names_text: ClassVar[str] = "small letters, digits and -"
+
+    def does_sleep(self, objective: Any) -> bool:
+        """Say under the section `objective` whether it draws from p(x|z) and the prior; see `sleeps`."""
+        return bool(self.asked("sleeps", objective))
+
+    def takes_examples_only(self, objective: Any) -> bool:
+        """Say under the section `objective` whether it needs examples."""
+        return bool(self.asked("examples_only", objective))
+
+    def least_samples_of(self, objective: Any) -> int:
+        """Return the least `objective.samples` under the section `objective`."""
+        return int(self.asked("least_samples", objective))
+
+    def idle_of(self, objective: Any) -> Collection[str]:
+        """Return which of its settings the others leave without effect."""
+        found: Collection[str] = self.asked("idle", objective)
+        return found
 
     @property
     def variants(self) -> dict[str, Mapping[str, Any]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nfstudy.core import registry
-from nfstudy.core.declarations import DataSource, load
-from nfstudy.core.errors import DataError, UserError
+from nfstudy.core.declarations import DataSource, Implementation, load
+from nfstudy.core.errors import DataError
+from nfstudy.core.hints import fits, shown
 from nfstudy.data.dataset import Dataset, Splits
 
 __all__ = ["Dataset", "load_dataset", "source_of"]
@@ -37,13 +38,7 @@ def load_dataset(data: Any, folders: Sequence[Path], download: bool = True) -> D
         DataError: a file is truncated or altered, or missing and out of reach; or a plug-in's source cannot be loaded.
     """
     source = source_of(data)
-    try:
-        found = load(source.loader)
-    except (ImportError, AttributeError) as error:
-        raise DataError(
-            f"data {data.name}: {registry.origin_of('data', data.name)}: cannot be loaded: {error}"
-        ) from error
-    dataset: Dataset = found(data, folders, download)
+    dataset: Dataset = _loaded(data.name, "loader", source.loader)(data, folders, download)
     if registry.origin_of("data", data.name) != registry.BUILT_IN:
         _check_outside(dataset, source, data)
     if count := source.categories_of(data):
@@ -53,10 +48,10 @@ def load_dataset(data: Any, folders: Sequence[Path], download: bool = True) -> D
 
 def _check_outside(dataset: Any, source: DataSource, data: Any) -> None:
     """Raise DataError where what a plug-in's loader returns is not as `Dataset` and the source's declaration say."""
-    where = f"data {data.name}: {registry.origin_of('data', data.name)}"
+    where = _where(data.name)
     if not isinstance(dataset, Dataset):
         raise DataError(f"{where}: loader: got {type(dataset).__name__}; expected: a Dataset, as make_dataset returns")
-    declared = source.splits(data)
+    declared = source.splits_of(data)
     for split, count in zip(Splits._fields, declared or (None, None, None), strict=True):
         array = getattr(dataset, split)
         expected = f"({'N' if count is None else count}, {math.prod(dataset.shape)})"
@@ -93,9 +88,24 @@ def resolve_settings(data: Any, folder: Path) -> dict[str, Any]:
         DataError: the data are not as the settings say.
     """
     source = source_of(data)
+    if source.resolve is None:
+        return {}
+    found = _loaded(data.name, "resolve", source.resolve)(data, folder)
+    if not fits(found, Mapping[str, Any]):
+        raise DataError(f"{_where(data.name)}: resolve: got {shown(found)}; expected: a mapping of fields to values")
+    return dict(found)
+
+
+def _loaded(name: str, field: str, implementation: Implementation) -> Callable[..., Any]:
+    """Return the function that a source's declaration names; raises DataError where there is none."""
     try:
-        return load(source.resolve)(data, folder) if source.resolve else {}
+        found: Callable[..., Any] = load(implementation)
     except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"data {data.name}: {registry.origin_of('data', data.name)}: cannot be loaded: {error}"
-        ) from error
+        raise DataError(f"{_where(name)}: cannot be loaded: {error}") from error
+    if not callable(found):
+        raise DataError(f"{_where(name)}: {field}: got {shown(found)}; expected: a function")
+    return found
+
+
+def _where(name: str) -> str:
+    return f"data {name}: {registry.origin_of('data', name)}"

@@ -8,6 +8,8 @@ from typing import Any
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import Paper, load
+from nfstudy.core.errors import ReportError
+from nfstudy.core.hints import shown
 from nfstudy.report.labels import setting_name, setting_text
 from nfstudy.study.settings import Settings
 from nfstudy.study.spec import NO_PAPER
@@ -78,5 +80,17 @@ def paper_of(name: str) -> Paper | None:
 
 
 def facts_of(paper: Paper | None) -> PaperFacts:
-    """Return what a paper says; of no paper, nothing is known."""
-    return load(paper.facts) if paper and paper.facts else PaperFacts()
+    """Return what a paper says; of no paper, nothing is known.
+
+    Raises:
+        ReportError: what its declaration names cannot be imported, or is something else.
+    """
+    if paper is None or paper.facts is None:
+        return PaperFacts()
+    try:
+        facts = load(paper.facts)
+    except (ImportError, AttributeError) as error:
+        raise ReportError(f"papers {paper.name}: facts: cannot be loaded: {error}") from error
+    if not isinstance(facts, PaperFacts):
+        raise ReportError(f"papers {paper.name}: facts: got {shown(facts)}; expected: a PaperFacts")
+    return facts

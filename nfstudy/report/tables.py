@@ -135,11 +135,16 @@ class Table:
         return tuple(any(entry.quantity or entry.reference for entry in column) for column in columns)
 
 
+LARGE = 1e9
+"""From this size on numbers are written as `1.67e+152`: nobody reads more digits, and there may be 300."""
+
+
 def format_number(value: float, decimals: int, signed: bool = False) -> str:
     """Return a number with so many decimals, a true minus sign, and zero without a sign."""
     rounded = round(value, decimals) + 0.0
-    text = f"{rounded:{'+' if signed and rounded else ''}.{decimals}f}"
-    return text.replace("-", "−")
+    form = f".{decimals}f" if abs(rounded) < LARGE else ".2e"
+    text = f"{rounded:{'+' if signed and rounded else ''}{form}}"
+    return text.replace("-", "−").replace("inf", "∞")
 
 
 def format_estimate(estimate: Estimate, decimals: int) -> str:

@@ -76,7 +76,7 @@ class DataSpec(OpenRecord):
 
     def examples(self) -> tuple[int, int, int] | None:
         """Return how many examples the training, validation and test splits hold; None where that is not known."""
-        if (sizes := self.declaration.splits(self)) is None:
+        if (sizes := self.declaration.splits_of(self)) is None:
             return None
         train, valid, test = sizes
         return (train + valid if self.training_split == "train+valid" else train), valid, test

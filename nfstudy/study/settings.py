@@ -252,11 +252,11 @@ class Settings(Record):
         if self.data and self.model.stochastic_layers == 1:
             idle.append("model.latent_ratio")
         if "objective" in self._sections:
-            idle += [f"objective.{field}" for field in self.objective.declaration.idle(self.objective)]
+            idle += [f"objective.{field}" for field in self.objective.declaration.idle_of(self.objective)]
         if self.data:
             used = registry.likelihood_of(self.data.values, self.model.likelihood).fields
             further = (field for record in registry.records_of("likelihoods") for field in record.model_fields)
-            idle += [f"data.{field}" for field in self.data.declaration.idle(self.data)]
+            idle += [f"data.{field}" for field in self.data.declaration.idle_of(self.data)]
             idle += [f"model.{field}" for field in further if field not in used]
             if len(registry.likelihoods_of(self.data.values)) == 1:
                 idle.append("model.likelihood")
@@ -343,12 +343,12 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, Any, str]]:
 def impossible_objective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     """Yield what the estimator's declaration does not allow of the other settings, as `_impossible` does."""
     objective, declared = settings.objective, settings.objective.declaration
-    own = (field for field in declared.fields if field not in declared.idle(objective))
+    own = (field for field in declared.fields if field not in declared.idle_of(objective))
     words = ", ".join(f"{field} {getattr(objective, field)}" for field in own)
     name = f"objective.estimator {declared.name}{f' ({words})' if words else ''}"
     if objective.annealing not in declared.annealing:
         yield "objective.annealing", objective.annealing, f"{' or '.join(declared.annealing)} with {name}"
-    if objective.samples < (least := declared.least_samples(objective)):
+    if objective.samples < (least := declared.least_samples_of(objective)):
         yield "objective.samples", objective.samples, f"at least {least} with {name}"
     if objective.free_bits is not None:
         if not declared.free_bits:
@@ -365,10 +365,10 @@ def impossible_objective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     if declared.density and family.guided and flow.length:
         allowed = f"{others} with flow.family {family.name}, whose q_K is an integral"
         yield "objective.estimator", declared.name, allowed
-    if settings.energy and declared.examples_only(objective):
+    if settings.energy and declared.takes_examples_only(objective):
         allowed = f"on the plane, where there are no examples x, one that needs none; {name} needs them"
         yield "objective.estimator", declared.name, allowed
-    if settings.data and declared.sleeps(objective):
+    if settings.data and declared.does_sleep(objective):
         likelihood = registry.likelihood_of(settings.data.values, settings.model.likelihood)
         if not likelihood.draws_images:
             allowed = f"one without a sleep phase with the likelihood {likelihood.name}, which draws no images"

@@ -153,7 +153,12 @@ MISTAKES = {
     "a dimension as text": (
         SHIFT.replace("settings=Shift", "least_latent='2', settings=Shift"),
         STUDY,
-        r"flows shift: least_latent: got '2'; expected: 1 or more",
+        r"flows shift: least_latent: got '2'; expected: a whole number",
+    ),
+    "no dimension": (
+        SHIFT.replace("settings=Shift", "least_latent=0, settings=Shift"),
+        STUDY,
+        r"flows shift: least_latent: got 0; expected: 1 or more",
     ),
     "a name that is taken": (SHIFT.replace('"shift"', '"planar"'), STUDY, r"flows: got 'planar'; expected: a name not"),
     "a setting that is taken": (

@@ -103,6 +103,35 @@ def test_a_source_that_is_not_as_it_says_is_refused_before_training(case, tmp_pa
         prepare_data(study.under(), Project(tmp_path))
 
 
+RESOLVERS = {
+    "no function": ("lambda: 3", "resolve: got 3; expected: a function"),
+    "nothing": ("lambda: lambda data, folder: None", "resolve: got None; expected: a mapping of fields to values"),
+    "no such module": ("'no.such:resolve'", "cannot be loaded: No module named 'no'"),
+    "the function itself": (
+        "lambda data, folder: {}",
+        r"resolve: got a function \(data, folder\); expected: text or a function without arguments or None",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RESOLVERS)
+def test_what_looks_at_the_data_of_a_study_is_a_function_that_tells_of_fields(case, tmp_path):
+    resolve, words = RESOLVERS[case]
+    (tmp_path / "counts.py").write_text(COUNTS.replace("loader=load,", f"loader=load, resolve={resolve},"))
+    with pytest.raises(SpecError, match=words):
+        parse_study(STUDY, str(tmp_path / "tiny.yaml"))
+
+
+@pytest.mark.parametrize("returned", ["3", "None"])
+def test_a_loader_that_is_no_function_is_named_before_training(returned, tmp_path, capsys):
+    (tmp_path / "counts.py").write_text(COUNTS.replace("    return counts\n", f"    return {returned}\n"))
+    study = parse_study(STUDY, str(tmp_path / "tiny.yaml"))
+    with pytest.raises(DataError, match=f"data counts: counts.py: loader: got {returned}; expected: a function"):
+        prepare_data(study.under(), Project(tmp_path))
+    with pytest.raises(UserError, match=f"data counts: cannot be called: got {returned}; expected: a function"):
+        check_outside(study.under().cells)
+
+
 BAD_LIKELIHOODS = {
     "other axes": (
         "return bits + 0 * features.sum(-1)",

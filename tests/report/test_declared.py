@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from support.fake_runs import FakeRuns, run_all, study
 
+from nfstudy.cli.check_plugin import check_declaration
 from nfstudy.core import registry
 from nfstudy.core.declarations import ExhibitDeclaration, FlowFamily, Paper
 from nfstudy.core.errors import ReportError, SpecError
@@ -19,6 +20,7 @@ from nfstudy.report.paper import PaperFacts, Published
 from nfstudy.report.plots.curves import family_colour
 from nfstudy.report.shown import placed
 from nfstudy.report.statistics.estimates import gather_results
+from nfstudy.report.tables import Entry, Row, Table
 from nfstudy.study.reader import parse_study
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "exhibit"
@@ -218,3 +220,40 @@ def test_an_exhibit_is_made_without_runs():
     spec = study(STUDY)
     made = make_exhibit("active-units", gather_results(spec.under(), FakeRuns()))
     assert made.drawings == ()
+
+
+BAD_PAPERS = {
+    "facts that are none": ({"facts": lambda: 3}, "papers smith2030: facts: got 3; expected: a PaperFacts"),
+    "facts that are nowhere": ({"facts": "no.such:FACTS"}, "papers smith2030: facts: cannot be loaded: No module"),
+    "claims that are no text": ({"claims": lambda: None}, "smith2030: claims: got nothing .null.; expected: text"),
+    "claims without a file": ({"claims": "nfstudy.papers:none.yaml"}, "claims: got 'nfstudy.papers:none.yaml', which"),
+    "claims without a package": ({"claims": "no.such:claims.yaml"}, "claims: got 'no.such:claims.yaml', which cannot"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PAPERS)
+def test_a_paper_that_is_not_as_it_is_declared_is_named(case):
+    fields, words = BAD_PAPERS[case]
+    with pytest.raises(ReportError, match=words):
+        check_declaration(Paper(name="smith2030", citation="Smith (2030)", **fields))
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (Exhibit("mine", "Mine", ("text",)), "its text: got .'text',.; expected: text"),
+        (
+            Exhibit("mine", "Mine", "text", [Table("t", "c", ("row",), ())]),
+            "its tables: got .*; expected: a tuple",
+        ),
+        (
+            Exhibit("mine", "Mine", "text", (Table("t", "c", ("row", "n"), (Row("a", (Entry(text=3),)),)),)),
+            "its tables.0.rows.0.entries.0.text: got 3; expected: text",
+        ),
+    ],
+    ids=["text", "a list", "a number"],
+)
+def test_an_exhibit_whose_parts_are_not_of_their_types_is_named(made, words):
+    registry.declare(ExhibitDeclaration(name="mine", make=lambda results: made), MINE)
+    with pytest.raises(ReportError, match=f"exhibit mine: {words}"):
+        make_exhibit("mine", None)

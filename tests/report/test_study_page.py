@@ -456,3 +456,14 @@ def test_a_sampled_study_without_runs_is_refused(tmp_path):
     assert spec.under("full").cells == ()
     with pytest.raises(ReportError, match="no runs yet"):
         build_report(spec.under("full"), FakeRuns(), tmp_path, partial=True)
+
+
+@pytest.mark.parametrize(("size", "shown"), [(6e153, "−1.00e+153 ± 3.61e+153 (3)"), (6e300, "−1.00e+300 ± ∞ (3)")])
+def test_numbers_whose_squares_are_infinite_are_shown_and_decide_nothing(size, shown, tmp_path):
+    spec = study(exhibits="[summary, figure-4, effects]")
+    runs = run_all(spec, "laptop")
+    for place, record in enumerate(runs.records):
+        record["test/elbo"] = (-size, size, size / 2)[place % 3]  # F: size, −size, −size / 2.
+    text = build_report(spec.under("laptop"), runs, tmp_path / "report").with_suffix(".md").read_text()
+    assert f"| diagonal Gaussian, K = 0 | {shown} | ≥ 6.80" in text
+    assert "claims about these cells: 6 undecided, 4 not run." in text

@@ -121,7 +121,7 @@ class Loop:
         """Of the terms and the objective over these updates, float64."""
         self.norm: Tensor | None = None
         """The last gradient's."""
-        dreams = settings.objective.declaration.sleeps(settings.objective)
+        dreams = settings.objective.declaration.does_sleep(settings.objective)
         graphs = problem.device.startswith("cuda") and self.parameters and not dreams
         self.replayed = Replayed(self) if graphs else None
         """What does the updates in place of this, where they are captured: dreams are drawn on the processor."""

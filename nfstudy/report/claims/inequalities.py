@@ -353,14 +353,23 @@ def read_claims(paper: Paper | None) -> tuple[Claim, ...]:
 
     Raises:
         SpecError: the file is not a list of claims; all mistakes are told, each with its place.
-        ReportError: two claims have the same id.
+        ReportError: two claims have the same id, or what the paper's declaration names cannot be had.
     """
     if paper is None or not paper.claims:
         return ()
     if callable(paper.claims):
-        return parse_claims(paper.claims(), f"claims of {paper.name}", facts_of(paper))
-    package, _, name = paper.claims.partition(":")
-    return parse_claims((files(package) / name).read_text(encoding="utf-8"), name, facts_of(paper))
+        text, name = paper.claims(), f"claims of {paper.name}"
+    else:
+        package, _, name = paper.claims.partition(":")
+        try:
+            text = (files(package) / name).read_text(encoding="utf-8")
+        except (ImportError, OSError, ValueError) as error:
+            raise ReportError(
+                f"papers {paper.name}: claims: got '{paper.claims}', which cannot be read: {error}"
+            ) from None
+    if not isinstance(text, str):
+        raise ReportError(f"papers {paper.name}: claims: got {shown(text)}; expected: text")
+    return parse_claims(text, name, facts_of(paper))
 
 
 def parse_claims(text: str, name: str, facts: PaperFacts) -> tuple[Claim, ...]:

@@ -44,6 +44,9 @@ ERRORS_OF = {
 }
 """Metric -> the metrics of its Monte-Carlo standard error; the errors of a difference add up, at most."""
 
+INCOMPARABLE = 1e150
+"""Size from which numbers are as good as infinite where they are compared: their squares would be."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -143,9 +146,9 @@ class CellResult:
         return estimate({run_id: value for _, run_id, value in self._values(metric, self.own)}, self.noise(metric))
 
     def by_repetition(self, metric: Metric, further: bool = False) -> dict[int, tuple[str, float]]:
-        """Return repetition -> (run id, value) of the finished ones with a finite value; with `further`, of all."""
+        """Return repetition -> (run id, value) of the finished ones with a value to compare; with `further`, of all."""
         found = self._values(metric, self._rows(further))
-        return {repetition: (run_id, value) for repetition, run_id, value in found if math.isfinite(value)}
+        return {repetition: (run_id, value) for repetition, run_id, value in found if abs(value) < INCOMPARABLE}
 
     def noise(self, metric: Metric, further: bool = False) -> float:
         """Return the Monte-Carlo standard error of one value: the root mean square of what its runs have logged."""
