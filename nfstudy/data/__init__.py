@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import DataSource, Implementation, load
 from nfstudy.core.errors import DataError
 from nfstudy.core.hints import fits, shown
-from nfstudy.data.dataset import Dataset, Splits
+from nfstudy.data.checks import check_categories, check_declared
+from nfstudy.data.dataset import Dataset
 
 __all__ = ["Dataset", "load_dataset", "source_of"]
 
@@ -40,41 +38,10 @@ def load_dataset(data: Any, folders: Sequence[Path], download: bool = True) -> D
     source = source_of(data)
     dataset: Dataset = _loaded(data.name, "loader", source.loader)(data, folders, download)
     if registry.origin_of("data", data.name) != registry.BUILT_IN:
-        _check_outside(dataset, source, data)
+        check_declared(dataset, source, data, _where(data.name))
     if count := source.categories_of(data):
-        _check_categories(dataset, count)
+        check_categories(dataset, count)
     return dataset
-
-
-def _check_outside(dataset: Any, source: DataSource, data: Any) -> None:
-    """Raise DataError where what a plug-in's loader returns is not as `Dataset` and the source's declaration say."""
-    where = _where(data.name)
-    if not isinstance(dataset, Dataset):
-        raise DataError(f"{where}: loader: got {type(dataset).__name__}; expected: a Dataset, as make_dataset returns")
-    declared = source.splits_of(data)
-    for split, count in zip(Splits._fields, declared or (None, None, None), strict=True):
-        array = getattr(dataset, split)
-        expected = f"({'N' if count is None else count}, {math.prod(dataset.shape)})"
-        fits = array.ndim == 2 and array.shape[1] == math.prod(dataset.shape) and count in (None, len(array))
-        if not (fits and array.size):
-            what = ", as `splits` and its `shape` say" if array.size else ", and at least one example"
-            raise DataError(f"{where}: {split}: got an array {array.shape}; expected: {expected}{what}")
-        if not np.isfinite(array).all():
-            raise DataError(f"{where}: {split}: got numbers that are not finite; expected: finite ones")
-
-
-INTEGERS = (np.uint8, np.int16, np.int32, np.int64)
-"""Types of categories: those that torch indexes by."""
-
-
-def _check_categories(dataset: Dataset, count: int) -> None:
-    """Raise DataError where levels are not those that the source declares, which a likelihood has no probability of."""
-    for split in Splits._fields:
-        array = getattr(dataset, split)
-        fits = array.dtype in INTEGERS and not (array.size and (array.min() < 0 or array.max() >= count))
-        if not fits:
-            got = f"{array.dtype} from {array.min():g} to {array.max():g}"
-            raise DataError(f"data {dataset.name}: {split}: got {got}; expected: whole numbers from 0 to {count - 1}")
 
 
 def resolve_settings(data: Any, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,9 @@ import numpy as np
 
 from nfstudy.core.errors import DataError
 from nfstudy.core.fields import Record
+from nfstudy.core.hints import shown
 from nfstudy.core.seeds import derive_seed
+from nfstudy.data.checks import checked_array, checked_levels, checked_shape
 
 DATA_SEED = 0
 """Base of the seeds that make the data: a constant, so that a study's `seed` never changes its images."""
@@ -91,8 +93,20 @@ def make_dataset(
     source: str,
     dequantisation: Dequantisation | None = None,
 ) -> Dataset:
-    """Return the data set with its fingerprint, its arrays made contiguous and read-only."""
-    frozen = Splits(*(np.ascontiguousarray(images) for images in splits))
+    """Return the data set with its fingerprint, its arrays made contiguous and read-only.
+
+    Raises:
+        DataError: something of it is of another kind than `Dataset` says.
+    """
+    if not (isinstance(name, str) and name and isinstance(source, str)):
+        raise DataError(f"data: name and source: got {name!r} and {source!r}; expected: text")
+    where = f"data {name}"
+    if not isinstance(splits, tuple | list) or len(splits) != len(Splits._fields):
+        raise DataError(f"{where}: splits: got {shown(splits)}; expected: three arrays, {', '.join(Splits._fields)}")
+    shape, levels = checked_shape(shape, where), checked_levels(levels, where)
+    frozen = Splits(
+        *(checked_array(each, f"{where}: {split}") for split, each in zip(Splits._fields, splits, strict=True))
+    )
     for images in frozen:
         images.setflags(write=False)
     return Dataset(name, shape, *frozen, levels, fingerprint(name, shape, frozen), source, dequantisation)

@@ -1,5 +1,6 @@
 """Data sources and likelihoods from outside: declared in one file, and used like the suite's own."""
 
+import numpy as np
 import pytest
 from support.command_line import frame_of, nfstudy
 from support.plugins_data import COUNTS
@@ -8,6 +9,7 @@ from nfstudy.cli.check_plugin import check_outside
 from nfstudy.core import registry
 from nfstudy.core.errors import DataError, SpecError, UserError
 from nfstudy.core.project import Project
+from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.inference.problems.likelihood_contract import check_likelihood
 from nfstudy.runner.prepare import prepare_data
 from nfstudy.study.reader import parse_study
@@ -101,6 +103,120 @@ def test_a_source_that_is_not_as_it_says_is_refused_before_training(case, tmp_pa
     study = parse_study(STUDY, str(tmp_path / "tiny.yaml"))
     with pytest.raises(DataError, match=f"data counts: counts.py: .*{words}"):
         prepare_data(study.under(), Project(tmp_path))
+
+
+NORMAL = "np.random.default_rng(1).normal(size=(data.counts, 4))"
+COIN = "(np.random.default_rng(1).random((data.counts, 4)) < 0.5)"
+VALUES = {
+    # values, levels, array: what is wrong with it, nothing where it is empty
+    "bits as truth values": ("bits", 0, COIN, ""),
+    "bits as floats": ("bits", 1, f"{COIN}.astype(float)", ""),
+    "bits that are probabilities": (
+        "bits",
+        0,
+        f"0.5 * {COIN}",
+        "train: row 0: got 0.5; expected: 0 or 1, as data of bits ",
+    ),
+    "bits that are real numbers": ("bits", 0, NORMAL, "train: row 0: got 0.345584; expected: 0 or 1, as data of bits "),
+    "bits beyond 1": (
+        "bits",
+        1,
+        f"2 * {COIN}",
+        "train: row 0: got 2; expected: numbers from 0 to 1, as data of bits with",
+    ),
+    "levels of bits": ("bits", 255, COIN, "levels: got 255; expected: 0 or 1, as its values are bits"),
+    "probabilities to test on": (
+        "bits",
+        1,
+        f"0.5 * {COIN}",
+        "valid: row 0: got 0.5; expected: 0 or 1, as data of bits ",
+    ),
+    "broken levels": (
+        "levels",
+        4,
+        f"0.5 * {COIN}",
+        "train: row 0: got 0.5; expected: whole numbers from 0 to 4, as data",
+    ),
+    "levels beyond the last": (
+        "levels",
+        4,
+        f"5 * {COIN}",
+        "train: row 0: got 5; expected: whole numbers from 0 to 4, as ",
+    ),
+    "patches at their ends": (
+        "patches",
+        0,
+        COIN,
+        "train: row 0: got 0; expected: numbers within 0 and 1, as data of pat",
+    ),
+    "real numbers with levels": ("real", 1, NORMAL, "levels: got 1; expected: 0, as its values are real"),
+    "real numbers of another order of bytes": ("real", 0, f"{NORMAL}.astype('>f4')", ""),
+    "complex numbers": ("real", 0, f"1j * {NORMAL}", "train: got an array of complex128; expected: of bool, uint8, "),
+    "text": ("real", 0, f"{NORMAL}.astype(str)", "train: got an array of <U32; expected: of bool, uint8, "),
+    "dates": ("real", 0, "np.zeros((data.counts, 4), 'datetime64[s]')", "train: got an array of datetime64"),
+    "more digits than torch has": (
+        "real",
+        0,
+        f"{NORMAL}.astype(np.longdouble)",
+        "train: got an array of float128; expected",
+    ),
+    "masked numbers": (
+        "real",
+        0,
+        f"np.ma.masked_less({NORMAL}, 0)",
+        "train: got a masked array; expected: a number for ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_numbers_are_those_that_a_source_declares(case, tmp_path):
+    values, levels, array, words = VALUES[case]
+    drawn = "np.random.default_rng(1).poisson(data.rate, (data.counts, 4)).astype(np.float32)"
+    code = COUNTS.replace(drawn, array).replace('"counts", (2, 2), 0', f'"counts", (2, 2), {levels}')
+    if "masked" in case:
+        code = code.replace("Splits(*np.split(drawn, [data.counts - 40, data.counts - 20]))", "[drawn, drawn, drawn]")
+    (tmp_path / "counts.py").write_text(code.replace('values="counts", splits', f'values="{values}", splits'))
+    study = parse_study(STUDY, str(tmp_path / "tiny.yaml"))
+    if not words:
+        assert prepare_data(study.under(), Project(tmp_path))
+        return
+    with pytest.raises(DataError, match=f"data counts: .*{words}"):
+        prepare_data(study.under(), Project(tmp_path))
+
+
+ARRAYS = {
+    "shape": {
+        "(2, 2, 1)": r"shape: got \(2, 2, 1\); expected: \(numbers,\), \(height, width\) or \(height, width, 3\)",
+        "None": "shape: got None; expected: ",
+        "(2.0, 2.0)": "shape: got .2.0, 2.0.; expected: ",
+        "(0, 0)": "shape: got .0, 0.; expected: ",
+    },
+    "levels": {
+        "None": "levels: got None; expected: a whole number from 0 to 255",
+        "256": "levels: got 256; expected: a whole number from 0 to 255",
+        "-1": "levels: got -1; expected: ",
+        "True": "levels: got True; expected: ",
+    },
+    "name": {"3": "name and source: got 3 and 'here'; expected: text"},
+    "source": {"None": "name and source: got 'own' and None; expected: text"},
+    "splits": {"(np.ones((1, 4)),) * 2": "splits: got .*; expected: three arrays, train, valid, test"},
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"), [(field, *each) for field, cases in ARRAYS.items() for each in cases.items()]
+)
+def test_what_a_data_set_is_made_of_is_of_its_types(field, value, words):
+    given = {"name": "own", "shape": (2, 2), "levels": 0, "splits": Splits(*[np.ones((1, 4))] * 3), "source": "here"}
+    assert make_dataset(**given).levels == 0
+    with pytest.raises(DataError, match=words):
+        make_dataset(**given | {field: eval(value)})
+
+
+def test_an_example_without_sides_is_a_row():
+    made = make_dataset("own", (4,), np.int64(1), [np.ones((1, 4))] * 3, "here")
+    assert (made.shape, made.levels, type(made.levels)) == ((1, 4), 1, int)
 
 
 RESOLVERS = {

@@ -337,7 +337,7 @@ class ImageProblem:
             return images / (count - 1)
         if self.settings.data.values != "real":
             return images
-        least, greatest = self.dataset.train.min(), self.dataset.train.max()
+        least, greatest = float(self.dataset.train.min()), float(self.dataset.train.max())
         return (images - least) / (greatest - least)
 
     def _noise(self, count: int, size: int, picture: str) -> Tensor:

@@ -355,6 +355,7 @@ def read_claims(paper: Paper | None) -> tuple[Claim, ...]:
         SpecError: the file is not a list of claims; all mistakes are told, each with its place.
         ReportError: two claims have the same id, or what the paper's declaration names cannot be had.
     """
+    facts = facts_of(paper)
     if paper is None or not paper.claims:
         return ()
     if callable(paper.claims):
@@ -369,7 +370,7 @@ def read_claims(paper: Paper | None) -> tuple[Claim, ...]:
             ) from None
     if not isinstance(text, str):
         raise ReportError(f"papers {paper.name}: claims: got {shown(text)}; expected: text")
-    return parse_claims(text, name, facts_of(paper))
+    return parse_claims(text, name, facts)
 
 
 def parse_claims(text: str, name: str, facts: PaperFacts) -> tuple[Claim, ...]:
