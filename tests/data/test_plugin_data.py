@@ -1,15 +1,20 @@
 """Data sources and likelihoods from outside: declared in one file, and used like the suite's own."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from support.command_line import frame_of, nfstudy
 from support.plugins_data import COUNTS
 
 from nfstudy.cli.check_plugin import check_outside
 from nfstudy.core import registry
+from nfstudy.core.declarations import Likelihood
 from nfstudy.core.errors import DataError, SpecError, UserError
 from nfstudy.core.project import Project
 from nfstudy.data.dataset import Splits, make_dataset
+from nfstudy.inference.likelihoods.bernoulli import Bernoulli
 from nfstudy.inference.problems.likelihood_contract import check_likelihood
 from nfstudy.runner.prepare import prepare_data
 from nfstudy.study.reader import parse_study
@@ -273,6 +278,77 @@ def test_a_likelihood_that_is_not_as_it_says_is_refused_before_training(case, tm
     study = parse_study(COINS.replace("latent: 2", "latent: 2, likelihood: coins"), str(tmp_path / "tiny.yaml"))
     with pytest.raises(UserError, match=f"plug-in counts.py: likelihood coins, of bits: {words}"):
         check_outside(study.under().cells)
+
+
+class Shifted(torch.nn.Module):
+    """A density of real numbers in the form of a likelihood, of one pixel or of many that are alike."""
+
+    levels = None
+
+    def __init__(self, log_p, more=0.0, of_samples=0.0):
+        super().__init__()
+        self.log_p, self.more, self.off = log_p, more, of_samples
+
+    def initialise(self, generator):
+        """Nothing is drawn."""
+
+    def forward(self, x, features):
+        return (self.log_p(x) + self.more).sum(-1) + 0 * features.sum(-1)
+
+    def of_samples(self, x, features):
+        return self(x, features) + self.off
+
+    def picture(self, features):
+        return features.new_zeros(*features.shape[:-1], 784)
+
+
+def gaussian(scale, at=0.3):
+    return lambda x: torch.distributions.Normal(at, scale).log_prob(x)
+
+
+DENSITIES = {
+    "a Gaussian": (gaussian(1.0), {}, ""),
+    "a narrow one": (gaussian(1e-3), {}, ""),
+    "one between the nodes": (gaussian(1e-7), {}, ""),
+    "a Cauchy": (lambda x: torch.distributions.Cauchy(1.0, 2.0).log_prob(x), {}, ""),
+    "a Laplace": (lambda x: torch.distributions.Laplace(1.0, 0.1).log_prob(x), {}, ""),
+    "a uniform one": (lambda x: torch.where(x.abs() < 2, -math.log(4), -math.inf), {}, "not finite"),
+    "one without its constant": (lambda x: -0.5 * x.square(), {}, r"∫ p\(x\|z\) dx of 1 pixels is 2.507; expected: 1"),
+    "one in bits": (lambda x: gaussian(1.0)(x) / math.log(2), {}, r"∫ p\(x\|z\) dx of 1 pixels is "),
+    "another for many samples": (gaussian(1.0), {"of_samples": 2.0}, "of_samples: gives other numbers than `forward`"),
+}
+
+
+@pytest.mark.parametrize("case", DENSITIES)
+def test_a_density_has_a_mass_of_1_and_says_the_same_of_many_samples(case):
+    log_p, further, words = DENSITIES[case]
+    declared = Likelihood(
+        name="mine", values=("real",), implementation=lambda: lambda pixels, features, model: Shifted(log_p, **further)
+    )
+    if not words:
+        assert check_likelihood(declared) == 1
+        return
+    with pytest.raises(UserError, match=f"likelihood mine, of real: .*{words}"):
+        check_likelihood(declared)
+
+
+def test_a_probability_of_bits_sums_to_1(tmp_path):
+    """Each of 16 values has p = 2⁻⁴ at first; of the half of ln p, 2⁻²."""
+    (tmp_path / "counts.py").write_text(COUNTS.replace("return bits + 0", "return 0.5 * bits + 0"))
+    words = r"∑ p\(x\|z\) over all x of 4 pixels is 4; expected: 1"
+    study = parse_study(COINS.replace("latent: 2", "latent: 2, likelihood: coins"), str(tmp_path / "tiny.yaml"))
+    with pytest.raises(UserError, match=f"plug-in counts.py: likelihood coins, of bits: .*{words}"):
+        check_outside(study.under().cells)
+
+
+def test_probabilities_are_those_of_forward():
+    class Other(Bernoulli):
+        def probabilities(self, features):
+            return super().probabilities(features).flip(-1)
+
+    declared = Likelihood(name="mine", values=("bits",), implementation=lambda: Other)
+    with pytest.raises(UserError, match="likelihood mine, of bits: probabilities: gives other numbers than `forward`"):
+        check_likelihood(declared)
 
 
 @pytest.mark.parametrize("name", registry.all_of("likelihoods"))

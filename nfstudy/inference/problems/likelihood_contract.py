@@ -18,6 +18,13 @@ FEATURES, SAMPLES, IMAGES, LEVELS = 5, 2, 3, 4
 PIXELS, OF_PATCHES = 28 * 28, 8 * 8 * 3
 """The paper's, as an implementation may lay them out in rows, columns and colours."""
 
+TOLERANCE = 1e-3
+"""Of two ways to ln p(x|z), relative and in nats."""
+MASS_TOLERANCE = 0.02
+REACH, NODES = 12.0, 200_001
+"""Of the integrals: real numbers to ±8·10⁴, numbers within (0, 1) to 6·10⁻⁶ of its ends, in float32."""
+DENSITIES = ("real", "patches")
+
 EXAMPLES: dict[str, Callable[[torch.Generator], Tensor]] = {
     "bits": lambda generator: torch.randint(2, (IMAGES, PIXELS), generator=generator).float(),
     "levels": lambda generator: torch.randint(2, (IMAGES, PIXELS), generator=generator).float(),
@@ -32,7 +39,8 @@ def check_likelihood(declaration: Declaration) -> int:
     """Check a likelihood's implementation at its defaults; return of how many kinds of numbers.
 
     The same weights from the same generators; of small examples a picture, and one finite number ln p(x|z) each, in
-    float32 and the same again.
+    float32 and the same again; the same by `of_samples` and by `probabilities`, where there are such; and a total mass
+    ∑ p(x|z), or ∫ p(x|z) dx, of 1 over all x of a few pixels, where it can be made for so few.
 
     Raises:
         UserError: something does not hold, or its code fails.
@@ -75,12 +83,80 @@ def _mistake(declaration: Declaration, values: str) -> str:
         return f"ln p(x|z): got {got}; expected: {(SAMPLES, IMAGES)} in torch.float32, one number an example"
     if not log_p.isfinite().all():
         return "ln p(x|z): got numbers that are not finite; expected: finite ones"
-    return "" if torch.equal(log_p, again) else "ln p(x|z): other numbers of the same x and h(z); expected: the same"
+    if not torch.equal(log_p, again):
+        return "ln p(x|z): other numbers of the same x and h(z); expected: the same"
+    return _other_ways(made, x, features, log_p) or _mass_mistake(declaration, values)
 
 
-def _make(declaration: Declaration, values: str) -> Likelihood:
+@torch.no_grad()
+def _other_ways(likelihood: Likelihood, x: Tensor, features: Tensor, log_p: Tensor) -> str:
+    """Return which other way to ln p(x|z) leads elsewhere; empty where none does."""
+    ways = {"of_samples": likelihood.of_samples(x, features)}
+    if likelihood.levels:
+        each = likelihood.probabilities(features)
+        chosen = x.long().expand(SAMPLES, -1, -1).unsqueeze(-1)
+        ways["probabilities"] = each.gather(-1, chosen).squeeze(-1).log().sum(-1)
+    for name, found in ways.items():
+        if found.shape != log_p.shape or not torch.allclose(found, log_p, rtol=TOLERANCE, atol=TOLERANCE):
+            return f"{name}: gives other numbers than `forward`; expected: ln p(x|z) of the same x and h(z)"
+    return ""
+
+
+@torch.no_grad()
+def _mass_mistake(declaration: Declaration, values: str) -> str:
+    """Return what the total mass is if it is not 1; empty where it is, or cannot be found."""
+    pixels, x, log_width = ALL_OF[values]()
+    try:
+        likelihood = _make(declaration, values, pixels)
+        likelihood.initialise(_generator)
+        features = torch.randn(1, FEATURES, generator=_generator("mass"))
+        log_p = likelihood(x, features.expand(len(x), -1))
+    except (Exception, SystemExit):  # One that lays pixels out in rows and columns has no use of so few.
+        return ""
+    shares = (log_p.double() + log_width).exp()
+    mass = shares.sum().item()
+    if abs(mass - 1) <= MASS_TOLERANCE:
+        return ""
+    total = "∑ p(x|z) over all x"
+    if values in DENSITIES:
+        total = "∫ p(x|z) dx"
+        halves = [2 * shares[first::2].sum().item() for first in (0, 1)]
+        if mass < MASS_TOLERANCE or abs(halves[0] - halves[1]) > MASS_TOLERANCE * mass:
+            return ""  # Of so narrow a density the nodes say nothing.
+    return f"ln p(x|z): {total} of {pixels} pixels is {mass:.4g}; expected: 1, as of every probability or density"
+
+
+def _whole_numbers(levels: int, pixels: int) -> tuple[int, Tensor, Tensor]:
+    """Return so many pixels, all x of them, and ln 1 for each."""
+    x = torch.cartesian_prod(*[torch.arange(levels).float()] * pixels)
+    return pixels, x, torch.zeros(len(x), dtype=torch.float64)
+
+
+def _real_numbers() -> tuple[int, Tensor, Tensor]:
+    """Return one pixel, nodes x = sinh t, and ln of the trapezoid rule's weights, cosh t dt."""
+    t = torch.linspace(-REACH, REACH, NODES, dtype=torch.float64)
+    return 1, t.sinh().float().unsqueeze(-1), (t.cosh() * (t[1] - t[0])).log()
+
+
+def _unit_numbers() -> tuple[int, Tensor, Tensor]:
+    """Return one pixel, nodes x = σ(t), and ln of the trapezoid rule's weights, x (1 − x) dt."""
+    t = torch.linspace(-REACH, REACH, NODES, dtype=torch.float64)
+    return 1, t.sigmoid().float().unsqueeze(-1), (t.sigmoid() * (-t).sigmoid() * (t[1] - t[0])).log()
+
+
+ALL_OF: dict[str, Callable[[], tuple[int, Tensor, Tensor]]] = {
+    "bits": lambda: _whole_numbers(2, 4),
+    "levels": lambda: _whole_numbers(2, 4),
+    "categories": lambda: _whole_numbers(LEVELS, 3),
+    "real": _real_numbers,
+    "patches": _unit_numbers,
+}
+"""Kind of numbers -> how many pixels, x (M, pixels), and the logarithm of what each stands for."""
+
+
+def _make(declaration: Declaration, values: str, pixels: int | None = None) -> Likelihood:
     further = {"levels": LEVELS} if values == "categories" else {}
-    made: Likelihood = load(declaration.implementation)(_pixels(values), FEATURES, ModelSpec(), **further)
+    made: Likelihood = load(declaration.implementation)(pixels or _pixels(values), FEATURES, ModelSpec(), **further)
     return made
 
 
