@@ -18,7 +18,7 @@ from nfstudy.core.launcher import Launcher
 from nfstudy.core.project import Project
 from nfstudy.core.suggest import did_you_mean
 from nfstudy.runner.engine import WorkerError
-from nfstudy.runner.eta import format_duration, logged_seconds
+from nfstudy.runner.eta import expected_seconds, format_duration
 from nfstudy.runner.options import Launch, WorkerOptions
 from nfstudy.runner.signals import DEADLINE, Interrupted, StopSignal
 from nfstudy.runs.provenance import usable_cores
@@ -127,7 +127,8 @@ class _Work:
         for results in kept:
             if results.study.study not in self.seconds:
                 frame = load_frame(self.uri, results.study, ["time/wall_seconds"])
-                self.seconds[results.study.study] = logged_seconds(frame)
+                measured = self.project.read_costs(results.study.study)
+                self.seconds[results.study.study] = expected_seconds(frame, measured)
         if not self.asked:
             self.asked = tuple(self._undecided())
 

@@ -30,7 +30,7 @@ from nfstudy.core.launcher import Launcher
 from nfstudy.core.project import Project
 from nfstudy.report.folder import require_report_folder
 from nfstudy.runner.engine import WorkerError
-from nfstudy.runner.eta import format_duration, logged_seconds
+from nfstudy.runner.eta import expected_seconds, format_duration
 from nfstudy.runner.options import Launch, RetryPolicy, WorkerOptions
 from nfstudy.runner.signals import Interrupted, StopSignal
 from nfstudy.runs.frame import notes, repetitions_of_pruned, runs_left, trusted
@@ -219,7 +219,7 @@ def _run_rest(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool, tak
             store.experiment(plan.name, plan.study.description or plan.study.title)
             claim = held.enter_context(claimed(Claim(store, plan.name, Launcher.here(launch.project.root)), take_over))
         costs = measurement.seconds(stop, tell, launch.retry.worker_timeout, claim.keep if claim else None)
-        expected = costs | logged_seconds(frame)
+        expected = expected_seconds(frame, costs)
         print_cells(plan, frame, expected, len(engine.workers))
         if dry_run:
             return None

@@ -11,7 +11,7 @@ import pandas as pd
 from nfstudy.cli.options import find_store, tell
 from nfstudy.cli.studies import chosen_study
 from nfstudy.core.errors import printable
-from nfstudy.runner.eta import Forecast, format_duration, logged_seconds
+from nfstudy.runner.eta import Forecast, expected_seconds, format_duration
 from nfstudy.runs.frame import cell_states, notes, runs_left, trusted
 from nfstudy.runs.provenance import usable_cores
 from nfstudy.runs.result import RESULTS
@@ -33,7 +33,7 @@ def status(options: argparse.Namespace) -> int:
         tell(note)
     active = is_live(project, uri, plan.name)
     print(f"{plan.shown}{', running now' if active else ''}")
-    expected = project.read_costs(plan.name) | logged_seconds(frame)
+    expected = expected_seconds(frame, project.read_costs(plan.name))
     print_cells(plan, frame, expected, usable_cores(), active)
     return 0
 

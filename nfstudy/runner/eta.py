@@ -51,8 +51,21 @@ def cost_signature(settings: Settings) -> str:
     return repr(parts)
 
 
-def logged_seconds(frame: pd.DataFrame) -> dict[str, float]:
-    """Return `cost_key` -> median wall-clock seconds of the finished repetitions of a cell, or trials of its search.
+def expected_seconds(frame: pd.DataFrame, measured: Mapping[str, float]) -> dict[str, float]:
+    """Return `cost_key` -> what a repetition of a cell, or a trial of its search, may be expected to take.
+
+    That is what runs of this store took; else what was measured here; else what imported runs took, elsewhere.
+
+    Arguments:
+        frame: the study's runs.
+        measured: `cost_key` -> seconds, of updates that were timed.
+    """
+    own = frame["imported"] == ""
+    return _median_seconds(frame[~own]) | dict(measured) | _median_seconds(frame[own])
+
+
+def _median_seconds(frame: pd.DataFrame) -> dict[str, float]:
+    """Return `cost_key` -> median wall-clock seconds of the finished runs.
 
     A busy machine makes a run take several times as long, which a mean would hold against all that are to come.
     """

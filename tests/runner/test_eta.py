@@ -5,8 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from nfstudy.runner.eta import Forecast, format_duration, logged_seconds, run_seconds
+from nfstudy.runner.eta import Forecast, expected_seconds, format_duration, run_seconds
 from nfstudy.runs.result import Cost
+from nfstudy.study.cells import cost_key
 from nfstudy.study.reader import parse_study
 from nfstudy.study.sections import DataSpec
 
@@ -45,8 +46,16 @@ def test_runs_that_took_twice_as_long_double_what_is_left():
 def test_a_run_that_a_busy_machine_held_up_is_not_what_others_are_expected_to_take():
     rows = [("a", "repetition", "finished", seconds) for seconds in (454.0, 2349.0, 273.0)]
     rows += [("a", "search", "finished", 90.0), ("a", "search", "pruned", 10.0), ("a", "rerun", "finished", 1.0)]
-    frame = pd.DataFrame(rows, columns=["cell", "stage", "outcome", "time/wall_seconds"])
-    assert sorted(logged_seconds(frame).values()) == [90.0, 454.0]
+    frame = pd.DataFrame(rows, columns=["cell", "stage", "outcome", "time/wall_seconds"]).assign(imported="")
+    assert sorted(expected_seconds(frame, {}).values()) == [90.0, 454.0]
+
+
+def test_what_runs_took_elsewhere_is_expected_only_where_nothing_is_known_of_this_machine():
+    rows = [("a", "", 30.0), ("a", "checked", 300.0), ("b", "checked", 500.0), ("c", "checked", 700.0)]
+    frame = pd.DataFrame(rows, columns=["cell", "imported", "time/wall_seconds"])
+    frame = frame.assign(stage="repetition", outcome="finished")
+    a, b, c = (cost_key(cell, "repetition") for cell in "abc")
+    assert expected_seconds(frame, {a: 20.0, b: 50.0}) == {a: 30.0, b: 50.0, c: 700.0}
 
 
 @pytest.mark.parametrize(

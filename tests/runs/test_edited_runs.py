@@ -14,7 +14,7 @@ from nfstudy.core.errors import ReportError, StoreError, StudyDeletedError, User
 from nfstudy.report.build import build_report
 from nfstudy.report.pages.overview import build_front
 from nfstudy.report.statistics.estimates import gather_results
-from nfstudy.runner.eta import Forecast, format_duration, logged_seconds
+from nfstudy.runner.eta import Forecast, expected_seconds, format_duration
 from nfstudy.runs.archive.reader import read_archive
 from nfstudy.runs.archive.transfer import export_runs
 from nfstudy.runs.frame import cell_states, latest_per_identity, notes, runs_left, study_cells, trusted
@@ -184,7 +184,7 @@ def test_numbers_that_can_be_no_times_break_no_estimate(value, edited, capsys):
     uri, _ = edited((f"UPDATE latest_metrics SET value = {value}",), (f"UPDATE metrics SET value = {value}",))
     frame = load_frame(uri, "s")
     frame["time/wall_seconds"] = float(value)
-    print_cells(PLAN, frame, logged_seconds(frame) | {"x": float(value)}, 2)
+    print_cells(PLAN, frame, expected_seconds(frame, {}) | {"x": float(value)}, 2)
     assert "time left: " in capsys.readouterr().out
     assert Forecast({"a": float(value)}, 1).expected("a") != float(value) or value == "0.0"
     assert format_duration(float("inf")) == format_duration(-1.0) == "unknown"
