@@ -15,6 +15,11 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
+def expected(error: Mapping[str, Any]) -> str:
+    """Return what should be there by one of pydantic's error records, such as `greater than 0`."""
+    return str(error["msg"]).removeprefix("Input should be ")
+
+
 class Record(BaseModel):
     """A frozen record that refuses unknown keys and converts no types (but whole numbers to floats)."""
 

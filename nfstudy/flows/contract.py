@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nfstudy.core.declarations import FlowFamily
 from nfstudy.core.errors import UserError
+from nfstudy.core.fields import expected
 from nfstudy.flows import load_flow
 from nfstudy.flows.base import Flow
 from nfstudy.flows.guided import GuidedFlow
@@ -72,7 +73,7 @@ def _settings(family: FlowFamily, example: Mapping[str, Any]) -> dict[str, Any]:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise ContractError(
-                f"flow {family.name}: examples: {place}: got {first['input']!r}: {first['msg']}"
+                f"flow {family.name}: examples: {place}: got {first['input']!r}; expected: {expected(first)}"
             ) from None
     if unknown := sorted(example.keys() - settings.keys()):
         raise ContractError(f"flow {family.name}: examples: {unknown[0]}: no such setting; expected: one of its own")

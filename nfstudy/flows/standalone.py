@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nfstudy.core import registry
 from nfstudy.core.declarations import FlowFamily
 from nfstudy.core.errors import UserError
+from nfstudy.core.fields import expected
 from nfstudy.flows import NONE, make_flow
 from nfstudy.flows.base import Flow
 
@@ -160,7 +161,9 @@ def _checked(family: FlowFamily, settings: dict[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             wrong = error.errors(include_url=False)[0]
             name = ".".join(map(str, wrong["loc"]))
-            raise UserError(f"flow {family.name}: {name}: got {wrong['input']!r}; expected: {wrong['msg']}") from None
+            raise UserError(
+                f"flow {family.name}: {name}: got {wrong['input']!r}; expected: {expected(wrong)}"
+            ) from None
         values |= {name: getattr(checked, name) for name in record.model_fields}
     return values
 

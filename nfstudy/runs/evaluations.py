@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from nfstudy.core.errors import UserError
-from nfstudy.core.fields import Record
+from nfstudy.core.fields import Record, expected
 
 EVALUATION_PREFIX = "nfstudy.evaluation."
 
@@ -104,7 +104,9 @@ def make_request(estimator: Estimator, seed: int, **given: int | None) -> Evalua
         return EvaluationRequest(estimator=estimator, seed=seed, **values)
     except ValidationError as error:
         details = error.errors()[0]
-        where = f"--{details['loc'][0]}: got {details['input']}; expected: {details['msg']}" if details["loc"] else ""
+        where = (
+            f"--{details['loc'][0]}: got {details['input']}; expected: {expected(details)}" if details["loc"] else ""
+        )
         raise UserError(where or str(details["ctx"]["error"])) from None
 
 

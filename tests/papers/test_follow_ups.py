@@ -29,10 +29,10 @@ def test_no_row_is_unconfirmed():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("confidence: one source", "confidence: memory"), "'memory'; expected: Input should be 'one source' or 'two"),
-        (('nll: "88.1"', "nll: 88.1"), "expected: Input should be a valid string"),
+        (("confidence: one source", "confidence: memory"), "'memory'; expected: 'one source' or 'two"),
+        (('nll: "88.1"', "nll: 88.1"), "expected: a valid string"),
         (('nll: "88.1"', 'nll: "about 88"'), "'about 88'; expected: String should match"),
-        (("binarisation: static", "binarisation: fixed"), "'fixed'; expected: Input should be 'static', 'dynamic'"),
+        (("binarisation: static", "binarisation: fixed"), "'fixed'; expected: 'static', 'dynamic'"),
         (("rows:", "lines:"), "rows"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from nfstudy.core.declarations import Metric
-from nfstudy.core.fields import Count, Record
+from nfstudy.core.fields import Count, Record, expected
 from nfstudy.report.exhibits.base import Exhibit, bounded, cell_row, measured, remark
 from nfstudy.report.labels import setting_text
 from nfstudy.report.paper import Published
@@ -85,7 +85,9 @@ def parse_sources(text: str) -> tuple[Source, ...]:
     try:
         return TypeAdapter(tuple[Source, ...]).validate_python(document.tree())
     except ValidationError as error:
-        document.fail((each["loc"], f"got {shown(each['input'])}; expected: {each['msg']}") for each in error.errors())
+        document.fail(
+            (each["loc"], f"got {shown(each['input'])}; expected: {expected(each)}") for each in error.errors()
+        )
         raise
 
 

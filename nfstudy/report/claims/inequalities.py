@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, TypeAdapter, Validation
 from nfstudy.core import registry
 from nfstudy.core.declarations import Kind, Metric, Paper
 from nfstudy.core.errors import ReportError
-from nfstudy.core.fields import Positive, Record
+from nfstudy.core.fields import Positive, Record, expected
 from nfstudy.report.labels import Label, setting_name, setting_text
 from nfstudy.report.paper import PaperFacts, Published, facts_of
 from nfstudy.report.statistics.contrasts import combine
@@ -392,4 +392,4 @@ def parse_claims(text: str, name: str, facts: PaperFacts) -> tuple[Claim, ...]:
 
 
 def _allowed(error: Mapping[str, Any]) -> str:
-    return str(error["ctx"]["error"]) if error["type"] == "value_error" else f"expected: {error['msg']}"
+    return str(error["ctx"]["error"]) if error["type"] == "value_error" else f"expected: {expected(error)}"
