@@ -166,20 +166,23 @@ def _make(project: Project, archives: Mapping[str, Sequence[Archive]], folder: P
     files = read_studies(project.root / "studies")
     studies = {study.study: study for study in files.values()}
     named = {path.relative_to(project.root).as_posix(): study for path, study in files.items()}
-    _require_owners(studies, archives)
-    front = write_front(named, lambda name: ArchivedRuns(*archives.get(name, ())), folder)
+    runs = {name: ArchivedRuns(*archives.get(name, ())) for study in studies.values() for name in study.logged_names}
+    _require_owners(studies, archives, runs)
+    front = write_front(named, runs.__getitem__, folder)
     found = [shown for own in front.made.values() for shown in repeated_bodies([made.shown for made in own])]
     at_once = {shown.results.name: _at_once(shown.results, chain(*archives.values())) for shown in found}
     text = FrontMarkdown(front)
     return _Texts(text.verdict, text.evidence, results_text(found, at_once, DETAILS_TO_REPORTS))
 
 
-def _require_owners(studies: Mapping[str, StudySpec], archives: Mapping[str, Sequence[Archive]]) -> None:
+def _require_owners(
+    studies: Mapping[str, StudySpec], archives: Mapping[str, Sequence[Archive]], runs: Mapping[str, ArchivedRuns]
+) -> None:
     """Refuse an archive that no study file is of, or of whose runs none belongs to a cell of its study."""
     told = set[str]()
     for study in studies.values():
-        runs = runs_of_study(study, lambda name: ArchivedRuns(*archives.get(name, ())))
-        told |= {run_id for body in bodies_of(study, runs) for run_id in body.runs["run_id"]}
+        own = runs_of_study(study, runs.__getitem__)
+        told |= {run_id for body in bodies_of(study, own) for run_id in body.runs["run_id"]}
     for name, archive in ((name, archive) for name, some in archives.items() for archive in some):
         owners = [study.study for study in studies.values() if name in study.logged_names]
         if not owners:

@@ -21,10 +21,15 @@ class ArchivedRuns:
 
     def __init__(self, *archives: Archive) -> None:
         self.archives = archives
+        self._frames: dict[frozenset[str] | None, pd.DataFrame] = {}
+        """Metrics that were asked for -> the frame: an archive does not change, and a report asks a dozen times."""
 
     def frame(self, metrics: Collection[str] | None = None) -> pd.DataFrame:
         """Return one row a run; see `nfstudy.runs.frame.LoggedRuns`."""
-        return make_frame([_row(copy) for _, copy in self._copies.values()], metrics)
+        key = None if metrics is None else frozenset(metrics)
+        if key not in self._frames:
+            self._frames[key] = make_frame([_row(copy) for _, copy in self._copies.values()], metrics)
+        return self._frames[key].copy()
 
     def history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the logged points: columns run_id, metric, update, value; sorted by these."""
