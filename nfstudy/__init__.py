@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nfstudy.api import run as run
     from nfstudy.core.declarations import DataSource as DataSource
     from nfstudy.core.declarations import ExhibitDeclaration as ExhibitDeclaration
+    from nfstudy.core.declarations import ExhibitOptions as ExhibitOptions
     from nfstudy.core.declarations import FlowFamily as FlowFamily
     from nfstudy.core.declarations import GradientEstimator as GradientEstimator
     from nfstudy.core.declarations import Likelihood as Likelihood
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from nfstudy.core.fields import Positive as Positive
     from nfstudy.core.fields import Record as Record
     from nfstudy.data.dataset import Splits as Splits
+    from nfstudy.data.dataset import data_generator as data_generator
     from nfstudy.data.dataset import make_dataset as make_dataset
 
 __version__ = "0.2.0"
@@ -39,6 +41,7 @@ _PUBLIC = {
     "UserError": "nfstudy.core.errors",
     "FlowFamily": "nfstudy.core.declarations",
     "ExhibitDeclaration": "nfstudy.core.declarations",
+    "ExhibitOptions": "nfstudy.core.declarations",
     "Metric": "nfstudy.core.declarations",
     "Paper": "nfstudy.core.declarations",
     "DataSource": "nfstudy.core.declarations",
@@ -47,6 +50,7 @@ _PUBLIC = {
     "DataError": "nfstudy.core.errors",
     "Splits": "nfstudy.data.dataset",
     "make_dataset": "nfstudy.data.dataset",
+    "data_generator": "nfstudy.data.dataset",
     "Record": "nfstudy.core.fields",
     "Count": "nfstudy.core.fields",
     "Positive": "nfstudy.core.fields",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import (
@@ -34,11 +35,28 @@ def check_plugin(options: argparse.Namespace) -> int:
     except SpecError as error:
         raise SpecError(f"{options.file}: {error}") from None
     for declaration in found:
-        print(f"{declaration.kind} {declaration.name}: {check_declaration(declaration)}", flush=True)
+        try:
+            said = check_declaration(declaration)
+        except UserError as error:
+            raise type(error)(f"{options.file}: {error}") from error
+        print(f"{declaration.kind} {declaration.name}: {said}", flush=True)
     return 0
 
 
-def check_outside(cells: Iterable[Cell]) -> None:
+MOST_SETTINGS = 8
+"""Of a study's own at which a flow is checked, beside its examples."""
+
+
+def _settings_of(declaration: Declaration, cells: Sequence[Cell]) -> Sequence[Mapping[str, Any]]:
+    """Return what cells set of a flow family, each once; empty of another declaration."""
+    if not isinstance(declaration, FlowFamily):
+        return []
+    flows = [cell.settings.flow for cell in cells if cell.settings.flow.family == declaration.name]
+    own = [{name: getattr(flow, name) for name in declaration.fields} for flow in flows]
+    return [each for place, each in enumerate(own) if each not in own[:place]][:MOST_SETTINGS]
+
+
+def check_outside(cells: Sequence[Cell]) -> None:
     """Check what a study's plug-ins declare, and what its cells use of installed distributions; raises UserError."""
     found = [(plugin.name, declaration) for plugin, all_of in installed().items() for declaration in all_of]
     named = {(declaration.kind, declaration.name) for _, declaration in found}
@@ -46,15 +64,20 @@ def check_outside(cells: Iterable[Cell]) -> None:
     found += [(str(origin), registry.find(*key)) for key, origin in used.items()]
     for name, declaration in found:
         try:
-            check_declaration(declaration)
+            check_declaration(declaration, _settings_of(declaration, cells))
         except UserError as error:
             raise UserError(f"plug-in {name}: {error}; nothing has been trained") from None
 
 
-def check_declaration(declaration: Declaration) -> str:
-    """Check one declaration and say what was looked at; raises UserError where it does not hold."""
+def check_declaration(declaration: Declaration, settings: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Check one declaration and say what was looked at; raises UserError where it does not hold.
+
+    Arguments:
+        declaration: of any kind.
+        settings: at which a flow is checked, beside its own examples.
+    """
     _require_float32(declaration)
-    said = _check(declaration)
+    said = _check(declaration, settings)
     _require_float32(declaration)
     return said
 
@@ -68,11 +91,11 @@ def _require_float32(declaration: Declaration) -> None:
         )
 
 
-def _check(declaration: Declaration) -> str:
+def _check(declaration: Declaration, settings: Sequence[Mapping[str, Any]]) -> str:
     if isinstance(declaration, FlowFamily):
         from nfstudy.flows.contract import check_family
 
-        return f"{check_family(declaration)} chains satisfy the flow contract"
+        return f"{check_family(declaration, settings)} chains satisfy the flow contract"
     if isinstance(declaration, Likelihood):
         from nfstudy.inference.problems.likelihood_contract import check_likelihood
 

@@ -75,6 +75,15 @@ class Declaration:
             raise SpecError(f"{self.kind} {self.name}: {field}: returned {shown(found)}; expected: {described(hint)}")
         return found
 
+    def _own_idle(self, section: Any) -> Collection[str]:
+        found: Collection[str] = self.asked("idle", section)
+        if unknown := [name for name in found if name not in self.fields]:
+            allowed = ", ".join(self.fields) or "none, as it has no settings"
+            raise SpecError(
+                f"{self.kind} {self.name}: idle: returned '{unknown[0]}'; expected: of its settings, {allowed}"
+            )
+        return found
+
     @property
     def records(self) -> tuple[type[Record], ...]:
         """All records of settings."""
@@ -177,6 +186,17 @@ class DataSource(Declaration):
     fixed: tuple[str, ...] = ()
     """Its settings that a grid, a search or a budget cannot change."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field_name in ("not_identity", "fixed"):
+            for setting in getattr(self, field_name):
+                self._require_own(field_name, setting)
+
+    def _require_own(self, field_name: str, setting: str) -> None:
+        if setting not in self.fields:
+            allowed = ", ".join(self.fields) or "nothing, as it has no settings"
+            raise ValueError(f"data {self.name}: {field_name}: got '{setting}'; expected: of its settings, {allowed}")
+
     def values_of(self, data: Any) -> Values:
         """Return what the numbers are under the section `data`."""
         return self.values if isinstance(self.values, str) else str(self.asked("values", data))
@@ -188,8 +208,7 @@ class DataSource(Declaration):
 
     def idle_of(self, data: Any) -> Collection[str]:
         """Return which of its settings the others leave without effect."""
-        found: Collection[str] = self.asked("idle", data)
-        return found
+        return self._own_idle(data)
 
     def categories_of(self, data: Any) -> int | None:
         """Return n of `categories` under the section `data`; None for values of another kind.
@@ -288,8 +307,7 @@ class GradientEstimator(Declaration):
 
     def idle_of(self, objective: Any) -> Collection[str]:
         """Return which of its settings the others leave without effect."""
-        found: Collection[str] = self.asked("idle", objective)
-        return found
+        return self._own_idle(objective)
 
     @property
     def variants(self) -> dict[str, Mapping[str, Any]]:
@@ -379,6 +397,8 @@ class Metric(Declaration):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.decimals < 0:
+            raise ValueError(f"metrics {self.name}: decimals: got {self.decimals}; expected: 0 or more")
         if self.compute and self.split != "test":
             raise ValueError(f"metric {self.name}: compute: expected: with a name that begins with test/")
 

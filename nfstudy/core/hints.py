@@ -67,7 +67,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(each) and value == each for each in inner)
     if origin is Callable:
-        return callable(value) and _takes(value, inner[0])
+        return takes(value, inner[0])
     if origin is type:
         return isinstance(value, type) and issubclass(value, inner[0])
     if origin is tuple:
@@ -129,8 +129,10 @@ def _all_fit(values: tuple[Any, ...], inner: tuple[Any, ...]) -> bool:
     return len(values) == len(inner) and all(map(fits, values, inner))
 
 
-def _takes(function: Callable[..., Any], arguments: Any) -> bool:
-    """Say whether a function can be called with so many arguments; what does not tell is taken to."""
+def takes(function: Any, arguments: Any) -> bool:
+    """Say whether something can be called with so many arguments; of `...`, at all. What does not tell is taken to."""
+    if not callable(function):
+        return False
     if arguments is ...:
         return True
     try:

@@ -33,14 +33,17 @@ folder of a paper may declare any kind: its exhibits stand there."""
 
 RESERVED: dict[Kind, tuple[str, ...]] = {
     "flows": ("family", "length"),
-    "data": ("name", "training_split", "train_images"),
+    "data": (
+        *("name", "training_split", "train_images"),
+        *("declaration", "values", "categories", "examples", "source", "fields", "further_records"),
+    ),
     "likelihoods": (
         *("latent", "stochastic_layers", "latent_ratio", "hidden", "layers", "maxout", "hidden_counts"),
         *("initialisation", "likelihood", "latent_sizes"),
     ),
     "estimators": ("estimator", "samples", "free_bits", "annealing", "beta_start", "anneal_updates"),
 }
-"""Kind -> settings of its section that are no declaration's."""
+"""Kind -> settings of its section that are no declaration's, and what else a section of `data` has by that name."""
 
 
 @dataclass(frozen=True)

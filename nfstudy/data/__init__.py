@@ -9,7 +9,7 @@ from typing import Any
 from nfstudy.core import registry
 from nfstudy.core.declarations import DataSource, Implementation, load
 from nfstudy.core.errors import DataError
-from nfstudy.core.hints import fits, shown
+from nfstudy.core.hints import fits, shown, takes
 from nfstudy.data.checks import check_categories, check_declared
 from nfstudy.data.dataset import Dataset
 
@@ -36,7 +36,9 @@ def load_dataset(data: Any, folders: Sequence[Path], download: bool = True) -> D
         DataError: a file is truncated or altered, or missing and out of reach; or a plug-in's source cannot be loaded.
     """
     source = source_of(data)
-    dataset: Dataset = _loaded(data.name, "loader", source.loader)(data, folders, download)
+    dataset: Dataset = _loaded(data.name, "loader", source.loader, ("data", "folders", "download"))(
+        data, folders, download
+    )
     if registry.origin_of("data", data.name) != registry.BUILT_IN:
         check_declared(dataset, source, data, _where(data.name))
     if count := source.categories_of(data):
@@ -57,20 +59,20 @@ def resolve_settings(data: Any, folder: Path) -> dict[str, Any]:
     source = source_of(data)
     if source.resolve is None:
         return {}
-    found = _loaded(data.name, "resolve", source.resolve)(data, folder)
+    found = _loaded(data.name, "resolve", source.resolve, ("data", "folder"))(data, folder)
     if not fits(found, Mapping[str, Any]):
         raise DataError(f"{_where(data.name)}: resolve: got {shown(found)}; expected: a mapping of fields to values")
     return dict(found)
 
 
-def _loaded(name: str, field: str, implementation: Implementation) -> Callable[..., Any]:
-    """Return the function that a source's declaration names; raises DataError where there is none."""
+def _loaded(name: str, field: str, implementation: Implementation, arguments: tuple[str, ...]) -> Callable[..., Any]:
+    """Return the function of some arguments that a source's declaration names; raises DataError where there is none."""
     try:
         found: Callable[..., Any] = load(implementation)
     except (ImportError, AttributeError) as error:
         raise DataError(f"{_where(name)}: cannot be loaded: {error}") from error
-    if not callable(found):
-        raise DataError(f"{_where(name)}: {field}: got {shown(found)}; expected: a function")
+    if not takes(found, arguments):
+        raise DataError(f"{_where(name)}: {field}: got {shown(found)}; expected: a function ({', '.join(arguments)})")
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -32,8 +32,8 @@ class ContractError(UserError):
     """A flow that is not what it says; the message names the family, its settings, and what is wrong."""
 
 
-def check_family(family: FlowFamily) -> int:
-    """Check a family's implementation at all its examples; return how many chains were looked at.
+def check_family(family: FlowFamily, further: Sequence[Mapping[str, Any]] = ()) -> int:
+    """Check a family's implementation at its examples and at further settings; return how many chains were looked at.
 
     For D = the least and three more variables, K = 1 and 3, with and without features, at weights near and far from
     where they start: shapes, the log-determinant against the Jacobian's by automatic differentiation, each image's
@@ -46,7 +46,8 @@ def check_family(family: FlowFamily) -> int:
     """
     count = 0
     sizes = (family.least_latent, family.least_latent + 3)
-    for example, latent, length, features in product(family.examples, sizes, (1, 3), (0, 5)):
+    examples = [*family.examples, *(each for each in further if each not in family.examples)]
+    for example, latent, length, features in product(examples, sizes, (1, 3), (0, 5)):
         where = f"flow {family.name} with D = {latent}, K = {length}, F = {features}, {dict(example) or 'defaults'}"
         try:
             flow = _make(family, example, latent, length, features)
@@ -212,6 +213,9 @@ def _at_weights(flow: Flow, z: Tensor, features: Tensor, has_inverse: bool) -> I
     if not (torch.equal(again[0], z_K) and torch.equal(again[1], log_det)):
         yield "other numbers of the same z_0 and features; expected: the same, without draws or counts of its own"
         return
+    if said := _other_ways(flow, z, features, z_K, log_det):
+        yield said
+        return
     jacobian = torch.autograd.functional.jacobian(lambda z: flow(z, flow.parameters_from(features))[0], z)
     for s, image in product(range(SAMPLES), range(IMAGES)):
         own = jacobian[s, image, :, s, image]
@@ -238,6 +242,20 @@ def _at_weights(flow: Flow, z: Tensor, features: Tensor, has_inverse: bool) -> I
                 yield (
                     f"inverse: error in z_0 of {error[s, image]:.3g}; expected: the z_0 that z_K came from, to rounding"
                 )
+
+
+@torch.no_grad()
+def _other_ways(flow: Flow, z: Tensor, features: Tensor, z_K: Tensor, log_det: Tensor) -> str:
+    """Return which other way through the chain leads elsewhere: when it is evaluated, or of many samples."""
+    flow.eval()
+    parameters = flow.parameters_from(features)
+    ways = {"eval()": flow(z, parameters), "for_samples": flow.for_samples(parameters)(z.clone())}
+    flow.train()
+    for name, (end, determinant) in ways.items():
+        for found, own in ((end, z_K), (determinant, log_det)):
+            if found.shape != own.shape or not torch.allclose(found, own, TOLERANCE, TOLERANCE, equal_nan=True):
+                return f"{name}: gives other numbers than `forward` in training; expected: the same of the same z_0"
+    return ""
 
 
 @torch.no_grad()

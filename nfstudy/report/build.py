@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -98,6 +99,7 @@ def make_report(results: Results, others: Mapping[str, str] | None = None, home:
     shown = [entry for entry in results.study.shown if searched or not registry.find("exhibits", entry[0]).of_search]
     exhibits = [make_exhibit(name, results, options) for name, options in shown]
     shown_exhibits = (*exhibits, *_impossible(results), *_claims(results))
+    _check_names(shown_exhibits)
     page = Page(results, shown_exhibits, version("nfstudy"), answers_of(results, exhibits), others or {}, home)
     files = _render_files(page)
     return Report(page, {**files, MANIFEST: _manifest(page, files)})
@@ -173,6 +175,26 @@ def _refuse_unfinished(results: Results, partial: bool) -> None:
             f"study {study}, budget {budget}: {len(lines)} of {cells} cells are unfinished; "
             "hint: finish the study, or use --partial\n" + "\n".join(lines)
         )
+
+
+FILE_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
+"""Of an exhibit's table, figure or film: a name of a file, and no way out of the report's folder."""
+
+
+def _check_names(exhibits: Sequence[Exhibit]) -> None:
+    """Raise ReportError where a file of an exhibit could not be written, or would take another's place."""
+    owners: dict[tuple[str, str], str] = {}
+    for exhibit in exhibits:
+        named = [("tables", table.id) for table in exhibit.tables]
+        named += [("figures", drawing.id) for drawing in exhibit.drawings]
+        named += [("films", film.id) for film in exhibit.films]
+        for place in named:
+            where = f"exhibit {exhibit.name}: {place[0]}: got the id {place[1]!r}"
+            if not FILE_NAME.fullmatch(place[1]):
+                raise ReportError(f"{where}; expected: letters, digits, _, ., + and -, the first no sign")
+            if place in owners:
+                raise ReportError(f"{where}; expected: one that exhibit {owners[place]} does not have")
+            owners[place] = exhibit.name
 
 
 def _render_files(page: Page) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 from nfstudy.core import registry
 from nfstudy.core.declarations import Paper, load
 from nfstudy.core.errors import ReportError
-from nfstudy.core.hints import shown
+from nfstudy.core.hints import misfit, shown, takes
 from nfstudy.report.labels import setting_name, setting_text
 from nfstudy.study.settings import Settings
 from nfstudy.study.spec import NO_PAPER
@@ -34,6 +34,11 @@ class Published:
     """As a table of the paper prints it, such as `≤ 85.7`; empty for a point of a figure."""
     why_not_comparable: Callable[[Settings], str] = _always
     """Says why the numbers of a cell are of another quantity than this; empty where their levels can be compared."""
+
+    def __post_init__(self) -> None:
+        if wrong := misfit(self):
+            field, value, allowed = wrong
+            raise ValueError(f"Published: {field}: got {shown(value)}; expected: {allowed}")
 
     @property
     def display(self) -> str:
@@ -74,6 +79,14 @@ class PaperFacts:
         ]
 
 
+ARGUMENTS = {
+    "find": ("where", "quantity", "family", "length"),
+    "stated_settings": ("flat",),
+    "departures": ("settings",),
+}
+"""Method of `PaperFacts` -> what it is called with."""
+
+
 def paper_of(name: str) -> Paper | None:
     """Return the declaration of a study's paper; None for `none`."""
     return None if name == NO_PAPER else registry.find("papers", name)
@@ -93,4 +106,8 @@ def facts_of(paper: Paper | None) -> PaperFacts:
         raise ReportError(f"papers {paper.name}: facts: cannot be loaded: {error}") from error
     if not isinstance(facts, PaperFacts):
         raise ReportError(f"papers {paper.name}: facts: got {shown(facts)}; expected: a PaperFacts")
+    for name, arguments in ARGUMENTS.items():
+        if not takes(method := getattr(facts, name), arguments):
+            allowed = f"a function ({', '.join(arguments)})"
+            raise ReportError(f"papers {paper.name}: facts: {name}: got {shown(method)}; expected: {allowed}")
     return facts

@@ -126,3 +126,27 @@ def test_what_a_function_of_a_declaration_says_is_of_its_type(kind, field, metho
     default = next(each.default for each in fields(kind) if each.name == field)
     if default is not MISSING:
         assert getattr(kind(**LEAST[kind]), method)(None) == default(None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "words"),
+    [
+        (
+            DataSource,
+            {"not_identity": ("nope",)},
+            "not_identity: got 'nope'; expected: of its settings, nothing",
+        ),
+        (DataSource, {"fixed": ("nope",)}, "fixed: got 'nope'; expected: of its settings"),
+        (Metric, {"decimals": -1}, "decimals: got -1; expected: 0 or more"),
+    ],
+)
+def test_a_declaration_speaks_of_what_it_has(kind, fields, words):
+    with pytest.raises(ValueError, match=words):
+        kind(**LEAST[kind] | fields)
+
+
+@pytest.mark.parametrize("kind", [DataSource, GradientEstimator])
+def test_only_settings_of_its_own_are_idle(kind):
+    declared = kind(**LEAST[kind] | {"idle": lambda section: ("nope",)})
+    with pytest.raises(SpecError, match="mine: idle: returned 'nope'; expected: of its settings, none, as it has no"):
+        declared.idle_of(None)

@@ -11,6 +11,7 @@ from support.plugins_data import COUNTS
 from support.processes import loaded_by
 
 from nfstudy.__main__ import main
+from nfstudy.cli.check_plugin import check_declaration, check_outside
 from nfstudy.core import registry
 from nfstudy.core.declarations import FlowFamily
 from nfstudy.core.errors import SpecError, UserError
@@ -252,6 +253,15 @@ def test_two_files_that_declare_one_name_are_told_apart(tmp_path):
     install(read_plugin("one.py", tmp_path))
     with pytest.raises(SpecError, match=r"two.py: flows: got 'shift'; expected: a name not taken by one.py"):
         install(read_plugin("two.py", tmp_path))
+
+
+def test_a_flow_is_checked_at_the_settings_of_the_study_that_uses_it(tmp_path):
+    """Its examples are its defaults alone, where its log-determinant is right."""
+    plugin = SHIFT.replace("z.new_zeros(z.shape[:-1])", "z.new_full(z.shape[:-1], self.scale - 1)")
+    _, cells = cells_in(tmp_path, plugin=plugin)
+    assert check_declaration(registry.find("flows", "shift")) == "8 chains satisfy the flow contract"
+    with pytest.raises(UserError, match=r"flow shift with .*'shift_scale': 2.0}: log-determinant: got "):
+        check_outside(cells)
 
 
 @pytest.mark.parametrize("fault", WRONG)

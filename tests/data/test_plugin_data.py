@@ -243,6 +243,26 @@ def test_what_looks_at_the_data_of_a_study_is_a_function_that_tells_of_fields(ca
         parse_study(STUDY, str(tmp_path / "tiny.yaml"))
 
 
+@pytest.mark.parametrize("given", ["", "data", "data, folders"])
+def test_a_loader_takes_what_it_is_called_with(given, tmp_path):
+    (tmp_path / "counts.py").write_text(
+        COUNTS.replace("def counts(data, folders, download=True)", f"def counts({given})")
+    )
+    study = parse_study(STUDY, str(tmp_path / "tiny.yaml"))
+    words = rf"loader: got a function \({given}\); expected: a function \(data, folders, download\)"
+    with pytest.raises(DataError, match=words):
+        prepare_data(study.under(), Project(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["values", "categories", "examples", "source"])
+def test_a_setting_that_the_section_has_something_else_by_is_taken(name, tmp_path):
+    (tmp_path / "counts.py").write_text(
+        COUNTS.replace("counts: Count = 90", f"counts: Count = 90\n    {name}: int = 3")
+    )
+    with pytest.raises(SpecError, match=f"data counts: settings: got '{name}'; expected: a name not taken"):
+        parse_study(STUDY, str(tmp_path / "tiny.yaml"))
+
+
 @pytest.mark.parametrize("returned", ["3", "None"])
 def test_a_loader_that_is_no_function_is_named_before_training(returned, tmp_path, capsys):
     (tmp_path / "counts.py").write_text(COUNTS.replace("    return counts\n", f"    return {returned}\n"))
@@ -285,18 +305,22 @@ class Shifted(torch.nn.Module):
 
     levels = None
 
-    def __init__(self, log_p, more=0.0, of_samples=0.0):
+    def __init__(self, log_p, of_samples=0.0, over="sum", changes=False, at_rest=0.0):
         super().__init__()
-        self.log_p, self.more, self.off = log_p, more, of_samples
+        self.log_p, self.off, self.over, self.changes, self.at_rest = log_p, of_samples, over, changes, at_rest
 
     def initialise(self, generator):
         """Nothing is drawn."""
 
     def forward(self, x, features):
-        return (self.log_p(x) + self.more).sum(-1) + 0 * features.sum(-1)
+        log_p = getattr(self.log_p(x), self.over)(-1) + 0 * features.sum(-1)
+        return log_p if self.training else log_p + self.at_rest
 
     def of_samples(self, x, features):
         return self(x, features) + self.off
+
+    def encoder_input(self, x):
+        return x.div_(2) if self.changes else x
 
     def picture(self, features):
         return features.new_zeros(*features.shape[:-1], 784)
@@ -315,6 +339,10 @@ DENSITIES = {
     "a uniform one": (lambda x: torch.where(x.abs() < 2, -math.log(4), -math.inf), {}, "not finite"),
     "one without its constant": (lambda x: -0.5 * x.square(), {}, r"∫ p\(x\|z\) dx of 1 pixels is 2.507; expected: 1"),
     "one in bits": (lambda x: gaussian(1.0)(x) / math.log(2), {}, r"∫ p\(x\|z\) dx of 1 pixels is "),
+    "the mean over its pixels": (gaussian(1.0), {"over": "mean"}, r"∫ p\(x\|z\) dx of 2 pixels is "),
+    "an input that is changed": (gaussian(1.0), {"changes": True}, "changes its x; expected: other tensors"),
+    "another when it is evaluated": (gaussian(1.0), {"at_rest": 1.0}, "other numbers when it trains than when it is"),
+    "a little more for many samples": (gaussian(1.0), {"of_samples": 0.4}, "of_samples: gives other numbers than"),
     "another for many samples": (gaussian(1.0), {"of_samples": 2.0}, "of_samples: gives other numbers than `forward`"),
 }
 

@@ -107,6 +107,29 @@ def test_a_metric_that_fails_costs_no_training():
     assert "checkpoint.pt" in result.files
 
 
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize("change", ["weights", "data"])
+def test_a_metric_that_changes_what_it_measures_is_refused(change):
+    before = []
+
+    def compute(problem, generator):
+        with torch.no_grad():
+            if change == "weights":
+                problem.parameters()[0].add_(1)
+            else:
+                images = torch.from_numpy(problem.dataset.test)
+                before.append((images, images.clone()))
+                images.zero_()  # torch passes over numpy's mark that they are not to be written.
+        return 1.0
+
+    try:
+        with pytest.raises(UserError, match="of images: changes the weights or the data of what it measures"):
+            check_metric(declared(compute))
+    finally:
+        for images, own in reversed(before):
+            images.copy_(own)
+
+
 def test_a_metric_without_what_it_needs_is_not_asked_for():
     declared(brightness, needs={"energy.name": ()})
     plan = parse_study(STUDY, "mine.yaml").under()

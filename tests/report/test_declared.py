@@ -222,7 +222,16 @@ def test_an_exhibit_is_made_without_runs():
     assert made.drawings == ()
 
 
+class FindsWithLess(PaperFacts):
+    def find(self, where, quantity):
+        return None
+
+
 BAD_PAPERS = {
+    "facts of fewer arguments": (
+        {"facts": FindsWithLess},
+        r"facts: find: got a function \(where, quantity\);",
+    ),
     "facts that are none": ({"facts": lambda: 3}, "papers smith2030: facts: got 3; expected: a PaperFacts"),
     "facts that are nowhere": ({"facts": "no.such:FACTS"}, "papers smith2030: facts: cannot be loaded: No module"),
     "claims that are no text": ({"claims": lambda: None}, "smith2030: claims: got nothing .null.; expected: text"),
@@ -257,3 +266,28 @@ def test_an_exhibit_whose_parts_are_not_of_their_types_is_named(made, words):
     registry.declare(ExhibitDeclaration(name="mine", make=lambda results: made), MINE)
     with pytest.raises(ReportError, match=f"exhibit mine: {words}"):
         make_exhibit("mine", None)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ("../evil", "", "exhibit mine: tables: got the id '../evil'; expected: letters, digits, "),
+        ("a/b", "", "exhibit mine: tables: got the id 'a/b'; expected: letters"),
+        ("", "", "exhibit mine: tables: got the id ''; expected: letters"),
+        ("t", "t", "exhibit mine: tables: got the id 't'; expected: one that exhibit mine does not have"),
+        ("summary", "", "got the id 'summary'; expected: one that exhibit (mine|summary) does not have"),
+    ],
+)
+def test_a_table_writes_no_file_but_its_own(first, second, words, tmp_path):
+    tables = tuple(Table(name, "c", ("row",), ()) for name in (first, second)[: 1 + bool(second)])
+    made = Exhibit("mine", "Mine", "text", tables)
+    registry.declare(ExhibitDeclaration(name="mine", make=lambda results: made), MINE)
+    spec = study(STUDY.replace("[active-units, flow-length, summary, effects]", "[mine, summary]"))
+    with pytest.raises(ReportError, match=words):
+        report_of(spec, run_all(spec, spec.budget), tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == []
+
+
+def test_a_published_number_is_one():
+    with pytest.raises(ValueError, match="Published: value: got '40'; expected: a number"):
+        Published("40", "Table 1", "printed")

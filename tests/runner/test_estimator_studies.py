@@ -56,6 +56,11 @@ WRONG = {
     "shape": ("self.energies(terms, beta))", "self.energies(terms, beta).mean())", "objective: got shape ()"),
     "stopped": ("self.energies(terms, beta))", "self.energies(terms, beta).detach())", "does not require grad"),
     "other draws": ("self.energies(terms, beta))", "self.energies(terms, beta) + torch.rand(1))", "other numbers"),
+    "noise in its gradient": (
+        "self.energies(terms, beta))",
+        "(lambda e: e + torch.rand(1) * (e - e.detach()))(self.energies(terms, beta)))",
+        "another one of the same minibatch; expected: no draws but the minibatch's",
+    ),
     "state beside state": (
         "terms = over_samples(batch.terms())",
         "terms = over_samples(batch.terms()); self.seen = getattr(self, 'seen', 0) + 1; terms = terms._replace("

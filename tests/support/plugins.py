@@ -84,6 +84,19 @@ WRONG = {
         SHIFT.replace("return z + parameters[0]", "z.data.add_(1)\n            return z + parameters[0]"),
         "changes its z_0",
     ),
+    "other numbers at rest": (
+        SHIFT.replace("z.new_zeros(z.shape[:-1])", "z.new_full(z.shape[:-1], 0.0 if self.training else 1.0)"),
+        r"eval\(\): gives other numbers than `forward` in training",
+    ),
+    "other numbers of many samples": (
+        SHIFT.replace(
+            "        def inverse(",
+            "        def for_samples(self, parameters):\n"
+            "            return lambda z: (z + parameters[0], z.new_ones(z.shape[:-1]))\n\n"
+            "        def inverse(",
+        ),
+        "for_samples: gives other numbers than `forward` in training",
+    ),
     "double precision": (
         SHIFT.replace("z.new_zeros(z.shape[:-1])", "torch.zeros(z.shape[:-1], dtype=torch.float64)"),
         "float32: got torch.float64 of float32 z_0",

@@ -81,7 +81,12 @@ def _mistake(problem: Problem) -> str:
             return f"gradient of {bad[0]}: not finite; expected: finite numbers"
         if place == 0 and not all(isinstance(value, Tensor) for value in estimator.state.values()):
             return "state: got what is no tensor; expected: tensors, which checkpoints hold"
-        repeated = again(same, beta).objective
+        once_more = again(same, beta).objective
+        twice, repeated = _gradients(problem, once_more), once_more.detach()
+        for name, gradient in gradients.items():
+            other = twice[name]
+            if not place and gradient is not None and (other is None or not torch.equal(gradient, other)):
+                return f"gradient of {name}: another one of the same minibatch; expected: no draws but the minibatch's"
         if place and not torch.equal(repeated, estimate.objective):
             what = "all that it learns to be tensors that are in `state` from the start"
             return f"objective: got other numbers by another one that has taken over its state; expected: {what}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from numbers import Real
 
@@ -55,6 +56,7 @@ def check_metric(metric: Metric) -> int:
     """
     tried = 0
     for kind, problem in _tries(metric):
+        before = _state(problem)
         try:
             first, second = (compute_metric(metric.name, problem) for _ in range(2))
         except (Exception, SystemExit) as error:  # Somebody else's code: it may raise anything.
@@ -64,8 +66,21 @@ def check_metric(metric: Metric) -> int:
                 f"metric {metric.name}, of {kind}: got {first:g}, then {second:g} of the same problem; "
                 "expected: draws from the generator that it is given"
             )
+        if _state(problem) != before:
+            what = "changes the weights or the data of what it measures"
+            raise UserError(f"metric {metric.name}, of {kind}: {what}; expected: neither")
         tried += 1
     return tried
+
+
+def _state(problem: Problem) -> str:
+    """Return a digest of a problem's weights and data, of which other numbers and later runs are made."""
+    digest = hashlib.sha256()
+    dataset = getattr(problem, "dataset", None)
+    arrays = [weight.detach().cpu().numpy() for weight in problem.parameters()]
+    for array in (*arrays, *((dataset.train, dataset.valid, dataset.test) if dataset else ())):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _tries(metric: Metric) -> Iterator[tuple[str, Problem]]:
