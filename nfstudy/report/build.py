@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 from nfstudy.core import registry
@@ -177,10 +177,6 @@ def _refuse_unfinished(results: Results, partial: bool) -> None:
         )
 
 
-FILE_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
-"""Of an exhibit's table, figure or film: a name of a file, and no way out of the report's folder."""
-
-
 def _check_names(exhibits: Sequence[Exhibit]) -> None:
     """Raise ReportError where a file of an exhibit could not be written, or would take another's place."""
     owners: dict[tuple[str, str], str] = {}
@@ -190,8 +186,10 @@ def _check_names(exhibits: Sequence[Exhibit]) -> None:
         named += [("films", film.id) for film in exhibit.films]
         for place in named:
             where = f"exhibit {exhibit.name}: {place[0]}: got the id {place[1]!r}"
-            if not FILE_NAME.fullmatch(place[1]):
-                raise ReportError(f"{where}; expected: letters, digits, _, ., + and -, the first no sign")
+            # Names of budgets, which may hold slashes, are in some.
+            leads_out = f"{normpath(place[1])}/".startswith(("/", "../", "./"))
+            if leads_out or place[1].endswith("/") or not place[1].isprintable():
+                raise ReportError(f"{where}; expected: a file's name, or a path that stays within the report's folder")
             if place in owners:
                 raise ReportError(f"{where}; expected: one that exhibit {owners[place]} does not have")
             owners[place] = exhibit.name

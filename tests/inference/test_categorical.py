@@ -217,9 +217,13 @@ def test_a_source_says_how_many_levels_there_are():
     assert DataSpec(name="digits", binarisation="dynamic").categories is None
     assert DataSpec(name="file", kind="categories", levels=9).categories == 10
     source = registry.find("data", "digits")
-    for wrong in (None, 1, 5000, True):
+    for wrong in (None, 1, 5000):
         with pytest.raises(SpecError, match="data digits: values are categories, categories: got"):
             replace(source, values="categories", categories=wrong).categories_of(DataSpec(name="digits"))
+    with pytest.raises(ValueError, match="data digits: categories: got True; expected: a whole number or a function"):
+        replace(source, categories=True)
+    with pytest.raises(SpecError, match="data digits: categories: returned True; expected: a whole number"):
+        replace(source, values="categories", categories=lambda data: True).categories_of(DataSpec(name="digits"))
 
 
 def test_no_other_likelihood_is_of_levels():
