@@ -56,8 +56,7 @@ class Declaration:
         if not isinstance(self.name, str) or not re.fullmatch(self._names, self.name):
             raise ValueError(f"{self.kind}: name: got {self.name!r}; expected: {self._names_text}")
         if wrong := misfit(self):
-            field, value, allowed = wrong
-            raise ValueError(f"{self.kind} {self.name}: {field}: got {shown(value)}; expected: {allowed}")
+            raise ValueError(f"{self.kind} {self.name}: {wrong}")
         for record in self.records:
             _require_defaults(f"{self.kind} {self.name}: settings", record)
         if not getattr(self, "examples", ({},)):
@@ -75,7 +74,8 @@ class Declaration:
             raise SpecError(f"{self.kind} {self.name}: {field}: returned {shown(found)}; expected: {described(hint)}")
         return found
 
-    def _own_idle(self, section: Any) -> Collection[str]:
+    def idle_of(self, section: Any) -> Collection[str]:
+        """Return which of its settings the others in a section leave without effect, of a kind that has `idle`."""
         found: Collection[str] = self.asked("idle", section)
         if unknown := [name for name in found if name not in self.fields]:
             allowed = ", ".join(self.fields) or "none, as it has no settings"
@@ -206,10 +206,6 @@ class DataSource(Declaration):
         found: tuple[int, int, int] | None = self.asked("splits", data)
         return found
 
-    def idle_of(self, data: Any) -> Collection[str]:
-        """Return which of its settings the others leave without effect."""
-        return self._own_idle(data)
-
     def categories_of(self, data: Any) -> int | None:
         """Return n of `categories` under the section `data`; None for values of another kind.
 
@@ -304,10 +300,6 @@ class GradientEstimator(Declaration):
     def least_samples_of(self, objective: Any) -> int:
         """Return the least `objective.samples` under the section `objective`."""
         return int(self.asked("least_samples", objective))
-
-    def idle_of(self, objective: Any) -> Collection[str]:
-        """Return which of its settings the others leave without effect."""
-        return self._own_idle(objective)
 
     @property
     def variants(self) -> dict[str, Mapping[str, Any]]:

@@ -23,8 +23,8 @@ LONGEST = 80
 """Characters of a value that messages show."""
 
 
-def misfit(record: Any) -> tuple[str, Any, str] | None:
-    """Return the first field of a dataclass that is not of its type: its path, its value, and what is expected.
+def misfit(record: Any) -> str:
+    """Return of the first field of a dataclass that is not of its type `PATH: got ...; expected: ...`; else nothing.
 
     Dataclasses within it are looked into, also those in tuples and lists. Defaults are taken to fit.
     """
@@ -34,11 +34,11 @@ def misfit(record: Any) -> tuple[str, Any, str] | None:
         if value is field.default:
             continue
         if not fits(value, hints[field.name]):
-            return field.name, value, described(hints[field.name])
+            return f"{field.name}: got {shown(value)}; expected: {described(hints[field.name])}"
         for place, inner in _records_in(field.name, value):
             if found := misfit(inner):
-                return (f"{place}.{found[0]}", *found[1:])
-    return None
+                return f"{place}.{found}"
+    return ""
 
 
 _hints: dict[type, dict[str, Any]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -13,10 +13,14 @@ from nfstudy.core.errors import DataError
 from nfstudy.core.fields import Record
 from nfstudy.core.hints import shown
 from nfstudy.core.seeds import derive_seed
-from nfstudy.data.checks import checked_array, checked_levels, checked_shape
 
 DATA_SEED = 0
 """Base of the seeds that make the data: a constant, so that a study's `seed` never changes its images."""
+
+TYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+"""Of arrays: those that torch has too."""
+COLOURS = 3
+MOST_LEVELS = 255
 
 
 class Splits(NamedTuple):
@@ -103,13 +107,47 @@ def make_dataset(
     where = f"data {name}"
     if not isinstance(splits, tuple | list) or len(splits) != len(Splits._fields):
         raise DataError(f"{where}: splits: got {shown(splits)}; expected: three arrays, {', '.join(Splits._fields)}")
-    shape, levels = checked_shape(shape, where), checked_levels(levels, where)
+    shape, levels = _checked_shape(shape, where), _checked_levels(levels, where)
     frozen = Splits(
-        *(checked_array(each, f"{where}: {split}") for split, each in zip(Splits._fields, splits, strict=True))
+        *(_checked_array(each, f"{where}: {split}") for split, each in zip(Splits._fields, splits, strict=True))
     )
     for images in frozen:
         images.setflags(write=False)
     return Dataset(name, shape, *frozen, levels, fingerprint(name, shape, frozen), source, dequantisation)
+
+
+def _checked_array(array: Any, where: str) -> np.ndarray:
+    """Return what can be an array of examples as one, in this machine's order of bytes; raises DataError.
+
+    Arguments:
+        array: an array, or what numpy makes one of.
+        where: names it in messages.
+    """
+    if np.ma.is_masked(array):
+        raise DataError(f"{where}: got a masked array; expected: a number for every pixel")
+    found = np.ascontiguousarray(array)
+    found = found.astype(found.dtype.newbyteorder("="), copy=False)
+    if found.dtype.name not in TYPES:
+        raise DataError(f"{where}: got an array of {found.dtype}; expected: of {', '.join(TYPES)}")
+    return found
+
+
+def _checked_shape(shape: Any, where: str) -> tuple[int, ...]:
+    """Return an example's shape; of one number, that of one row; raises DataError."""
+    sides = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    whole = all(isinstance(side, int | np.integer) and side > 0 for side in sides)
+    if not (whole and (len(sides) in (1, 2) or (len(sides) == 3 and sides[2] == COLOURS))):
+        allowed = "(numbers,), (height, width) or (height, width, 3)"
+        raise DataError(f"{where}: shape: got {shown(shape)}; expected: {allowed}")
+    found = tuple(map(int, sides))
+    return (1, *found) if len(found) == 1 else found
+
+
+def _checked_levels(levels: Any, where: str) -> int:
+    """Return what `Dataset.levels` may be; raises DataError."""
+    if isinstance(levels, bool) or not isinstance(levels, int | np.integer) or not 0 <= levels <= MOST_LEVELS:
+        raise DataError(f"{where}: levels: got {shown(levels)}; expected: a whole number from 0 to {MOST_LEVELS}")
+    return int(levels)
 
 
 def fingerprint(name: str, shape: tuple[int, ...], splits: Splits) -> str:

@@ -16,7 +16,7 @@ from nfstudy.core import registry
 from nfstudy.core.atomic import swap_files_in, swap_in
 from nfstudy.core.declarations import Function, load_function
 from nfstudy.core.errors import ReportError, untold
-from nfstudy.core.hints import misfit, shown
+from nfstudy.core.hints import misfit
 from nfstudy.films import film_gif, film_player
 from nfstudy.report.answers import answers_of
 from nfstudy.report.claims.inequalities import read_claims
@@ -141,8 +141,7 @@ def call_exhibit(name: str, function: Function, *given: Any) -> Exhibit:
             f"{origin}: exhibit {name}: got {type(made).__name__}; expected: an Exhibit of report.exhibits.base"
         )
     if wrong := misfit(made):
-        field, value, allowed = wrong
-        raise ReportError(f"{origin}: exhibit {name}: its {field}: got {shown(value)}; expected: {allowed}")
+        raise ReportError(f"{origin}: exhibit {name}: its {wrong}")
     return made
 
 

@@ -37,8 +37,7 @@ class Published:
 
     def __post_init__(self) -> None:
         if wrong := misfit(self):
-            field, value, allowed = wrong
-            raise ValueError(f"Published: {field}: got {shown(value)}; expected: {allowed}")
+            raise ValueError(f"Published: {wrong}")
 
     @property
     def display(self) -> str:

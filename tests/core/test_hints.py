@@ -63,10 +63,10 @@ class Outer:
 
 
 def test_what_lies_within_is_named_by_its_path():
-    assert misfit(Outer("x", (Inner(1), Inner(2)), Inner(3))) is None
-    assert misfit(Outer("x", (Inner(1), Inner("2")))) == ("parts.1.size", "2", "a whole number")
-    assert misfit(Outer("x", best=Inner(0.5))) == ("best.size", 0.5, "a whole number")
-    assert misfit(Outer("x", (Inner(1), 2))) == ("parts", (Inner(1), 2), "a tuple of Inners")
+    assert misfit(Outer("x", (Inner(1), Inner(2)), Inner(3))) == ""
+    assert misfit(Outer("x", (Inner(1), Inner("2")))) == "parts.1.size: got '2'; expected: a whole number"
+    assert misfit(Outer("x", best=Inner(0.5))) == "best.size: got 0.5; expected: a whole number"
+    assert misfit(Outer("x", (Inner(1), 2))) == "parts: got (Inner(size=1), 2); expected: a tuple of Inners"
 
 
 def test_values_are_shown_shortly_and_functions_by_what_they_take():
