@@ -7,7 +7,6 @@ text, so that workers on other machines run what the study's reader read. Archiv
 from __future__ import annotations
 
 import errno
-import hashlib
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,11 +22,10 @@ from nfstudy.core.declarations import Declaration, declarations_of
 from nfstudy.core.errors import SpecError
 from nfstudy.core.reading import read_regular
 from nfstudy.core.registry import Origin
+from nfstudy.core.sources import brought_along, code_digest, module_digest
 
 MAX_BYTES = 1_000_000
 """Of a plug-in's file."""
-MODULE_BYTES = 2**28
-"""Of a module's file, which may be compiled."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,8 @@ class Plugin:
     source: str = ""
     """Of a file: its text."""
     digest: str = ""
-    """SHA-256, in hexadecimal, of a file, or of the file of a module that no distribution installed."""
+    """SHA-256, in hexadecimal, of a file; of a module that is not installed, or to be edited, of its package. With
+    modules that it imports from beside it, of these too."""
     distribution: str = ""
     """Name and version of the distribution that a module belongs to."""
 
@@ -96,17 +95,25 @@ def read_plugin(name: str, folder: Path) -> Plugin:
         source = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SpecError(f"got '{name}', but byte {error.start} is not UTF-8; expected: Python source") from None
-    return Plugin(name, str(path), source, hashlib.sha256(raw).hexdigest())
+    try:
+        digest = code_digest({name: raw}, brought_along(raw))
+    except OSError as error:
+        told = f"{error.filename}: {error.strerror or error}"
+        raise SpecError(f"got '{name}', which imports what cannot be read: {told}") from None
+    return Plugin(name, str(path), source, digest)
 
 
 def _read_module(name: str) -> Plugin:
     if not all(part.isidentifier() for part in name.split(".")):
         raise SpecError(f"got '{name}'; expected: a path that ends in .py, or a module's dotted name")
     owners = packages_distributions().get(name.partition(".")[0], ())
-    if owners:
-        return Plugin(name, distribution=f"{owners[0]} {version(owners[0])}")
-    file = getattr(_import(name), "__file__", None)
-    return Plugin(name, digest=hashlib.sha256(read_regular(Path(file), MODULE_BYTES)).hexdigest() if file else "")
+    if not owners:
+        _import(name)
+    try:
+        digest = module_digest(name)
+    except OSError as error:
+        raise SpecError(f"got '{name}', of which {error.filename} cannot be read: {error.strerror or error}") from None
+    return Plugin(name, digest=digest, distribution=f"{owners[0]} {version(owners[0])}" if owners else "")
 
 
 def install(plugin: Plugin) -> tuple[Declaration, ...]:
@@ -192,6 +199,7 @@ def require_recorded(records: Sequence[Mapping[str, Any]], root: Path, given: Se
             where = ", ".join(str(place) for place in places) or "nowhere in this project"
             raise SpecError(
                 f"plug-in {name}: the run used the file with SHA-256 {digest[:16]}…, which is not available "
-                f"({where}); expected: that file; hint: name it with --plugin (the run keeps a copy; read it first)"
+                f"({where}); expected: that file, and any module that it imports from beside it, as they were; "
+                "hint: name it with --plugin (the run keeps a copy; read it first)"
             )
         install(same)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from typing import Any, Literal
 from nfstudy.core.declarations import Declaration, Kind, Likelihood, Values, declarations_of
 from nfstudy.core.errors import SpecError
 from nfstudy.core.fields import Record
+from nfstudy.core.sources import module_digest
 from nfstudy.core.suggest import did_you_mean
 
 HOMES: dict[Kind, tuple[str, Literal["folders", "modules"]]] = {
@@ -55,7 +56,7 @@ class Origin:
     file: str = ""
     """As the study names it; empty for what is installed."""
     digest: str = ""
-    """SHA-256 of the file, in hexadecimal."""
+    """SHA-256 of its code, in hexadecimal; empty of what is installed, and not to be edited."""
 
     @property
     def identity(self) -> str:
@@ -198,6 +199,7 @@ def _enter(kind: Kind, point: EntryPoint) -> None:
     dist = point.dist
     origin = Origin(distribution=f"{dist.name} {dist.version}" if dist else point.value)
     try:
+        origin = replace(origin, digest=module_digest(point.module))
         found = point.load()
         declarations = [found] if isinstance(found, Declaration) else declarations_of(found)
         for declaration in declarations:

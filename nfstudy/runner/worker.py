@@ -16,9 +16,10 @@ from pkgutil import walk_packages
 from typing import TYPE_CHECKING, Protocol
 
 from nfstudy.core.errors import UserError, without_secrets
+from nfstudy.core.sources import sources_digest
 from nfstudy.inference.training.checkpoints import CheckpointPlan, Checkpoints, checkpoint_key
 from nfstudy.inference.training.stop import Stopped, StopRequest
-from nfstudy.runs.code import package_sources, plugin_sources, sources_digest
+from nfstudy.runs.code import package_sources, plugin_sources
 from nfstudy.runs.evaluations import EvaluationRequest
 from nfstudy.runs.result import Cost, EpochRecord, Notice, Resumed, TrialResult
 from nfstudy.study.cells import Trial

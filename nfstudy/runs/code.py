@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from nfstudy.core.bytecode import drop_stale
 from nfstudy.core.errors import UserError
 from nfstudy.core.plugins import installed
+from nfstudy.core.sources import brought_along, files_of, place_of, sources_digest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 UNKNOWN = "unknown"
@@ -101,30 +101,28 @@ def package_sources(name: str = "nfstudy", place: Path = PACKAGE) -> dict[str, s
         name: of the package.
         place: its folder; or a file, of a module that is one.
     """
-    inside = place.is_dir()
-    paths = sorted(path for path in place.rglob("*.py") if path.is_file()) if inside else [place]
-    names = {path: f"{name}/{path.relative_to(place).as_posix()}" if inside else name for path in paths}
-    stale = drop_stale(paths)
-    return {name: "" if path in stale else _sha256(path) for path, name in names.items()}
+    paths = files_of(name, place)
+    stale = drop_stale(paths.values())
+    return {each: "" if path in stale else _sha256(path) for each, path in paths.items()}
 
 
 def plugin_sources() -> dict[str, str]:
     """Return name -> digest of the sources of this process's plug-ins.
 
-    One that is a file is what was read of it, which travels to workers. One that is a module is looked for where this
-    process imports it from, with all that its package holds.
+    One that is a file is what was read of it, which travels to workers; what it imports from beside it does not, and is
+    looked for where this process imports it from, as a module is, with all that its package holds.
     """
     found = {}
     for plugin in installed():
         found[plugin.name] = plugin.digest or plugin.distribution
-        if not plugin.path and (place := _place(plugin.name)):
-            found |= package_sources(plugin.name, place)
+        if plugin.path:
+            places = brought_along(plugin.source.encode())
+        else:
+            place = place_of(plugin.name)
+            places = {plugin.name: place} if place else {}
+        for name, place in places.items():
+            found |= package_sources(name, place)
     return found
-
-
-def sources_digest(sources: Mapping[str, str]) -> str:
-    """Return one SHA-256 of all sources."""
-    return hashlib.sha256("".join(f"{name} {sources[name]}\n" for name in sorted(sources)).encode()).hexdigest()
 
 
 def differing(sources: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
@@ -137,15 +135,6 @@ def _sha256(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:  # Such as one that an editor has just renamed.
         return ""
-
-
-def _place(module: str) -> Path | None:
-    """Return the folder of the package that a module belongs to, or its file."""
-    found = find_spec(module.partition(".")[0])
-    if found is None or not found.origin:
-        return None
-    origin = Path(found.origin)
-    return origin.parent if found.submodule_search_locations else origin
 
 
 def state_of(package: Path) -> CodeState:

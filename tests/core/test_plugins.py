@@ -1,5 +1,7 @@
 """Plug-ins: what is read, what is declared, and what is refused with one clear message."""
 
+import errno
+import hashlib
 import os
 import re
 import subprocess
@@ -344,6 +346,86 @@ def test_a_module_that_a_study_names_belongs_to_its_distribution(tmp_path):
     assert in_a_process(tmp_path, code).stdout == (
         "my-shift 1.2 {'name': 'shift_flows', 'distribution': 'my-shift 1.2'}\n"
     )
+
+
+def digest_of(name, folder):
+    return read_plugin(name, folder).digest
+
+
+def test_the_digest_of_a_file_alone_is_that_of_the_file(tmp_path):
+    (tmp_path / "shift.py").write_text(SHIFT)
+    assert digest_of("shift.py", tmp_path) == hashlib.sha256(SHIFT.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import my_scale", "from my_scale import SCALE", "def later():\n    import os, my_scale.inner"],
+    ids=["import", "from", "in a function"],
+)
+def test_what_a_file_imports_from_beside_it_is_part_of_its_digest(line, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "shift.py").write_text(f"{SHIFT}\n{line}\n")
+    (tmp_path / "my_scale").mkdir()
+    inner, further = tmp_path / "my_scale/inner.py", tmp_path / "my_further.py"
+    (tmp_path / "my_scale/__init__.py").write_text("SCALE = 1\n")
+    inner.write_text("from . import SCALE\nimport my_further\n")
+    further.write_text("ONE = 1\n")
+    before = digest_of("shift.py", tmp_path)
+    for path in (inner, further):
+        text = path.read_text()
+        path.write_text(f"{text}\n# changed\n")
+        assert digest_of("shift.py", tmp_path) != before
+        path.write_text(text)
+    (tmp_path / "my_unused.py").write_text("")
+    assert digest_of("shift.py", tmp_path) == before
+
+
+def test_a_file_that_cannot_be_read_beside_a_plug_in_is_named(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "shift.py").write_text(f"{SHIFT}\nimport my_scale\n")
+    (tmp_path / "my_scale.py").write_text("")
+    monkeypatch.setattr("pathlib.Path.read_bytes", raise_denied)
+    with pytest.raises(SpecError, match=r"shift\.py', which imports what cannot be read: .*my_scale\.py: denied"):
+        read_plugin("shift.py", tmp_path)
+
+
+def raise_denied(path):
+    raise PermissionError(errno.EACCES, "denied", str(path))
+
+
+def test_all_of_a_package_that_nobody_installed_is_part_of_its_digest(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package/__init__.py").write_text("")
+    (tmp_path / "my_package/flows.py").write_text("from my_package import maths\n")
+    maths = tmp_path / "my_package/maths.py"
+    maths.write_text("ONE = 1\n")
+    before = digest_of("my_package.flows", tmp_path)
+    maths.write_text("ONE = 2\n")
+    assert digest_of("my_package.flows", tmp_path) != before
+
+
+@pytest.mark.parametrize("way", ["module", "entry point"])
+def test_a_distribution_that_is_installed_to_be_edited_is_told_by_its_code(way, tmp_path):
+    entry = "shift = shift_flows:SHIFT" if way == "entry point" else ""
+    distribution(tmp_path / "installed", "my-shift", "1.2", entry)
+    edited = tmp_path / "edited"
+    edited.mkdir()
+    file = (tmp_path / "installed/shift_flows.py").rename(edited / "shift_flows.py")
+    find = {
+        "module": "from nfstudy.core.plugins import *; o = read_plugin('shift_flows', Path()).origin",
+        "entry point": "from nfstudy.core import registry; o = registry.origin_of('flows', 'shift')",
+    }
+    code = (
+        f"import sys; from pathlib import Path; sys.path.insert(0, {str(edited)!r}); {find[way]}; "
+        "print(o.distribution, o.identity)"
+    )
+    found = []
+    for more in ("", "\n# changed\n"):
+        file.write_text(file.read_text() + more)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        found.append(in_a_process(tmp_path / "installed", code).stdout)
+        assert found[-1] == f"my-shift 1.2 sha256:{digest}\n"
 
 
 def test_a_declaration_is_of_one_kind_and_found_by_name():
