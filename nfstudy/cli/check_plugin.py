@@ -23,7 +23,9 @@ from nfstudy.core.declarations import (
 from nfstudy.core.errors import SpecError, UserError
 from nfstudy.core.hints import shown
 from nfstudy.core.plugins import install, installed, read_plugin
+from nfstudy.core.suggest import did_you_mean
 from nfstudy.study.cells import Cell
+from nfstudy.study.settings import CHOICES, setting_defaults
 
 
 def check_plugin(options: argparse.Namespace) -> int:
@@ -77,9 +79,21 @@ def check_declaration(declaration: Declaration, settings: Sequence[Mapping[str, 
         settings: at which a flow is checked, beside its own examples.
     """
     _require_float32(declaration)
+    _require_known_needs(declaration)
     said = _check(declaration, settings)
     _require_float32(declaration)
     return said
+
+
+def _require_known_needs(declaration: Declaration) -> None:
+    """Raise UserError where a metric or an exhibit needs a setting that there is not: no run would have it."""
+    allowed = (*setting_defaults(), *CHOICES)
+    for path in getattr(declaration, "needs", ()):
+        if path not in allowed:
+            raise UserError(
+                f"{declaration.kind} {declaration.name}: needs: got '{path}'; expected: the dotted path of a setting"
+                f"{did_you_mean(path, allowed)}"
+            )
 
 
 def _require_float32(declaration: Declaration) -> None:
@@ -111,7 +125,10 @@ def _check(declaration: Declaration, settings: Sequence[Mapping[str, Any]]) -> s
     if isinstance(declaration, Paper):
         from nfstudy.report.claims.inequalities import read_claims
 
-        return f"declared, with {len(read_claims(declaration))} claims"
+        claims = read_claims(declaration)
+        for claim in claims:
+            claim.parts()  # A number that the paper lacks is told now, not after training.
+        return f"declared, with {len(claims)} claims"
     for implementation in _implementations(declaration):
         try:
             found = load(implementation)

@@ -15,8 +15,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
+from pydantic import ValidationError
+
 from nfstudy.core.errors import SpecError
-from nfstudy.core.fields import Record
+from nfstudy.core.fields import Record, expected
 from nfstudy.core.hints import described, fits, hints_of, misfit, result_of, shown
 
 Kind = Literal["flows", "data", "likelihoods", "estimators", "exhibits", "metrics", "papers"]
@@ -104,7 +106,16 @@ def _require_defaults(where: str, record: type[Record]) -> None:
     """Raise ValueError where a record's settings cannot be left out of a study, or cannot be kept as text."""
     if required := [name for name, found in record.model_fields.items() if found.is_required()]:
         raise ValueError(f"{where}: {required[0]}: has no default; expected: one, for studies that do not set it")
-    for name, value in record().model_dump().items():
+    try:
+        made = record()
+        record.model_validate(dict(made))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = ".".join(map(str, wrong["loc"]))
+        raise ValueError(
+            f"{where}: {name}: got {shown(wrong['input'])} as its default; expected: {expected(wrong)}"
+        ) from None
+    for name, value in made.model_dump().items():
         try:
             json.dumps(value)
         except TypeError:

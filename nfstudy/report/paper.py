@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from types import FunctionType
 from typing import Any
 
 from nfstudy.core import registry
 from nfstudy.core.declarations import Paper, load
 from nfstudy.core.errors import ReportError
-from nfstudy.core.hints import misfit, shown, takes
+from nfstudy.core.hints import described, fits, misfit, shown, takes
 from nfstudy.report.labels import setting_name, setting_text
 from nfstudy.study.settings import Settings
 from nfstudy.study.spec import NO_PAPER
@@ -53,6 +55,12 @@ class PaperFacts:
     repetitions: int | None = None
     """How many runs of each cell it reports."""
 
+    def __init_subclass__(cls) -> None:
+        """Hold what a paper's own methods return to the types below."""
+        for name in METHODS.keys() & vars(cls).keys():
+            if isinstance(method := vars(cls)[name], FunctionType):
+                setattr(cls, name, _held(cls, name, method))
+
     def find(self, where: Mapping[str, Any], quantity: str, family: str, length: int) -> Published | None:
         """Return the paper's number for a metric of one cell, None where it gives none.
 
@@ -78,12 +86,26 @@ class PaperFacts:
         ]
 
 
-ARGUMENTS = {
-    "find": ("where", "quantity", "family", "length"),
-    "stated_settings": ("flat",),
-    "departures": ("settings",),
+METHODS: Mapping[str, tuple[tuple[str, ...], Any]] = {
+    "find": (("where", "quantity", "family", "length"), Published | None),
+    "stated_settings": (("flat",), Mapping[str, Any]),
+    "departures": (("settings",), Sequence[str]),
 }
-"""Method of `PaperFacts` -> what it is called with."""
+"""Method of `PaperFacts` -> what it is called with, and the type of what it returns."""
+
+
+def _held(kind: type, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that raises ReportError where what it returns is not of its type."""
+    hint = METHODS[name][1]
+
+    @wraps(method)
+    def asked(*arguments: Any, **named: Any) -> Any:
+        found = method(*arguments, **named)
+        if not fits(found, hint):
+            raise ReportError(f"{kind.__name__}.{name}: returned {shown(found)}; expected: {described(hint)}")
+        return found
+
+    return asked
 
 
 def paper_of(name: str) -> Paper | None:
@@ -105,7 +127,7 @@ def facts_of(paper: Paper | None) -> PaperFacts:
         raise ReportError(f"papers {paper.name}: facts: cannot be loaded: {error}") from error
     if not isinstance(facts, PaperFacts):
         raise ReportError(f"papers {paper.name}: facts: got {shown(facts)}; expected: a PaperFacts")
-    for name, arguments in ARGUMENTS.items():
+    for name, (arguments, _) in METHODS.items():
         if not takes(method := getattr(facts, name), arguments):
             allowed = f"a function ({', '.join(arguments)})"
             raise ReportError(f"papers {paper.name}: facts: {name}: got {shown(method)}; expected: {allowed}")

@@ -18,6 +18,7 @@ from nfstudy.core import registry
 from nfstudy.core.declarations import unmet_need
 from nfstudy.core.errors import DataError, SpecError
 from nfstudy.core.fields import OpenRecord
+from nfstudy.core.hints import described, fits
 from nfstudy.core.plugins import install, read_plugin
 from nfstudy.core.reading import read_regular
 from nfstudy.core.suggest import did_you_mean
@@ -392,7 +393,11 @@ def _option_mistakes(spec: StudySpec, index: int, exhibit: str) -> Iterator[Mist
                 message = _unknown((details["loc"][-1],), tuple(record.model_fields))
             yield (*where, *details["loc"]), message
         return
-    for key, axis in options.axes().items():
+    axes = options.axes()
+    if not fits(axes, Mapping[str, str]):
+        yield where, f"axes of its options: returned {shown(axes)}; expected: {described(Mapping[str, str])}"
+        return
+    for key, axis in axes.items():
         if axis not in spec.varied:
             ways = ", ".join(spec.varied) or "there is none"
             yield (*where, key), f"got '{axis}'; expected: an axis of the grid or of the search: {ways}"

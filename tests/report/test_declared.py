@@ -1,14 +1,16 @@
 """Exhibits, metrics, families and papers from outside: what a report makes of them, and of their mistakes."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from support.fake_runs import FakeRuns, run_all, study
 
 from nfstudy.cli.check_plugin import check_declaration
 from nfstudy.core import registry
-from nfstudy.core.declarations import ExhibitDeclaration, FlowFamily, Paper
-from nfstudy.core.errors import ReportError, SpecError
+from nfstudy.core.declarations import ExhibitDeclaration, ExhibitOptions, FlowFamily, Metric, Paper
+from nfstudy.core.errors import ReportError, SpecError, UserError
+from nfstudy.core.fields import Positive, Record
 from nfstudy.core.plugins import install, read_plugin
 from nfstudy.core.registry import Origin
 from nfstudy.report.build import build_report, make_exhibit, make_report
@@ -227,7 +229,41 @@ class FindsWithLess(PaperFacts):
         return None
 
 
+class FindsNumbers(PaperFacts):
+    def find(self, where, quantity, family, length):
+        return 89.9
+
+
+class StatesNothing(PaperFacts):
+    def stated_settings(self, flat):
+        return None
+
+
+class DepartsInOneWord(PaperFacts):
+    def departures(self, settings):
+        return "all"
+
+
+NEAR = """
+- id: smith-near
+  says: The number is Smith's.
+  where: Table 1
+  exhibit: summary
+  study: mine
+  quantity: F
+  level: 0.95
+  inequality: {form: near, cells: {planar: [2]}, tolerance: 1.0}
+"""
+
 BAD_PAPERS = {
+    "facts whose numbers are bare": (
+        {"facts": FindsNumbers, "claims": lambda: NEAR},
+        r"FindsNumbers\.find: returned 89\.9; expected: a Published or None",
+    ),
+    "a claim about a number that the paper lacks": (
+        {"facts": PaperFacts, "claims": lambda: NEAR},
+        "claim smith-near/planar,K=2: the paper gives no F there; expected: its own cells",
+    ),
     "facts of fewer arguments": (
         {"facts": FindsWithLess},
         r"facts: find: got a function \(where, quantity\);",
@@ -245,6 +281,59 @@ def test_a_paper_that_is_not_as_it_is_declared_is_named(case):
     fields, words = BAD_PAPERS[case]
     with pytest.raises(ReportError, match=words):
         check_declaration(Paper(name="smith2030", citation="Smith (2030)", **fields))
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda: StatesNothing().stated_settings({}), "StatesNothing.stated_settings: returned None; expected: a map"),
+        (lambda: DepartsInOneWord().departures(None), "DepartsInOneWord.departures: returned 'all'; expected: a seq"),
+    ],
+    ids=["stated settings", "departures"],
+)
+def test_what_a_paper_says_is_of_its_types(ask, words):
+    with pytest.raises(ReportError, match=words):
+        ask()
+
+
+def test_an_exhibits_axes_are_settings_by_option():
+    class Options(ExhibitOptions):
+        along: str = "flow.length"
+
+        def axes(self):
+            return [self.along]
+
+    registry.declare(ExhibitDeclaration(name="mine", make=lambda results, options: None, options=Options), MINE)
+    with pytest.raises(
+        SpecError, match=r"exhibits\.0: axes of its options: returned .*; expected: a mapping of text to"
+    ):
+        study(STUDY.replace("[active-units, flow-length, summary, effects]", "[mine]"))
+
+
+@pytest.mark.parametrize("declared", [Metric, ExhibitDeclaration])
+def test_a_need_that_no_run_can_meet_is_named(declared):
+    fields = {
+        Metric: {"name": "test/mine", "meaning": "mine", "unit": "", "compute": lambda problem, generator: 1.0},
+        ExhibitDeclaration: {"name": "mine", "make": lambda results: None},
+    }
+    with pytest.raises(UserError, match=r"mine: needs: got 'flow\.lenght'; expected: the dotted .*'flow\.length'"):
+        check_declaration(declared(**fields[declared], needs={"flow.lenght": (2,)}))
+
+
+@pytest.mark.parametrize(
+    ("field", "default", "words"),
+    [
+        (Positive, -1.0, r"size: got -1\.0 as its default; expected: greater than 0"),
+        (int, 1.5, r"size: got 1\.5 as its default; expected: a valid integer"),
+        (Literal["a", "b"], "c", r"size: got 'c' as its default; expected: 'a' or 'b'"),
+    ],
+)
+def test_a_default_keeps_to_its_own_bounds(field, default, words):
+    class Sized(Record):
+        size: field = default
+
+    with pytest.raises(ValueError, match=f"flows mine: settings: {words}"):
+        FlowFamily(name="mine", implementation="math:pi", settings=Sized)
 
 
 @pytest.mark.parametrize(
