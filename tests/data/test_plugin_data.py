@@ -15,6 +15,8 @@ from nfstudy.core.errors import DataError, SpecError, UserError
 from nfstudy.core.project import Project
 from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.inference.likelihoods.bernoulli import Bernoulli
+from nfstudy.inference.likelihoods.categorical import Categorical
+from nfstudy.inference.likelihoods.normal import Gaussian, LogitNormal
 from nfstudy.inference.problems.likelihood_contract import check_likelihood
 from nfstudy.runner.prepare import prepare_data
 from nfstudy.study.reader import parse_study
@@ -376,6 +378,44 @@ def test_probabilities_are_those_of_forward():
 
     declared = Likelihood(name="mine", values=("bits",), implementation=lambda: Other)
     with pytest.raises(UserError, match="likelihood mine, of bits: probabilities: gives other numbers than `forward`"):
+        check_likelihood(declared)
+
+
+AWAY = r"draw: 20,000 draws are [01]\.\d\d from the probabilities of `forward`; expected: draws of p"
+BAD_DRAWS = {
+    "expected pixels": (Bernoulli, lambda drawn: drawn + 0.5, AWAY),
+    "always the same": (Bernoulli, lambda drawn: torch.ones_like(drawn), AWAY),
+    "of double the spread": (Gaussian, lambda drawn: 2 * drawn, AWAY),
+    "moved": (LogitNormal, lambda drawn: (drawn.logit() + 0.5).sigmoid(), AWAY),
+    "a level too high": (Categorical, lambda drawn: drawn + 1, AWAY),
+    "other axes": (Gaussian, lambda drawn: drawn.unsqueeze(0), r"draw: got \(1, 20000, 1\) in torch.float32; expected"),
+    "whole numbers": (Bernoulli, lambda drawn: drawn.long(), r"draw: got \(20000, 4\) in torch.int64; expected"),
+    "of torch's generator": (Gaussian, lambda drawn: torch.randn_like(drawn), "draw: other images by the same gen"),
+}
+
+
+def test_a_declared_draw_is_there():
+    declared = Likelihood(
+        name="mine",
+        values=("real",),
+        implementation=lambda: lambda pixels, features, model: Shifted(gaussian(1.0)),
+        draws=True,
+    )
+    with pytest.raises(UserError, match="likelihood mine, of real: draws: got True, and it has no `draw`; expected: "):
+        check_likelihood(declared)
+
+
+@pytest.mark.parametrize("case", BAD_DRAWS)
+def test_draws_are_of_the_probabilities(case):
+    family, changed, words = BAD_DRAWS[case]
+
+    class Other(family):
+        def draw(self, features, generator):
+            return changed(super().draw(features, generator))
+
+    values = {Bernoulli: "bits", Gaussian: "real", LogitNormal: "patches", Categorical: "categories"}[family]
+    declared = Likelihood(name="mine", values=(values,), implementation=lambda: Other)
+    with pytest.raises(UserError, match=f"likelihood mine, of {values}: {words}"):
         check_likelihood(declared)
 
 

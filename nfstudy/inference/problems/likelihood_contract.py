@@ -24,6 +24,9 @@ MASS_TOLERANCE = 0.02
 REACH, NODES, FEW_NODES = 12.0, 200_001, 801
 """Of the integrals: real numbers to ±8·10⁴, numbers within (0, 1) to 6·10⁻⁶ of its ends, in float32."""
 DENSITIES = ("real", "patches")
+DRAWS, DISTANCE = 20_000, 0.06
+"""Between p(x|z) and so many draws. Of draws of p(x|z) the total variation over 64 x is some 0.02, and the largest
+difference of the cumulative shares of real numbers half of that."""
 
 EXAMPLES: dict[str, Callable[[torch.Generator], Tensor]] = {
     "bits": lambda generator: torch.randint(2, (IMAGES, PIXELS), generator=generator).float(),
@@ -39,8 +42,8 @@ def check_likelihood(declaration: Declaration) -> int:
     """Check a likelihood's implementation at its defaults; return of how many kinds of numbers.
 
     The same weights from the same generators; of small examples a picture, and one finite number ln p(x|z) each, in
-    float32 and the same again; the same by `of_samples` and by `probabilities`, where there are such; and a total mass
-    ∑ p(x|z), or ∫ p(x|z) dx, of 1 over all x of a few pixels, where it can be made for so few.
+    float32 and the same again; the same by `of_samples` and by `probabilities`, where there are such. Where it can be
+    made for a few pixels, a total mass ∑ p(x|z), or ∫ p(x|z) dx, of 1 over all their x, and `draw` draws from that.
 
     Raises:
         UserError: something does not hold, or its code fails.
@@ -58,6 +61,8 @@ def check_likelihood(declaration: Declaration) -> int:
 def _mistake(declaration: Declaration, values: str) -> str:
     """Return what is wrong with a likelihood of some numbers; empty where nothing is."""
     made, other = (_make(declaration, values) for _ in range(2))
+    if declaration.draws and not _can_draw(made):
+        return "draws: got True, and it has no `draw`; expected: that method, or False"
     torch.rand(1)  # What is left to torch's own generator comes out otherwise now.
     before = torch.get_rng_state()
     for likelihood in (made, other):
@@ -96,7 +101,7 @@ def _mistake(declaration: Declaration, values: str) -> str:
         return "ln p(x|z): other numbers of the same x and h(z); expected: the same"
     if not torch.equal(log_p, at_rest):
         return "ln p(x|z): other numbers when it trains than when it is evaluated; expected: the same"
-    return _other_ways(made, x, features, log_p) or _mass_mistake(declaration, values)
+    return _other_ways(made, x, features, log_p) or _mistake_of_few_pixels(declaration, values)
 
 
 @torch.no_grad()
@@ -114,14 +119,14 @@ def _other_ways(likelihood: Likelihood, x: Tensor, features: Tensor, log_p: Tens
 
 
 @torch.no_grad()
-def _mass_mistake(declaration: Declaration, values: str) -> str:
-    """Return what the total mass is if it is not 1; empty where it is, or cannot be found."""
-    found = (_mass_of(declaration, values, *nodes()) for nodes in ALL_OF.get(values, ()))
+def _mistake_of_few_pixels(declaration: Declaration, values: str) -> str:
+    """Return what the total mass is if it is not 1, or that draws are not of it; empty where that cannot be found."""
+    found = (_mass_and_draws(declaration, values, *nodes()) for nodes in ALL_OF.get(values, ()))
     return next(filter(None, found), "")
 
 
-def _mass_of(declaration: Declaration, values: str, pixels: int, x: Tensor, log_width: Tensor) -> str:
-    """Return what is wrong with the total mass of so many pixels by these nodes."""
+def _mass_and_draws(declaration: Declaration, values: str, pixels: int, x: Tensor, log_width: Tensor) -> str:
+    """Return what is wrong with the total mass of so many pixels by these nodes, or with draws of them."""
     try:
         likelihood = _make(declaration, values, pixels)
         likelihood.initialise(_generator)
@@ -133,7 +138,8 @@ def _mass_of(declaration: Declaration, values: str, pixels: int, x: Tensor, log_
     shares = (log_p.double() + log_width).exp()
     mass = shares.sum().item()
     if abs(mass - 1) <= MASS_TOLERANCE:
-        return ""
+        drawn = _can_draw(likelihood) and not (values in DENSITIES and pixels > 1)
+        return _draws_mistake(likelihood, features, x, shares, values in DENSITIES) if drawn else ""
     total = "∑ p(x|z) over all x"
     if values in DENSITIES:
         total = "∫ p(x|z) dx"
@@ -145,6 +151,31 @@ def _mass_of(declaration: Declaration, values: str, pixels: int, x: Tensor, log_
         if mass < MASS_TOLERANCE or max(thirds) - min(thirds) > MASS_TOLERANCE * mass:
             return ""  # Of so narrow a density the nodes say nothing.
     return f"ln p(x|z): {total} of {pixels} pixels is {mass:.4g}; expected: 1, as of every probability or density"
+
+
+def _can_draw(likelihood: Likelihood) -> bool:
+    return getattr(type(likelihood), "draw", Likelihood.draw) is not Likelihood.draw
+
+
+def _draws_mistake(likelihood: Likelihood, features: Tensor, x: Tensor, shares: Tensor, density: bool) -> str:
+    """Return what is wrong with draws at one h(z) (1, F), where all x (M, pixels) have these shares (M,)."""
+    many = features.expand(DRAWS, -1)
+    drawn, again = (likelihood.draw(many, _generator("draws")) for _ in range(2))
+    if drawn.shape != (DRAWS, x.shape[-1]) or drawn.dtype != torch.float32:
+        got = f"{tuple(drawn.shape)} in {drawn.dtype}"
+        return f"draw: got {got}; expected: {(DRAWS, x.shape[-1])} in torch.float32, images as x"
+    if not torch.equal(drawn, again):
+        return "draw: other images by the same generator; expected: draws from `generator` alone"
+    if density:
+        below = torch.searchsorted(x[:, 0].contiguous(), drawn[:, 0].sort().values)
+        cumulative = torch.cat([shares.new_zeros(1), shares.cumsum(0)])
+        distance = (cumulative[below] - torch.linspace(0, 1, DRAWS, dtype=shares.dtype)).abs().max().item()
+    else:
+        frequencies = (drawn.unsqueeze(1) == x).all(-1).double().mean(0)
+        distance = (shares - frequencies).clamp(min=0).sum().item()
+    if distance <= DISTANCE:
+        return ""
+    return f"draw: {DRAWS:,} draws are {distance:.2f} from the probabilities of `forward`; expected: draws of p(x|z)"
 
 
 def _whole_numbers(levels: int, pixels: int) -> tuple[int, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Every declared estimator keeps the contract, resumes bit for bit, and refuses what it cannot do."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from nfstudy.core import registry
 from nfstudy.core.errors import UserError
 from nfstudy.data import load_dataset
 from nfstudy.inference.objectives import make_estimator
+from nfstudy.inference.objectives.base import Estimate, Estimator, over_samples, terms_at, with_gradient_of
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.estimator_contract import check_estimator
 from nfstudy.inference.training.loop import Loop, fit
@@ -44,6 +46,33 @@ def problem_of(settings):
 @pytest.mark.parametrize("name", DECLARED)
 def test_it_keeps_the_contract(name):
     assert check_estimator(DECLARED[name]) >= 1
+
+
+class OfOtherSign(Estimator):
+    """The free energy, with the gradient of its negative, or with that over q's weights alone."""
+
+    of_p_too = True
+
+    def __call__(self, batch, beta):
+        draws = batch.draw()
+        terms = over_samples(terms_at(batch, draws, draws.z))
+        objective = self.energies(terms, beta)
+        of_p = -over_samples(terms_at(batch, draws, draws.z.detach())).log_likelihood
+        return Estimate(terms, with_gradient_of(objective, -objective if self.of_p_too else 2 * of_p - objective))
+
+
+class OfOtherSignForQ(OfOtherSign):
+    of_p_too = False
+
+
+@pytest.mark.parametrize("estimator", [OfOtherSign, OfOtherSignForQ])
+def test_a_gradient_that_leads_uphill_is_told(estimator, monkeypatch):
+    declared = replace(DECLARED["pathwise"], implementation=lambda: estimator)
+    monkeypatch.setitem(registry._declared["estimators"], "pathwise", (declared, registry.BUILT_IN))
+    with pytest.raises(
+        UserError, match=r"gradient: 100 updates by it take F .* from 45\.23 to .* nats; expected: that"
+    ):
+        check_estimator(declared)
 
 
 @pytest.mark.parametrize(("name", "example"), CASES, ids=IDS)
