@@ -1,10 +1,15 @@
 """The worked examples, each in an empty folder by the commands of its README; and what becomes of a plug-in."""
 
 import json
+import runpy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from scipy import stats
 from support.command_line import TINY, exhibit_digests, frame_of, nfstudy, spawned, write_study
 from support.plugins import SHIFT, WRONG
 
@@ -143,6 +148,46 @@ def test_an_exhibit_from_outside_is_shown_with_a_metric_that_its_runs_log_and_th
         assert nfstudy(place, "report", "active-units.yaml").returncode == 0
     assert exhibit_digests(report) == exhibit_digests(there / "reports" / "active-units") != {}
     assert IMPORTED in (there / "reports" / "active-units" / "index.md").read_text()
+
+
+def test_data_and_a_likelihood_from_outside_are_trained_and_compared(tmp_path):
+    folder = tmp_path / "table"
+    shutil.copytree(EXAMPLES / "table", folder)
+    checked = nfstudy(folder, "check-plugin", "tumours.py")
+    assert checked.returncode == 0, checked.stderr
+    assert "likelihoods student-t: satisfies the contract of likelihoods of 1 kinds of numbers" in checked.stdout
+    study = folder / "tumours.yaml"
+    short = {
+        "updates: 2000": "updates: 200",
+        "repetitions: 2": "repetitions: 1",
+        "flow.length: [0, 8]": "flow.length: [2]",
+    }
+    text = study.read_text()
+    for whole, part in short.items():
+        assert whole in text
+        text = text.replace(whole, part)
+    study.write_text(text)
+    done = nfstudy(folder, "run", "tumours.yaml", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert "nats per example" in (folder / "reports" / "tumours" / "tables" / "summary.md").read_text()
+    frame = frame_of(folder, "tumours")
+    assert set(frame["model.likelihood"]) == {"gaussian", "student-t"}
+    assert (frame["outcome"] == "finished").all()
+    assert (frame["test/nll"] < -frame["test/elbo"]).all()
+
+
+def test_the_likelihood_of_the_example_is_students_t():
+    """Against SciPy's density, at 1 and 40 degrees of freedom."""
+    student_t = runpy.run_path(str(EXAMPLES / "table" / "tumours.py"))["student_t"]()
+    x = torch.linspace(-50, 50, 12).view(2, 6)
+    features = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    for degrees in (1.0, 40.0):
+        made = student_t(6, 3, SimpleNamespace(degrees=degrees, initialisation="glorot"))
+        made.initialise(lambda part: torch.Generator().manual_seed(2))
+        torch.nn.init.constant_(made.raw_scale, 3.0)
+        scale, location = torch.tensor(3.0).exp().log1p(), made.picture(features)
+        expected = stats.t.logpdf(x.numpy(), degrees, location.detach().numpy(), scale.numpy()).sum(-1)
+        np.testing.assert_allclose(made(x, features).detach().numpy(), expected, rtol=1e-5)
 
 
 def test_a_metric_that_is_wrong_is_refused_before_anything_is_trained(tmp_path):
