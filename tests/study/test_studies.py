@@ -43,13 +43,14 @@ def test_a_study_trains_the_smallest_cell_of_each_budget(path, budget, request):
 
 
 def few_updates(settings):
-    """Return the changes that leave two updates on four images, evaluated on three."""
+    """Return the changes that leave two updates on four images, evaluated on three, and few samples of the others."""
     if settings.problem == "drawn":
         return {}
     updates = {"train.updates": 2, "train.batch": 2}
     if settings.problem == "energy":
         return updates
-    return updates | {"data.train_images": 4, "evaluation.test_images": 3}
+    held_out = {"evaluation.valid_samples": 2} if settings.evaluation.valid_samples else {}
+    return updates | held_out | {"data.train_images": 4, "evaluation.test_images": 3}
 
 
 def test_the_studies_of_the_readme_are_there():
