@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ValidationError
 
 from nfstudy.core.errors import SpecError
-from nfstudy.core.fields import Record, expected
+from nfstudy.core.fields import Record, first_mistake
 from nfstudy.core.hints import described, fits, hints_of, misfit, result_of, shown
 
 Kind = Literal["flows", "data", "likelihoods", "estimators", "exhibits", "metrics", "papers"]
@@ -110,11 +110,7 @@ def _require_defaults(where: str, record: type[Record]) -> None:
         made = record()
         record.model_validate(dict(made))
     except ValidationError as error:
-        wrong = error.errors()[0]
-        name = ".".join(map(str, wrong["loc"]))
-        raise ValueError(
-            f"{where}: {name}: got {shown(wrong['input'])} as its default; expected: {expected(wrong)}"
-        ) from None
+        raise ValueError(f"{where}: default of {first_mistake(error)}") from None
     for name, value in made.model_dump().items():
         try:
             json.dumps(value)

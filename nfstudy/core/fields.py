@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
+from nfstudy.core.hints import shown
+
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -18,6 +20,12 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 def expected(error: Mapping[str, Any]) -> str:
     """Return what should be there by one of pydantic's error records, such as `greater than 0`."""
     return str(error["msg"]).removeprefix("Input should be ")
+
+
+def first_mistake(error: ValidationError) -> str:
+    """Return the first of a record's mistakes as `PATH: got ...; expected: ...`."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: got {shown(first['input'])}; expected: {expected(first)}"
 
 
 class Record(BaseModel):

@@ -44,13 +44,9 @@ def files_of(name: str, place: Path) -> dict[str, Path]:
     return {f"{name}/{path.relative_to(place).as_posix()}": path for path in paths}
 
 
-def is_installed(place: Path) -> bool:
-    """Say whether a package's folder, or a module's file, lies where distributions are installed."""
-    return _holds_distributions(place.parent)
-
-
 @cache
 def _holds_distributions(folder: Path) -> bool:
+    """Say whether distributions are installed in a folder."""
     return folder.name in INSTALLED or next(folder.glob("*.dist-info"), None) is not None
 
 
@@ -68,7 +64,7 @@ def brought_along(source: bytes) -> dict[str, Path]:
                 continue
             seen.add(top)
             place = place_of(top)
-            if place and not is_installed(place):
+            if place and not _holds_distributions(place.parent):
                 found[top] = place
                 todo += [path.read_bytes() for path in files_of(top, place).values() if path.suffix == ".py"]
     return dict(sorted(found.items()))
@@ -76,12 +72,8 @@ def brought_along(source: bytes) -> dict[str, Path]:
 
 def module_digest(name: str) -> str:
     """Return the digest of the code of a module's whole package; empty of what is installed, or has no files."""
-    place = place_of(name)
-    if place is None or is_installed(place):
-        return ""
-    own = {each: path.read_bytes() for each, path in files_of(name.partition(".")[0], place).items()}
-    places = {top: beside for content in own.values() for top, beside in brought_along(content).items()}
-    return code_digest(own, places)
+    places = brought_along(f"import {name}".encode())
+    return code_digest({}, places) if places else ""
 
 
 def code_digest(own: Mapping[str, bytes], places: Mapping[str, Path]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nfstudy.core.declarations import FlowFamily
 from nfstudy.core.errors import UserError
-from nfstudy.core.fields import expected
+from nfstudy.core.fields import first_mistake
 from nfstudy.flows import load_flow
 from nfstudy.flows.base import Flow
 from nfstudy.flows.guided import GuidedFlow
@@ -71,11 +71,7 @@ def _settings(family: FlowFamily, example: Mapping[str, Any]) -> dict[str, Any]:
         try:
             settings |= dict(record.model_validate(given))
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise ContractError(
-                f"flow {family.name}: examples: {place}: got {first['input']!r}; expected: {expected(first)}"
-            ) from None
+            raise ContractError(f"flow {family.name}: examples: {first_mistake(error)}") from None
     if unknown := sorted(example.keys() - settings.keys()):
         raise ContractError(f"flow {family.name}: examples: {unknown[0]}: no such setting; expected: one of its own")
     return settings

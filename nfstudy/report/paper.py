@@ -57,6 +57,7 @@ class PaperFacts:
 
     def __init_subclass__(cls) -> None:
         """Hold what a paper's own methods return to the types below."""
+        super().__init_subclass__()
         for name in METHODS.keys() & vars(cls).keys():
             if isinstance(method := vars(cls)[name], FunctionType):
                 setattr(cls, name, _held(cls, name, method))

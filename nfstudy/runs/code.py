@@ -109,17 +109,15 @@ def package_sources(name: str = "nfstudy", place: Path = PACKAGE) -> dict[str, s
 def plugin_sources() -> dict[str, str]:
     """Return name -> digest of the sources of this process's plug-ins.
 
-    One that is a file is what was read of it, which travels to workers; what it imports from beside it does not, and is
-    looked for where this process imports it from, as a module is, with all that its package holds.
+    One that is a file is what was read of it, which travels to workers. What it imports from beside it does not: it is
+    looked for where this process imports it from, as a module is, with all that its package holds and imports so.
     """
     found = {}
     for plugin in installed():
         found[plugin.name] = plugin.digest or plugin.distribution
-        if plugin.path:
-            places = brought_along(plugin.source.encode())
-        else:
-            place = place_of(plugin.name)
-            places = {plugin.name: place} if place else {}
+        places = brought_along((plugin.source or f"import {plugin.name}").encode())
+        if not plugin.path and (place := place_of(plugin.name)):
+            places[plugin.name.partition(".")[0]] = place  # Also where it is installed.
         for name, place in places.items():
             found |= package_sources(name, place)
     return found

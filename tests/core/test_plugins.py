@@ -266,6 +266,15 @@ def test_a_flow_is_checked_at_the_settings_of_the_study_that_uses_it(tmp_path):
         check_outside(cells)
 
 
+def test_an_example_that_its_settings_do_not_allow_is_told(tmp_path):
+    study_in(
+        tmp_path,
+        plugin=SHIFT.replace("settings=ShiftSettings", 'settings=ShiftSettings, examples=({"shift_scale": -1.0},)'),
+    )
+    with pytest.raises(UserError, match=r"flow shift: examples: shift_scale: got -1\.0; expected: greater than 0"):
+        check_declaration(registry.find("flows", "shift"))
+
+
 @pytest.mark.parametrize("fault", WRONG)
 def test_the_contract_finds_what_is_wrong_with_a_flow(fault, tmp_path):
     text, words = WRONG[fault]

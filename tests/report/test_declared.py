@@ -323,9 +323,9 @@ def test_a_need_that_no_run_can_meet_is_named(declared):
 @pytest.mark.parametrize(
     ("field", "default", "words"),
     [
-        (Positive, -1.0, r"size: got -1\.0 as its default; expected: greater than 0"),
-        (int, 1.5, r"size: got 1\.5 as its default; expected: a valid integer"),
-        (Literal["a", "b"], "c", r"size: got 'c' as its default; expected: 'a' or 'b'"),
+        (Positive, -1.0, r"default of size: got -1\.0; expected: greater than 0"),
+        (int, 1.5, r"default of size: got 1\.5; expected: a valid integer"),
+        (Literal["a", "b"], "c", r"default of size: got 'c'; expected: 'a' or 'b'"),
     ],
 )
 def test_a_default_keeps_to_its_own_bounds(field, default, words):

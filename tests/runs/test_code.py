@@ -256,8 +256,10 @@ def test_a_plug_in_that_is_a_module_counts_with_all_of_its_package(tmp_path, mon
     monkeypatch.setattr(code, "installed", lambda: plugins)
     before = plugin_sources()
     assert before["f.py"] == "cd"
-    (package / "part.py").write_text("2")
+    (package / "part.py").write_text("import some_module_of_mine")
     assert differing(before, plugin_sources()) == ["some_package_of_mine/part.py"]
+    (tmp_path / "some_module_of_mine.py").write_text("")
+    assert differing(before, plugin_sources()) == ["some_module_of_mine", "some_package_of_mine/part.py"]
 
 
 def test_the_environment_names_versions_and_no_paths():

@@ -109,13 +109,12 @@ def _uphill(settings: Settings) -> str:
     settings = settings.replace(DESCENT)
     problem = make_problem(settings, load_dataset(settings.data, ()) if settings.data else None, 1, "cpu")
     estimator = make_estimator(settings.objective, problem.inputs, problem.device)
-    weights = [weight for weight in problem.parameters() if weight.numel()]
-    optimiser = torch.optim.Adam(weights, RATE)
+    weights = {name: weight for name, weight in problem.named_parameters().items() if weight.numel()}
+    optimiser = torch.optim.Adam(weights.values(), RATE)
     before = -problem.validate()["elbo"]
     for batch in problem.minibatches(1, UPDATES):
-        gradients = torch.autograd.grad(estimator(batch, 1.0).objective.mean(), weights)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
+        for name, gradient in _gradients(problem, estimator(batch, 1.0).objective).items():
+            weights[name].grad = gradient
         optimiser.step()
     after = -problem.validate()["elbo"]
     if after < before + RISE:
