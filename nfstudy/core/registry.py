@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from threading import RLock
 from typing import Any, Literal
 
 from nfstudy.core.declarations import Declaration, Kind, Likelihood, Values, declarations_of
@@ -72,6 +73,9 @@ BUILT_IN = Origin()
 _declared: dict[Kind, dict[str, tuple[Declaration, Origin]]] = {}
 _broken: dict[tuple[Kind, str], str] = {}
 _version = 0
+_looking = RLock()
+"""Held while a kind is looked through, which another thread would else find half empty: no module asks for declarations
+while it is imported, so that nobody waits for both."""
 
 
 def version() -> int:
@@ -170,17 +174,18 @@ def _records(found: dict[str, tuple[Declaration, Origin]]) -> list[type[Record]]
 
 
 def _all(kind: Kind) -> dict[str, tuple[Declaration, Origin]]:
-    if kind not in _declared:
-        _declared[kind] = {}
-        homes = (HOMES[kind], HOMES["papers"]) if kind in HOMES else (HOMES["papers"],)
-        for home in dict.fromkeys(homes):
-            _look_through(kind, *home)
-        for point in entry_points(group=f"nfstudy.{kind}"):
-            _enter(kind, point)
-        if kind == "metrics":
-            _all("exhibits")  # Which bring metrics along, as estimators do.
-            _all("estimators")
-    return _declared[kind]
+    with _looking:
+        if kind not in _declared:
+            _declared[kind] = {}
+            homes = (HOMES[kind], HOMES["papers"]) if kind in HOMES else (HOMES["papers"],)
+            for home in dict.fromkeys(homes):
+                _look_through(kind, *home)
+            for point in entry_points(group=f"nfstudy.{kind}"):
+                _enter(kind, point)
+            if kind == "metrics":
+                _all("exhibits")  # Which bring metrics along, as estimators do.
+                _all("estimators")
+        return _declared[kind]
 
 
 def _look_through(kind: Kind, home: str, places: Literal["folders", "modules"]) -> None:

@@ -27,7 +27,7 @@ from nfstudy.core.output import outlive_readers
 from nfstudy.core.plugins import Plugin, install_all, installed
 from nfstudy.inference.training.stop import OF_THE_GROUP, Stopped, StopRequest
 from nfstudy.runner.engine import Engine, Worker
-from nfstudy.runner.worker import Died, Message, Order, serve, work_variables
+from nfstudy.runner.worker import Died, Message, Order, load_sources, serve, work_variables
 
 PR_SET_PDEATHSIG = 1
 LOOK_EVERY = 0.1
@@ -177,6 +177,7 @@ def _work(
             serve(_Pipe(connections[0]), threads, device, find, stop)
             return
         find = _Once(find)
+        load_sources()  # Once, and before there are threads, which would all import the same.
         serving = [
             Thread(target=_serve, args=(_Pipe(connection), threads, device, find, own), daemon=True)
             for connection, own in zip(connections, of_threads, strict=True)

@@ -442,3 +442,27 @@ def test_a_declaration_is_of_one_kind_and_found_by_name():
     assert (family.kind, family.title) == ("flows", "mine")
     with pytest.raises(SpecError, match=r"flows: got 'plannar'; expected: none, .*did you mean 'planar'"):
         registry.find("flows", "plannar")
+
+
+ASKED_AT_ONCE = """
+import threading
+from nfstudy.core import registry
+
+together, found = threading.Barrier(8), []
+
+def ask():
+    together.wait()
+    found.append(registry.find("flows", "planar"))
+
+threads = [threading.Thread(target=ask) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(found))
+"""
+
+
+def test_threads_that_ask_for_a_kind_at_once_all_find_it_whole():
+    done = subprocess.run([sys.executable, "-c", ASKED_AT_ONCE], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("8\n", "")

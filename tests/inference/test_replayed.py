@@ -1,5 +1,8 @@
 """Training by replayed updates, which takes a CUDA device: without one, a stand-in does what a graph would hold."""
 
+import gc
+import weakref
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -7,12 +10,13 @@ import pytest
 import torch
 
 from nfstudy.core import registry
+from nfstudy.core.cuda import capture
 from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.inference.models.captured_bound import CapturedBound
 from nfstudy.inference.models.evaluation import evaluate_bound
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.training import loop as loop_module
-from nfstudy.inference.training import update_graph
+from nfstudy.inference.training import replayed, update_graph
 from nfstudy.inference.training.loop import Loop, fit
 from nfstudy.inference.training.replayed import Replayed
 from nfstudy.inference.training.update_graph import UpdateGraph
@@ -38,7 +42,8 @@ class Repeated:
     """In a graph's place on the processor: what it would replay is done anew."""
 
     def __init__(self, graph, updates):
-        self.replay = partial(graph.steps, updates)
+        # A real one does not hold what it was made from either.
+        self.replay = partial(UpdateGraph.steps, weakref.proxy(graph), updates)
 
 
 @pytest.fixture(params=DEVICES)
@@ -182,6 +187,53 @@ def test_an_error_of_the_device_is_not_taken_for_what_cannot_be_captured(device,
     monkeypatch.setattr(UpdateGraph, "_capture", lambda self, updates: Broken())
     with pytest.raises(RuntimeError, match="invalid argument"):
         trained(Settings.model_validate(SETTINGS), device, True, monkeypatch, images())
+
+
+@pytest.mark.parametrize("updates", [37, 2], ids=["captured", "over before a capture"])
+def test_a_training_that_is_over_leaves_no_graph_for_the_collector(updates, device, monkeypatch):
+    """It would find the graph's page-locked memory dead within another's capture, which ends that."""
+    made = []
+
+    class Watched(UpdateGraph):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(replayed, "UpdateGraph", Watched)
+    settings = Settings.model_validate(SETTINGS).replace({"train.updates": updates})
+    gc.disable()
+    try:
+        _, end, _ = trained(settings, device, True, monkeypatch, images())
+        assert end.outcome == "finished"
+        assert [graph() for graph in made] == [None]
+    finally:
+        gc.enable()
+
+
+class Recorded:
+    """In the place of a CUDA graph: whether Python collected between the two ends of a capture."""
+
+    collected = None
+
+    def capture_begin(self, capture_error_mode):
+        assert capture_error_mode == "thread_local"
+        self.collected = gc.isenabled()
+
+    def capture_end(self):
+        self.collected = self.collected or gc.isenabled()
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("operation not permitted when stream is capturing")])
+def test_nothing_is_collected_within_a_capture(error, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    with (
+        pytest.raises(RuntimeError, match="not permitted") if error else nullcontext(),
+        capture.captured("cpu") as graph,
+    ):
+        if error:
+            raise error
+    assert graph.collected is False
+    assert gc.isenabled()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="captures a CUDA graph: this machine has no such device")

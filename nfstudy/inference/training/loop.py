@@ -80,6 +80,9 @@ def fit(
                         return TrialResult("pruned", record.update, where, loop.seconds)
         except DivergenceError as error:
             return TrialResult("diverged", loop.update, str(error), loop.seconds)
+        finally:
+            if loop.replayed:
+                loop.replayed.release()
         if checkpoints:
             checkpoints.save(loop.state())  # The evaluation that follows may take long.
         loop.load_final_weights()

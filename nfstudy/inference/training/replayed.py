@@ -58,7 +58,17 @@ class Replayed:
             if self._run(self._staged):
                 continue
             loop.step_by_step(updates)
-            self._begin()
+            if loop.replayed:
+                self._begin()
+
+    def release(self) -> None:
+        """Give back what lies on the device for these updates, of which none will be done any more.
+
+        Loop, updates and graph hold one another: Python's collector alone would find them dead, at a time of its own.
+        """
+        self.loop.replayed = None
+        self._chunks = iter(())
+        del self._graph
 
     def _begin(self) -> None:
         """Take the training from where it stands."""
@@ -91,7 +101,7 @@ class Replayed:
             reason = " ".join(str(error).split())[:200]
             warnings.warn(f"the updates are done one by one, which is slower: {reason}", stacklevel=2)
             restore()
-            loop.replayed = None
+            self.release()
             return False
         self._graph.run(count)
         self._staged = next(self._chunks, None)
