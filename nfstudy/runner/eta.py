@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
@@ -54,14 +55,20 @@ def cost_signature(settings: Settings) -> str:
 def expected_seconds(frame: pd.DataFrame, measured: Mapping[str, float]) -> dict[str, float]:
     """Return `cost_key` -> what a repetition of a cell, or a trial of its search, may be expected to take.
 
-    That is what runs of this store took; else what was measured here; else what imported runs took, elsewhere.
+    That is what runs of this store took, else what was measured here. What imported runs took, elsewhere, says how runs
+    compare; how long they are here is said by those that are known both ways, and where none is, by those known here.
 
     Arguments:
         frame: the study's runs.
         measured: `cost_key` -> seconds, of updates that were timed.
     """
     own = frame["imported"] == ""
-    return _median_seconds(frame[~own]) | dict(measured) | _median_seconds(frame[own])
+    here, elsewhere = dict(measured) | _median_seconds(frame[own]), _median_seconds(frame[~own])
+    if not here:
+        return elsewhere
+    paces = [here[key] / elsewhere[key] for key in here.keys() & elsewhere.keys() if elsewhere[key]]
+    slower = statistics.median(paces) if paces else 0.0
+    return {key: slower * seconds for key, seconds in elsewhere.items() if slower} | here
 
 
 def _median_seconds(frame: pd.DataFrame) -> dict[str, float]:

@@ -50,12 +50,15 @@ def test_a_run_that_a_busy_machine_held_up_is_not_what_others_are_expected_to_ta
     assert sorted(expected_seconds(frame, {}).values()) == [90.0, 454.0]
 
 
-def test_what_runs_took_elsewhere_is_expected_only_where_nothing_is_known_of_this_machine():
+def test_what_runs_took_elsewhere_counts_at_the_pace_of_this_machine():
     rows = [("a", "", 30.0), ("a", "checked", 300.0), ("b", "checked", 500.0), ("c", "checked", 700.0)]
     frame = pd.DataFrame(rows, columns=["cell", "imported", "time/wall_seconds"])
     frame = frame.assign(stage="repetition", outcome="finished")
     a, b, c = (cost_key(cell, "repetition") for cell in "abc")
-    assert expected_seconds(frame, {a: 20.0, b: 50.0}) == {a: 30.0, b: 50.0, c: 700.0}
+    # Of a, runs took 30 s here and 300 there; of b, so much was measured here where runs took 500 there.
+    assert expected_seconds(frame, {a: 20.0, b: 50.0}) == {a: 30.0, b: 50.0, c: pytest.approx(70.0)}
+    assert expected_seconds(frame[1:], {}) == {a: 300.0, b: 500.0, c: 700.0}
+    assert expected_seconds(frame[3:], {b: 50.0}) == {b: 50.0}  # What is not known counts as the mean of what is.
 
 
 @pytest.mark.parametrize(
