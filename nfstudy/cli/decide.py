@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nfstudy.cli.options import find_store, retyped, warn_of_unknown_code
+from nfstudy.cli.options import find_store, retyped, tell, warn_of_unknown_code
 from nfstudy.cli.studies import chosen_studies
 from nfstudy.core.errors import StoreError, UserError
 from nfstudy.core.launcher import Launcher
@@ -244,7 +244,7 @@ def _run(launch: Launch, step: Step, seconds: Mapping[str, float], deadline: flo
             from nfstudy.runs.tracking.store import open_store
         warn_of_unknown_code()
         check_outside(plan.corners)
-        data = prepare_data(plan, launch.project)
+        data = prepare_data(plan, launch.project, tell)
         stop.check()
         with claimed(Claim(open_store(launch.uri), plan.name, Launcher.here(launch.project.root))) as claim:
             return run_study(launch, data, seconds, engine, stop, claim, further).failures

@@ -204,7 +204,7 @@ def _run_rest(launch: Launch, frame: pd.DataFrame, left: int, dry_run: bool, tak
             from nfstudy.runner.prepare import CostMeasurement, prepare_data
         warn_of_unknown_code()
         check_outside(plan.corners)
-        data = prepare_data(plan, launch.project)
+        data = prepare_data(plan, launch.project, tell)
         stop.check()
         print("timing a few updates of each cell ...", file=sys.stderr, flush=True)
         measurement = CostMeasurement(engine, plan.corners)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -77,3 +78,29 @@ def check_categories(dataset: Dataset, count: int) -> None:
         if array.dtype.name not in INTEGERS or (array.size and (array.min() < 0 or array.max() >= count)):
             got = f"{array.dtype} from {array.min():g} to {array.max():g}"
             raise DataError(f"data {dataset.name}: {split}: got {got}; expected: whole numbers from 0 to {count - 1}")
+
+
+def repeated_examples(dataset: Dataset) -> dict[str, int]:
+    """Return split -> how many of its examples are training examples too, where chance does not explain so many.
+
+    Of data that repeat themselves, such as few bits, a share of the training examples has equals among the others, and
+    a held-out example has one as often; so many, and three standard deviations more, are no sign of a leak. Where
+    training examples are drawn from levels anew, they cannot be compared.
+    """
+    found: dict[str, int] = {}
+    counts = Counter(map(_mark, dataset.train))
+    share = sum(count for count in counts.values() if count > 1) / len(dataset.train)
+    for split in ("valid", "test"):
+        examples = getattr(dataset, split)
+        if dataset.levels > 1 or examples.dtype != dataset.train.dtype:
+            continue
+        repeated = sum(_mark(example) in counts for example in examples)
+        expected = share * len(examples)
+        if repeated > expected + 3 * math.sqrt(expected):
+            found[split] = repeated
+    return found
+
+
+def _mark(example: np.ndarray) -> int:
+    """Return a number that tells an example from others, all but surely."""
+    return hash(example.tobytes())

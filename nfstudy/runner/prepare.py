@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from nfstudy.core import registry
 from nfstudy.core.errors import DataError
 from nfstudy.core.project import Project
-from nfstudy.data import Dataset, load_dataset
+from nfstudy.data import Dataset, load_dataset, source_of
+from nfstudy.data.checks import repeated_examples
 from nfstudy.runner.engine import Engine, Worker
 from nfstudy.runner.eta import cost_signature, run_seconds
 from nfstudy.runner.signals import STOP_SECONDS, StopSignal
@@ -26,18 +27,32 @@ MAX_MEASURED = 12
 """Of a study whose cells have more cost signatures than this, so many are measured, spread over its grid."""
 
 
-def prepare_data(plan: StudyPlan, project: Project) -> dict[DataSpec, DataRecord]:
+def prepare_data(
+    plan: StudyPlan, project: Project, tell: Callable[[str], None] = lambda words: None
+) -> dict[DataSpec, DataRecord]:
     """Make sure that every data set of a study is there and intact; raises DataError.
 
     A source from outside is asked twice: each worker loads its own, and runs say whose numbers they are of.
+
+    Arguments:
+        plan: the study.
+        project: says where its data are.
+        tell: told of held-out examples that somebody's own data have among those that are trained on.
 
     Returns:
         What a data set is loaded by (`DataSpec.source`) -> what runs say of it.
     """
     records = {}
     for spec in plan.data_sources:
-        records[spec] = data_record(load_dataset(spec, project.data_folders))
+        dataset = load_dataset(spec, project.data_folders)
+        records[spec] = data_record(dataset)
         origin = registry.origin_of("data", spec.name)
+        if origin != registry.BUILT_IN or source_of(spec).resolve:
+            for split, count in repeated_examples(dataset).items():
+                tell(
+                    f"data {dataset.name}: {count:,} of {len(getattr(dataset, split)):,} {split} examples are training "
+                    "examples too: what a model remembers counts there as what it has learned"
+                )
         if origin == registry.BUILT_IN:
             continue
         if not load_dataset(spec, project.data_folders).fingerprint.startswith(records[spec].digest):

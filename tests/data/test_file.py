@@ -10,8 +10,12 @@ import pytest
 from scipy.io import savemat
 
 from nfstudy.core.errors import DataError
+from nfstudy.core.project import Project
 from nfstudy.data import arrays, file, file_arrays, load_dataset, resolve_settings
+from nfstudy.data.checks import repeated_examples
 from nfstudy.data.dataset import draw_bits
+from nfstudy.runner.prepare import prepare_data
+from nfstudy.study.reader import parse_study
 from nfstudy.study.sections import DataSpec
 
 RNG = np.random.default_rng(1)
@@ -496,3 +500,44 @@ def test_paths_are_recorded_relative_to_the_project(tmp_path):
 def test_a_file_that_is_stated_need_not_be_there_to_read_a_study(tmp_path):
     spec = resolved(tmp_path, "gone.npz", kind="bits", sha256="ab" * 32)
     assert (spec.sha256, spec.sizes, spec.examples()) == ("ab" * 32, None, None)
+
+
+def with_training_examples(array, count):
+    """Return splits of which so many test examples are training examples too."""
+    found = splits(array)
+    return found | {"test": np.concatenate([found["train"][:count], found["test"][count:]])}
+
+
+FEW_BITS = RNG.integers(2, size=(70, 3)).astype(np.uint8)
+REPEATED = {
+    "real numbers": (with_training_examples(REAL, 5), {"kind": "real"}, {"test": 5}),
+    "one alone": (with_training_examples(REAL, 1), {"kind": "real"}, {"test": 1}),
+    "bits": (with_training_examples(BITS, 15), {}, {"test": 15}),
+    "none": (splits(REAL), {"kind": "real"}, {}),
+    "bits so few that all repeat themselves": (splits(FEW_BITS), {}, {}),
+    "levels, of which bits are drawn anew": (with_training_examples(GREYS, 15), {"binarisation": "dynamic"}, {}),
+}
+
+
+@pytest.mark.parametrize("case", REPEATED)
+def test_held_out_examples_that_are_trained_on_are_counted_where_chance_does_not_explain_them(case, tmp_path):
+    contents, settings, repeated = REPEATED[case]
+    assert repeated_examples(load(tmp_path, npz(tmp_path, **contents), **settings)) == repeated
+
+
+OWN = """\
+study: own
+title: Own
+data: {name: file, path: own.npz, kind: real}
+train: {batch: 10}
+grid: {flow.length: [0]}
+exhibits: [summary]
+"""
+
+
+def test_before_a_study_they_are_told_of(tmp_path):
+    npz(tmp_path, **with_training_examples(REAL, 5))
+    told = []
+    prepare_data(parse_study(OWN, str(tmp_path / "own.yaml")).under(), Project(tmp_path), told.append)
+    (words,) = told
+    assert words.startswith("data file-real: 5 of 15 test examples are training examples too: what a model remembers")
