@@ -25,7 +25,7 @@ from nfstudy.runner.watch import AtWork, Watch
 from nfstudy.runner.worker import Compiling, Died
 from nfstudy.runs.description import Described, describe, unit_of_settings
 from nfstudy.runs.result import RESULTS, EpochRecord, Notice, Resumed, TrialResult
-from nfstudy.runs.tags import THEN, Tag
+from nfstudy.runs.tags import THEN, Tag, tag_of
 from nfstudy.runs.tracking.store import Attempt, Store
 from nfstudy.runs.tracking.writing import RunLog, Writing, Written
 from nfstudy.runs.weights import WEIGHTS, describe_weights
@@ -301,9 +301,9 @@ class Coordinator:
         if message.other_code:
             tags[Tag.EARLIER_CODE] = " ".join(message.other_code)
             words += ", done by other code (the run and its report say so)"
-        if message.devices:
-            tags[Tag.DEVICE] = THEN.join(message.devices)
-            words += f", on {tags[Tag.DEVICE]}"
+        for name, history in message.made_by.items():
+            tags[tag_of(name)] = THEN.join(history)
+            words += f"; {name}: {THEN.join(history)}"
         self.writing.tag(self.logs[task], tags)
         self._note(task, words)
 

@@ -107,9 +107,9 @@ def prepare_rerun(
     dataset = load_dataset(settings.data.source(), project.data_folders) if settings.data else None
     then = _recorded(store, old)
     # A device that is not here is no reason not to try: the comparison says what comes of another.
-    last = then.device.rpartition(THEN)[2]
+    last, last_threads = (each.rpartition(THEN)[2] for each in (then.device, then.threads))
     device = resolve_device("auto" if not device and last.startswith("cuda") else device or last)
-    threads = threads or (int(then.threads) if then.threads.isdecimal() else 1) or 1
+    threads = threads or (int(last_threads) if last_threads.isdecimal() else 1) or 1
     fingerprint = dataset.fingerprint if dataset else ""
     now = present_conditions(code_state(), settings, fingerprint, device, threads, environment())
     cell = Cell(settings.normalized(), tags.get(Tag.BUDGET, ""), point=json.loads(tags[Tag.POINT]))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.metadata import version
 from pkgutil import walk_packages
 from typing import TYPE_CHECKING, Protocol
 
@@ -190,6 +191,7 @@ def serve(
         torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
     datasets = _Datasets(find_data)
     sources = load_sources()
+    made_by = {"device": device, "threads": str(threads), "torch": version("torch")}
     channel = _Line(channel)
     with suppress(CoordinatorGoneError):
         cache.on_compile = lambda loop: channel.send(Compiling(loop))
@@ -201,7 +203,7 @@ def serve(
             elif isinstance(order, Evaluate):
                 channel.send(_evaluate(device, datasets, order))
             else:
-                channel.send(_run(channel, device, datasets, stop, order, sources_digest(sources)))
+                channel.send(_run(channel, datasets, stop, order, sources_digest(sources), made_by))
 
 
 def load_sources() -> dict[str, str]:
@@ -303,7 +305,9 @@ def _evaluate(device: str, datasets: _Datasets, order: Evaluate) -> TrialResult 
         return _failed(error, 0)
 
 
-def _run(channel: Channel, device: str, datasets: _Datasets, stop: StopRequest, order: Run, code: str) -> TrialResult:
+def _run(
+    channel: Channel, datasets: _Datasets, stop: StopRequest, order: Run, code: str, made_by: Mapping[str, str]
+) -> TrialResult:
     """Run a trial; whatever goes wrong in it becomes a failed result with its traceback."""
     from nfstudy.inference.training.trial import run_trial
 
@@ -318,8 +322,8 @@ def _run(channel: Channel, device: str, datasets: _Datasets, stop: StopRequest, 
     try:
         dataset = datasets.of(order.trial.settings)
         stamp = checkpoint_key(order.trial, dataset.fingerprint if dataset else "")
-        checkpoints = Checkpoints(order.plan, stamp, channel.send, stop, code, device) if order.plan else None
-        return run_trial(order.trial, dataset, device, on_epoch, checkpoints)
+        checkpoints = Checkpoints(order.plan, stamp, channel.send, stop, code, made_by) if order.plan else None
+        return run_trial(order.trial, dataset, made_by["device"], on_epoch, checkpoints)
     except NOT_A_TRIALS:
         raise
     except BaseException as error:  # SystemExit too: somebody else's code may raise anything.

@@ -88,8 +88,8 @@ class Resumed:
     """Parameter updates that are in it."""
     other_code: tuple[str, ...] = ()
     """Digests of the sources that did some of them, where those are not the present ones; in order."""
-    devices: tuple[str, ...] = ()
-    """Where they were done by more devices than one: these in order, the present one last."""
+    made_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What else trained it and was not the same throughout: name, such as device -> in order, the present one last."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Final
 
 PREFIX = "nfstudy."
 THEN = ", then "
-"""Between the devices of a run that went on from a checkpoint of another."""
+"""Between the devices of a run that went on from a checkpoint of another; and its threads, and versions of torch."""
 
 
 class Tag:

@@ -414,17 +414,33 @@ def test_what_other_code_has_trained_is_told_and_stays_known_to_later_checkpoint
     assert told == [Resumed(5, ("unknown",))]
 
 
+def made_by(device, threads="1", torch="2.13.0"):
+    return {"device": device, "threads": threads, "torch": torch}
+
+
 def test_what_another_device_has_trained_is_told_and_stays_known_to_later_checkpoints(tmp_path):
     plan, told = CheckpointPlan(tmp_path / "a", 1e9), []
     for device, devices in (("cpu", ()), ("cpu", ()), ("cuda:0", ("cpu", "cuda:0")), ("cuda:0", ("cpu", "cuda:0"))):
-        checkpoints = Checkpoints(plan, {}, told.append, StopRequest(), "one", device)
+        checkpoints = Checkpoints(plan, {}, told.append, StopRequest(), "one", made_by(device))
         checkpoints.load(lambda state: 5)
-        assert [message.devices for message in told] == ([devices] if plan.path.exists() else [])
+        expected = {"device": devices} if devices else {}
+        assert [message.made_by for message in told] == ([expected] if plan.path.exists() else [])
         told.clear()
         checkpoints.save(b"state")
-    checkpoints = Checkpoints(plan, {}, told.append, StopRequest(), "one", "cpu")
+    checkpoints = Checkpoints(plan, {}, told.append, StopRequest(), "one", made_by("cpu", "2", "2.13.1"))
     checkpoints.load(lambda state: 5)
-    assert told == [Resumed(5, (), ("cpu", "cuda:0", "cpu"))]
+    several = {"device": ("cpu", "cuda:0", "cpu"), "threads": ("1", "2"), "torch": ("2.13.0", "2.13.1")}
+    assert told == [Resumed(5, (), several)]
+
+
+def test_of_a_checkpoint_from_before_the_devices_are_known_and_threads_are_not(tmp_path):
+    plan, told = CheckpointPlan(tmp_path / "a", 1e9), []
+    Checkpoints(plan, {}, told.append, StopRequest(), "one", made_by("cuda:0", "2")).save(b"state")
+    head, state = plan.path.read_bytes().split(b"\n", 1)
+    older = {name: value for name, value in json.loads(head).items() if name != "made_by"} | {"devices": ["cuda:0"]}
+    plan.path.write_bytes(json.dumps(older).encode() + b"\n" + state)
+    Checkpoints(plan, {}, told.append, StopRequest(), "one", made_by("cpu")).load(lambda state: 5)
+    assert told == [Resumed(5, (), {"device": ("cuda:0", "cpu")})]
 
 
 def no_room(descriptor):

@@ -275,7 +275,8 @@ def test_a_stopped_study_goes_on_from_its_checkpoints_and_past_a_truncated_one(t
     assert all(json.loads(path.read_bytes().partition(b"\n")[0])["seconds"] > 0 for path in (first, second))
     first.write_bytes(first.read_bytes()[:-10])
     head, _, state = second.read_bytes().partition(b"\n")
-    second.write_bytes(json.dumps(json.loads(head) | {"devices": ["cuda:0"]}).encode() + b"\n" + state)
+    before = {"device": ["cuda:0"], "threads": ["2"], "torch": ["2.12.0"]}
+    second.write_bytes(json.dumps(json.loads(head) | {"made_by": before}).encode() + b"\n" + state)
     again = nfstudy(folder, "run", "tiny.yaml", "--workers", "2")
     assert again.returncode == 0, again.stderr
     assert "truncated or altered" in again.stderr
@@ -285,8 +286,10 @@ def test_a_stopped_study_goes_on_from_its_checkpoints_and_past_a_truncated_one(t
     frame = frame_of(folder)
     finished = frame[frame["outcome"] == "finished"].set_index("device")
     assert finished["attempt"].to_dict() == {"cpu": 2, "cuda:0, then cpu": 2}
+    assert finished["threads"].to_dict() == {"cpu": "1", "cuda:0, then cpu": "2, then 1"}
     rerun = nfstudy(folder, "rerun", finished.loc["cuda:0, then cpu", "run_id"])
     assert "device: cuda:0, then cpu then, cpu now" in rerun.stdout + rerun.stderr
+    assert "threads: 2, then 1 then, 1 now" in rerun.stdout + rerun.stderr
     assert not list((folder / "mlruns" / "checkpoints").rglob("*.checkpoint"))
 
 

@@ -1,6 +1,6 @@
 """Checkpoints of a trial under way: one file a trial, written at intervals, from which a killed run goes on.
 
-A file is one line of JSON (format, trial, seconds, the code and devices that trained it, SHA-256 of the rest) and then
+A file is one line of JSON (format, trial, seconds, what trained it, SHA-256 of the rest) and then
 the state that `training` makes of itself, as bytes. It appears by a rename, after it has reached the disk, so the one
 before it stands until then. Free of torch, for the coordinator looks after these files too.
 """
@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nfstudy.core.atomic import draft_of, sweep
@@ -29,6 +29,10 @@ ENDING = ".checkpoint"
 LONGEST_HEAD = 10_000
 """Bytes; what has no end of line by then is no checkpoint."""
 
+
+MADE_BY = ("device", "threads", "torch")
+"""What trained a trial, beside the code, and may change its last bits: the torch device, the threads of an operation,
+and the version of torch; each a tag of its run."""
 
 LARGEST = 2**30
 """Bytes; those of the paper's largest model are some 40 MB."""
@@ -81,8 +85,8 @@ class Checkpoint:
     state: bytes
     code: tuple[str, ...] = ()
     """The digests of the sources that trained it, in order; of before these were kept, `UNKNOWN`."""
-    devices: tuple[str, ...] = ()
-    """The torch devices that trained it, in order; empty of before these were kept."""
+    made_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name of `MADE_BY` -> what trained it, in order; nothing of before that was kept."""
 
 
 def write_checkpoint(path: Path, trial: Mapping[str, str | int], checkpoint: Checkpoint) -> None:
@@ -93,7 +97,7 @@ def write_checkpoint(path: Path, trial: Mapping[str, str | int], checkpoint: Che
         "trial": trial,
         "seconds": checkpoint.seconds,
         "code": checkpoint.code,
-        "devices": checkpoint.devices,
+        "made_by": checkpoint.made_by,
         "sha256": digest,
     }
     # Its folder was made with the trial; one that is gone has been moved, with the checkpoints of before.
@@ -131,11 +135,13 @@ def read_checkpoint(path: Path, trial: Mapping[str, str | int]) -> Checkpoint | 
         seconds = float(head["seconds"])
         if not 0 <= seconds < math.inf:
             raise CheckpointError(f"{path}: has taken {seconds} seconds; expected: a time")
-        code, devices = head.get("code", [UNKNOWN]), head.get("devices", [])
-        for name, found in (("code", code), ("devices", devices)):
+        code = head.get("code", [UNKNOWN])
+        made_by = head.get("made_by", {"device": head.get("devices", [])})
+        for name, found in {"code": code, **made_by}.items():
             if not isinstance(found, list):
                 raise CheckpointError(f"{path}: its {name} is no list; expected: what trained it, in order")
-        return Checkpoint(seconds, state, tuple(map(str, code)), tuple(map(str, devices)))
+        histories = {name: tuple(map(str, made_by[name])) for name in MADE_BY if made_by.get(name)}
+        return Checkpoint(seconds, state, tuple(map(str, code)), histories)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise CheckpointError(f"{path}: is truncated, or not a checkpoint") from None
 
@@ -150,7 +156,7 @@ class Checkpoints:
         tell: Callable[[Notice | Resumed], None],
         stop: StopRequest,
         code: str = "",
-        device: str = "",
+        made_by: Mapping[str, str] | None = None,
     ) -> None:
         """Begin the trial's clock.
 
@@ -160,14 +166,14 @@ class Checkpoints:
             tell: told of what people should know.
             stop: what may ask to stop.
             code: the digest of the sources that train it.
-            device: the torch device that it is trained on.
+            made_by: name of `MADE_BY` -> what else trains it.
         """
         self.earlier = 0.0
         """Wall-clock seconds that earlier attempts spent up to the checkpoint that was resumed."""
         self._plan, self._trial, self._tell, self._stop = plan, trial, tell, stop
         self._code: tuple[str, ...] = (code,)
         """Of all that trained it, in order."""
-        self._devices: tuple[str, ...] = (device,)
+        self._made_by: dict[str, tuple[str, ...]] = {name: (own,) for name, own in (made_by or {}).items()}
         """Likewise."""
         self._began = self._last = time.monotonic()
         self._failing = False
@@ -192,11 +198,11 @@ class Checkpoints:
                 own = self._code[-1]
                 others = tuple(code for code in found.code if code != own)
                 self._code = (*others, own)
-                if found.devices[-1:] == self._devices:
-                    self._devices = found.devices
-                else:
-                    self._devices = (*found.devices, *self._devices)
-                self._tell(Resumed(update, others, self._devices if len(self._devices) > 1 else ()))
+                for name, present in self._made_by.items():
+                    before = found.made_by.get(name, ())
+                    self._made_by[name] = before if before[-1:] == present else before + present
+                several = {name: history for name, history in self._made_by.items() if len(history) > 1}
+                self._tell(Resumed(update, others, several))
         except CheckpointError as error:
             self._tell(Notice(f"{error}; starting over"))
 
@@ -208,7 +214,7 @@ class Checkpoints:
         """
         seconds = self.earlier + time.monotonic() - self._began
         try:
-            write_checkpoint(self._plan.path, self._trial, Checkpoint(seconds, state, self._code, self._devices))
+            write_checkpoint(self._plan.path, self._trial, Checkpoint(seconds, state, self._code, self._made_by))
             self._failing = False
         except OSError as error:
             if not self._failing:  # Once, not at every interval.
