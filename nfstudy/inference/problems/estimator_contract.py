@@ -11,7 +11,10 @@ from torch import Tensor
 from nfstudy.core.declarations import GradientEstimator
 from nfstudy.core.errors import UserError
 from nfstudy.data import load_dataset
+from nfstudy.inference.models.minibatch import Minibatch
+from nfstudy.inference.models.objective import BoundTerms
 from nfstudy.inference.objectives import make_estimator
+from nfstudy.inference.objectives.base import over_samples
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.base import Problem
 from nfstudy.inference.problems.metrics import TRIES
@@ -28,9 +31,10 @@ other sign it is 5.2 or more above, on images thousands."""
 def check_estimator(declaration: GradientEstimator) -> int:
     """Check an estimator at each of its examples; return on how many small problems.
 
-    Objectives and terms are of each example of a minibatch and finite; the same minibatch gives the same numbers; all
-    parameters get a gradient; what it learns along the way are tensors, from which another one goes on; and F does not
-    rise by many nats where a few updates are made by its gradient.
+    Objectives and terms are of each example of a minibatch and finite, and no term is another one, or of the other
+    sign; the same minibatch gives the same numbers; all parameters get a gradient; what it learns along the way are
+    tensors, from which another one goes on; and F does not rise by many nats where a few updates are made by its
+    gradient.
 
     Raises:
         UserError: one of these does not hold, or its code fails; or none of its examples is possible.
@@ -80,6 +84,8 @@ def _mistake(problem: Problem) -> str:
                 return f"{name}: got shape {tuple(value.shape)}; expected: ({rows},), one number an example"
             if not bool(value.isfinite().all()):
                 return f"{name}: got numbers that are not finite; expected: finite ones"
+        if found := _exchanged(estimate.terms, batch):
+            return found
         gradients = _gradients(problem, estimate.objective)
         if missed := [name for name, gradient in gradients.items() if gradient is None]:
             return f"gradient of {missed[0]}: none; expected: one that reaches every parameter"
@@ -101,6 +107,24 @@ def _mistake(problem: Problem) -> str:
         # The second goes on from the first one's state, as after a checkpoint.
         again = make_estimator(objective, problem.inputs, problem.device)
         again.load(estimator.state)
+    return ""
+
+
+def _exchanged(terms: BoundTerms, batch: Minibatch) -> str:
+    """Return which term has the numbers of another one, or its own with the other sign; else empty.
+
+    Where an estimator makes other samples of the noise than `Minibatch.terms` does, its terms are none of those.
+    """
+    with torch.no_grad():
+        known = over_samples(batch.terms())._asdict()
+    for name, value in terms._asdict().items():
+        if torch.allclose(value, known[name], rtol=1e-3):
+            continue
+        for other, numbers in known.items():
+            if torch.allclose(value, numbers, rtol=1e-3):
+                return f"{name}: got the numbers of {other}; expected: its own"
+        if torch.allclose(-value, known[name], rtol=1e-3):
+            return f"{name}: got its numbers with the other sign; expected: that of `BoundTerms`"
     return ""
 
 

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -63,6 +64,39 @@ class OfOtherSign(Estimator):
 
 class OfOtherSignForQ(OfOtherSign):
     of_p_too = False
+
+
+class Misnamed(Estimator):
+    """The free energy, with terms that another function has changed."""
+
+    def __init__(self, change, *arguments):
+        super().__init__(*arguments)
+        self.change = change
+
+    def __call__(self, batch, beta):
+        terms = over_samples(batch.terms())
+        return Estimate(self.change(terms), self.energies(terms, beta))
+
+
+MISNAMED = {
+    "exchanged": (
+        lambda terms: terms._replace(log_prior=terms.log_q0, log_q0=terms.log_prior),
+        "log_prior: got the numbers of log_q0; expected: its own",
+    ),
+    "of the other sign": (
+        lambda terms: terms._replace(log_likelihood=-terms.log_likelihood),
+        "log_likelihood: got its numbers with the other sign",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISNAMED)
+def test_terms_that_are_another_one_are_told(case, monkeypatch):
+    change, words = MISNAMED[case]
+    declared = replace(DECLARED["pathwise"], implementation=lambda: partial(Misnamed, change))
+    monkeypatch.setitem(registry._declared["estimators"], "pathwise", (declared, registry.BUILT_IN))
+    with pytest.raises(UserError, match=words):
+        check_estimator(declared)
 
 
 @pytest.mark.parametrize("estimator", [OfOtherSign, OfOtherSignForQ])
