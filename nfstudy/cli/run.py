@@ -25,6 +25,7 @@ from nfstudy.cli.options import (
 )
 from nfstudy.cli.status import NEEDED, print_cells
 from nfstudy.cli.studies import chosen_file
+from nfstudy.core import registry
 from nfstudy.core.errors import SpecError, StoreError, UserError, printable, without_secrets
 from nfstudy.core.launcher import Launcher
 from nfstudy.core.project import Project
@@ -129,6 +130,10 @@ def _run(launch: Launch, dry_run: bool, take_over: bool, resume: str) -> int:
         tell(note)
     left, impossible = runs_left(plan, frame), plan.impossible
     print(_heading(plan, left), flush=True)
+    if not left and any(registry.origin_of("data", spec.name) != registry.BUILT_IN for spec in plan.data_sources):
+        from nfstudy.runner.prepare import data_from_outside, require_same_data
+
+        require_same_data(plan, frame, data_from_outside(plan, launch.project))
     try:
         summary = _run_rest(launch, frame, left, dry_run, take_over) if left else None
     except Interrupted as signal:

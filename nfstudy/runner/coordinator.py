@@ -261,7 +261,9 @@ class Coordinator:
         if self.stopping:
             return
         plan = CheckpointPlan(self._checkpoint(trial.identity), self.retry.checkpoint_every)
-        worker.run(trial, task.should_continue is not None, plan)
+        spec = trial.settings.data
+        numbers = self.data[spec.source()].fingerprint if spec else ""
+        worker.run(trial, task.should_continue is not None, plan, numbers)
         self.progress.epoch(worker.number, trial, EpochRecord(0, 0, trial.settings.train.updates, {}), self._left())
 
     def _handle(self, worker: Worker, message: object) -> None:

@@ -46,9 +46,12 @@ class Worker(ABC):
         self.task: Any = None
         """What the coordinator has given it to do; None when it is idle."""
 
-    def run(self, trial: Trial, asks: bool, plan: CheckpointPlan | None = None) -> None:
-        """Start a trial, with checkpoints if planned; where it `asks`, it waits for `answer` after each epoch."""
-        self.send(Run(trial, asks, plan))
+    def run(self, trial: Trial, asks: bool, plan: CheckpointPlan | None = None, numbers: str = "") -> None:
+        """Start a trial, with checkpoints if planned; where it `asks`, it waits for `answer` after each epoch.
+
+        `numbers` is the fingerprint of the data that its run is logged with.
+        """
+        self.send(Run(trial, asks, plan, numbers))
 
     def measure(self, settings: Settings) -> None:
         """Start measuring what a trial with these settings takes."""

@@ -19,6 +19,7 @@ from nfstudy.runner.coordinator import Assignment, Coordinator, Places, Summary
 from nfstudy.runner.engine import Engine
 from nfstudy.runner.journal import drop_lock, journal_errors
 from nfstudy.runner.options import Launch
+from nfstudy.runner.prepare import require_same_data
 from nfstudy.runner.progress import StudyProgress, make_progress
 from nfstudy.runner.scheduler import Scheduler
 from nfstudy.runner.search import further_plan, study_plan
@@ -61,6 +62,7 @@ def run_study(
 
     Raises:
         StoreError: the store or the journal cannot be used, or the study was taken over.
+        DataError: results that the store holds are of other data.
         Interrupted: asked to stop; runs under way are saved and marked killed.
     """
     plan, study = launch.plan, launch.plan.study
@@ -70,6 +72,7 @@ def run_study(
     store.kill_left_over(plan.name)
     runs = runs_of_study(study, store.runs)
     frame = trusted(plan, runs.frame())
+    require_same_data(plan, frame, data)
     folder = store.folder or launch.project.store
     report = launch.project.page(launch.project.report(study.study))
     places = Places(

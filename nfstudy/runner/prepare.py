@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+import pandas as pd
 
 from nfstudy.core import registry
 from nfstudy.core.errors import DataError
@@ -16,7 +19,8 @@ from nfstudy.runner.eta import cost_signature, run_seconds
 from nfstudy.runner.signals import STOP_SECONDS, StopSignal
 from nfstudy.runner.watch import AtWork, Watch
 from nfstudy.runner.worker import Compiling, Died, Ready
-from nfstudy.runs.result import Cost
+from nfstudy.runs.frame import study_cells
+from nfstudy.runs.result import RESULTS, Cost
 from nfstudy.runs.whole_run import DataRecord
 from nfstudy.study.cells import Cell, cost_key
 from nfstudy.study.plan import StudyPlan
@@ -61,6 +65,45 @@ def prepare_data(
                 "call, drawn from data_generator(purpose) alone"
             )
     return records
+
+
+def data_from_outside(plan: StudyPlan, project: Project) -> dict[DataSpec, DataRecord]:
+    """Return what `prepare_data` does of those sources from outside whose data can be had here.
+
+    Whatever a loader raises, of what it does not find nothing can be said.
+    """
+    records = {}
+    for spec in plan.data_sources:
+        if registry.origin_of("data", spec.name) != registry.BUILT_IN:
+            with suppress(Exception, SystemExit):
+                records[spec] = data_record(load_dataset(spec, project.data_folders))
+    return records
+
+
+def require_same_data(plan: StudyPlan, frame: pd.DataFrame, records: Mapping[DataSpec, DataRecord]) -> None:
+    """Raise DataError where a study has results by the same settings of other numbers than its data are now.
+
+    Keys hold the code of a source from outside, and not what that reads.
+
+    Arguments:
+        plan: the study.
+        frame: its runs.
+        records: what data sets are now, of those that are looked at.
+    """
+    results = frame[frame["outcome"].isin(RESULTS)]
+    for cell in study_cells(plan, results):
+        spec = cell.settings.data.source() if cell.settings.data else None
+        if spec is None or spec not in records:
+            continue
+        own = results.loc[results["cell"] == cell.key, "data_fingerprint"]
+        others = own[~own.isin(["", records[spec].fingerprint])]
+        if len(others):
+            raise DataError(
+                f"data {spec.name}: runs of {cell.label} are of other numbers, SHA-256 "
+                f"{others.iloc[0][:10]}…, than it gives now, {records[spec].fingerprint[:10]}…, at the same settings; "
+                "expected: the same, as settings and code are all that tells runs apart; hint: have the source's "
+                "`resolve` put a digest of what it reads into a setting"
+            )
 
 
 def data_record(dataset: Dataset) -> DataRecord:

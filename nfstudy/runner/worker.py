@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pkgutil import walk_packages
 from typing import TYPE_CHECKING, Protocol
 
-from nfstudy.core.errors import UserError, without_secrets
+from nfstudy.core.errors import DataError, UserError, without_secrets
 from nfstudy.core.sources import sources_digest
 from nfstudy.inference.training.checkpoints import CheckpointPlan, Checkpoints, checkpoint_key
 from nfstudy.inference.training.stop import Stopped, StopRequest
@@ -59,6 +59,8 @@ class Run:
     """Whether it waits for an answer after each epoch."""
     plan: CheckpointPlan | None = None
     """None: it writes no checkpoints."""
+    numbers: str = ""
+    """The fingerprint of the data that its run is logged with; empty where that does not matter."""
 
 
 @dataclass(frozen=True)
@@ -321,6 +323,11 @@ def _run(
 
     try:
         dataset = datasets.of(order.trial.settings)
+        if dataset and order.numbers not in ("", dataset.fingerprint):
+            raise DataError(
+                f"data {dataset.name}: a worker got other numbers, SHA-256 {dataset.fingerprint[:10]}…, than the "
+                f"launcher, {order.numbers[:10]}…; expected: the same, as long as a study runs and on every machine"
+            )
         stamp = checkpoint_key(order.trial, dataset.fingerprint if dataset else "")
         checkpoints = Checkpoints(order.plan, stamp, channel.send, stop, code, made_by) if order.plan else None
         return run_trial(order.trial, dataset, made_by["device"], on_epoch, checkpoints)

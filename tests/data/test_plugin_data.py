@@ -1,6 +1,7 @@
 """Data sources and likelihoods from outside: declared in one file, and used like the suite's own."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -425,15 +426,36 @@ def test_every_likelihood_of_the_suite_keeps_the_contract(name):
 
 
 @pytest.mark.end_to_end
-@pytest.mark.parametrize(
-    "text", [STUDY, COINS.replace("latent: 2", "latent: 2, likelihood: coins")], ids=["counts", "coins"]
-)
-def test_workers_train_on_what_a_plug_in_declares(tmp_path, text):
+def test_workers_train_on_what_a_plug_in_declares(tmp_path):
     (tmp_path / "counts.py").write_text(COUNTS)
-    (tmp_path / "tiny.yaml").write_text(text)
+    (tmp_path / "tiny.yaml").write_text(COINS.replace("latent: 2", "latent: 2, likelihood: coins"))
     done = nfstudy(tmp_path, "run", "tiny.yaml", "--workers", "1")
     assert done.returncode == 0, done.stdout + done.stderr
-    frame = frame_of(tmp_path)
-    assert set(frame["outcome"]) == {"finished"}
-    summary = (tmp_path / "reports/tiny/tables/summary.md").read_text()
-    assert ("nats per count" if text == STUDY else "nats per image") in summary
+    assert set(frame_of(tmp_path)["outcome"]) == {"finished"}
+    assert "nats per image" in (tmp_path / "reports/tiny/tables/summary.md").read_text()
+
+
+@pytest.mark.end_to_end
+def test_data_that_change_under_the_same_settings_are_refused(tmp_path):
+    """Of what a source reads, keys know nothing: its runs of before would count as done, and mix with later ones."""
+    seed = tmp_path / "seed.txt"
+    seed.write_text("1")
+    (tmp_path / "counts.py").write_text(COUNTS.replace("default_rng(1)", f"default_rng(int(open('{seed}').read()))"))
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    done = nfstudy(tmp_path, "run", "tiny.yaml", "--workers", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nats per count" in (tmp_path / "reports/tiny/tables/summary.md").read_text()
+    seed.write_text("2")
+    words = (
+        "data counts: runs of diagonal Gaussian K=0 D=2 are of other numbers, SHA-256 .*…, than it gives now, .*…, at"
+    )
+    nothing_left = nfstudy(tmp_path, "run", "tiny.yaml", "--workers", "1")
+    (tmp_path / "tiny.yaml").write_text(STUDY.replace("[0, 1]", "[0, 1, 2]"))
+    one_left = nfstudy(tmp_path, "run", "tiny.yaml", "--workers", "1")
+    for refused in (nothing_left, one_left):
+        assert refused.returncode == 2
+        assert re.search(words, refused.stderr), refused.stderr
+    assert len(frame_of(tmp_path)) == 2
+    seed.unlink()  # Of data that are not there, nothing can be said: a report can be made all the same.
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    assert nfstudy(tmp_path, "run", "tiny.yaml", "--workers", "1").returncode == 0

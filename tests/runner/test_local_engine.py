@@ -86,6 +86,11 @@ def test_a_worker_lives_over_trials_failures_and_questions(open_engine):
         (cost,) = answers(engine, worker, Cost)
         assert min(cost.update, cost.validation, cost.test) > 0
 
+        worker.run(TRIAL, asks=False, numbers="0" * 64)
+        (other,) = answers(engine, worker, TrialResult)
+        assert (other.outcome, other.retry) == ("failed", False)
+        assert "data digits-static: a worker got other numbers, SHA-256 76713e93c6…, than the launcher" in other.reason
+
         mnist = type(TRIAL)("s", CELL, TRIAL.settings.replace({"data.name": "mnist"}), "repetition", 1)
         worker.run(mnist, asks=False)
         (failed,) = answers(engine, worker, TrialResult)
