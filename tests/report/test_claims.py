@@ -395,6 +395,16 @@ def test_claims_stand_on_every_body_of_evidence_side_by_side():
     ]
 
 
+def test_a_verdict_on_cells_whose_repetitions_are_still_to_do_says_so():
+    falling = {("none", 0): [97, 98, 99], ("planar", 10): [92, 94, 93], ("planar", 20): [91, 92.5, None]}
+    (claim,) = parse_claims(CLAIM, "c", FACTS)
+    judged_claims = judge_on([claim], [planted(study(), falling)])
+    assert [verdict.is_incomplete for verdict in judged_claims[0].bodies.values()] == [True]
+    table = side_by_side(judged_claims, caption="All.")
+    assert [entry.display for entry in table.rows[0].entries] == ["order", "undecided (incomplete)"]
+    assert table.caption.startswith("All. Incomplete: repetitions of its cells are still to do")
+
+
 def test_two_cells_at_one_place_are_ambiguous_unless_the_claim_names_the_setting():
     spec = study(SMALL, grid="{flow.family: [planar], flow.length: [0, 10], model.latent: [2, 40]}")
     values = {("none", 0): [97, 98, 99], ("planar", 10): [92, 94, 93]}

@@ -25,8 +25,11 @@ def claim(name, about="MNIST", that="", quantity="F"):
 
 
 def judged(name, *verdicts, **how):
-    """A claim with these verdicts of the bodies b1, b2, ..."""
-    bodies = {f"b{n}": SimpleNamespace(verdict=word, parts=()) for n, word in enumerate(verdicts, 1)}
+    """A claim with these verdicts of the bodies b1, b2, ...; one with a star is of cells that are not complete."""
+    bodies = {
+        f"b{n}": SimpleNamespace(verdict=word.rstrip("*"), parts=(), is_incomplete=word.endswith("*"))
+        for n, word in enumerate(verdicts, 1)
+    }
     return JudgedClaim(claim(name, **how), bodies)
 
 
@@ -71,6 +74,11 @@ def test_one_claim(verdicts, words):
     assert first == f"The only claim of the paper {words}."
     first, *_ = texts(judged("a", *verdicts), paper="Smith (2030)")
     assert first == f"The only claim of Smith (2030) {words}."
+
+
+def test_a_body_that_is_not_complete_is_told_as_such():
+    _, told = texts(judged("a", "contradicted*", "supported", "undecided*"))
+    assert told.endswith("(contradicted by the incomplete b1; supported by b2; undecided by the incomplete b3).")
 
 
 def test_no_runs():

@@ -29,6 +29,8 @@ BODIES_CAPTION = (
     "them. Each verdict holds for its body alone; there is no correction for the number of claims or bodies."
 )
 NO_EVIDENCE = "–"
+INCOMPLETE = " (incomplete)"
+OF_INCOMPLETE = " Incomplete: repetitions of its cells are still to do, and the verdict is of those that there are."
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def side_by_side(
         briefly: whether claims are told in words, and not by their ids and groups.
     """
     bodies = body_names(judged)
+    if any(verdict.is_incomplete for found in judged for verdict in found.bodies.values()):
+        caption += OF_INCOMPLETE
     rows = []
     for group in GROUPS:
         for found in judged:
@@ -92,12 +96,11 @@ def side_by_side(
 
 
 def _brief(found: ClaimVerdict | None) -> str:
-    """Return a verdict, and which way where it is against the claim."""
+    """Return a verdict, which way where it is against the claim, and whether it may still change."""
     if found is None:
         return NO_EVIDENCE
-    if found.verdict == "contradicted" and found.claim.group != "order":
-        return f"{found.verdict}: {found.way}"
-    return found.verdict
+    way = f": {found.way}" if found.verdict == "contradicted" and found.claim.group != "order" else ""
+    return f"{found.verdict}{INCOMPLETE if found.is_incomplete else ''}{way}"
 
 
 def counts_text(verdicts: Sequence[ClaimVerdict]) -> str:

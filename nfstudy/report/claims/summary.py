@@ -187,6 +187,7 @@ def _differing(judged: JudgedClaim, fate: Fate) -> Iterator[Phrase]:
         yield Phrase(f"{'; ' if place else ' ('}{word} by ")
         for number, name in enumerate(names):
             yield from [Phrase(" and " if number == len(names) - 1 else ", ")] * bool(number)
+            yield from [Phrase("the incomplete ")] * judged.bodies[name].is_incomplete
             yield Phrase(name, body=name)
         if word == "contradicted" and (way := _way(judged)):
             yield Phrase(", ")

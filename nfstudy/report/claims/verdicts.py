@@ -164,6 +164,11 @@ class ClaimVerdict:
         return tuple(dict.fromkeys(run_id for part in self.parts for run_id in part.run_ids))
 
     @property
+    def is_incomplete(self) -> bool:
+        """Whether repetitions of its cells are still to do: its first look is then at those that there are."""
+        return any(not cell.complete for part in self.parts if part.looks for cell in part.evidence.cells)
+
+    @property
     def is_judged(self) -> bool:
         """Whether all cells of some part have runs."""
         return any(part.looks for part in self.parts)
