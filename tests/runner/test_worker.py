@@ -41,7 +41,8 @@ def run(monkeypatch, channel, error=None, asks=False):
 
     monkeypatch.setattr("nfstudy.inference.training.trial.run_trial", run_trial)
     datasets = worker._Datasets(lambda source: type("Dataset", (), {"fingerprint": "ab"}))
-    return worker._run(worker._Line(channel), "cpu", datasets, StopRequest(), Run(TRIAL, asks), "code")
+    made_by = {"device": "cpu"}
+    return worker._run(worker._Line(channel), datasets, StopRequest(), Run(TRIAL, asks), "code", made_by)
 
 
 @pytest.mark.parametrize(
