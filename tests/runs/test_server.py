@@ -40,7 +40,7 @@ def served(tmp_path):
         yield folder, address
     finally:
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(20)
+        process.wait(90)
 
 
 def files_with(folder, *words):
