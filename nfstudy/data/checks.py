@@ -88,11 +88,13 @@ def repeated_examples(dataset: Dataset) -> dict[str, int]:
     training examples are drawn from levels anew, they cannot be compared.
     """
     found: dict[str, int] = {}
+    if dataset.levels > 1:
+        return found
     counts = Counter(map(_mark, dataset.train))
     share = sum(count for count in counts.values() if count > 1) / len(dataset.train)
     for split in ("valid", "test"):
         examples = getattr(dataset, split)
-        if dataset.levels > 1 or examples.dtype != dataset.train.dtype:
+        if examples.dtype != dataset.train.dtype:
             continue
         repeated = sum(_mark(example) in counts for example in examples)
         expected = share * len(examples)

@@ -91,16 +91,16 @@ def require_same_data(plan: StudyPlan, frame: pd.DataFrame, records: Mapping[Dat
         records: what data sets are now, of those that are looked at.
     """
     results = frame[frame["outcome"].isin(RESULTS)]
+    numbers = results.groupby("cell")["data_fingerprint"].unique()  # Once: a grid may have ten thousand cells.
     for cell in study_cells(plan, results):
         spec = cell.settings.data.source() if cell.settings.data else None
         if spec is None or spec not in records:
             continue
-        own = results.loc[results["cell"] == cell.key, "data_fingerprint"]
-        others = own[~own.isin(["", records[spec].fingerprint])]
-        if len(others):
+        others = [own for own in numbers.get(cell.key, ()) if own not in ("", records[spec].fingerprint)]
+        if others:
             raise DataError(
                 f"data {spec.name}: runs of {cell.label} are of other numbers, SHA-256 "
-                f"{others.iloc[0][:10]}…, than it gives now, {records[spec].fingerprint[:10]}…, at the same settings; "
+                f"{others[0][:10]}…, than it gives now, {records[spec].fingerprint[:10]}…, at the same settings; "
                 "expected: the same, as settings and code are all that tells runs apart; hint: have the source's "
                 "`resolve` put a digest of what it reads into a setting"
             )
