@@ -401,8 +401,14 @@ def test_a_verdict_on_cells_whose_repetitions_are_still_to_do_says_so():
     judged_claims = judge_on([claim], [planted(study(), falling)])
     assert [verdict.is_incomplete for verdict in judged_claims[0].bodies.values()] == [True]
     table = side_by_side(judged_claims, caption="All.")
-    assert [entry.display for entry in table.rows[0].entries] == ["order", "undecided (incomplete)"]
+    assert table.columns == ("claim", "about", "mnist full (incomplete)")
+    assert [entry.display for entry in table.rows[0].entries] == ["order", "undecided"]
     assert table.caption.startswith("All. Incomplete: repetitions of its cells are still to do")
+    level = "{form: near, cells: {none: [0]}, tolerance: 1.0}"
+    claims = parse_claims(CLAIM + CLAIM.replace(FALLS, level).replace("id: longer", "id: level"), "c", FACTS)
+    table = side_by_side(judge_on(claims, [planted(study(), falling)]))
+    assert table.columns == ("claim", "about", "mnist full")
+    assert [entry.display for row in table.rows for entry in row.entries[1:]] == ["undecided (incomplete)", "undecided"]
 
 
 def test_two_cells_at_one_place_are_ambiguous_unless_the_claim_names_the_setting():

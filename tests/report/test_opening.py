@@ -154,6 +154,16 @@ def test_every_number_of_readme_leads_to_its_run(tmp_path):
             assert f"{shown.removeprefix('[')} |" in pages[body]
 
 
+def test_bodies_of_one_repetition_are_shown_where_there_are_no_others(tmp_path):
+    budgets = "budgets: {full: {}, laptop: {train.updates: 2000, repetitions: 1}, once: {repetitions: 1}}"
+    spec = study(SMALL.replace("budgets: {full: {}, laptop: {train.updates: 2000}}", budgets))
+    _, page, text = front(tmp_path / "all", spec)
+    assert "| paper | [mnist full \\*](reports/mnist/index.md) |\n" in text.evidence
+    assert "mnist/budget-once/index.html" in page
+    _, _, text = front(tmp_path / "two", spec, runs={"mnist": FakeRuns(run_all(spec, "laptop").records)})
+    assert "| paper | [mnist laptop \\*](reports/mnist/index.md) |\n" in text.evidence
+
+
 def test_a_run_that_a_page_does_not_list_is_led_to_its_list(tmp_path):
     spec = study(SMALL, repetitions="30")
     _, _, text = front(tmp_path, spec, runs={"mnist": run_all(spec, "full")})

@@ -81,6 +81,23 @@ def test_a_body_that_is_not_complete_is_told_as_such():
     assert told.endswith("(contradicted by the incomplete b1; supported by b2; undecided by the incomplete b3).")
 
 
+def test_what_differs_alike_is_told_once_and_each_body_leads_once_in_a_sentence():
+    falls = "longer chains lower {quantity} at each step"
+    claims = [
+        judged("f", "supported", "undecided*", that=falls),
+        judged("n", "supported", "undecided*", that=falls, quantity="−ln p(x)"),
+        judged("x", "supported", "undecided", that="mixing is alike"),
+        judged("m", "contradicted", "supported", that="the levels are the paper's"),
+    ]
+    _, stands, mixed = verdict_sentences(claims)
+    assert stands.text == (
+        "What stands: on MNIST, that longer chains lower F and −ln p(x) at each step (undecided by the incomplete b2); "
+        "that mixing is alike (undecided by b2)."
+    )
+    assert [phrase.body for phrase in stands.phrases if phrase.text == "b2"] == ["b2", ""]
+    assert [phrase.body for phrase in mixed.phrases if phrase.text == "b2"] == ["b2"]
+
+
 def test_no_runs():
     assert texts(judged("a"), judged("b")) == ["Of the paper's 2 claims, none has runs yet."]
 

@@ -83,24 +83,31 @@ def side_by_side(
         briefly: whether claims are told in words, and not by their ids and groups.
     """
     bodies = body_names(judged)
-    if any(verdict.is_incomplete for found in judged for verdict in found.bodies.values()):
+    incomplete = {
+        body: [found.bodies[body].is_incomplete for found in judged if body in found.bodies] for body in bodies
+    }
+    if any(map(any, incomplete.values())):
         caption += OF_INCOMPLETE
     rows = []
     for group in GROUPS:
         for found in judged:
             if found.claim.group == group:
-                texts = [_brief(found.bodies.get(body)) for body in bodies]
+                texts = [_brief(found.bodies.get(body), whole=all(incomplete[body])) for body in bodies]
                 row = found.claim.short if briefly else found.claim.id
                 rows.append(Row(row, tuple(Entry(text=text) for text in (*([] if briefly else [group]), *texts))))
-    return Table(name, caption, ("claim", *([] if briefly else ["about"]), *bodies), tuple(rows))
+    heads = [f"{body}{INCOMPLETE}" if all(incomplete[body]) else body for body in bodies]
+    return Table(name, caption, ("claim", *([] if briefly else ["about"]), *heads), tuple(rows))
 
 
-def _brief(found: ClaimVerdict | None) -> str:
-    """Return a verdict, which way where it is against the claim, and whether it may still change."""
+def _brief(found: ClaimVerdict | None, whole: bool) -> str:
+    """Return a verdict, which way where it is against the claim, and whether it may still change.
+
+    That is not said where the head of the column says it of the `whole` body.
+    """
     if found is None:
         return NO_EVIDENCE
     way = f": {found.way}" if found.verdict == "contradicted" and found.claim.group != "order" else ""
-    return f"{found.verdict}{INCOMPLETE if found.is_incomplete else ''}{way}"
+    return f"{found.verdict}{INCOMPLETE if found.is_incomplete and not whole else ''}{way}"
 
 
 def counts_text(verdicts: Sequence[ClaimVerdict]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nfstudy.report.claims.inequalities import QUANTITY_MARK
@@ -67,7 +67,7 @@ class Sentence:
     @property
     def text(self) -> str:
         """The whole of it as plain text."""
-        return "".join([f"{self.lead}: " if self.lead else "", *(phrase.text for phrase in self.phrases)])
+        return f"{f'{self.lead}: ' if self.lead else ''}{_texts(self.phrases)}"
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,16 @@ def verdict_sentences(
                 spans = [*_spans(each)]
                 phrases += [Phrase(" ")] * bool(phrases and spans) + spans
         if phrases:
-            sentences.append(Sentence(_WORDS[fate].lead, tuple(phrases), fate))
+            sentences.append(Sentence(_WORDS[fate].lead, tuple(_led_once(phrases)), fate))
     return tuple(sentences)
+
+
+def _led_once(phrases: Iterable[Phrase]) -> Iterator[Phrase]:
+    """Yield phrases of which only the first that names a body of evidence leads to its page."""
+    seen = set()
+    for phrase in phrases:
+        yield replace(phrase, body="") if phrase.body in seen else phrase
+        seen.add(phrase.body)
 
 
 def _count(fates: Mapping[Fate, Sequence[JudgedClaim]], paper: str) -> Sentence:
@@ -166,6 +174,8 @@ def _told(alike: Sequence[JudgedClaim], fate: Fate) -> Iterator[Phrase]:
     """Yield what claims say that differ in the quantity alone, each quantity leading to its claim."""
     brief = alike[0].claim.brief
     before, _, after = brief.that.partition(QUANTITY_MARK) if brief and QUANTITY_MARK in brief.that else ("", "", "")
+    differing = [tuple(_differing(judged, fate)) for judged in alike]
+    of_all = differing[0] if len({_texts(phrases) for phrases in differing}) == 1 else ()
     yield from [Phrase(f"that {before}")] * bool(before or after)
     for place, judged in enumerate(alike):
         claim = judged.claim
@@ -174,8 +184,13 @@ def _told(alike: Sequence[JudgedClaim], fate: Fate) -> Iterator[Phrase]:
         text = claim.quantity if before or after else f"that {claim.that}" if brief else f"“{claim.that}”"
         way = _way(judged) if fate == "contradicted" else ""
         yield Phrase(f"{text} ({way})" if way else text, claim=claim.id)
-        yield from _differing(judged, fate)
+        yield from () if of_all else differing[place]
     yield from [Phrase(after)] * bool(after)
+    yield from of_all
+
+
+def _texts(phrases: Iterable[Phrase]) -> str:
+    return "".join(phrase.text for phrase in phrases)
 
 
 def _differing(judged: JudgedClaim, fate: Fate) -> Iterator[Phrase]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import quote
 
-from nfstudy.report.claims.ledger import BODIES_CAPTION, side_by_side
+from nfstudy.report.claims.ledger import BODIES_CAPTION, INCOMPLETE, side_by_side
 from nfstudy.report.claims.summary import Phrase, Sentence, bodies_of
 from nfstudy.report.pages.opening import Figure
 from nfstudy.report.pages.overview import FrontPage
@@ -115,6 +115,8 @@ class FrontMarkdown:
         """Yield the ledger with its heading; nothing where no claim has runs."""
         if not self.front.bodies:
             return
-        heads: Mapping[str, str] = {name: f"{page}{CLAIMS}" for name, page in self._pages.items()}
+        heads: Mapping[str, str] = {
+            f"{name}{state}": f"{page}{CLAIMS}" for name, page in self._pages.items() for state in ("", INCOMPLETE)
+        }
         yield "### Claims of the paper"
         yield to_markdown(side_by_side(self.front.claims, caption=BODIES_CAPTION, briefly=True), heads)

@@ -86,11 +86,14 @@ def _figure(paper: Paper, made: Sequence[Made]) -> Figure | None:
 
 
 def _tables(paper: Paper, made: Sequence[Made]) -> list[Exhibit]:
-    """Return the paper's exhibits of all bodies of evidence that show them."""
+    """Return the paper's exhibits of all bodies of evidence that show them.
+
+    Those of one repetition, whose numbers have no errors, are among them where there are no others.
+    """
     found = []
     for name, declaration in registry.all_of("exhibits").items():
         bodies = [each.shown.results for each in made if name in each.shown.results.study.exhibits]
-        bodies.sort(key=lambda results: results.plan.repetitions == 1)  # They have no errors, and stand last.
+        bodies = [each for each in bodies if each.plan.repetitions > 1] or bodies
         if declaration.bodies and declaration.paper == paper.name and bodies:
             found.append(call_exhibit(name, declaration.bodies, bodies))
     return found
