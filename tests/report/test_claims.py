@@ -403,7 +403,7 @@ def test_a_verdict_on_cells_whose_repetitions_are_still_to_do_says_so():
     table = side_by_side(judged_claims, caption="All.")
     assert table.columns == ("claim", "about", "mnist full (incomplete)")
     assert [entry.display for entry in table.rows[0].entries] == ["order", "undecided"]
-    assert table.caption.startswith("All. Incomplete: repetitions of its cells are still to do")
+    assert table.caption.startswith("All. Incomplete: so far, with repetitions")
     level = "{form: near, cells: {none: [0]}, tolerance: 1.0}"
     claims = parse_claims(CLAIM + CLAIM.replace(FALLS, level).replace("id: longer", "id: level"), "c", FACTS)
     table = side_by_side(judge_on(claims, [planted(study(), falling)]))

@@ -166,3 +166,5 @@ def test_readings_say_how_far_numbers_move_and_lead_to_their_runs():
     assert leads == {"−4.00": ("r1",), "+0.25": ("r2",)}
     assert "one seed" not in texts(readings=[BodyReadings("b", (span("F", 1.0, 2.0, n=3),))])[0]
     assert texts(readings=[BodyReadings("b", ())]) == []
+    (several,) = texts(readings=[*readings, BodyReadings("c", (span("gain in F", 1.0, 2.0),))])
+    assert several.endswith(" 4 readings put our gain in F, +1.00 to +2.00 nats off the paper's (c, one seed each).")

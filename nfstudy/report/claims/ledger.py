@@ -30,7 +30,7 @@ BODIES_CAPTION = (
 )
 NO_EVIDENCE = "–"
 INCOMPLETE = " (incomplete)"
-OF_INCOMPLETE = " Incomplete: repetitions of its cells are still to do, and the verdict is of those that there are."
+OF_INCOMPLETE = " Incomplete: so far, with repetitions of its cells still to do."
 
 
 @dataclass(frozen=True)

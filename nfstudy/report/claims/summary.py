@@ -108,9 +108,7 @@ def verdict_sentences(
     for fate, found in fates.items():
         phrases = [*_listed(found, fate, total)] if len(found) < len(claims) or fate != "not run" else []
         if fate == "mixed":
-            for each in readings:
-                spans = [*_spans(each)]
-                phrases += [Phrase(" ")] * bool(phrases and spans) + spans
+            phrases += [Phrase(" ")] * bool(phrases and any(each.spans for each in readings)) + [*_spans(readings)]
         if phrases:
             sentences.append(Sentence(_WORDS[fate].lead, tuple(_led_once(phrases)), fate))
     return tuple(sentences)
@@ -205,8 +203,7 @@ def _differing(judged: JudgedClaim, fate: Fate) -> Iterator[Phrase]:
             yield from [Phrase("the incomplete ")] * judged.bodies[name].is_incomplete
             yield Phrase(name, body=name)
         if word == "contradicted" and (way := _way(judged)):
-            yield Phrase(", ")
-            yield Phrase(way, claim=judged.claim.id)
+            yield Phrase(f", {way}")
     yield from [Phrase(")")] * bool(told)
 
 
@@ -217,18 +214,19 @@ def _way(judged: JudgedClaim) -> str:
     return ways(part for found in judged.bodies.values() for part in found.parts)
 
 
-def _spans(readings: BodyReadings) -> Iterator[Phrase]:
+def _spans(readings: Iterable[BodyReadings]) -> Iterator[Phrase]:
     """Yield a sentence for each number: between what distances to the paper's readings put it, with their runs."""
-    for place, span in enumerate(readings.spans):
+    for place, (each, span) in enumerate((own, span) for own in readings for span in own.spans):
         name = span.name.replace(", K = ", " for K = ")
-        yield Phrase(f"{' ' if place else ''}{span.readings} readings of what the text leaves open put our {name}, ")
+        which = " " if place else " of what the text leaves open "
+        yield Phrase(f"{' ' if place else ''}{span.readings} readings{which}put our {name}, ")
         yield Phrase(_off(span.low), run_ids=span.low.run_ids)
         yield Phrase(" to ")
         yield Phrase(_off(span.high), run_ids=span.high.run_ids)
         yield Phrase(" nats off the paper's (")
-        yield Phrase(readings.body, body=readings.body)
-        most = max((each.estimate.n for each in (span.low, span.high) if each.estimate), default=0)
-        yield Phrase(", ".join(("", *filter(None, ("one seed each" if most == 1 else "", readings.stamp)))))
+        yield Phrase(each.body, body=each.body)
+        most = max((end.estimate.n for end in (span.low, span.high) if end.estimate), default=0)
+        yield Phrase(", ".join(("", *filter(None, ("one seed each" if most == 1 else "", each.stamp)))))
         yield Phrase(").")
 
 
