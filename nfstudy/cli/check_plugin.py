@@ -25,7 +25,8 @@ from nfstudy.core.hints import shown
 from nfstudy.core.plugins import install, installed, read_plugin
 from nfstudy.core.suggest import did_you_mean
 from nfstudy.study.cells import Cell
-from nfstudy.study.settings import CHOICES, setting_defaults
+from nfstudy.study.reader import value_mistakes
+from nfstudy.study.settings import CHOICES, SECTIONS, example_settings, setting_defaults
 
 
 def check_plugin(options: argparse.Namespace) -> int:
@@ -86,14 +87,21 @@ def check_declaration(declaration: Declaration, settings: Sequence[Mapping[str, 
 
 
 def _require_known_needs(declaration: Declaration) -> None:
-    """Raise UserError where a metric or an exhibit needs a setting that there is not: no run would have it."""
+    """Raise UserError where what a metric or an exhibit needs is not there: no run would have it.
+
+    That is a setting that there is not, or a value that its setting cannot have.
+    """
+    where = f"{declaration.kind} {declaration.name}: needs"
     allowed = (*setting_defaults(), *CHOICES)
-    for path in getattr(declaration, "needs", ()):
+    for path, values in getattr(declaration, "needs", {}).items():
         if path not in allowed:
-            raise UserError(
-                f"{declaration.kind} {declaration.name}: needs: got '{path}'; expected: the dotted path of a setting"
-                f"{did_you_mean(path, allowed)}"
-            )
+            hint = did_you_mean(path, allowed)
+            raise UserError(f"{where}: got '{path}'; expected: the dotted path of a setting{hint}")
+        section = path.partition(".")[0]
+        settings = next(each for each in example_settings() if section in SECTIONS[each.problem])
+        for value in values if path != "train.schedule.name" else ():  # A schedule is read with all of its fields.
+            for _, mistake in value_mistakes(settings, (), path, value):
+                raise UserError(f"{where}: {path}: {mistake}")
 
 
 def _require_float32(declaration: Declaration) -> None:

@@ -293,10 +293,10 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
                 yield where, "got a range; expected: a list of values (a range needs a sampler other than exhaustive)"
             yield from range_mistakes(where, path, axis)
             for end in () if numbers_of(path) is None else ("low", "high"):
-                yield from _value_mistakes(spec.settings, (*where, end), path, getattr(axis, end))
+                yield from value_mistakes(spec.settings, (*where, end), path, getattr(axis, end))
         else:
             for index, value in enumerate(axis):
-                yield from _value_mistakes(spec.settings, (*where, index), path, value)
+                yield from value_mistakes(spec.settings, (*where, index), path, value)
                 if path == "data.name" and _is_unresolved(spec.settings, value):
                     yield (*where, index), ONCE
                 if value in axis[:index]:
@@ -308,7 +308,7 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
         elif path in fixed or (path == "data.name" and _is_unresolved(spec.settings, value)):
             yield where, ONCE
         else:
-            yield from _value_mistakes(spec.settings, where, path, value)
+            yield from value_mistakes(spec.settings, where, path, value)
     if spec.search:
         for path in spec.search.space.keys() & spec.axes.keys():
             yield ("search", "space", path), "is an axis of the grid too; expected: in one of the two"
@@ -322,13 +322,13 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
         yield from _unknown_keys(place, change, ("train.schedule", *allowed))
         for path, value in change.items():
             if path in ("train.schedule", *allowed):
-                yield from _value_mistakes(spec.settings, (*place, path), path, value)
+                yield from value_mistakes(spec.settings, (*place, path), path, value)
             if path in fixed or path == "data.name":
                 yield (*place, path), ONCE
     for name, budget in spec.budgets.items():
         searched = spec.search.space if spec.search and budget.search != NO_SEARCH else {}
         for path, value in budget.settings.items():
-            yield from _value_mistakes(spec.settings, ("budgets", name, path), path, value)
+            yield from value_mistakes(spec.settings, ("budgets", name, path), path, value)
             if path in fixed or (path == "data.name" and _is_unresolved(spec.settings, value)):
                 yield ("budgets", name, path), ONCE
             if path in spec.axes or path in searched:
@@ -414,7 +414,7 @@ def _is_unresolved(settings: Settings, name: Any) -> bool:
     return bool(source and source.resolve and settings.data and settings.data.name != name)
 
 
-def _value_mistakes(settings: Settings, where: Place, path: str, value: Any) -> Iterator[Mistake]:
+def value_mistakes(settings: Settings, where: Place, path: str, value: Any) -> Iterator[Mistake]:
     """Yield what makes `value` impossible for the setting at `path`, whatever the other settings are."""
     section, *rest = path.split(".")
     used = USED_SECTIONS[settings.problem]

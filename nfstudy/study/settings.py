@@ -119,15 +119,20 @@ def _tables(version: int) -> tuple[dict[str, tuple[str, tuple[Any, ...]]], dict[
     active |= _ACTIVE_WHEN
     defaults = {
         path: value
-        for settings in (
-            Settings(data=DataSpec(name="digits")),
-            Settings(energy=EnergySpec(name="u1")),
-            Settings(drawn=DrawnSpec(density="normal")),
-        )
+        for settings in example_settings()
         for path, value in flatten(settings.model_dump(include=set(SECTIONS[settings.problem])))
         if path not in CHOICES
     }
     return active, defaults
+
+
+def example_settings() -> tuple[Settings, ...]:
+    """Return settings of each problem, at their defaults where they have one."""
+    return (
+        Settings(data=DataSpec(name="digits")),
+        Settings(energy=EnergySpec(name="u1")),
+        Settings(drawn=DrawnSpec(density="normal")),
+    )
 
 
 class Settings(Record):

@@ -318,6 +318,18 @@ def test_a_need_that_no_run_can_meet_is_named(declared):
     }
     with pytest.raises(UserError, match=r"mine: needs: got 'flow\.lenght'; expected: the dotted .*'flow\.length'"):
         check_declaration(declared(**fields[declared], needs={"flow.lenght": (2,)}))
+    for path, value, words in (
+        ("flow.family", "planr", "flow.family: got 'planr'; expected: .*did you mean 'planar'"),
+        ("data.name", "mnsit", "data.name: got 'mnsit'; expected: .*did you mean 'mnist'"),
+        ("data.binarisation", "statik", "data.binarisation: got 'statik'; expected: 'static'"),
+        ("model.latent", "2", "model.latent: got '2'; expected: integer"),
+        ("model.latent", True, "model.latent: got True; expected: integer"),
+        ("energy.name", "u9", "energy.name: got 'u9'; expected: 'u1'"),
+    ):
+        with pytest.raises(UserError, match=f"mine: needs: {words}"):
+            check_declaration(declared(**fields[declared], needs={path: (value,)}))
+    possible = {"flow.length": (0, 80), "train.schedule.name": ("StepLR",), "drawn.density": ("normal",), "seed": ()}
+    assert check_declaration(declared(**fields[declared], needs=possible))
 
 
 @pytest.mark.parametrize(
