@@ -67,6 +67,12 @@ WRONG = {
         "log_q0=self.seen * terms.log_q0)",
         "other numbers by another one that has taken over its state; expected: all that it learns to be tensors",
     ),
+    "a counter beside state, of the gradient alone": (
+        "self.energies(terms, beta))",
+        "(lambda e: e.detach() + self.later() * (e - e.detach()))(self.energies(terms, beta)))\n\n"
+        "        def later(self):\n            self.seen = getattr(self, 'seen', 0) + 1\n            return self.seen",
+        "another one by another one that has taken over its state; expected: all that it learns to be tensors",
+    ),
     "without p": ("self.energies(terms, beta))", "terms.log_q0)", "none; expected: one that reaches every parameter"),
 }
 

@@ -100,15 +100,16 @@ def _mistake(problem: Problem) -> str:
             return "state: got what is no tensor; expected: tensors, which checkpoints hold"
         once_more = again(same, beta).objective
         twice, repeated = _gradients(problem, once_more), once_more.detach()
+        of, wanted = "of the same minibatch", "no draws but the minibatch's"
+        if place:
+            of = "by another one that has taken over its state"
+            wanted = "all that it learns to be tensors that are in `state` from the start"
+        if not torch.equal(repeated, estimate.objective):
+            return f"objective: got other numbers {of}; expected: {wanted}"
         for name, gradient in gradients.items():
             other = twice[name]
-            if not place and gradient is not None and (other is None or not torch.equal(gradient, other)):
-                return f"gradient of {name}: another one of the same minibatch; expected: no draws but the minibatch's"
-        if place and not torch.equal(repeated, estimate.objective):
-            what = "all that it learns to be tensors that are in `state` from the start"
-            return f"objective: got other numbers by another one that has taken over its state; expected: {what}"
-        if not torch.equal(repeated, estimate.objective):
-            return "objective: got other numbers of the same minibatch; expected: no draws but the minibatch's"
+            if gradient is not None and (other is None or not torch.equal(gradient, other)):
+                return f"gradient of {name}: another one {of}; expected: {wanted}"
         # The second goes on from the first one's state, as after a checkpoint.
         again = make_estimator(objective, problem.inputs, problem.device)
         again.load(estimator.state)
