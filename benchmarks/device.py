@@ -13,7 +13,7 @@ from benchmarks.step import make_images
 from nfstudy.core import registry
 from nfstudy.inference.objectives import make_estimator
 from nfstudy.inference.problems.images import ImageProblem
-from nfstudy.inference.training.loop import fit
+from nfstudy.inference.training.fit import fit
 from nfstudy.runs.result import EpochRecord
 from nfstudy.study.settings import Settings
 

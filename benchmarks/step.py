@@ -13,7 +13,7 @@ from benchmarks.timing import Plan, ratio, spread, take_turns
 from nfstudy.core.kernels.linear import product
 from nfstudy.data.dataset import Dataset, Splits, make_dataset
 from nfstudy.inference.problems.images import ImageProblem
-from nfstudy.inference.training.loop import fit
+from nfstudy.inference.training.fit import fit
 from nfstudy.study.settings import Settings
 
 PIXELS, BATCH = 784, 100

@@ -26,7 +26,8 @@ from nfstudy.inference.training.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from nfstudy.inference.training.loop import Loop, fit
+from nfstudy.inference.training.fit import fit
+from nfstudy.inference.training.loop import Loop
 from nfstudy.inference.training.stop import Stopped, StopRequest
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.runs.result import Notice, Resumed

@@ -11,8 +11,9 @@ from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.objective import bound_terms
 from nfstudy.inference.problems.images import ImageProblem
+from nfstudy.inference.training.fit import fit
 from nfstudy.inference.training.gradient_norm import LARGE, GradientNorm
-from nfstudy.inference.training.loop import fit, make_schedule
+from nfstudy.inference.training.loop import make_schedule
 from nfstudy.inference.training.optimisers import make_optimiser
 from nfstudy.runs.metrics import METRICS
 from nfstudy.study import lr_schedules as schedules

@@ -15,9 +15,9 @@ from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.inference.models.captured_bound import CapturedBound
 from nfstudy.inference.models.evaluation import evaluate_bound
 from nfstudy.inference.problems import make_problem
-from nfstudy.inference.training import loop as loop_module
+from nfstudy.inference.training import fit as fit_module
 from nfstudy.inference.training import replayed, update_graph
-from nfstudy.inference.training.loop import Loop, fit
+from nfstudy.inference.training.fit import fit
 from nfstudy.inference.training.replayed import Replayed
 from nfstudy.inference.training.update_graph import UpdateGraph
 from nfstudy.study.settings import Settings
@@ -55,13 +55,7 @@ def device(request, monkeypatch):
 
 def trained(settings, device, replayed, monkeypatch, dataset=None, epochs=None):
     """Return the records, the end, and the weights, of a training that is replayed or not."""
-
-    class Chosen(Loop):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            self.replayed = Replayed(self) if replayed else None
-
-    monkeypatch.setattr(loop_module, "Loop", Chosen)
+    monkeypatch.setattr(fit_module, "replayed", Replayed if replayed else lambda loop: None)
     problem = make_problem(settings, dataset, 1, device)
     records = []
 

@@ -13,7 +13,7 @@ from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import evaluate_likelihood
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.image_grid import image_grid
-from nfstudy.inference.training.loop import fit
+from nfstudy.inference.training.fit import fit
 from nfstudy.inference.training.trial import run_trial
 from nfstudy.runs.metrics import METRICS
 from nfstudy.study.cells import Cell, Trial

@@ -18,7 +18,7 @@ from support.command_line import TINY, frame_of, launch, nfstudy, numbers_of, wa
 from nfstudy.core.errors import StoreUnavailableError
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.training.checkpoints import CheckpointPlan, Checkpoints, read_checkpoint
-from nfstudy.inference.training.loop import fit
+from nfstudy.inference.training.fit import fit
 from nfstudy.inference.training.stop import StopRequest
 from nfstudy.runs.frame import cell_states, latest_per_identity
 from nfstudy.runs.result import EpochRecord, TrialResult

@@ -10,7 +10,7 @@ from nfstudy.core.kernels import cache
 from nfstudy.data import Dataset
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.base import Problem
-from nfstudy.inference.training.loop import fit
+from nfstudy.inference.training.fit import fit
 from nfstudy.runs.result import Cost, EpochRecord
 from nfstudy.study.settings import Settings
 

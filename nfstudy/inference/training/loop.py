@@ -1,4 +1,4 @@
-"""`fit`: stochastic gradient descent on an objective by an estimator of its gradient, the only loop that descends."""
+"""Stochastic gradient descent on an objective by an estimator of its gradient, the only loop that descends."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import time
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from nfstudy.core.cuda.capture import own_stream
 from nfstudy.inference.models.objective import BoundTerms, beta_at
 from nfstudy.inference.objectives import make_estimator
 from nfstudy.inference.problems.base import Problem
@@ -24,10 +23,9 @@ from nfstudy.inference.training.checkpoints import CheckpointError, Checkpoints
 from nfstudy.inference.training.ema import Averages, copy_into
 from nfstudy.inference.training.gradient_norm import GradientNorm
 from nfstudy.inference.training.optimisers import make_optimiser
-from nfstudy.inference.training.replayed import Replayed
 from nfstudy.inference.training.restored import Expected, check_state
 from nfstudy.inference.training.variances import gradient_variances, measured_epochs, variants
-from nfstudy.runs.result import EpochRecord, OnEpoch, TrialResult
+from nfstudy.runs.result import EpochRecord
 from nfstudy.study.sections import TrainSpec
 from nfstudy.study.settings import Settings
 
@@ -42,51 +40,14 @@ class DivergenceError(Exception):
     """A loss, gradient or bound that is not finite."""
 
 
-def fit(
-    problem: Problem,
-    settings: Settings,
-    on_epoch: OnEpoch,
-    checkpoints: Checkpoints | None = None,
-    gradients: bool = False,
-) -> TrialResult:
-    """Train a problem's parameters in place by Alg. 1, with the objective and the estimator that the settings name.
+class Updates(Protocol):
+    """What does a loop's updates in its place, hundreds at a time."""
 
-    Epochs are as long as the problem says; the last may be cut so that there are `train.updates` in all.
+    def run_epoch(self, updates: int) -> None:
+        """Do an epoch's updates until so many of it are done; raises DivergenceError."""
 
-    Arguments:
-        problem: what is trained, which draws its own minibatches and noise.
-        settings: objective and train.
-        on_epoch: told of every epoch, first of those that a checkpoint holds; False ends the training there.
-        checkpoints: where it goes on from and saves itself; the numbers are those of a training that never stopped,
-            bit for bit. None: neither.
-        gradients: whether the variance of every estimator's gradient is measured along the way.
-
-    Returns:
-        How it ended. A finished problem holds the parameters that `train.averaging` and `train.keep` ask for; after a
-        divergence, the last finite ones or those that failed validation.
-
-    Raises:
-        Stopped: the worker has been asked to stop; a checkpoint has been written.
-    """
-    with own_stream(problem.device), checkpoints.holding() if checkpoints else nullcontext():
-        loop = Loop(problem, settings, checkpoints, gradients)
-        if checkpoints:
-            checkpoints.load(loop.restore)
-        try:
-            with loop.gradient_norm.found_early():
-                for record in loop.epochs():
-                    if not on_epoch(record):
-                        where = f"at epoch {record.epoch} at F {record.free_energy:.2f}"
-                        return TrialResult("pruned", record.update, where, loop.seconds)
-        except DivergenceError as error:
-            return TrialResult("diverged", loop.update, str(error), loop.seconds)
-        finally:
-            if loop.replayed:
-                loop.replayed.release()
-        if checkpoints:
-            checkpoints.save(loop.state())  # The evaluation that follows may take long.
-        loop.load_final_weights()
-    return TrialResult("finished", loop.update, "", loop.seconds, loop.costs())
+    def release(self) -> None:
+        """Give back what lies on the device for these updates, of which none will be done any more."""
 
 
 class Loop:
@@ -124,10 +85,8 @@ class Loop:
         """Of the terms and the objective over these updates, float64."""
         self.norm: Tensor | None = None
         """The last gradient's."""
-        dreams = settings.objective.declaration.does_sleep(settings.objective)
-        graphs = problem.device.startswith("cuda") and self.parameters and not dreams
-        self.replayed = Replayed(self) if graphs else None
-        """What does the updates in place of this, where they are captured: dreams are drawn on the processor."""
+        self.replayed: Updates | None = None
+        """What does the updates in place of this, where they are captured."""
 
     def epochs(self) -> Iterator[EpochRecord]:
         """Yield the records of the epochs that are over, then do the others; raises DivergenceError."""

@@ -6,7 +6,6 @@ import copy
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,10 +14,8 @@ from nfstudy.core import cuda
 from nfstudy.core.cuda.capture import capturing
 from nfstudy.inference.models.objective import BoundTerms, beta_at
 from nfstudy.inference.objectives.base import Estimate
+from nfstudy.inference.training.loop import Loop
 from nfstudy.inference.training.update_graph import MOST_UPDATES, WARM_UP, Steering, UpdateGraph, steered
-
-if TYPE_CHECKING:
-    from nfstudy.inference.training.loop import Loop
 
 
 class Replayed:

@@ -16,7 +16,7 @@ from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.base import Problem, variational
 from nfstudy.inference.problems.metrics import compute_metric
 from nfstudy.inference.training.checkpoints import Checkpoints
-from nfstudy.inference.training.loop import fit
+from nfstudy.inference.training.fit import fit
 from nfstudy.inference.training.memory import peak_memory, reset_peak_memory
 from nfstudy.inference.training.variances import losses
 from nfstudy.runs.result import OnEpoch, TrialResult

@@ -15,7 +15,8 @@ from nfstudy.inference.objectives import make_estimator
 from nfstudy.inference.objectives.base import Estimate, Estimator, over_samples, terms_at, with_gradient_of
 from nfstudy.inference.problems import make_problem
 from nfstudy.inference.problems.estimator_contract import check_estimator
-from nfstudy.inference.training.loop import Loop, fit
+from nfstudy.inference.training.fit import fit
+from nfstudy.inference.training.loop import Loop
 from nfstudy.inference.training.variances import gradient_variances, measured_epochs, variants
 from nfstudy.runs.metrics import known_metrics
 from nfstudy.study.sections import ObjectiveSpec
