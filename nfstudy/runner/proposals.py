@@ -206,7 +206,8 @@ class Proposals:
         They are computed from the trials that have completed with a finite F, the largest share first. It is empty
         where there are fewer than two, or where F or the settings do not vary.
         """
-        trials = [t for t in self._trials() if t.state == TrialState.COMPLETE and math.isfinite(t.value or math.nan)]
+        ended = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
+        trials = [trial for trial in ended if trial.value is not None and math.isfinite(trial.value)]
         finite = optuna.create_study(direction="minimize")
         finite.add_trials(trials)
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=DRAWS_OF_IMPORTANCE)

@@ -3,6 +3,7 @@
 import pytest
 from support.fake_runs import run_all, study
 
+from nfstudy.papers.rezende2015.published import FIGURE_4
 from nfstudy.report.build import make_exhibit
 from nfstudy.report.statistics.estimates import gather_results
 
@@ -65,6 +66,18 @@ def test_the_nearest_reading_stands_first_with_its_distances():
     )
     assert len(exhibit.drawings[0].figure.axes) == 12
     assert [axes.get_visible() for axes in exhibit.drawings[0].figure.axes] == [True] * 9 + [False] * 3
+
+
+def test_a_reading_that_meets_the_paper_exactly_stands_first():
+    at_0 = MNIST.replace("[0, 80]", "[0]").replace("[planar]", "[none]").replace("[1, 2]", "[2, 1]")
+    paper = {title: FIGURE_4["none", 0, title].value for title in ("F", "KL", "−ln p(x)")}
+
+    def numbers(record):
+        off = 0.0 if record["model.layers"] == 1 else 1.0
+        return {"test/elbo": -paper["F"] - off, "test/nll": paper["−ln p(x)"] + off, "test/kl": paper["KL"]}
+
+    exhibit, _ = shown(at_0, numbers)
+    assert [row.entries[0].display for row in exhibit.tables[0].rows] == ["0.00", "1.00"]
 
 
 def test_lengths_that_are_still_to_come_have_their_columns_in_order():

@@ -88,7 +88,8 @@ class Reading:
 
 def readings(results: Results) -> Exhibit:
     """Rank the readings by their largest distance to the paper, and draw every distance."""
-    ranked = sorted(_every(results), key=lambda reading: (-reading.compared, reading.distance or math.inf))
+    every = _every(results)
+    ranked = sorted(every, key=lambda r: (-r.compared, math.inf if r.distance is None else r.distance))
     tables = (_ranking(ranked, results), _numbers(ranked, results), _stopped(results))
     return Exhibit(
         "readings",
