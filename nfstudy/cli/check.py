@@ -20,10 +20,14 @@ def check(options: argparse.Namespace) -> int:
     path = Path(options.baseline) if options.baseline else project.kept_reports / baseline.BASELINE
     # Without one, nothing has been said before; one that is asked for by name must be there.
     first = not path.exists() and (options.update_baseline or not options.baseline)
-    before = {} if first else baseline.read_baseline(path)
+    saved = {} if first else baseline.read_baseline(path)
     studies = chosen_studies(options.study, project).values()
     found = judge_claims(project, uri, studies, options.budget, tell)
     now = verdicts_of(found)
+    judged = {f"{study.study} {options.budget or budget}" for study in studies for budget in study.budgets}
+    # What was asked for alone is compared: others were not judged, and have not changed.
+    asked = options.study or options.budget
+    before = {body: verdicts for body, verdicts in saved.items() if body in judged or not asked}
     known = {key for claim in all_claims() for key in (claim.id, *(part.id for part in claim.parts()))}
     print(*verdict_lines(found), sep="\n")
     print(f"{len(found)} claims, {sum(not claim.bodies for claim in found)} of them not run")
@@ -38,7 +42,7 @@ def check(options: argparse.Namespace) -> int:
     else:
         print(f"{len(changed) or 'no'} changes against {nearby(path)}", *changed, sep="\n")
     if options.update_baseline:
-        baseline.write_baseline(path, baseline.updated(before, now, known))
+        baseline.write_baseline(path, baseline.updated(saved, now, known))
         print(f"wrote {nearby(path)}")
         return 0
     turned = baseline.reversals(before, now)

@@ -155,12 +155,14 @@ def _run(launch: Launch, dry_run: bool, take_over: bool, resume: str) -> int:
         words = f"{counts or 'nothing was to do'} in {format_duration(summary.seconds)}"
         after = trusted(plan, load_frame(launch.uri, plan.study, NEEDED))
         print(f"{words}{_not_run(plan, after, len(summary.failures))}")
-    rebuild(launch)
     failures = summary.failures if summary else ()
-    for failure in failures:
-        print(printable(f"failed: {failure}"), file=sys.stderr)
-    for point in impossible:
-        print(printable(f"impossible: {point.text}"), file=sys.stderr)
+    try:
+        rebuild(launch)
+    finally:  # A mistake in an exhibit hides no run that failed.
+        for failure in failures:
+            print(printable(f"failed: {failure}"), file=sys.stderr)
+        for point in impossible:
+            print(printable(f"impossible: {point.text}"), file=sys.stderr)
     return 1 if failures or impossible else 0
 
 

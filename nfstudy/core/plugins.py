@@ -66,12 +66,13 @@ def installed() -> dict[Plugin, tuple[Declaration, ...]]:
     return dict(_installed)
 
 
-def read_plugin(name: str, folder: Path) -> Plugin:
+def read_plugin(name: str, folder: Path, recorded_name: str = "") -> Plugin:
     """Read a plug-in without running it.
 
     Arguments:
         name: a path that ends in `.py`, relative to `folder`; or a module's dotted name.
         folder: the study file's.
+        recorded_name: how a run names the file, where that is another name: its digest is of the name too.
 
     Raises:
         SpecError: there is none, or it is no plain text file of a sane size.
@@ -96,7 +97,7 @@ def read_plugin(name: str, folder: Path) -> Plugin:
     except UnicodeDecodeError as error:
         raise SpecError(f"got '{name}', but byte {error.start} is not UTF-8; expected: Python source") from None
     try:
-        digest = code_digest({name: raw}, brought_along(raw))
+        digest = code_digest({recorded_name or name: raw}, brought_along(raw))
     except OSError as error:
         told = f"{error.filename}: {error.strerror or error}"
         raise SpecError(f"got '{name}', which imports what cannot be read: {told}") from None
@@ -104,11 +105,17 @@ def read_plugin(name: str, folder: Path) -> Plugin:
 
 
 def _read_module(name: str) -> Plugin:
+    plugin = _module_as_it_is(name)
+    if not plugin.distribution:
+        _import(name)
+    return plugin
+
+
+def _module_as_it_is(name: str) -> Plugin:
+    """Read a module without importing it; one that there is not has neither digest nor distribution."""
     if not all(part.isidentifier() for part in name.split(".")):
         raise SpecError(f"got '{name}'; expected: a path that ends in .py, or a module's dotted name")
     owners = packages_distributions().get(name.partition(".")[0], ())
-    if not owners:
-        _import(name)
     try:
         digest = module_digest(name)
     except OSError as error:
@@ -177,7 +184,9 @@ def _place(plugin: Plugin, error: BaseException) -> str:
 
 
 def require_recorded(records: Sequence[Mapping[str, Any]], root: Path, given: Sequence[Path] = ()) -> None:
-    """Install the plug-ins that a run was made with, from this project's own files; none is taken from the run.
+    """Install the plug-ins that a run was made with, from this project's own files and from modules that are here.
+
+    No code is taken from the run, and a module that it names is imported only where it is the one that it used.
 
     Arguments:
         records: what the run recorded of each, as `Plugin.record` made it.
@@ -190,10 +199,12 @@ def require_recorded(records: Sequence[Mapping[str, Any]], root: Path, given: Se
     for record in records:
         name, digest = str(record.get("name", "")), str(record.get("sha256", ""))
         if not name.endswith(".py"):
-            install(read_plugin(name, root))
+            _require_module(name, digest, str(record.get("distribution", "")))
             continue
         places = [*given, *([root / str(record["path"])] if record.get("path") else [])]
-        found = [read_plugin(place.name, place.parent) for place in places if place.is_file()]
+        files = [place for place in places if place.is_file()]
+        # A study that named it by an absolute path recorded the last part alone.
+        found = [read_plugin(place.name, place.parent, known) for place in files for known in (name, str(place))]
         same = next((plugin for plugin in found if plugin.digest == digest), None)
         if same is None:
             where = ", ".join(str(place) for place in places) or "nowhere in this project"
@@ -203,3 +214,15 @@ def require_recorded(records: Sequence[Mapping[str, Any]], root: Path, given: Se
                 "hint: name it with --plugin (the run keeps a copy; read it first)"
             )
         install(same)
+
+
+def _require_module(name: str, digest: str, distribution: str) -> None:
+    """Install a module that a run used; raises SpecError where it is not here as it was, and imports nothing then."""
+    here = _module_as_it_is(name)
+    if (here.digest, here.distribution) != (digest, distribution) or not (digest or distribution):
+        now, then = (
+            ", ".join(filter(None, (of, code and f"SHA-256 {code[:16]}…"))) or "no module of a distribution"
+            for of, code in ((here.distribution, here.digest), (distribution, digest))
+        )
+        raise SpecError(f"plug-in {name}: the run used {then}, and here is {now}; expected: the module as it was")
+    install(here)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def load_dataset(data: Any, folders: Sequence[Path], download: bool = True) -> D
         check_declared(dataset, source, data, _where(data.name))
     if count := source.categories_of(data):
         check_categories(dataset, count)
-    return dataset
+    return replace(dataset, sizes=(len(dataset.train), len(dataset.valid), len(dataset.test)))
 
 
 def resolve_settings(data: Any, folder: Path) -> dict[str, Any]:

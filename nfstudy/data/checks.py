@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from nfstudy.core.declarations import DataSource
-from nfstudy.core.errors import DataError
-from nfstudy.data.dataset import MOST_LEVELS, Dataset, Splits
+from nfstudy.core.errors import DataError, UserError
+from nfstudy.data.dataset import LEAST_EPSILON, MOST_LEVELS, Dataset, Dequantisation, Splits
 
 MOST_OF_KIND = {"bits": 1, "patches": 0, "real": 0, "categories": 0}
 """Values -> the most levels; of patches that are dequantised, and of others, `MOST_LEVELS`."""
@@ -42,9 +42,30 @@ def check_declared(dataset: Any, source: DataSource, data: Any, where: str) -> N
     if dataset.levels > most:
         allowed = "0 or 1" if most else "0"
         raise DataError(f"{where}: levels: got {dataset.levels}; expected: {allowed}, as its values are {values}")
+    _check_dequantisation(dataset, values, where)
     if values != "categories":  # Which have a check of their own, for all sources.
         for split in Splits._fields:
             _check_values(dataset, split, values, where)
+    train = dataset.train.dtype
+    if dataset.levels > 1 and train.kind == "f" and not dataset.dequantisation:
+        # A training takes floats for probabilities, whatever the levels.
+        allowed = f"uint8, or floats from 0 to 1 with levels 1, as levels are {dataset.levels}"
+        raise DataError(f"{where}: train: got an array of {train}; expected: {allowed}")
+
+
+def _check_dequantisation(dataset: Dataset, values: str, where: str) -> None:
+    """Raise DataError where a dequantisation would make numbers of the training split that are not those declared."""
+    dequantisation = dataset.dequantisation
+    if dequantisation is None:
+        return
+    if values != "patches" and values in (*MOST_OF_KIND, "levels"):  # A kind of somebody's own may be dequantised too.
+        raise DataError(f"{where}: dequantisation: got one; expected: none, as its values are {values}")
+    if dataset.levels != MOST_LEVELS:
+        allowed = f"{MOST_LEVELS} with a dequantisation, which is of levels from 0 to {MOST_LEVELS}"
+        raise DataError(f"{where}: levels: got {dataset.levels}; expected: {allowed}")
+    if isinstance(dequantisation, Dequantisation) and not LEAST_EPSILON <= dequantisation.epsilon < 1 / 2:
+        allowed = f"at least {LEAST_EPSILON:g} and less than 0.5"
+        raise DataError(f"{where}: dequantisation: epsilon: got {dequantisation.epsilon:g}; expected: {allowed}")
 
 
 def _check_values(dataset: Dataset, split: str, values: str, where: str) -> None:
@@ -78,6 +99,32 @@ def check_categories(dataset: Dataset, count: int) -> None:
         if array.dtype.name not in INTEGERS or (array.size and (array.min() < 0 or array.max() >= count)):
             got = f"{array.dtype} from {array.min():g} to {array.max():g}"
             raise DataError(f"data {dataset.name}: {split}: got {got}; expected: whole numbers from 0 to {count - 1}")
+
+
+def check_sizes(dataset: Dataset, settings: Any) -> None:
+    """Raise UserError where settings ask for more examples than there are.
+
+    Of sources that say how many they have, it is checked when a study is read. Of the others it is known only now, and
+    a training would find no minibatch, or be said to be of more examples than it is.
+
+    Arguments:
+        dataset: whole, or a part that costs are measured on.
+        settings: all of them, `nfstudy.study.settings.Settings`.
+    """
+    data, evaluation = settings.data, settings.evaluation
+    if data.examples() is not None:
+        return
+    train, valid, test = dataset.sizes or (len(dataset.train), len(dataset.valid), len(dataset.test))
+    if data.training_split == "train+valid":
+        train += valid
+    for key, asked, there, what in (
+        ("data.train_images", data.train_images, train, "training"),
+        ("train.batch", settings.train.batch, data.train_images or train, "training"),
+        ("evaluation.test_images", evaluation.test_images, test, "test"),
+        ("evaluation.valid_images", evaluation.valid_images, valid, "validation"),
+    ):
+        if (asked or 0) > there:
+            raise UserError(f"{key}: got {asked}; expected: at most {there}, the {what} images of {dataset.name}")
 
 
 def repeated_examples(dataset: Dataset) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -21,6 +22,9 @@ TYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32
 """Of arrays: those that torch has too."""
 COLOURS = 3
 MOST_LEVELS = 255
+LEAST_EPSILON = 1e-6
+"""Of ε. Below 1, single precision goes in steps of 6e-8: 1 − ε is off by a few percent of this ε, and is 1, which has
+no finite logit, for an ε of less than half a step."""
 
 
 class Splits(NamedTuple):
@@ -54,7 +58,7 @@ class Dequantisation:
     """
 
     epsilon: float
-    """ε."""
+    """ε, at least `LEAST_EPSILON`."""
     noise: bool
     """Whether there is a u."""
 
@@ -87,6 +91,9 @@ class Dataset:
     """One line for people: the files, or the package and version, the images come from."""
     dequantisation: Dequantisation | None = None
     """Of training levels; None for bits and real numbers."""
+    sizes: tuple[int, int, int] | None = None
+    """How many examples its source gave for each split, as `load_dataset` notes: where some are left out, such as when
+    costs are measured, the sizes of the whole."""
 
 
 def make_dataset(
@@ -111,7 +118,10 @@ def make_dataset(
     frozen = Splits(
         *(_checked_array(each, f"{where}: {split}") for split, each in zip(Splits._fields, splits, strict=True))
     )
-    for images in frozen:
+    for split, images in zip(Splits._fields, frozen, strict=True):
+        if images.ndim < 2:
+            allowed = f"(N, {math.prod(shape)})"
+            raise DataError(f"{where}: {split}: got an array {images.shape}; expected: {allowed}")
         images.setflags(write=False)
     return Dataset(name, shape, *frozen, levels, fingerprint(name, shape, frozen), source, dequantisation)
 

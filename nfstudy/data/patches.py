@@ -9,7 +9,15 @@ import numpy as np
 from pydantic import Field
 
 from nfstudy.core.fields import Record
-from nfstudy.data.dataset import Dataset, Dequantisation, Splits, data_generator, make_dataset, require_whole
+from nfstudy.data.dataset import (
+    LEAST_EPSILON,
+    Dataset,
+    Dequantisation,
+    Splits,
+    data_generator,
+    make_dataset,
+    require_whole,
+)
 
 LEVELS = 255
 
@@ -28,7 +36,7 @@ class PatchSettings(Record):
 class Dequantised(Record):
     """How levels become numbers within (0, 1), or that they stay levels."""
 
-    epsilon: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] = 1e-4
+    epsilon: Annotated[float, Field(ge=LEAST_EPSILON, lt=0.5, allow_inf_nan=False)] = 1e-4
     """Levels are mapped onto [ε, 1 − ε]."""
     dequantisation: Literal["uniform", "none", "categories"] = "uniform"
     """Whether a level v of 0 ... 255 becomes (v + u) / 256 with u uniform on [0, 1), or v / 255; with `categories` it

@@ -74,7 +74,36 @@ def as_kind(
             f"{unit}: got numbers from 0 to 1, where {whole} has whole numbers to {splits[whole].max():g}; "
             "expected: one scale for all splits"
         )
+    if whole:
+        _check_same_scale(splits, scales)
     return kind, {where: array.astype(np.float32 if unit else np.uint8) for where, array in splits.items()}
+
+
+CHANCE = 1e-6
+"""Grey examples that are as they are by a smaller chance than this are none."""
+
+
+def _check_same_scale(
+    splits: Mapping[str, np.ndarray], scales: Mapping[str, Literal["whole", "unit", "either"]]
+) -> None:
+    """Raise DataError for a split of bits beside grey ones, in which a 1 would be next to no ink.
+
+    A few grey examples, or dark ones, may have no level above 1 by chance. The share s of such examples in the grey
+    splits says by which: a split of n has none above 1 by s^n. One such example more is counted, as there may be some
+    that are not in the grey splits. Zeros are the same on both scales.
+    """
+    grey = {where: array for where, array in splits.items() if scales[where] == "whole"}
+    for where, array in splits.items():
+        if where in grey or not array.any():
+            continue
+        alike = [((own == 0) | (own == 1)).all(axis=1) for own in grey.values()]
+        share = (1 + sum(int(own.sum()) for own in alike)) / (1 + sum(map(len, alike)))
+        if share ** len(array) < CHANCE:
+            first, numbers = next(iter(grey.items()))
+            raise DataError(
+                f"{where}: got only 0 and 1, where {first} has whole numbers to {numbers.max():g}; "
+                "expected: one scale for all splits"
+            )
 
 
 def _are_bits(array: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -20,12 +21,16 @@ from nfstudy.flows.base import Flow
 from nfstudy.flows.guided import GuidedFlow
 
 IMAGES, SAMPLES = 3, 2
+ALL = slice(None)
+"""Of the images."""
 SPREADS = (0.0, 0.3, 1.5)
 """Standard deviations of what is added to every weight: the chain as it starts, after training, and far from both."""
 WEIGHED = 4000
 """Samples whose mean importance weight is compared with 1, for each image."""
 TOLERANCE = 1e-6
-"""Of log-determinants, in nats and relative, in float64."""
+"""Of log-determinants, and of an image's numbers by other ways or alone; absolute and relative, in float64."""
+SINGLE_TOLERANCE = 1e-3
+"""Of float32 numbers against those of float64, absolute and relative; where the suite's own families meet 10⁻⁵."""
 
 
 class ContractError(UserError):
@@ -38,8 +43,9 @@ def check_family(family: FlowFamily, further: Sequence[Mapping[str, Any]] = ()) 
     For D = the least and three more variables, K = 1 and 3, with and without features, at weights near and far from
     where they start: shapes, the log-determinant against the Jacobian's by automatic differentiation, each image's
     numbers depending on that image alone and the same again, gradients that reach every weight, the same weights from
-    the same generators, the inverse where the family has one, and finite float32 numbers of float32. Of a guided
-    family, in place of log-determinant and inverse: importance weights of a known density, whose mean is 1.
+    the same generators, the inverse where the family has one, and of float32 finite float32 numbers, which near the
+    start are those of float64, by `for_samples` too. Of a guided family, in place of log-determinant and inverse:
+    importance weights of a known density, whose mean is 1.
 
     Raises:
         ContractError: something does not hold.
@@ -123,6 +129,7 @@ def _all_mistakes(family: FlowFamily, flow: Flow, settings: Mapping[str, Any]) -
         yield f"is {'no' if family.guided else 'a'} GuidedFlow; expected: what `guided` of the declaration says"
         return
     has_inverse = family.inverse and all(settings.get(name) == value for name, value in family.inverse_needs.items())
+    near = list[tuple[str, dict[str, Tensor], tuple[Tensor, Tensor]]]()
     for spread in SPREADS:
         with torch.no_grad():
             for name, weights in flow.named_parameters():
@@ -135,30 +142,77 @@ def _all_mistakes(family: FlowFamily, flow: Flow, settings: Mapping[str, Any]) -
             else _at_weights(flow, z, features, has_inverse and spread < 1)
         )
         yield from (f"{at}{found}" for found in checked if found)
+        with torch.no_grad():
+            exact = _outcome(flow, z, features)
+        if found := _alone(flow, z, features, exact):
+            yield f"{at}{found}"
+        if spread < 1:  # Far from the start, a chain may be too ill-conditioned for float32.
+            near.append((at, {name: value.clone() for name, value in flow.state_dict().items()}, exact))
     if spread and (found := _gradients(flow, z, features)):
         yield found
-    flow.load_state_dict(start)
     single = flow.float()
-    z_K, log_det = _outcome(single, z.float(), features.float())
-    if kinds := {str(found.dtype) for found in (z_K, log_det)} - {"torch.float32"}:
-        yield f"float32: got {', '.join(sorted(kinds))} of float32 z_0; expected: torch.float32"
-    if not (z_K.isfinite().all() and log_det.isfinite().all()):
-        yield "float32: non-finite numbers; expected: finite ones at the start"
+    for at, state, exact in near:
+        single.load_state_dict(state)
+        if found := _in_float32(single, z.float(), features.float(), exact):
+            yield f"{at}float32: {found}"
 
 
-def _outcome(flow: Flow, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return z_K and log-determinants; of a guided flow, under `_log_density` and with some noise."""
+def _outcome(flow: Flow, z: Tensor, features: Tensor, images: slice = ALL) -> tuple[Tensor, Tensor]:
+    """Return z_K and log-determinants of a minibatch of these images; of a guided flow, of `_log_density` and noise."""
+    parameters = flow.parameters_from(features[images] if flow.features else features)
+    z_0 = z[:, images].contiguous()
     if not isinstance(flow, GuidedFlow):
-        return flow(z, flow.parameters_from(features))
+        return flow(z_0, parameters)
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(*z.shape[:-1], flow.further_noise, generator=generator, dtype=torch.float64).to(z)
-    return flow.guided(z, flow.parameters_from(features), noise, _log_density)
+    return flow.guided(z_0, parameters, noise[:, images].contiguous(), partial(_log_density, images=images))
 
 
-def _log_density(z: Tensor) -> Tensor:
-    """Return ln N(z; m, 0.8² I), (..., B), of z (..., B, D), with m = 0, ½, 1, ... of the images."""
-    off = (z - 0.5 * torch.arange(z.shape[-2], dtype=z.dtype).unsqueeze(-1)) / 0.8
+def _log_density(z: Tensor, images: slice = ALL) -> Tensor:
+    """Return ln N(z; m, 0.8² I), (..., B), of z (..., B, D) of these images; of all, m = 0, ½, 1, ..."""
+    off = (z - 0.5 * torch.arange(IMAGES, dtype=z.dtype)[images].unsqueeze(-1)) / 0.8
     return -0.5 * (off.square() + math.log(2 * math.pi * 0.64)).sum(-1)
+
+
+@torch.no_grad()
+def _alone(flow: Flow, z: Tensor, features: Tensor, together: tuple[Tensor, Tensor]) -> str:
+    """Return which image has other numbers in a minibatch of its own; empty where none has."""
+    for image in range(IMAGES):
+        own = slice(image, image + 1)
+        for found, among in zip(_outcome(flow, z, features, own), together, strict=True):
+            if not _apart(found, among[:, own]) <= TOLERANCE:
+                words = "expected: the same, of its own z_0 and features"
+                return f"image {image}: got other numbers without the other images of its minibatch; {words}"
+    return ""
+
+
+def _in_float32(flow: Flow, z: Tensor, features: Tensor, exact: tuple[Tensor, Tensor]) -> str:
+    """Return what is wrong with a chain's numbers in float32, `exact` being those of float64; empty where nothing is.
+
+    Faster ways through a chain are often of float32 alone, and so are not what has been checked in float64.
+    """
+    ways = {"": _outcome(flow, z, features)}
+    if not isinstance(flow, GuidedFlow):
+        flow.eval()
+        with torch.no_grad():
+            ways["for_samples: "] = flow.for_samples(flow.parameters_from(features))(z.clone())
+        flow.train()
+    for name, found in ways.items():
+        if kinds := {str(each.dtype) for each in found} - {"torch.float32"}:
+            return f"{name}got {', '.join(sorted(kinds))} of float32 z_0; expected: torch.float32"
+        if not all(each.isfinite().all() for each in found):
+            return f"{name}non-finite numbers; expected: finite ones, as in float64"
+        apart = max(_apart(each.detach(), own) for each, own in zip(found, exact, strict=True))
+        if not apart <= SINGLE_TOLERANCE:
+            return f"{name}got numbers {apart:.2g} from those in float64; expected: within {SINGLE_TOLERANCE:g}"
+    return ""
+
+
+def _apart(found: Tensor, own: Tensor) -> float:
+    """Return the largest difference over 1 + the largest of a chain's own numbers; infinite where the shapes differ."""
+    if found.shape != own.shape:
+        return math.inf
+    return ((found - own).abs().max() / (1 + own.abs().max())).item()
 
 
 def _guided_at_weights(flow: GuidedFlow, features: Tensor, generator: torch.Generator, weighed: bool) -> Iterator[str]:

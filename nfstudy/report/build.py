@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from posixpath import normpath
-from typing import Any
+from typing import Any, TypeVar
 
 from nfstudy.core import registry
 from nfstudy.core.atomic import swap_files_in, swap_in
@@ -34,6 +34,8 @@ from nfstudy.report.tables import Entry, Row, Table, to_csv, to_markdown
 from nfstudy.runs.code import UNKNOWN
 from nfstudy.runs.frame import LoggedRuns
 from nfstudy.study.plan import StudyPlan
+
+_Made = TypeVar("_Made", Exhibit, Table)
 
 LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "seaborn")
 """Those whose version can change the bytes of a report."""
@@ -124,9 +126,18 @@ def call_exhibit(name: str, function: Function, *given: Any) -> Exhibit:
         function: `make` or `bodies`.
         given: what it is called with.
     """
+    return _called(name, Exhibit, function, *given)
+
+
+def call_readme(name: str, function: Function, results: Results) -> Table:
+    """Call `readme` of an exhibit's declaration; raises as `make_exhibit` does."""
+    return _called(name, Table, function, results)
+
+
+def _called(name: str, kind: type[_Made], function: Function, *given: Any) -> _Made:
     origin = registry.origin_of("exhibits", name)
     if origin == registry.BUILT_IN:
-        own: Exhibit = load_function(function)(*given)
+        own: _Made = load_function(function)(*given)
         return own
     try:
         made = load_function(function)(*given)
@@ -136,10 +147,9 @@ def call_exhibit(name: str, function: Function, *given: Any) -> Exhibit:
             f"{origin}: exhibit {name}: {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "
             "no run is lost: fix it and rebuild the report"
         ) from error
-    if not isinstance(made, Exhibit):
-        raise ReportError(
-            f"{origin}: exhibit {name}: got {type(made).__name__}; expected: an Exhibit of report.exhibits.base"
-        )
+    if not isinstance(made, kind):
+        allowed = "an Exhibit of report.exhibits.base" if kind is Exhibit else "a Table of report.tables"
+        raise ReportError(f"{origin}: exhibit {name}: got {type(made).__name__}; expected: {allowed}")
     if wrong := misfit(made):
         raise ReportError(f"{origin}: exhibit {name}: its {wrong}")
     return made
@@ -185,7 +195,6 @@ def _check_names(exhibits: Sequence[Exhibit]) -> None:
         named += [("films", film.id) for film in exhibit.films]
         for place in named:
             where = f"exhibit {exhibit.name}: {place[0]}: got the id {place[1]!r}"
-            # Names of budgets, which may hold slashes, are in some.
             leads_out = f"{normpath(place[1])}/".startswith(("/", "../", "./"))
             if leads_out or place[1].endswith("/") or not place[1].isprintable():
                 raise ReportError(f"{where}; expected: a file's name, or a path that stays within the report's folder")

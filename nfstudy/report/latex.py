@@ -6,6 +6,7 @@ They need the packages array, booktabs and longtable, and fit the narrowest text
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,16 @@ _NO_NUMBER = "--"
 _BREAKS = "/-–= "
 """A line may be broken after these."""
 
+_GREEK = "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ"
+"""The letters that have commands; other capitals look like Latin ones."""
+
+
+def _command(letter: str) -> str:
+    """Return the name of a Greek letter's command: `beta`, `Gamma`."""
+    name = unicodedata.name(letter).rpartition(" ")[2].replace("LAMDA", "LAMBDA").lower()
+    return name.capitalize() if letter.isupper() else name
+
+
 _SIGNS = str.maketrans(
     {
         **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -41,14 +52,12 @@ _SIGNS = str.maketrans(
         "≥": r"$\geq$",
         "≈": r"$\approx$",
         "†": r"$\dagger$",
-        "Σ": r"$\Sigma$",
         "√": r"$\surd$",
         "\u0302": "",  # The hat of Pareto k.
         "×": r"$\times$",
         "‖": r"$\|$",
-        "α": r"$\alpha$",
-        "β": r"$\beta$",
-        "λ": r"$\lambda$",
+        **{letter: f"$\\{_command(letter)}$" for letter in _GREEK},
+        "∂": r"$\partial$",
         "∞": r"$\infty$",
         "′": r"$'$",
         "⁻": r"$^-$",

@@ -16,6 +16,7 @@ from nfstudy.runs.conditions import UnknownSettingError, recorded_settings
 from nfstudy.runs.frame import param_text
 from nfstudy.runs.metrics import CURVES, EPOCH_METRICS, FREE_ENERGY, POSITIVE_FREE_ENERGY, known_metrics
 from nfstudy.runs.original import CHECKED, OF_A_SEARCH
+from nfstudy.runs.result import RESULTS
 from nfstudy.runs.tags import Tag
 from nfstudy.runs.whole_run import RunCopy, RunRecord
 from nfstudy.study.cells import KEY_VERSION, Cell, settings_digest
@@ -112,14 +113,19 @@ def _check_updates(copy: RunCopy, updates: int) -> None:
     epochs = {name: np.unique(histories[name]["update"]) for name in EPOCH_METRICS if name in histories}
     if not epochs:
         return
-    name, first = next(iter(epochs.items()))
+    name = max(epochs, key=lambda each: len(epochs[each]))
+    first = epochs[name]
     each = int(first[0])
     whole = np.minimum(each * np.arange(1, len(first) + 1), updates)
     if each == 0 or not np.array_equal(first, whole):
         raise UserError(
             f"{name}: its epochs have gaps; expected: one point after every {each:,} updates, to {updates:,}"
         )
-    if unlike := sorted(other for other, points in epochs.items() if not np.array_equal(points, first)):
+    # A run that was killed while an epoch was being logged has some of its last one's numbers.
+    allowed = [first] if copy.record.outcome in RESULTS else [first, first[:-1]]
+    if unlike := sorted(
+        other for other, points in epochs.items() if not any(np.array_equal(points, whole) for whole in allowed)
+    ):
         raise UserError(f"{unlike[0]}: is of other updates than {name}; expected: both, after every epoch")
     if copy.record.outcome == "finished" and int(first[-1]) != updates:
         raise UserError(f"it has finished at update {int(first[-1]):,}; expected: at its train.updates, {updates:,}")

@@ -23,6 +23,7 @@ from nfstudy.runs.result import RESULTS, outcome_of
 from nfstudy.runs.tags import MlflowTag, Tag, tag_of
 from nfstudy.study.cells import Cell, settings_digest
 from nfstudy.study.plan import StudyPlan
+from nfstudy.study.spec import Range, Search
 
 RUN_COLUMNS = {
     "run_id": "str",
@@ -326,12 +327,22 @@ def _digest_as_drawn(cell: Cell, row: Mapping[str, Any]) -> str | None:
     What the run does not use was not drawn for it, or made no difference.
     """
     assert cell.search is not None
-    drawn = {path: row.get(path) for path in cell.search.space}
-    values = {path: value for path, value in drawn.items() if pd.notna(value)}
+    values = drawn_values(cell.search, row)
     try:
         return settings_digest(cell.tried(values) if row["stage"] == "search" else cell.chosen(values))
     except ValidationError:
         return None
+
+
+def drawn_values(search: Search, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a search drew for a run, by its logged settings: a null is logged as no value."""
+    found = {path: row.get(path) for path in search.space}
+    may_be_null = {path for path, axis in search.space.items() if not isinstance(axis, Range) and None in axis}
+    return {
+        path: value if pd.notna(value) else None
+        for path, value in found.items()
+        if pd.notna(value) or path in may_be_null
+    }
 
 
 class _Told(NamedTuple):

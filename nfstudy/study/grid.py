@@ -46,7 +46,9 @@ def expand(
     if count > MAX_CELLS:
         raise SpecError(f"the grid has {count:,} points; expected: at most {MAX_CELLS:,}")
     varied = (*together[0], *axes)
-    searched = [
+    # With the cell's own values, too, by which trials are timed and their data found.
+    searched: list[dict[str, Any]] = [{}] if search else []
+    searched += [
         {path: value} for path, axis in (search.space if search else {}).items() for value in range_endpoints(axis)
     ]
     cells: dict[str, Cell] = {}

@@ -17,7 +17,7 @@ from nfstudy.cli.check_plugin import check_declaration, check_outside
 from nfstudy.core import registry
 from nfstudy.core.declarations import FlowFamily
 from nfstudy.core.errors import SpecError, UserError
-from nfstudy.core.plugins import install, read_plugin
+from nfstudy.core.plugins import install, read_plugin, require_recorded
 from nfstudy.flows.contract import check_family
 from nfstudy.study.reader import parse_study
 
@@ -387,6 +387,39 @@ def test_what_a_file_imports_from_beside_it_is_part_of_its_digest(line, tmp_path
         path.write_text(text)
     (tmp_path / "my_unused.py").write_text("")
     assert digest_of("shift.py", tmp_path) == before
+
+
+@pytest.mark.parametrize("named", ["../shift.py", "absolute"])
+def test_a_run_finds_its_file_again_however_the_study_has_named_it(named, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "my_scale.py").write_text("SCALE = 1\n")
+    (tmp_path / "shift.py").write_text(f"{SHIFT}\nimport my_scale\n")
+    name = str(tmp_path / "shift.py") if named == "absolute" else named
+    record = read_plugin(name, tmp_path / "studies").record(tmp_path)
+    require_recorded([record], tmp_path)
+    assert registry.find("flows", "shift")
+    (tmp_path / "my_scale.py").write_text("SCALE = 2\n")
+    with pytest.raises(SpecError, match=r"shift\.py: the run used the file with SHA-256 .*, which is not available"):
+        require_recorded([record], tmp_path)
+    del sys.modules["my_scale"]
+
+
+def test_a_module_that_a_run_names_is_imported_only_if_it_is_the_one_it_used(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_shift.py").write_text(f"{SHIFT}\nprint('imported')\n")
+    record = read_plugin("my_shift", tmp_path).record(tmp_path)
+    sys.modules.pop("my_shift")
+    require_recorded([record], tmp_path)
+    assert registry.find("flows", "shift")
+    sys.modules.pop("my_shift")
+    for other in ({"name": "antigravity"}, {"name": "my_shift"}, {**record, "distribution": "my-shift 1.0"}):
+        with pytest.raises(SpecError, match=f"plug-in {other['name']}: the run used .*, and here is .*; expected: the"):
+            require_recorded([other], tmp_path)
+    (tmp_path / "my_shift.py").write_text(f"{SHIFT}\nraise SystemExit\n")
+    with pytest.raises(SpecError, match=r"my_shift: the run used SHA-256 .*, and here is SHA-256 .*…; expected: the"):
+        require_recorded([record], tmp_path)
+    assert not {"my_shift", "antigravity"} & set(sys.modules)
 
 
 def test_a_file_that_cannot_be_read_beside_a_plug_in_is_named(tmp_path, monkeypatch):

@@ -3,17 +3,18 @@
 import hashlib
 import io
 import os
+import re
 import zipfile
 
 import numpy as np
 import pytest
 from scipy.io import savemat
 
-from nfstudy.core.errors import DataError
+from nfstudy.core.errors import DataError, SpecError
 from nfstudy.core.project import Project
 from nfstudy.data import arrays, file, file_arrays, load_dataset, resolve_settings
 from nfstudy.data.checks import repeated_examples
-from nfstudy.data.dataset import draw_bits
+from nfstudy.data.dataset import LEAST_EPSILON, draw_bits
 from nfstudy.runner.prepare import prepare_data
 from nfstudy.study.reader import parse_study
 from nfstudy.study.sections import DataSpec
@@ -282,7 +283,7 @@ BAD_ROWS = {
     "floats from 0 to 255": (with_value(BITS, 5, 200), {}, ["row 5: got 200", "data.kind: levels"]),
     "no bits": (with_value(BITS, 8, 0.5), {"kind": "bits"}, ["train: row 8: got 0.5; expected: 0 or 1"]),
     "negative": (-BITS.astype(int), {}, ["train: row 0: got -1", "0 to 255"]),
-    "above the levels": (GREYS, {"levels": 16}, ["train: row 0: got", "whole numbers from 0 to 16"]),
+    "above the levels": (GREYS, {"levels": 16, "test_key": "greys"}, ["train: row 0: got", "numbers from 0 to 16"]),
     "broken levels": (with_value(GREYS.reshape(70, 12), 6, 7.5), {"kind": "levels"}, ["row 6: got 7.5"]),
     "no categories": (with_value(UNIT, 6, 7.5), {"kind": "categories"}, ["train: row 0: got", "whole numbers"]),
     "a broken category": (with_value(GREYS.reshape(70, 12), 6, 7.5), {"kind": "categories"}, ["row 6: got 7.5"]),
@@ -317,10 +318,34 @@ BAD_ROWS = {
 @pytest.mark.parametrize("case", BAD_ROWS)
 def test_a_mistake_names_file_array_row_and_what_is_expected(tmp_path, case):
     array, settings, words = BAD_ROWS[case]
-    message = message_of(tmp_path, npz(tmp_path, train=array, test=BITS, unit=UNIT), **settings)
+    message = message_of(tmp_path, npz(tmp_path, train=array, test=BITS, unit=UNIT, greys=GREYS), **settings)
     assert str(tmp_path / "own.npz") in message
     for word in words:
         assert word in message
+
+
+def test_bits_beside_grey_levels_are_refused_unless_they_may_be_dark_ones(tmp_path):
+    bits = npz(tmp_path, "bits.npz", train=GREYS.reshape(70, 12), valid=BITS, test=GREYS.reshape(70, 12))
+    words = "valid: got only 0 and 1, where .*train has whole numbers to 255; expected: one scale for all splits"
+    assert re.search(words, message_of(tmp_path, bits))
+    assert "test: got only 0 and 1, where" in message_of(
+        tmp_path, npz(tmp_path, "colours.npz", train=COLOURS, test=BITS.reshape(70, 2, 2, 3))
+    )
+    # Two of 70, which none is like; none at all; and as many as there are dark ones to train on.
+    for few in (BITS[:2], np.zeros((70, 12), np.uint8)):
+        assert resolved(tmp_path, npz(tmp_path, "few.npz", train=GREYS.reshape(70, 12), test=few)).kind == "levels"
+    dark = np.concatenate([GREYS.reshape(70, 12), np.tile(BITS, (30, 1))])
+    assert resolved(tmp_path, npz(tmp_path, "dark.npz", train=dark, test=BITS)).sizes == (1808, 362, 70)
+
+
+def test_an_epsilon_is_one_that_single_precision_tells_from_0_and_1(tmp_path):
+    with pytest.raises(SpecError, match=r"data.epsilon: got 1e-09; expected: greater than or equal to 0.000001"):
+        parse_study(
+            "study: s\ntitle: S\ndata: {name: photos, epsilon: 1e-9}\nexhibits: [summary]\n", str(tmp_path / "s.yaml")
+        )
+    settings = {"kind": "patches", "epsilon": LEAST_EPSILON, "dequantisation": "none"}
+    ends = load(tmp_path, npz(tmp_path, **splits(255 * BITS)), **settings).test
+    assert LEAST_EPSILON / 2 < 1 - ends.max() < 2 * LEAST_EPSILON
 
 
 def test_a_valid_training_example_alone_is_not_enough(tmp_path):

@@ -11,10 +11,11 @@ from support.plugins_data import COUNTS
 
 from nfstudy.cli.check_plugin import check_outside
 from nfstudy.core import registry
-from nfstudy.core.declarations import Likelihood
+from nfstudy.core.declarations import DataSource, Likelihood
 from nfstudy.core.errors import DataError, SpecError, UserError
 from nfstudy.core.project import Project
-from nfstudy.data.dataset import Splits, make_dataset
+from nfstudy.data.checks import check_declared
+from nfstudy.data.dataset import Dequantisation, Splits, make_dataset
 from nfstudy.inference.likelihoods.bernoulli import Bernoulli
 from nfstudy.inference.likelihoods.categorical import Categorical
 from nfstudy.inference.likelihoods.normal import Gaussian, LogitNormal
@@ -193,6 +194,38 @@ def test_numbers_are_those_that_a_source_declares(case, tmp_path):
         prepare_data(study.under(), Project(tmp_path))
 
 
+UNIFORM, FIXED = Dequantisation(1e-4, True), Dequantisation(1e-4, False)
+WHOLE, WITHIN = np.arange(12.0).reshape(3, 4), np.full((3, 4), 0.5)
+TRAINED = {
+    # values, levels, training array, dequantisation: what is wrong with it, nothing where it is empty
+    "levels": ("levels", 16, WHOLE.astype(np.int16), None, ""),
+    "levels as floats": ("levels", 16, WHOLE, None, "train: got an array of float64; expected: uint8, or floats"),
+    "whole floats to 1": ("levels", 16, np.float32(WHOLE > 5), None, "train: got an array of float32; expected: uint8"),
+    "probabilities": ("levels", 1, WITHIN, None, ""),
+    "patches": ("patches", 255, WHOLE.astype(np.uint8), UNIFORM, ""),
+    "patches as whole floats": ("patches", 255, WHOLE, UNIFORM, ""),
+    "patches that are numbers": ("patches", 0, WITHIN, None, ""),
+    "numbers dequantised": ("patches", 0, WITHIN, FIXED, "levels: got 0; expected: 255 with a dequantisation"),
+    "16 levels dequantised": ("patches", 16, WHOLE.astype(np.uint8), UNIFORM, "levels: got 16; expected: 255 with"),
+    "levels dequantised": ("levels", 255, WHOLE.astype(np.uint8), UNIFORM, "dequantisation: got one; expected: none"),
+    "counts dequantised": ("counts", 255, WHOLE.astype(np.uint8), UNIFORM, ""),
+    "no ends": ("patches", 255, WHOLE.astype(np.uint8), Dequantisation(0, True), "dequantisation: epsilon: got 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TRAINED)
+def test_training_numbers_are_what_a_training_takes_them_for(case):
+    values, levels, train, dequantisation, words = TRAINED[case]
+    held = WITHIN if values in ("patches", "counts") else np.zeros((3, 4), np.uint8)
+    made = make_dataset("own", (2, 2), levels, Splits(train, held, held), "here", dequantisation)
+    source = DataSource(name="own", values=values, splits=lambda data: (3, 3, 3), loader="no.such:load")
+    if not words:
+        check_declared(made, source, None, "data own")
+        return
+    with pytest.raises(DataError, match=f"data own: {words}"):
+        check_declared(made, source, None, "data own")
+
+
 ARRAYS = {
     "shape": {
         "(2, 2, 1)": r"shape: got \(2, 2, 1\); expected: \(numbers,\), \(height, width\) or \(height, width, 3\)",
@@ -208,7 +241,10 @@ ARRAYS = {
     },
     "name": {"3": "name and source: got 3 and 'here'; expected: text"},
     "source": {"None": "name and source: got 'own' and None; expected: text"},
-    "splits": {"(np.ones((1, 4)),) * 2": "splits: got .*; expected: three arrays, train, valid, test"},
+    "splits": {
+        "(np.ones((1, 4)),) * 2": "splits: got .*; expected: three arrays, train, valid, test",
+        "[np.ones(4)] * 3": r"data own: train: got an array \(4,\); expected: \(N, 4\)",
+    },
 }
 
 
@@ -360,6 +396,36 @@ def test_a_density_has_a_mass_of_1_and_says_the_same_of_many_samples(case):
         assert check_likelihood(declared) == 1
         return
     with pytest.raises(UserError, match=f"likelihood mine, of real: .*{words}"):
+        check_likelihood(declared)
+
+
+INPUTS = {
+    "other axes": (
+        lambda x: x.unsqueeze(-1),
+        r"got \(3, 784, 1\) in torch.float32; expected: \(3, 784\) in torch.float",
+    ),
+    "fewer numbers": (
+        lambda x: x[:, :5],
+        r"got \(3, 5\) in torch.float32; expected: \(3, 784\) in torch.float32, as x",
+    ),
+    "of double precision": (lambda x: x.double(), r"got \(3, 784\) in torch.float64; expected: "),
+    "logarithms of 0": (lambda x: x.log(), "got numbers that are not finite; expected: finite ones"),
+    "noise": (lambda x: x + torch.rand_like(x), "other numbers of the same x; expected: the same"),
+    "centred over the minibatch": (lambda x: x - x.mean(0), "image 0: got other numbers without the other images; exp"),
+    "of the images before": (lambda x: x.cumsum(0), "image 1: got other numbers without the other images; expected"),
+}
+
+
+@pytest.mark.parametrize("case", INPUTS)
+def test_what_the_inference_network_is_given_is_of_each_image_alone(case):
+    seen, words = INPUTS[case]
+
+    class Other(Bernoulli):
+        def encoder_input(self, x):
+            return seen(x)
+
+    declared = Likelihood(name="mine", values=("bits",), implementation=lambda: Other)
+    with pytest.raises(UserError, match=f"likelihood mine, of bits: encoder_input: {words}"):
         check_likelihood(declared)
 
 

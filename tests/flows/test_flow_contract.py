@@ -17,6 +17,7 @@ from nfstudy.flows.full_covariance.flow import full_covariance, invert_full_cova
 from nfstudy.flows.glow.flow import glow_flow, invert_glow_flow
 from nfstudy.flows.householder.flow import householder_flow, invert_householder_flow
 from nfstudy.flows.iaf.flow import iaf_flow, invert_iaf_flow
+from nfstudy.flows.langevin.flow import LangevinFlow
 from nfstudy.flows.nice.flow import NiceOrthFlow, NicePermFlow, invert_nice_flow, nice_flow
 from nfstudy.flows.planar.flow import PlanarFlow, invert_planar_flow, planar_flow
 from nfstudy.flows.radial.flow import invert_radial_flow, radial_flow
@@ -483,3 +484,87 @@ def test_first_steps_that_are_others_are_told():
 
     with pytest.raises(ContractError, match="first_steps: log-determinant"):
         check_family(dataclasses.replace(registry.find("flows", "planar"), implementation=lambda: Wrong))
+
+
+MIXED = {
+    "standardised": lambda features: (features - features.mean(0)) / (0.1 + features.std(0, correction=0)),
+    "of those before": lambda features: features.cumsum(0),
+    "of the number of images": lambda features: features * len(features),
+}
+
+
+@pytest.mark.parametrize("mixed", MIXED)
+@pytest.mark.parametrize(("name", "family"), [("planar", PlanarFlow), ("langevin", LangevinFlow)])
+def test_parameters_that_depend_on_the_other_images_are_told(name, family, mixed):
+    class Wrong(family):
+        def parameters_from(self, features):
+            return super().parameters_from(MIXED[mixed](features) if features.dim() == 2 else features)
+
+    with pytest.raises(ContractError, match=r"F = 5, .*: image \d: got other numbers without the other images of its"):
+        check_family(dataclasses.replace(registry.find("flows", name), implementation=lambda: Wrong))
+
+
+def turned(run):
+    """Return what gives z_K and log-determinants as `run` does, with other signs of these in float32 alone."""
+
+    def other(z, *arguments):
+        z_K, log_det = run(z, *arguments)
+        return z_K, -log_det if z.dtype == torch.float32 else log_det
+
+    return other
+
+
+class TurnedForward(PlanarFlow):
+    def forward(self, z, parameters):
+        return turned(super().forward)(z, parameters)
+
+
+class TurnedForSamples(PlanarFlow):
+    def for_samples(self, parameters):
+        return turned(super().for_samples(parameters))
+
+
+class TurnedGuided(LangevinFlow):
+    def guided(self, z, *arguments):
+        return turned(super().guided)(z, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "way"),
+    [
+        ("planar", TurnedForward, ""),
+        ("planar", TurnedForSamples, "for_samples: "),
+        ("langevin", TurnedGuided, ""),
+    ],
+)
+def test_a_wrong_way_that_only_float32_takes_is_told(name, family, way):
+    words = rf"float32: {way}got numbers \d\S* from those in float64; expected: within 0.001"
+    with pytest.raises(ContractError, match=words):
+        check_family(dataclasses.replace(registry.find("flows", name), implementation=lambda: family))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (lambda log_det: log_det.double(), r"got torch.float64 of float32 z_0; expected: torch.float32"),
+        (lambda log_det: log_det / 0, "non-finite numbers; expected: finite ones"),
+    ],
+)
+def test_numbers_of_many_samples_are_finite_and_of_float32(changed, words):
+    class Wrong(PlanarFlow):
+        def for_samples(self, parameters):
+            run = super().for_samples(parameters)
+
+            def other(z):
+                z_K, log_det = run(z)
+                return z_K, changed(log_det) if z.dtype == torch.float32 else log_det
+
+            return other
+
+    with pytest.raises(ContractError, match=f"float32: for_samples: {words}"):
+        check_family(dataclasses.replace(registry.find("flows", "planar"), implementation=lambda: Wrong))
+
+
+@pytest.mark.parametrize("name", ["planar", "langevin"])
+def test_families_that_are_right_keep_the_contract(name):
+    assert check_family(registry.find("flows", name)) == 16

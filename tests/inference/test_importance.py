@@ -102,6 +102,18 @@ def test_the_curve_falls_from_f_to_the_estimate_and_its_parts_are_consistent():
     assert exact_nll(images(30)) < found.curve[200]
 
 
+@pytest.mark.parametrize("samples", [2, 3, 20, 64, 1000, 1024, 3000])
+def test_the_last_doubling_is_from_half_of_the_samples(samples):
+    """Whatever round number there is between, such as 50 of 64."""
+    found = evaluate_likelihood(LinearGaussian(0.2, 0.6), images(3), samples, seed=3)
+    assert found.numbers()["nll_drop"] == found.curve[samples // 2] - found.nll
+
+
+def test_of_one_sample_there_is_no_doubling():
+    found = evaluate_likelihood(LinearGaussian(0.2, 0.6), images(3), 2, seed=3)
+    assert found._replace(curve={1: found.nll}).numbers()["nll_drop"] == 0
+
+
 def test_nothing_to_evaluate_is_refused():
     with pytest.raises(ValueError, match="0 images, 5 samples: expected: at least 1 and at least 2"):
         evaluate_likelihood(LinearGaussian(), images(0), 5, seed=1)

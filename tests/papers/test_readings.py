@@ -145,6 +145,7 @@ def test_a_reading_is_held_to_all_energies_that_it_was_made_for():
 
 def test_what_stopping_early_would_have_given():
     exhibit, _ = shown(MNIST, on_mnist, points=((10, 120.0), (20, 98.5), (30, 99.25)))
+    assert {entry.note for row in exhibit.tables[2].rows for entry in row.entries} == {""}
     for row in exhibit.tables[2].rows:
         lowest, update, end, risen, note = (entry.display for entry in row.entries)
         assert (lowest, update, end, risen) == ("98.50 (n = 1)", "20", "99.25 (n = 1)", "0.75 (n = 1)")

@@ -122,6 +122,13 @@ def test_open_choices_and_departures_are_told():
     assert "epsilon 0.001 (paper: 0.0001)" in text
 
 
+def test_a_choice_that_cells_do_not_have_is_not_told_of_them():
+    some = "{data.dequantisation: [uniform, categories], flow.family: [planar], flow.length: [0, 2]}"
+    text = exhibit_of(grid=some).text
+    assert "variance" in text
+    assert "variance" not in exhibit_of(data="{name: cifar10, dequantisation: categories}").text
+
+
 def test_each_further_axis_has_lines_of_its_own():
     exhibit = exhibit_of(grid="{flow.family: [planar], flow.length: [0, 2], model.variance_floor: [1e-3, 1e-2]}")
     assert [name for name in lines_of(exhibit, 1) if name.startswith("K = 0 to 2")] == [

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 from scipy import stats
@@ -17,7 +18,7 @@ from nfstudy.papers.rezende2015.published import FIGURE_3, FIGURE_4, TABLE_3, fi
 from nfstudy.papers.rezende2015.stated import why_not_comparable
 from nfstudy.report.claims.inequalities import parse_claims, read_claims
 from nfstudy.report.claims.ledger import judge_on, ledger, ledger_table, side_by_side, verdict_lines
-from nfstudy.report.claims.verdicts import evaluate
+from nfstudy.report.claims.verdicts import evaluate, ways
 from nfstudy.report.latex import to_latex
 from nfstudy.report.statistics.estimates import BOUNDS, first_of, gather_results
 from nfstudy.report.tables import to_csv
@@ -329,6 +330,15 @@ def test_a_contradiction_says_which_way(inequality, values, way):
     _, claim = judged(CLAIM.replace(FALLS, inequality), planted(study(), values))
     assert claim.verdict == "contradicted"
     assert claim.way == f"{way} nats"
+
+
+def test_a_name_with_by_in_it_is_no_size():
+    said = ("Householder by blocks, K = 4 is lower by 0.30 nats", "Householder by blocks, K = 4 is lower by 0.10 nats")
+    parts = [
+        SimpleNamespace(verdict="contradicted", contrast=SimpleNamespace(mean=0.0), part=SimpleNamespace(way=way))
+        for way in (lambda _, text=text: text for text in said)
+    ]
+    assert ways(parts) == "Householder by blocks, K = 4 is lower by 0.10 to 0.30 nats"
 
 
 def planted_looks(spec, values, first=3):

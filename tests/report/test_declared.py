@@ -13,7 +13,7 @@ from nfstudy.core.errors import ReportError, SpecError, UserError
 from nfstudy.core.fields import Positive, Record
 from nfstudy.core.plugins import install, read_plugin
 from nfstudy.core.registry import Origin
-from nfstudy.report.build import build_report, make_exhibit, make_report
+from nfstudy.report.build import build_report, call_readme, make_exhibit, make_report
 from nfstudy.report.claims.judge import all_claims
 from nfstudy.report.exhibits.base import Exhibit
 from nfstudy.report.labels import Label, family_name
@@ -173,6 +173,19 @@ def test_an_exhibit_that_fails_is_named_and_no_run_is_lost(make, message):
     spec = study(STUDY.replace("active-units", "mine"))
     with pytest.raises(ReportError, match=message):
         make_report(gather_results(spec.under(), run_all(spec, spec.budget)))
+
+
+@pytest.mark.parametrize(
+    ("readme", "message"),
+    [
+        (broken, r"mine.py: exhibit mine: KeyError: 'no such column' \(.*; no run is lost"),
+        (lambda results: "a text", r"mine.py: exhibit mine: got str; expected: a Table of report"),
+    ],
+)
+def test_a_short_table_that_fails_is_named(readme, message):
+    registry.declare(ExhibitDeclaration(name="mine", make=lambda results: None, readme=readme), MINE)
+    with pytest.raises(ReportError, match=message):
+        call_readme("mine", readme, None)
 
 
 def test_readme_shows_the_tables_of_papers_first():

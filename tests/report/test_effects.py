@@ -204,6 +204,16 @@ def test_cells_without_numbers_or_a_default_say_why():
     assert means_of(found)[row][0] == "3 of 3 diverged"
 
 
+def test_the_sampler_of_a_search_is_a_setting_with_a_default():
+    search = "search: {sampler: {name: tpe, trials: 2}, space: {train.learning_rate: [1.0e-3, 1.0e-2]}}\n"
+    text = ANNEALING.replace("objective.annealing: [energy, kl, none]", "search.sampler: [tpe, random]") + search
+    spec = study(text)
+    runs = run_all(spec, "full")
+    found = effects(gather_results(spec.under("full"), runs))
+    assert "The default is sampler = tpe" in found.text
+    assert [row.entries[3].display for row in found.tables[0].rows] == ["default", "", "default", ""]
+
+
 def test_a_study_that_varies_the_flow_alone_has_nothing_to_show():
     spec = study()
     found = exhibit(spec, run_all(spec, "full"))

@@ -95,6 +95,19 @@ def test_one_budget_alone_may_count(project, stores, capsys):
     assert "--budget huge: no study has it; expected: full, laptop" in capsys.readouterr().err
 
 
+def test_what_was_not_asked_for_has_not_changed(project, stores, capsys):
+    others = {"energies laptop": {"energies-x": "supported"}, "mnist full": {PART: "supported"}}
+    (project / BASELINE).write_text(json.dumps(others))
+    for asked in (["mnist"], ["--budget", "laptop"]):
+        assert main(["check", at(stores["falling"]), *asked]) == 0
+        told = capsys.readouterr().out
+        assert f"\n  {BODY}: {PART}: not run -> supported\n" in told
+        assert "energies laptop: " not in told
+    assert "mnist full: " not in told
+    assert main(["check", at(stores["falling"]), "mnist", "--update-baseline"]) == 0
+    assert json.loads((project / BASELINE).read_text())["mnist full"] == {PART: "supported"}
+
+
 def test_a_claim_that_turns_from_supported_to_contradicted_fails_the_check(project, stores, capsys):
     assert main(["check", at(stores["falling"]), "--update-baseline"]) == 0
     kept = (project / BASELINE).read_bytes()

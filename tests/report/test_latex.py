@@ -55,8 +55,9 @@ def test_rules_and_escapes():
         ("{x}^~", r"\{x\}\textasciicircum{}\textasciitilde{}"),
         ("−1 ≤ β", r"$-$1 $\leq$ $\beta$"),
         ("[x](y) # 1", r"[x](y) \# 1"),
+        ("φ, ε, λ, ΣΓ, ∂", r"$\phi$, $\epsilon$, $\lambda$, $\Sigma$$\Gamma$, $\partial$"),
     ],
-    ids=["underscore", "backslash", "braces", "signs", "brackets"],
+    ids=["underscore", "backslash", "braces", "signs", "brackets", "letters"],
 )
 def test_latex_escapes(text, latex):
     assert latex_text(text) == latex

@@ -251,6 +251,10 @@ def test_each_budget_that_has_runs_has_a_page_which_leads_to_the_others(tmp_path
         found = {(tmp_path / folder / unquote(address)).resolve() for address in links}
         others = {tmp_path / other / "index.html" for name, other in folders.items() if name != budget}
         assert found == {tmp_path / "index.html", *others}
+    text = (tmp_path / "small/index.md").read_text()
+    tables = [unquote(place) for place in re.findall(r"\]\((tables/[^)\s]+)\)", text)]
+    assert "tables/claims-a%2Fb%20%3A.csv" in tables
+    assert all((tmp_path / "small" / place).is_file() for place in tables)
     inside = embedded(reader)["runs"]
     assert set(inside) == {record["run_id"] for record in runs.records}
     for run in inside.values():

@@ -204,6 +204,64 @@ def test_a_curve_and_a_map_have_names_of_their_own_and_all_numbers():
     assert render(heat_map.drawings[0].figure, "png") == render(heat_map.drawings[0].figure, "png")
 
 
+def test_a_cell_whose_value_is_null_is_shown():
+    text = BASE + "grid: {data.train_images: [1000, null], train.clip_norm: [null, 5.0]}\nrepetitions: 1\n"
+    text += "exhibits: [{name: curve, x: train.clip_norm}, {name: map, x: train.clip_norm, y: data.train_images}]\n"
+    plan = parse_study(text, "s.yaml").under()
+    runs = FakeRuns()
+    for cell in plan.cells:
+        trial = plan.repetitions_of(cell)[0]
+        runs.add(trial, **plausible_metrics(trial))
+    results = gather_results(plan, runs)
+    groups = grouped(results, ("train.clip_norm",))
+    assert [(group.label, len(group.cells)) for group in groups] == [
+        ("training images = 1,000", 2),
+        ("training images = null", 2),
+    ]
+    curve, heat_map = (make_exhibit(name, results, options) for name, options in results.study.shown)
+    assert [text.get_text() for text in curve.drawings[0].figure.axes[0].get_xticklabels()] == ["null", "5"]
+    assert len(heat_map.drawings[0].figure.axes[0].texts) == 4
+
+
+def test_a_null_that_was_tried_is_told_and_what_no_trial_used_is_not_drawn():
+    searched = "train.clip_norm: [null, 1.0], train.optimiser: [rmsprop, adam], "
+    searched += "train.weight_decay: {low: 1e-6, high: 1e-2, log: true}"
+    text = SEARCH.replace("train.learning_rate: {low: 1e-4, high: 1e-1, log: true}, train.batch: [50, 100]", searched)
+    by = "[search, {name: expected-best, by: train.clip_norm}, importances, slices, parallel]"
+    text = text.replace("[search, expected-best, importances, slices, parallel]", by)
+    plan = parse_study(text.replace("updates: 200, optimiser: adam", "updates: 200, clip_norm: 5.0"), "s.yaml").under()
+    runs = FakeRuns()
+    for cell in plan.cells:
+        for number, (norm, outcome) in enumerate(((None, "finished"), (1.0, "diverged"))):
+            values = {"train.clip_norm": norm, "train.optimiser": "rmsprop"}
+            runs.add(Trial("mnist", cell, cell.tried(values), "search", number), outcome, search="", valid__elbo=-90.0)
+    results = gather_results(plan, runs)
+    search, best, _, slices, _ = (make_exhibit(name, results, options) for name, options in plan.study.shown)
+    chosen, trials = search.tables
+    assert chosen.rows[0].entries[1].text == "null"
+    assert [row.entries[0].text for row in trials.rows] == ["null", "1"] * 2
+    assert [row.entries[2].text for row in trials.rows] == [""] * 4
+    assert [(row.name, row.entries[1].text) for row in best.tables[0].rows] == [
+        ("clip norm = null", "90.00"),
+        ("clip norm = 1", "all diverged"),
+    ]
+    assert [axes.get_title() for axes in slices.drawings[0].figure.axes if axes.get_title()] == [
+        "clip norm",
+        "optimiser",
+    ]
+    runs.records[:] = [record for record in runs.records if record["outcome"] == "diverged"]
+    _, (_, options), *_ = plan.study.shown
+    assert make_exhibit("expected-best", gather_results(plan, runs), options).drawings == ()
+
+
+def test_a_share_of_the_variance_leads_to_the_run_that_says_it():
+    plan, runs = searched()
+    found = make_exhibit("importances", gather_results(plan, runs))
+    ids = [record["run_id"] for record in runs.records if record["stage"] == "repetition"]
+    assert found.run_ids == tuple(ids)
+    assert [entry.run_ids for row in found.tables[0].rows for entry in row.entries] == [(i,) for i in ids for _ in "ab"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -645,6 +645,17 @@ def test_a_run_that_contradicts_itself_is_refused_by_name(said, words, tmp_path)
     assert f"run {1:032x}, planar K=2 #1: " in str(refused.value)
 
 
+def test_a_run_that_was_killed_while_an_epoch_was_logged_is_no_contradiction(tmp_path):
+    ragged = {"train/elbo": epochs(5, 10), "valid/elbo": epochs(5)}
+    killed = told_otherwise(copy(1, outcome="killed"), histories=ragged)
+    (run,) = read_archive(small_archive(tmp_path / "x", [killed])).runs
+    assert run.numbers("valid/elbo") == [(5, 1.0)]
+    for outcome, histories in (("killed", {**ragged, "valid/elbo": epochs(10)}), ("diverged", ragged)):
+        path = small_archive(tmp_path / "x", [told_otherwise(copy(1, outcome=outcome), histories=histories)])
+        with pytest.raises(ArchiveError, match="of other updates than train/elbo; expected: both"):
+            read_archive(path)
+
+
 def test_an_imported_run_is_marked_with_what_of_it_was_checked(tmp_path):
     plugin = {"nfstudy.plugins": '[{"name": "mine.py"}]'}
     runs = [
@@ -654,12 +665,13 @@ def test_an_imported_run_is_marked_with_what_of_it_was_checked(tmp_path):
         told_otherwise(copy(4), {**plugin, "nfstudy.cell": "0" * 16}, {"flow.strength": "2"}),
         told_otherwise(copy(5), {"nfstudy.cell": "1" * 16}),
         told_otherwise(copy(6), {"nfstudy.cell": "1" * 16, "nfstudy.stage": "search", "nfstudy.repetition": "0"}),
+        told_otherwise(copy(7), {"nfstudy.cell": "2" * 16, "nfstudy.search": "{}"}),  # Its trials have been deleted.
     ]
     archive = read_archive(small_archive(tmp_path / "x", runs))
     uri = f"sqlite:///{tmp_path}/to/mlflow.db"
     import_runs(archive, uri)
     frames = [open_runs(uri)(STUDY).frame(), ArchivedRuns(archive).frame()]
-    wanted = ["checked", "checked", "checked", OF_PLUGINS, OF_A_SEARCH, OF_A_SEARCH]
+    wanted = ["checked", "checked", "checked", OF_PLUGINS, *[OF_A_SEARCH] * 3]
     for frame in frames:
         assert frame.sort_values("run_id")["imported"].tolist() == wanted
     export_runs(uri, STUDY, tmp_path / "again")

@@ -145,6 +145,21 @@ def test_runs_of_a_search_are_held_to_the_study_with_what_was_drawn():
     assert notes(kept) == ()
 
 
+def test_a_null_that_a_search_drew_is_what_its_run_has():
+    text = (
+        "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 10, clip_norm: 1.0}\n"
+        "grid: {flow.family: [planar], flow.length: [2]}\nrepetitions: 1\nexhibits: [summary]\n"
+        "search: {sampler: {name: random, trials: 3}, space: {train.clip_norm: [null, 1.0, 10.0]}}\n"
+    )
+    plan, runs = parse_study(text, "s.yaml").under(), FakeRuns()
+    (cell,) = plan.cells
+    for number, value in enumerate((None, 1.0, 10.0)):
+        runs.add(Trial("s", cell, cell.tried({"train.clip_norm": value}), "search", number))
+    runs.add(Trial("s", cell, cell.chosen({"train.clip_norm": None}), "repetition", 1))
+    kept = trusted(plan, runs.frame())
+    assert (len(kept), notes(kept)) == (4, ())
+
+
 @pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize("column", ["cell", "train.batch", "train.learning_rate"])
 def test_a_run_of_a_search_that_is_not_of_its_cell_is_left_out(place, column):

@@ -68,7 +68,7 @@ class LikelihoodEstimates(NamedTuple):
         bias falls as 1/S, and less than that where it falls more slowly.
         """
         found = {name: getattr(self, name) for name in ("elbo", "nll", "nll_mc_se", "kl")}
-        half, _ = [*self.curve.values()][-2:]
+        half = self.curve[max(max(self.curve) // 2, 1)]  # Of the curve, a round number may lie between S/2 and S.
         k = self.images.pareto_k
         further = {
             "nll_seed_se": self.nll_seed_se,

@@ -17,6 +17,7 @@ from nfstudy.core import cuda
 from nfstudy.core.errors import UserError
 from nfstudy.core.seeds import derive_seed
 from nfstudy.data import Dataset
+from nfstudy.data.checks import check_sizes
 from nfstudy.films.arrays import PosteriorFilm
 from nfstudy.films.fits import PlaneFits
 from nfstudy.flows import has_inverse
@@ -69,9 +70,14 @@ class ImageProblem:
     def __init__(
         self, settings: Settings, dataset: Dataset, repetition: int, device: str, model: DLGM | None = None
     ) -> None:
-        """Take the images that the settings name, whole, and a model in place of a newly initialised one."""
+        """Take the images that the settings name, whole, and a model in place of a newly initialised one.
+
+        Raises:
+            UserError: the settings ask for more images than there are.
+        """
         self.settings = settings
         assert settings.data is not None
+        check_sizes(dataset, settings)
         self.dataset = _used_images(dataset, settings.data)
         self.repetition = repetition
         self.device = device

@@ -20,6 +20,8 @@ PIXELS, OF_PATCHES = 28 * 28, 8 * 8 * 3
 
 TOLERANCE = (1e-5, 1e-3)
 """Of two ways to ln p(x|z) in float32, relative and in nats."""
+INPUT_TOLERANCE = (1e-4, 1e-4)
+"""Of what the inference network is given of an image among others and alone, in float32, relative and absolute."""
 MASS_TOLERANCE = 0.02
 REACH, NODES, FEW_NODES = 12.0, 200_001, 801
 """Of the integrals: real numbers to ±8·10⁴, numbers within (0, 1) to 6·10⁻⁶ of its ends, in float32."""
@@ -41,9 +43,10 @@ EXAMPLES: dict[str, Callable[[torch.Generator], Tensor]] = {
 def check_likelihood(declaration: Declaration) -> int:
     """Check a likelihood's implementation at its defaults; return of how many kinds of numbers.
 
-    The same weights from the same generators; of small examples a picture, and one finite number ln p(x|z) each, in
-    float32 and the same again; the same by `of_samples` and by `probabilities`, where there are such. Where it can be
-    made for a few pixels, a total mass ∑ p(x|z), or ∫ p(x|z) dx, of 1 over all their x, and `draw` draws from that.
+    The same weights from the same generators; of small examples a picture, an input of the inference network that
+    depends on each alone, and one finite number ln p(x|z) each, in float32 and the same again; the same by
+    `of_samples` and by `probabilities`, where there are such. Where it can be made for a few pixels, a total mass
+    ∑ p(x|z), or ∫ p(x|z) dx, of 1 over all their x, and `draw` draws from that.
 
     Raises:
         UserError: something does not hold, or its code fails.
@@ -81,7 +84,8 @@ def _mistake(declaration: Declaration, values: str) -> str:
             return f"picture: got {tuple(picture.shape)}; expected: {expected}, as x"
         x = EXAMPLES.get(values, EXAMPLES["bits"])(_generator("examples"))
         before_x = x.clone()
-        made.encoder_input(x)
+        if mistake := _input_mistake(made, x.clone(), values in EXAMPLES):
+            return f"encoder_input: {mistake}"
         try:
             log_p, again = (made(x, features) for _ in range(2))
         except Exception:
@@ -91,7 +95,7 @@ def _mistake(declaration: Declaration, values: str) -> str:
         made.eval()
         at_rest = made(x, features)
     if not torch.equal(x, before_x):
-        return "encoder_input or ln p(x|z): changes its x; expected: other tensors for what it returns"
+        return "ln p(x|z): changes its x; expected: other tensors for what it returns"
     if log_p.shape != (SAMPLES, IMAGES) or log_p.dtype != torch.float32:
         got = f"{tuple(log_p.shape)} in {log_p.dtype}"
         return f"ln p(x|z): got {got}; expected: {(SAMPLES, IMAGES)} in torch.float32, one number an example"
@@ -102,6 +106,31 @@ def _mistake(declaration: Declaration, values: str) -> str:
     if not torch.equal(log_p, at_rest):
         return "ln p(x|z): other numbers when it trains than when it is evaluated; expected: the same"
     return _other_ways(made, x, features, log_p) or _mistake_of_few_pixels(declaration, values)
+
+
+def _input_mistake(likelihood: Likelihood, x: Tensor, known: bool) -> str:
+    """Return what is wrong with what the inference network is given of x (B, N); empty where nothing is.
+
+    Arguments:
+        likelihood: after `initialise`.
+        x: may be changed by it.
+        known: whether these x are such as it is for; of others, its numbers may be infinite or none.
+    """
+    given = x.clone()
+    seen = likelihood.encoder_input(x)
+    if not torch.equal(x, given):
+        return "changes its x; expected: other tensors for what it returns"
+    if seen.shape != x.shape or seen.dtype != torch.float32:
+        return f"got {tuple(seen.shape)} in {seen.dtype}; expected: {tuple(x.shape)} in torch.float32, as x"
+    if known and not seen.isfinite().all():
+        return "got numbers that are not finite; expected: finite ones"
+    if not torch.allclose(likelihood.encoder_input(x), seen, rtol=0, atol=0, equal_nan=True):
+        return "other numbers of the same x; expected: the same"
+    for image, own in enumerate(seen):
+        alone = likelihood.encoder_input(x[image : image + 1])
+        if alone.shape != (1, *own.shape) or not torch.allclose(alone[0], own, *INPUT_TOLERANCE, equal_nan=True):
+            return f"image {image}: got other numbers without the other images; expected: the same, of its own x"
+    return ""
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from nfstudy.inference.likelihoods import load_likelihood
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.evaluation import log_likelihoods
 from nfstudy.inference.problems.plane import PlaneFlow
+from nfstudy.study.sections import DataSpec
 from nfstudy.study.settings import Settings
 
 
@@ -66,7 +67,7 @@ class ImageModel:
             seed: of the draws.
 
         Raises:
-            UserError: x is of another size, not finite, or has levels that the model has no probability of.
+            UserError: x is of another size, not finite, or has numbers that the model has no probability of.
         """
         _require(samples, "samples")
         rows = torch.tensor(self._rows(x))
@@ -101,10 +102,13 @@ class ImageModel:
         if not np.isfinite(values).all():
             raise UserError("x: got numbers that are not finite; expected: finite ones")
         assert self.settings.data is not None
-        count = self.settings.data.categories
-        if count and not ((values == np.floor(values)) & (values >= 0) & (values < count)).all():
-            raise UserError(f"x: got numbers that are no levels; expected: whole ones from 0 to {count - 1}")
-        return values.reshape(len(values), self.pixels)
+        values = values.reshape(len(values), self.pixels)
+        bad, allowed = _impossible(values, self.settings.data)
+        if bad.any():
+            row, column = np.unravel_index(bad.argmax(), bad.shape)
+            got = f"x: row {row}: got {values[row, column]:.9g}"  # So many digits tell single precision from 1.
+            raise UserError(f"{got}; expected: {allowed} (rows count from 0)")
+        return values
 
 
 class PlaneModel:
@@ -177,6 +181,18 @@ def trained_model(run_id: str, settings: Settings, weights: bytes) -> ImageModel
     module = DLGM(pixels, settings.model, settings.flow, likelihood)
     _take_over(run_id, module, state)
     return ImageModel(run_id, settings, module, pixels)
+
+
+def _impossible(x: np.ndarray, data: DataSpec) -> tuple[np.ndarray, str]:
+    """Say of each number whether a model of such data has no probability of it, and what it has one of."""
+    count = data.categories
+    if count:
+        return (x != np.floor(x)) | (x < 0) | (x >= count), f"levels, whole ones from 0 to {count - 1}"
+    if data.values in ("bits", "levels"):
+        return (x != 0) & (x != 1), "0 or 1, as the model is of bits"
+    if data.values == "patches":
+        return (x <= 0) | (x >= 1), "numbers within 0 and 1"
+    return np.zeros(x.shape, dtype=bool), ""  # Real numbers, and kinds of somebody's own: any that are finite.
 
 
 def _take_over(run_id: str, module: nn.Module, state: Mapping[str, Any]) -> None:

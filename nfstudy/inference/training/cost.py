@@ -43,7 +43,7 @@ def measure_cost(settings: Settings, dataset: Dataset | None, device: str) -> Co
         validation_scale = valid_images / few_valid
         train = dataset.train[: settings.train.batch * (EPOCH_ON_GPU if on_gpu else TIMED)]
         dataset = dataclasses.replace(dataset, train=train, valid=dataset.valid[:few_valid])
-        little = little.replace({"data.training_split": "train"})
+        little = little.replace({"data.training_split": "train", "data.train_images": None})  # They are these few.
     problem = make_problem(little, dataset, 0, device)
     update = 0.0
     if problem.parameters() and on_gpu:

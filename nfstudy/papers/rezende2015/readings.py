@@ -274,7 +274,7 @@ def _stopped(results: Results) -> Table:
             Entry(
                 quantity=valid,
                 estimate=(made := estimate(found.to_dict())),
-                note=absent,
+                note="" if made.n else absent,
                 run_ids=made.run_ids,
             )
             for found in values

@@ -165,10 +165,11 @@ def _published_curve(origin: float) -> Curve:
 def _open_choices(results: Results) -> str:
     """Say what was chosen where the paper leaves it open, and what the patches are of."""
     settings = [result.cell.settings.flat() for result in results.cells]
-    choices = (
-        f"{name} {' or '.join(dict.fromkeys(setting_text(flat[path]) for flat in settings))}"
+    found = (
+        (name, dict.fromkeys(setting_text(flat[path]) for flat in settings if path in flat))
         for path, name in OPEN_CHOICES.items()
     )
+    choices = (f"{name} {' or '.join(values)}" for name, values in found if values)
     train, valid, test = (f"{count:,}" for count in IMAGES)
     return (
         f"The paper leaves open, and here is chosen: {'; '.join(choices)}; places drawn once. Patches are of {train} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from urllib.parse import quote
 
 from nfstudy.report.claims.inequalities import GROUPS, Claim
 from nfstudy.report.claims.verdicts import VERDICTS, ClaimVerdict, PartVerdict, evaluate
@@ -130,7 +131,8 @@ def ledger(claims: Sequence[Claim], bodies: Sequence[Results]) -> Exhibit:
     if others:
         text = f"Under the budget {first.budget}, of {len(verdicts)} claims about its cells: {counts_text(verdicts)}."
         tables = [side_by_side(judge_on(claims, bodies)), *tables]
-        further = (ledger_table(evaluate(claims, body), body, f"claims-{body.budget}") for body in others)
+        names = [f"claims-{quote(body.budget, safe='')}" for body in others]
+        further = (ledger_table(evaluate(claims, body), body, name) for body, name in zip(others, names, strict=True))
         tables += [replace(table, in_markdown=False) for table in further]
     return Exhibit("claims", "Claims of the paper", text, tuple(tables))
 

@@ -179,7 +179,7 @@ def ways(parts: Iterable[PartVerdict]) -> str:
     found = [part.part.way(part.contrast.mean) for part in parts if part.verdict == "contradicted" and part.contrast]
     words: dict[str, list[str]] = {}
     for text in found:
-        start, _, rest = text.partition(" by ")
+        start, _, rest = text.rpartition(" by ")
         words.setdefault(start, []).append(rest.removesuffix(" nats"))
     return "; ".join(f"{start} by {_span(sizes)} nats" for start, sizes in words.items())
 

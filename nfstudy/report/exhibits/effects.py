@@ -24,6 +24,7 @@ from nfstudy.report.statistics.contrasts import Contrast, contrast_of
 from nfstudy.report.statistics.estimates import CellResult, Estimate, Results, runs_of
 from nfstudy.report.tables import Entry, Table, format_interval, format_number
 from nfstudy.study.settings import flatten
+from nfstudy.study.spec import SEARCH_SAMPLER
 
 TITLE = "What the settings change"
 
@@ -79,6 +80,8 @@ def effects(results: Results) -> Exhibit:
     if not varied:
         return Exhibit("effects", TITLE, "The cells differ in nothing but the flow's family and length.")
     own = dict(flatten(results.plan.settings.model_dump()))
+    if results.plan.search:
+        own[SEARCH_SAMPLER] = results.plan.search.sampler.name
     comparisons = compare_with_default(results.cells, own)
     tables = (_means(comparisons, results), _differences(comparisons, results))
     panels = [

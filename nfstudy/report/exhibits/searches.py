@@ -190,9 +190,11 @@ def best_of_trials(results: Results, options: ExpectedBestOptions) -> Exhibit:
     bands, rows, most = [], [], min(len(trials) for trials in groups.values())
     for place, (value, trials) in enumerate(groups.items()):
         expected = expected_best([trial.free_energy for trial in trials])
+        ended = math.isfinite(expected.mean[most - 1])
         label = family_name(value) if options.by == "flow.family" else f"{setting_name(options.by)} = {value}"
         colour = family_colour(value) if options.by == "flow.family" else palette[place]
-        bands.append(Band(f"{label} ({len(trials)} trials)", expected.mean, expected.low, expected.high, colour))
+        if ended:
+            bands.append(Band(f"{label} ({len(trials)} trials)", expected.mean, expected.low, expected.high, colour))
         low, high = expected.low[most - 1], expected.high[most - 1]
         interval = f"[{format_number(low, 2)}, {format_number(high, 2)}]" if math.isfinite(low) else "–"
         rows.append(
@@ -200,7 +202,7 @@ def best_of_trials(results: Results, options: ExpectedBestOptions) -> Exhibit:
                 label,
                 (
                     Entry(text=str(len(trials))),
-                    Entry(text=format_number(float(expected.mean[most - 1]), 2)),
+                    Entry(text=format_number(float(expected.mean[most - 1]), 2) if ended else "all diverged"),
                     Entry(text=interval),
                 ),
             )
@@ -220,7 +222,10 @@ def best_of_trials(results: Results, options: ExpectedBestOptions) -> Exhibit:
             "No trials were drawn at random. Those of another sampler depend on one another, and its later ones are "
             "better on purpose: read the intervals as too narrow."
         )
-    drawing = Drawing(name, draw_bands(title, _bound_label(results), bands, results.stamp), stamped(caption, results))
+    drawings: tuple[Drawing, ...] = ()
+    if bands:
+        figure = draw_bands(title, _bound_label(results), bands, results.stamp)
+        drawings = (Drawing(name, figure, stamped(caption, results)),)
     table = Table(
         name,
         stamped(f"The figure at {most} trials each, the most that all have, in {results.unit}.", results),
@@ -228,7 +233,7 @@ def best_of_trials(results: Results, options: ExpectedBestOptions) -> Exhibit:
         tuple(rows),
     )
     ids = tuple(run_id for trials in groups.values() for trial in trials for run_id in trial.run_ids)
-    return Exhibit(name, title, text, (table,), (drawing,), ids)
+    return Exhibit(name, title, text, (table,), drawings, ids)
 
 
 def _by_value(found: Sequence[SearchResult], path: str) -> dict[str, list[TriedTrial]]:
@@ -251,7 +256,8 @@ def _by_value(found: Sequence[SearchResult], path: str) -> dict[str, list[TriedT
 def importances(results: Results) -> Exhibit:
     """Show how much each searched setting matters, by fANOVA as Optuna worked it out at the end of each search."""
     title = "Which settings matter"
-    panels = {each.label: shares for each in searches_of(results) if (shares := each.importances)}
+    found = [each for each in searches_of(results) if each.importances]
+    panels = {each.label: each.importances for each in found}
     if not panels:
         text = "No search has ended and begun its repetitions, with which the importances are logged."
         return Exhibit("importances", title, text)
@@ -266,12 +272,14 @@ def importances(results: Results) -> Exhibit:
         "importances", draw_bars(title, "share of the variance", named, results.stamp), stamped(caption, results)
     )
     paths = list(dict.fromkeys(path for shares in panels.values() for path in shares))
-    rows = tuple(
-        Row(name, tuple(Entry(text=format_number(shares[path], 3) if path in shares else "–") for path in paths))
-        for name, shares in panels.items()
-    )
-    table = Table("importances", stamped("The bars.", results), ("cell", *map(setting_name, paths)), rows)
-    return Exhibit("importances", title, _more(len(panels)), (table,), (drawing,))
+    rows = []
+    for each in found:
+        shares, behind = each.importances, each.importances_of
+        texts = [format_number(shares[path], 3) if path in shares else "–" for path in paths]
+        rows.append(Row(each.label, tuple(Entry(text=text, run_ids=behind) for text in texts)))
+    ids = tuple(run_id for each in found for run_id in each.importances_of)
+    table = Table("importances", stamped("The bars.", results), ("cell", *map(setting_name, paths)), tuple(rows))
+    return Exhibit("importances", title, _more(len(panels)), (table,), (drawing,), ids)
 
 
 def slices(results: Results) -> Exhibit:
@@ -283,6 +291,8 @@ def slices(results: Results) -> Exhibit:
     for path in paths:
         trials = [(each, trial) for each in found for trial in each.trials if path in trial.values]
         values = [trial.values[path] for _, trial in trials]
+        if not values:
+            continue
         axis = next(each.space[path] for each in found if path in each.space)
         numbers = isinstance(axis, Range)
         panels.append(

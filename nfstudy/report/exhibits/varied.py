@@ -129,7 +129,7 @@ def grouped(results: Results, axes: Sequence[str]) -> list[Group]:
     groups: dict[Rest, list[CellResult]] = {}
     bare: list[CellResult] = []
     for cell in results.cells:
-        if any(value_at(cell, path) is None for path in axes):
+        if any(path not in cell.cell.flat() for path in axes):
             continue
         if cell.label.length == 0 and LENGTH in axes and FAMILY in varied:
             bare.append(cell)
@@ -146,12 +146,12 @@ def grouped(results: Results, axes: Sequence[str]) -> list[Group]:
 
 
 def _rest(cell: CellResult, varied: Sequence[str]) -> Rest:
-    found = ((path, value_at(cell, path)) for path in varied)
-    return tuple((path, value) for path, value in found if value is not None)
+    flat = cell.cell.flat()
+    return tuple((path, flat[path]) for path in varied if path in flat)
 
 
 def value_at(cell: CellResult, path: str) -> Value:
-    """Return a cell's value of a setting; None where it has no use of it."""
+    """Return a cell's value of a setting; None where that is null, or it has no use of it."""
     return cell.cell.flat().get(path)
 
 

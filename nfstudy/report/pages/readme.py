@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from nfstudy.core import registry
-from nfstudy.core.declarations import ExhibitDeclaration, load_function
+from nfstudy.core.declarations import ExhibitDeclaration
+from nfstudy.report.build import call_readme
 from nfstudy.report.claims.inequalities import read_claims
 from nfstudy.report.claims.ledger import counts_text, judge_on
 from nfstudy.report.exhibits.base import (
@@ -110,7 +111,7 @@ def _part(shown: Shown, at_once: int, reports: str) -> str:
             "",
             *stamp,
             *(
-                to_markdown(load_function(exhibit.readme)(results))
+                to_markdown(call_readme(name, exhibit.readme, results))
                 for name, exhibit in shown_exhibits().items()
                 if exhibit.readme and name in study.exhibits
             ),

@@ -6,14 +6,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from nfstudy.report.statistics.estimates import CellResult, Results
+from nfstudy.runs.frame import drawn_values
 from nfstudy.runs.metrics import VALID_NLL
 from nfstudy.runs.readable import is_object
+from nfstudy.study.cells import Cell
 from nfstudy.study.spec import Axis
 
 RESAMPLES = 2000
@@ -68,15 +72,25 @@ class SearchResult:
         finished = [trial for trial in self.trials if trial.outcome == "finished" and math.isfinite(trial.free_energy)]
         return min(finished, key=lambda trial: (trial.free_energy, trial.number), default=None)
 
+    @cached_property
+    def _worked_out(self) -> tuple[str, dict[str, float]]:
+        """The run that says how much each setting matters, and what it says; both empty where none does."""
+        runs = self.cell.repetitions[["run_id", "search"]].itertuples(index=False, name=None) if self.cell else ()
+        for run_id, text in runs:
+            found = json.loads(text).get("importances") if is_object(text) else None
+            if isinstance(found, dict):  # In MLflow, somebody may have edited it.
+                return run_id, {path: float(share) for path, share in found.items() if isinstance(share, int | float)}
+        return "", {}
+
     @property
     def importances(self) -> dict[str, float]:
         """Setting -> its share of the variance of F by itself, as the search that has ended has worked it out."""
-        texts = self.cell.repetitions["search"].tolist() if self.cell else []
-        for text in texts:
-            found = json.loads(text).get("importances") if is_object(text) else None
-            if isinstance(found, dict):  # In MLflow, somebody may have edited it.
-                return {path: float(share) for path, share in found.items() if isinstance(share, int | float)}
-        return {}
+        return self._worked_out[1]
+
+    @property
+    def importances_of(self) -> tuple[str, ...]:
+        """The run that they were logged with."""
+        return (self._worked_out[0],) if self.importances else ()
 
 
 def searches_of(results: Results) -> list[SearchResult]:
@@ -100,7 +114,7 @@ def _inside(results: Results, result: CellResult) -> SearchResult:
     trials = tuple(
         TriedTrial(
             int(run["index"]),
-            {path: run[path] for path in search.space if path in run and not _absent(run[path])},
+            _tried(result.cell, run),
             _free_energy(run["outcome"], run[BOUND]),
             run["outcome"],
             run["reason"],
@@ -111,6 +125,19 @@ def _inside(results: Results, result: CellResult) -> SearchResult:
         for run in own.sort_values("index").to_dict("records")
     )
     return SearchResult(result.label.row, search.sampler.name, search.space, search.sampler.trials, trials, cell=result)
+
+
+def _tried(cell: Cell, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a trial has tried, by its logged settings; without what a choice of it left idle."""
+    assert cell.search is not None
+    values = drawn_values(cell.search, run)
+    if None not in values.values():
+        return values
+    try:
+        used = cell.tried(values).flat()
+    except ValidationError:  # Somebody has edited the run.
+        used = {}
+    return {path: value for path, value in values.items() if value is not None or path in used}
 
 
 def _of_cell(number: int, result: CellResult, results: Results) -> TriedTrial:

@@ -308,7 +308,9 @@ def _with_histories(records: list[RunRecord], points: np.ndarray, place: str) ->
 
 def _checked(copies: list[RunCopy], place: str) -> Iterator[RunCopy]:
     """Yield the runs with what they are to be tagged with; raises ArchiveError where one contradicts itself."""
-    searched = {copy.record.tags[Tag.CELL] for copy in copies if copy.record.tags[Tag.STAGE] == "search"}
+    # Of a search whose trials somebody has deleted, the repetitions tell.
+    told = (copy.record.tags for copy in copies)
+    searched = {tags[Tag.CELL] for tags in told if tags[Tag.STAGE] == "search" or Tag.SEARCH in tags}
     for copy in copies:
         record = copy.record
         try:
