@@ -85,7 +85,7 @@ class Assignment:
     attempts: Mapping[Identity, int] = field(default_factory=dict)
     """How many runs of each trial the store holds."""
     done: int = 0
-    """Runs that have ended."""
+    """Runs that have ended, and those that are not to do, as their cells were pruned."""
     total: int = 1
     """Runs in all."""
 
@@ -346,6 +346,8 @@ class Coordinator:
                 self._checkpoint(trial.identity).unlink(missing_ok=True)
         self.ran[result.outcome] += 1
         self.done += result.outcome in RESULTS
+        if result.outcome == "pruned":
+            self.done += task.others
         if result.outcome == "failed":
             self.failures.append(f"{trial.label}: {result.reason}")
         seconds = result.metrics.get("time/wall_seconds", 0.0)
@@ -395,7 +397,8 @@ class Coordinator:
             waiting = [task.trial.cost_key for task in self.scheduler.waiting]
             running = [(task.trial.cost_key, task.fraction) for task in self.tasks.values()]
             # What searches have yet to propose, and what waits for them, counts as a run of mean length.
-            waiting += [""] * (self.total - self.done - len(waiting) - len(running) - len(self.endings))
+            known = len(waiting) + len(running) + len(self.endings) + len(self.failures)
+            waiting += [""] * (self.total - self.done - known)
             self._seconds_left = self.forecast.left(waiting, running)
             self._outdated = now + 100 * (time.monotonic() - now)
         return self._seconds_left

@@ -46,6 +46,7 @@ def cost_signature(settings: Settings) -> str:
         settings.flow,
         settings.evaluation,
         settings.train.batch,
+        settings.train.precision,
         settings.train.optimiser,
         settings.objective.model_copy(update=ANNEALED_ALIKE),
     )

@@ -79,6 +79,9 @@ class Journal:
     ) -> Proposals:
         """Open or make one search; raises StoreError.
 
+        One whose trials cannot all be gone on with is made anew: the same is proposed again, and what has been run is
+        told again, as where the whole journal is lost.
+
         Arguments:
             name: of the Optuna study.
             space: dotted path -> what is proposed for it.
@@ -88,21 +91,33 @@ class Journal:
             label: what people call it.
         """
         with journal_read(self._path):
-            study = optuna.create_study(
-                storage=self._storage, study_name=name, direction="minimize", load_if_exists=True
-            )
+            study = self._study(name)
+            if sampling and not all(_can_go_on(trial, space) for trial in study.get_trials(deepcopy=False)):
+                optuna.delete_study(study_name=name, storage=self._storage)
+                study = self._study(name)
             if LABEL not in study.user_attrs:
                 study.set_user_attr(LABEL, label)
             return Proposals(study, space, sampling, seed, draws)
 
-    def abandon_others(self, prefix: str, name: str) -> None:
-        """Fail the trials that were under way when the study was stopped and then edited: nobody will resume them."""
+    def abandon_others(self, name: str) -> None:
+        """Fail the trials that were under way when the study was stopped and then edited.
+
+        Nobody will resume them, unless the edit is undone.
+
+        Arguments:
+            name: of the Optuna study that goes on, `STUDY/BUDGET/DIGEST`; others have another digest, of that length.
+        """
+        # A budget's name may hold slashes, and keys of cells, in names of their searches, are longer than digests.
+        folder = name.rpartition("/")[0]
         with journal_read(self._path):
             for other in optuna.get_all_study_names(self._storage):
-                if other.startswith(prefix) and other != name and "/search/" not in other:
-                    study = optuna.load_study(study_name=other, storage=self._storage)
+                if other != name and other.rpartition("/")[0] == folder and len(other) == len(name):
+                    study = self._study(other)
                     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                         study.tell(trial.number, state=TrialState.FAIL)
+
+    def _study(self, name: str) -> optuna.Study:
+        return optuna.create_study(storage=self._storage, study_name=name, direction="minimize", load_if_exists=True)
 
 
 @contextmanager
@@ -249,6 +264,15 @@ class _Pruning:
             return True
         trial = optuna.trial.create_trial(state=TrialState.RUNNING, intermediate_values=self._epochs)
         return not self._pruner.prune(self._ended, trial)
+
+
+def _can_go_on(trial: FrozenTrial, space: Mapping[str, Axis]) -> bool:
+    """Say whether a trial of an earlier launch can be taken as it is.
+
+    One that has failed, as the study was edited and the edit then undone, can be told nothing more. One that was
+    killed between two of its values would get others for the rest: its draws begin anew.
+    """
+    return trial.state != TrialState.FAIL and trial.params.keys() == space.keys()
 
 
 def _distribution(path: str, axis: Axis) -> BaseDistribution:

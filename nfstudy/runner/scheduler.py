@@ -25,6 +25,8 @@ class Task:
     """Asked after each epoch; False prunes the trial. None: it is never pruned."""
     tags: Callable[[], Mapping[str, str]] | None = None
     """Returns what its run is tagged with beside what is known of the trial."""
+    others: int = 0
+    """How many runs are not to do where it is pruned: the other repetitions of its cell."""
     run_id: str = ""
     """Of the attempt that is under way; empty where none is."""
     record: EpochRecord | None = None
@@ -47,7 +49,8 @@ class _Job:
     plan: Plan
     parent: _Job | None = None
     slot: int = 0
-    answers: list[Any] = field(default_factory=list)
+    answers: list[Any] | None = None
+    """By slot, None where there is none yet; None before its plan has begun."""
     waiting: int = 0
 
 
@@ -60,7 +63,7 @@ class Scheduler:
         self._waiters: dict[Identity, list[tuple[_Job, int]]] = {}
         self._ready: list[tuple[tuple[int, int, int], Task]] = []
         self._order = itertools.count()
-        self._advance(_Job(plan), None)
+        self._advance(_Job(plan))
 
     @property
     def done(self) -> bool:
@@ -81,7 +84,8 @@ class Scheduler:
         identity = task.trial.identity
         self._known[identity] = result
         for job, slot in self._waiters.pop(identity):
-            self._answer(job, slot, result)
+            if self._answer(job, slot, result):
+                self._advance(job)
 
     def put_back(self, task: Task) -> None:
         """Take back a task that was handed out and got no result, to hand it out again."""
@@ -90,29 +94,42 @@ class Scheduler:
         priority = (0, 0) if trial.stage == "search" else (1, trial.index)
         heapq.heappush(self._ready, ((*priority, next(self._order)), task))
 
-    def _advance(self, job: _Job, answers: list[Any] | None) -> None:
-        try:
-            wanted = next(job.plan) if answers is None else job.plan.send(answers)
-        except StopIteration as stop:
-            if job.parent:
-                self._answer(job.parent, job.slot, stop.value)
-            return
-        job.answers, job.waiting = [None] * len(wanted), len(wanted)
-        if not wanted:
-            self._advance(job, [])
-        for slot, task in enumerate(wanted):
+    def _advance(self, job: _Job) -> None:
+        """Go on with a plan that has all its answers, and with what that lets go on, until all of it waits for trials.
+
+        The first of what a plan wants goes on as far as it can before the second begins.
+        """
+        # A stack, not recursion: the generations of a long search whose results are all known would nest too deep.
+        steps: list[_Job | tuple[_Job, int, Any]] = [job]
+        while steps:
+            step = steps.pop()
+            if isinstance(step, _Job):
+                steps += reversed(self._wanted(step))
+                continue
+            job, slot, task = step
             if not isinstance(task, Task):
-                self._advance(_Job(task, job, slot), None)
+                steps.append(_Job(task, job, slot))
             elif known := self._known.get(task.trial.identity):
-                self._answer(job, slot, known)
+                if self._answer(job, slot, known):
+                    steps.append(job)
             elif task.trial.identity in self._waiters:
                 self._waiters[task.trial.identity].append((job, slot))
             else:
                 self._waiters[task.trial.identity] = [(job, slot)]
                 self.put_back(task)
 
-    def _answer(self, job: _Job, slot: int, answer: Any) -> None:
+    def _wanted(self, job: _Job) -> list[_Job | tuple[_Job, int, Any]]:
+        """Go on with a plan to what it yields next; return, in order, what is to be done then."""
+        try:
+            wanted = next(job.plan) if job.answers is None else job.plan.send(job.answers)
+        except StopIteration as stop:
+            return [job.parent] if job.parent and self._answer(job.parent, job.slot, stop.value) else []
+        job.answers, job.waiting = [None] * len(wanted), len(wanted)
+        return [(job, slot, task) for slot, task in enumerate(wanted)] or [job]
+
+    def _answer(self, job: _Job, slot: int, answer: Any) -> bool:
+        """Note an answer that a plan waits for; return whether it has all of them now."""
+        assert job.answers is not None
         job.answers[slot] = answer
         job.waiting -= 1
-        if job.waiting == 0:
-            self._advance(job, job.answers)
+        return job.waiting == 0

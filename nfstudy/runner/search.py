@@ -66,10 +66,9 @@ def study_plan(plan: StudyPlan, journal: Path, say: Say = lambda words: None) ->
     Raises:
         StoreError: the journal cannot be read or written.
     """
-    prefix = f"{plan.name}/{plan.budget}/"
-    name = prefix + _digest(plan)
+    name = f"{plan.name}/{plan.budget}/{_digest(plan)}"
     opened = Journal(journal)
-    opened.abandon_others(prefix, name)
+    opened.abandon_others(name)
     proposals = opened.proposals(
         name, plan.study.axes, plan.sampling, plan.study.settings.seed, name, f"{plan.name}, {plan.budget}: cells"
     )
@@ -163,7 +162,7 @@ def _cell_plan(
     repetitions = [Task(trial, tags=tags) for trial in plan.repetitions_of(cell, settings, further)]
     results: list[TrialResult] = []
     if should_continue:
-        repetitions[0].should_continue = should_continue
+        repetitions[0].should_continue, repetitions[0].others = should_continue, len(repetitions) - 1
         results = yield repetitions[:1]
         if results[0].outcome == "pruned":
             return results[0]

@@ -32,16 +32,20 @@ EPOCH = EpochRecord(1, 10, 20, {"valid/elbo": -1.0})
 DONE = TrialResult("finished", 20, metrics={"test/elbo": -1.0, "time/wall_seconds": 1.0})
 
 
-def conduct(store, tmp_path, script, capsys, workers=1, **retry):
-    """Run the trials with scripted workers; return (summary, frame of the store, what was told, the engine)."""
+def conduct(store, tmp_path, script, capsys, workers=1, others=0, **retry):
+    """Run the trials with scripted workers; return (summary, frame of the store, what was told, the engine).
+
+    Where a trial is pruned, so many `others` are not run.
+    """
 
     def plan():
-        yield [Task(trial) for trial in TRIALS]
+        yield [Task(trial, others=others) for trial in TRIALS]
 
     places = Places(
         store, store.experiment("s"), tmp_path / "journal", tmp_path / "checkpoints", "reports/s/index.html"
     )
-    assignment = Assignment("s", places, {DATA: data_record(load_dataset(DATA, ()))}, {}, RetryPolicy(**retry), total=3)
+    data, total = {DATA: data_record(load_dataset(DATA, ()))}, len(TRIALS) * (1 + others)
+    assignment = Assignment("s", places, data, {"another": 10.0}, RetryPolicy(**retry), total=total)
     engine = FakeEngine(workers, script)
     with StopSignal() as stop:
         summary = Coordinator(assignment, Scheduler(plan(), {}), engine, Lines(sys.stderr)).work(stop)
@@ -87,6 +91,28 @@ def test_a_trial_whose_worker_hangs_each_time_fails_and_the_others_end(store, tm
     assert summary.ran == {"finished": 2, "failed": 1}
     assert sorted(frame["outcome"]) == ["failed", "finished", "finished", "killed"]
     assert "no word for 0.02 s (--worker-timeout), 2 times" in summary.failures[0]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "others", "words"),
+    [
+        ("pruned", 2, "pruned at epoch 1; 3 of 9 runs, about"),
+        ("failed", 0, "finished in 1 s; 2 of 3 runs, about 0 s left"),
+    ],
+)
+def test_what_will_not_run_any_more_is_not_waited_for(store, tmp_path, capsys, monkeypatch, outcome, others, words):
+    """The other repetitions of a cell that was pruned, and a run that has failed for good."""
+    left = Coordinator._left
+
+    def left_now(coordinator):
+        coordinator._outdated = 0.0
+        return left(coordinator)
+
+    monkeypatch.setattr(Coordinator, "_left", left_now)
+    ended = TrialResult(outcome, 10, "at epoch 1", retry=False)
+    script = lambda trial: [EPOCH, ended if trial is TRIALS[0] else DONE]  # noqa: E731
+    _, _, told, _ = conduct(store, tmp_path, script, capsys, others=others)
+    assert words in told
 
 
 @pytest.mark.parametrize("when", ["at an epoch", "at the end"])

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from nfstudy.runner.eta import Forecast, expected_seconds, format_duration, run_seconds
+from nfstudy.runner.eta import Forecast, cost_signature, expected_seconds, format_duration, run_seconds
 from nfstudy.runs.result import Cost
 from nfstudy.study.cells import cost_key
 from nfstudy.study.reader import parse_study
@@ -22,6 +22,12 @@ def test_a_run_is_its_updates_its_validations_and_its_test():
     cost = Cost(update=0.5, validation=2.0, test=7.0)
     assert run_seconds(CELL.settings, cost) == 100 * 0.5 + 5 * 2 + 7
     assert run_seconds(CELL.settings, cost, "search") == 60
+
+
+def test_runs_of_another_precision_are_timed_apart():
+    plain = CELL.settings
+    assert cost_signature(plain) == cost_signature(plain.replace({"train.learning_rate": 1e-4}))
+    assert cost_signature(plain) != cost_signature(plain.replace({"train.precision": "bfloat16"}))
 
 
 def test_time_left_is_shared_by_the_workers_but_no_shorter_than_the_longest_run():

@@ -59,6 +59,37 @@ def test_what_is_known_is_not_handed_out():
     assert heard == [[told(7.0), told(0.0)]]
 
 
+def test_a_long_search_all_of_whose_results_are_known_goes_on():
+    heard = []
+
+    def generation():
+        heard.append((yield [Task(FIRST[0])]))
+        return len(heard)
+
+    def search():
+        for number in range(2000):
+            assert (yield [generation()]) == [number + 1]
+        yield [Task(FIRST[1])]
+
+    assert drain(Scheduler(search(), {FIRST[0].identity: told(7.0)})) == ["planar K=1 D=40 #2"]
+    assert heard == [[told(7.0)]] * 2000
+
+
+def test_what_is_known_goes_on_as_far_as_it_can_before_the_next_begins():
+    began = []
+
+    def cell(name, trial):
+        for number in range(2):
+            began.append(f"{name} {number}")
+            yield [Task(trial)]
+
+    def plan():
+        yield [cell("one", FIRST[0]), cell("two", FIRST[1]), cell("three", FIRST[0])]
+
+    Scheduler(plan(), {FIRST[0].identity: told(7.0)})
+    assert began == ["one 0", "one 1", "two 0", "three 0", "three 1"]
+
+
 def test_two_plans_that_want_one_trial_share_it():
     first, second = [], []
 

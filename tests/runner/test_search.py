@@ -254,6 +254,7 @@ def test_a_pruner_without_a_warm_up_of_its_own_waits_for_the_annealing(tmp_path)
     task = Scheduler(study_plan(parse_study(text, "s.yaml").under(), tmp_path / "s.journal"), {}).next()
     answers = [task.should_continue(EpochRecord(e, 10 * e, 100, {"valid/elbo": -50.0})) for e in range(1, 11)]
     assert answers == [True] * 4 + [False] * 5 + [True]
+    assert task.others == 1, "its cell's second repetition is not run where it is pruned"
 
 
 def test_a_search_waits_for_a_trial_that_failed_and_then_goes_on_as_if_it_had_not(tmp_path):
@@ -357,6 +358,41 @@ def test_a_study_edited_after_a_stop_goes_on_as_what_it_is_now(tmp_path, text):
     assert carry_out(edited, tmp_path / "s.journal") == carry_out(edited, tmp_path / "fresh.journal")
     for trials in trials_in(tmp_path / "s.journal").values():
         assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_edit_that_is_undone_changes_no_proposal(tmp_path, name):
+    text, journal = sampled(name), tmp_path / "s.journal"
+    straight = carry_out(text, tmp_path / "a.journal")
+    half = carry_out(text, journal, stop=8)
+    carry_out(text + "train: {updates: 7}\n", journal, stop=0)
+    failed = [trial for trials in trials_in(journal).values() for trial in trials if trial.state == TrialState.FAIL]
+    assert failed
+    assert carry_out(text, journal, half) == straight
+    assert [trial.state for trial in next(t for t in trials_in(journal).values() if len(t) == 13)] == (
+        [TrialState.COMPLETE] * 13
+    )
+
+
+def test_trials_of_a_budget_whose_name_goes_on_with_a_slash_stay_under_way(tmp_path):
+    text, journal = sampled("random") + "budgets: {fast: {}, fast/wide: {}, fast/search: {}}\n", tmp_path / "s.journal"
+    text += "search: {sampler: {name: random, trials: 2}, space: {flow.coupling_hidden: [3, 4]}}\n"
+    budgets = ("fast/wide", "fast", "fast/search", "fast/wide")
+    for budget in budgets:
+        assert not Scheduler(study_plan(parse_study(text, "s.yaml").under(budget), journal), {}).done
+    states = [trial.state for trials in trials_in(journal).values() for trial in trials]
+    assert set(states) == {TrialState.RUNNING}
+
+
+@pytest.mark.parametrize(("name", "trials"), [("random", 4), ("tpe", 13), ("qmc", 4)])
+def test_a_journal_cut_after_any_line_makes_the_same_proposals(tmp_path, name, trials):
+    grid = "{flow.length: {low: 0, high: 20}, train.learning_rate: {low: 1e-5, high: 1e-2, log: true}}"
+    text = BASE + f"flow: {{family: planar}}\ngrid: {grid}\nsampler: {{name: {name}, trials: {trials}}}\n"
+    straight = carry_out(text, tmp_path / "a.journal")
+    lines = (tmp_path / "a.journal").read_bytes().splitlines(keepends=True)
+    for count in range(max(len(lines) - 20, 0), len(lines)):
+        (tmp_path / f"{count}.journal").write_bytes(b"".join(lines[:count]))
+        assert carry_out(text, tmp_path / f"{count}.journal", straight) == straight, lines[count]
 
 
 @pytest.mark.parametrize("lost", [1, 5, 100, 400])
