@@ -73,6 +73,8 @@ def _most_repeated(results: Results) -> int:
 def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) -> Results:
     """Read a study under the budget with the most finished repetitions; of several, under its own, or the fullest.
 
+    Those of complete cells count first: what is half done does not take the place of what is whole.
+
     Arguments:
         study: the study.
         store: its runs.
@@ -80,9 +82,12 @@ def gather_fullest(study: StudySpec, store: LoggedRuns, active: bool = False) ->
     """
     budgets = [study.budget, *(budget for budget in study.budgets if budget != study.budget)]
     every = [gather_results(study.under(budget), store, active) for budget in budgets]
-    return max(every, key=lambda body: (_finished(body), body.budget == study.budget, len(body.runs)))
+    return max(every, key=lambda body: (*_finished(body), body.budget == study.budget, len(body.runs)))
 
 
-def _finished(results: Results) -> int:
-    """Return how many repetitions are finished: the trials of a search are in no table."""
-    return int(((results.runs["outcome"] == "finished") & (results.runs["stage"] == "repetition")).sum())
+def _finished(results: Results) -> tuple[int, int]:
+    """Return how many repetitions are finished in complete cells, and in all: a search's trials are in no table."""
+    runs = results.runs
+    finished = runs[(runs["outcome"] == "finished") & (runs["stage"] == "repetition")]
+    complete = finished["cell"].isin([cell.cell.key for cell in results.cells if cell.complete])
+    return int(complete.sum()), len(finished)

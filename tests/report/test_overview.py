@@ -202,7 +202,7 @@ def test_a_study_is_shown_under_the_budget_that_has_runs(tmp_path):
     runs = run_all(spec, "laptop")
     page, reader = build(tmp_path, runs)
     assert (
-        "Shown under the budget laptop: more repetitions have finished there than under full, the study's own." in page
+        "Shown under the budget laptop: more is complete there than under full, the study's own." in page
     )
     assert embedded(reader)["studies"]["small"]["budget"] == "laptop"
     both = run_all(spec, "full", lambda t: "finished" if t.index == 1 else None)
@@ -224,6 +224,15 @@ def test_trials_of_a_search_do_not_make_a_budget_the_fullest(tmp_path):
     ]
     runs.records += [*shortest, *trials]
     assert gather_fullest(spec, runs).budget == "first"
+
+
+def test_what_is_half_done_does_not_take_the_place_of_what_is_whole():
+    spec = study(SMALL.replace("laptop: {", "long: {repetitions: 9, train.updates: 7}, laptop: {"))
+    runs = run_all(spec, "full")
+    half = run_all(spec, "long", lambda trial: "finished" if trial.index < 6 else None)
+    assert len(half.records) > len(runs.records)
+    assert gather_fullest(spec, half).budget == "long"
+    assert gather_fullest(spec, FakeRuns([*runs.records, *half.records])).budget == "full"
 
 
 def test_claims_are_not_judged_by_one_seed_where_another_budget_has_more(tmp_path):

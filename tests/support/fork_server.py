@@ -145,6 +145,8 @@ def _be_command(request, reports, stdout, stderr):
     """Be the command in this process, to its end."""
     if request["session"]:
         os.setsid()
+    # The tests may run where a shell has its background commands ignore this signal, which is then inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.write(reports, b"%d\n" % os.getpid())
     for own, given in ((1, stdout), (2, stderr)):
         os.dup2(given, own)
