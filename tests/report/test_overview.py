@@ -201,9 +201,7 @@ def test_a_study_is_shown_under_the_budget_that_has_runs(tmp_path):
     spec = study(SMALL)
     runs = run_all(spec, "laptop")
     page, reader = build(tmp_path, runs)
-    assert (
-        "Shown under the budget laptop: more is complete there than under full, the study's own." in page
-    )
+    assert "Shown under the budget laptop: more is complete there than under full, the study's own." in page
     assert embedded(reader)["studies"]["small"]["budget"] == "laptop"
     both = run_all(spec, "full", lambda t: "finished" if t.index == 1 else None)
     both.records += runs.records
