@@ -244,7 +244,7 @@ def test_a_claim_is_what_its_parts_are(last, verdict, note):
 def test_what_is_missing_is_said():
     values = {("none", 0): [97, 98, 99], ("planar", 10): [92, None, None]}
     parts, claim = judged(CLAIM, planted(study(), values))
-    assert parts["K=0..10"].note == "2 of 3 not run; an interval takes at least 2 seeds"
+    assert parts["K=0..10"].note == "NF (planar), K = 10: 2 of 3 not run; an interval takes at least 2 seeds"
     assert parts["K=10..20"].note == "NF (planar), K = 20: not run"
     assert (parts["K=10..20"].verdict, parts["K=10..20"].contrast) == ("not run", None)
     assert claim.verdict == "undecided"
@@ -499,6 +499,32 @@ def test_the_ledger_is_a_table_of_all_claims_with_their_numbers():
     assert len(line["run_ids"].split()) == 6
     assert shown.text == "Of 18 claims about these cells: 6 undecided, 12 not run."
     assert not re.search("[✓✗]", to_latex(shown.tables[0]))
+
+
+@pytest.mark.parametrize(("drop", "mark"), [(0.2, " †"), (0.01, "")], ids=["still falling", "converged"])
+def test_a_level_is_a_bound_and_a_difference_of_bounds_is_none_and_both_are_marked_if_a_cell_is_not_converged(
+    drop, mark
+):
+    spec = study()
+    runs = run_all(spec, "full")
+    for record in runs.records:
+        length, repetition = record["flow.length"], record["index"]
+        record["test/nll"] = 90 - length / 10 + repetition / 10 + (length == 10) * repetition / 100
+        record["test/nll_drop"] = drop if length == 10 else 0.01
+    results = gather_results(spec.under("full"), runs)
+    table = ledger_table(evaluate(CLAIMS, results), results)
+    ours = {row.name: (row.entries[2].display, row.entries[5].display) for row in table.rows}
+    assert ours["mnist-planar-nll-falls/K=0..10"][0].startswith("−0.98 ± ")
+    assert ours["mnist-planar-nll-falls/K=0..10"][0].endswith(f"(3){mark}")
+    assert ours["mnist-level-nll/planar,K=10"][0].startswith("≤ 89.22 ")
+    assert ours["mnist-level-nll/planar,K=10"][0].endswith(f"(3){mark}")
+    assert not ours["mnist-level-nll/none,K=0"][0].endswith("†")
+    assert ("† not converged in samples" in table.caption) is bool(mark)
+    assert "lowered" not in ours["mnist-level-nll/planar,K=10"][1]
+    lines = [*verdict_lines(judge_on(CLAIMS, [results]))]
+    assert sum(line.startswith("† not converged in samples") for line in "\n".join(lines).splitlines()) == bool(mark)
+    (line,) = [line for line in lines if "mnist-planar-nll-falls/K=0..10 " in line]
+    assert ("n = 3 †" in line) is bool(mark)
 
 
 def test_plain_lines_name_each_part_with_its_interval_and_n():

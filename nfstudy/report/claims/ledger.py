@@ -10,6 +10,7 @@ from urllib.parse import quote
 from nfstudy.report.claims.inequalities import GROUPS, Claim
 from nfstudy.report.claims.verdicts import VERDICTS, ClaimVerdict, PartVerdict, evaluate
 from nfstudy.report.exhibits.base import Exhibit, runs_behind, stamped
+from nfstudy.report.exhibits.trust import MARK, WHAT_IT_MEANS
 from nfstudy.report.statistics.estimates import Estimate, Results
 from nfstudy.report.statistics.looks import SCHEDULE
 from nfstudy.report.tables import Entry, Row, Table, format_number
@@ -141,7 +142,8 @@ def ledger_table(verdicts: Sequence[ClaimVerdict], results: Results, name: str =
     """Return the table of one body of evidence."""
     rows = [row for verdict in verdicts for row in (_claim_row(verdict), *map(_part_row, verdict.with_runs))]
     columns = ("claim", "verdict", "statement", "ours", "interval", "paper", "note", "place", "exhibit", "runs")
-    return Table(name, stamped(f"{results.name}. {CAPTION}", results), columns, tuple(rows))
+    meaning = f" {WHAT_IT_MEANS}" if any(entry.marked for row in rows for entry in row.entries) else ""
+    return Table(name, stamped(f"{results.name}. {CAPTION}{meaning}", results), columns, tuple(rows))
 
 
 def _claim_row(found: ClaimVerdict) -> Row:
@@ -153,12 +155,15 @@ def _claim_row(found: ClaimVerdict) -> Row:
 def _part_row(found: PartVerdict) -> Row:
     part, contrast, published = found.part, found.contrast, found.part.published
     interval = f"{found.statistic} {found.interval_text}" if found.interval else ""
+    # The difference of two bounds bounds nothing.
+    quantity = part.quantity if len(part.inequality.terms) == 1 else replace(part.quantity, mark="")
     ours = Entry(
-        quantity=part.quantity,
+        quantity=quantity,
         estimate=Estimate(contrast.n, contrast.mean, contrast.se, found.run_ids) if contrast else None,
         reference=published,
         note="; ".join(filter(None, (found.verdict, interval, found.note))),
         run_ids=found.run_ids,
+        marked=found.evidence.marked,
     )
     note = "; ".join(filter(None, (found.note if contrast else "", *_looks(found))))
     entries = (
@@ -189,13 +194,15 @@ def _looks(found: PartVerdict) -> Iterator[str]:
 def verdict_lines(judged: Sequence[JudgedClaim]) -> Iterator[str]:
     """Yield the ledger as plain text: a line a claim and body, and below it one for each part that has a run.
 
-    After all of them stand the bodies side by side.
+    After all of them stand what a mark on a number means, and the bodies side by side.
     """
     for group, heading in GROUPS.items():
         yield f"{heading}"
         for found in judged:
             if found.claim.group == group:
                 yield from _lines(found)
+    if any(part.evidence.marked for found in judged for body in found.bodies.values() for part in body.with_runs):
+        yield f"\n{WHAT_IT_MEANS}"
     bodies = body_names(judged)
     if bodies:
         width = max(len(found.claim.id) for found in judged)
@@ -221,4 +228,5 @@ def _numbers(found: PartVerdict) -> str:
     if found.contrast is None:
         return ""
     mean = format_number(found.contrast.mean, found.part.quantity.decimals)
-    return f"  {mean} {found.interval_text}".rstrip() + f" nats, n = {found.contrast.n}"
+    mark = f" {MARK}" if found.evidence.marked else ""
+    return f"  {mean} {found.interval_text}".rstrip() + f" nats, n = {found.contrast.n}{mark}"

@@ -20,7 +20,8 @@ from typing import Literal, get_args
 
 from nfstudy.core.declarations import Metric
 from nfstudy.report.claims.inequalities import Claim, Part, Place
-from nfstudy.report.exhibits.base import measured
+from nfstudy.report.exhibits.base import what_is_missing
+from nfstudy.report.exhibits.trust import why_not_converged
 from nfstudy.report.labels import Label
 from nfstudy.report.statistics.contrasts import Contrast, contrast_of, holm
 from nfstudy.report.statistics.estimates import CellResult, Results, runs_of
@@ -59,6 +60,8 @@ class Evidence:
     notes: tuple[str, ...] = ()
     run_ids: tuple[str, ...] = ()
     """The runs behind the last look; those of the cells that have run, where there is none."""
+    marked: bool = False
+    """Whether one of the cells' estimates is not converged in samples."""
 
     def p_value(self, side: Literal["within", "outside"]) -> float:
         """Return the p-value of one side over all looks."""
@@ -259,8 +262,10 @@ def _evidence(part: Part, results: Results | None) -> Evidence:
     looks = _looks(part, cells, values, results.first_look)
     if not looks:
         return Evidence(part, cells, notes=("its cells share no repetition of the first look",), run_ids=run_ids)
-    notes = tuple(measured(cell, part.quantity).note for cell in cells)
-    return Evidence(part, cells, looks, notes, looks[-1].run_ids)
+    missing = [(cell.label.row, what_is_missing(cell, part.quantity)) for cell in cells]
+    notes = tuple(f"{row}: {text}" if len(cells) > 1 else text for row, text in missing if text)
+    marked = any(why_not_converged(cell, part.quantity) for cell in cells)
+    return Evidence(part, cells, looks, notes, looks[-1].run_ids, marked)
 
 
 def _looks(
@@ -299,4 +304,4 @@ def _lack(quantity: Metric, place: Place, found: Sequence[CellResult], values: M
     if len(found) > 1:
         variants = "; ".join(result.label.variant_text for result in found)
         return f"{name}: ambiguous, {len(found)} cells differ in {variants}"
-    return "" if values else f"{name}: {measured(found[0], quantity).note or 'no finite value'}"
+    return "" if values else f"{name}: {what_is_missing(found[0], quantity) or 'no finite value'}"

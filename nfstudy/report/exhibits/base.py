@@ -108,26 +108,31 @@ def measured(result: CellResult, quantity: Metric, reference: Published | None =
     """
     found = result.estimate(quantity)
     reason = reference.why_not_comparable(result.cell.settings) if reference else ""
-    unmeasured = quantity.name in LATER_METRICS  # A finished run without it was made before there was the metric.
-    missing = "not measured" if unmeasured else "without a finite value"
-    left_out = "" if not found.left_out else missing if not found.n and unmeasured else f"{found.left_out} {missing}"
     warning = why_not_converged(result, quantity) if found.n else ""
     return Entry(
         quantity=quantity,
         estimate=found,
         reference=reference,
         difference=found.mean - reference.value if reference and found.mean is not None and not reason else None,
-        note="; ".join(filter(None, (result.note, left_out, reason, warning))),
+        note="; ".join(filter(None, (what_is_missing(result, quantity), reason, warning))),
         run_ids=found.run_ids,
         marked=bool(warning),
     )
 
 
+def what_is_missing(result: CellResult, quantity: Metric) -> str:
+    """Say which runs a cell's estimate of a quantity lacks, such as `1 of 5 not run`; empty where it has them all."""
+    found = result.estimate(quantity)
+    unmeasured = quantity.name in LATER_METRICS  # A finished run without it was made before there was the metric.
+    missing = "not measured" if unmeasured else "without a finite value"
+    left_out = "" if not found.left_out else missing if not found.n and unmeasured else f"{found.left_out} {missing}"
+    return "; ".join(filter(None, (result.note, left_out)))
+
+
 def remark(entries: Sequence[Entry]) -> Entry:
-    """Return the notes of entries that have a value; one without shows its note itself."""
-    return Entry(
-        text="; ".join(dict.fromkeys(entry.note for entry in entries if entry.note and entry.value is not None))
-    )
+    """Return the notes of entries that have a value, each once; one without shows its note itself."""
+    notes = (entry.note.split("; ") for entry in entries if entry.note and entry.value is not None)
+    return Entry(text="; ".join(dict.fromkeys(part for parts in notes for part in parts)))
 
 
 def runs_behind(ours: Entry) -> Entry:
