@@ -78,10 +78,7 @@ def test_table_2_is_as_the_paper_prints_it():
 def test_the_exhibit_has_ours_and_theirs_with_their_protocols():
     spec = study(exhibits="[follow-ups]")
     static, others = follow_ups(gather_results(spec.under("full"), run_all(spec, "full"))).tables
-    rows = {
-        (row.name, row.entries[6].text.partition(":")[0]): [e.display for e in row.entries]
-        for row in (*static.rows, *others.rows)
-    }
+    rows = {(row.name, row.entries[6].text): [e.display for e in row.entries] for row in (*static.rows, *others.rows)}
     assert rows["diagonal Gaussian, K = 0", "ours"][0].startswith("≤ 90.90 ± 0.06 (3)")
     assert rows["diagonal Gaussian, K = 0", "ours"][2:6] == ["static", "2 × 400 Maxout 4", "40", "200"]
     assert rows["VAE", "pythae"][:6] == ["89.78 ± 0.01", "–", "static", "1 × 400 ReLU", "40", "200"]
@@ -97,3 +94,13 @@ def test_the_exhibit_has_ours_and_theirs_with_their_protocols():
     line = next(line for line in to_csv(others).splitlines() if line.startswith("IAF,"))
     assert ",84.2," in line
     assert "89.78 ± 0.01" in to_markdown(static)
+
+
+def test_where_each_source_was_read_stands_once_below_the_table_and_in_each_line_of_its_csv():
+    spec = study(exhibits="[follow-ups]")
+    static, others = follow_ups(gather_results(spec.under("full"), run_all(spec, "full"))).tables
+    for table in (static, others):
+        named = {row.entries[6].text for row in table.rows} - {"ours"}
+        where = [f"{source.source}: {source.where}" for source in read_sources() if source.source in named]
+        assert table.caption.partition("Where: ")[2].startswith(f"{'; '.join(where)}.")
+    assert "Burda et al. (2016): arXiv:1509.00519, IWAE, k = 50" in to_csv(static)

@@ -284,7 +284,7 @@ def test_a_part_is_contradicted_only_among_all_parts():
     assert [parts[f"K={k}"].verdict for k in (10, 20, 40)] == ["undecided", "contradicted", "not run"]
     by_itself = [float(stats.t.sf(s / (0.102 / math.sqrt(3)), 2)) / 0.8 for s in AHEAD.values()]
     assert by_itself[0] < 0.025 < 3 * by_itself[0]
-    assert f"against it by itself, p = {by_itself[0]:.2g}, but not, Holm among 4 parts: p =" in parts["K=10"].note
+    assert f"against it by itself, p = {by_itself[0]:.2g}, but not among its claim's 4 parts: p =" in parts["K=10"].note
     assert parts["K=20"].against == pytest.approx(4 * by_itself[1], rel=1e-6)
     assert parts["K=20"].note.startswith("NF (planar), K = 20 is higher by 1.15 nats; p = 0.00")
     assert claim.verdict == "contradicted"
@@ -373,6 +373,17 @@ def test_repetitions_beyond_the_studys_number_count_at_looks_alone_and_in_no_tab
     assert part.statistic == "mean of paired differences, 99.5 % t interval, look 2"
     _, row = ledger_table(evaluate(parse_claims(FALLS_ONCE, "c", FACTS), results), results).rows
     assert re.search(r"look 1 at 3: −0.43, p for 0.\d+, against 0.\d+; look 2 at 6: −1.12, p for", row.entries[5].text)
+
+
+def test_looks_that_disagree_decide_nothing_and_the_note_says_so():
+    # Three pairs for it, all but equal, then 21 so far against it that all 24 are, whose error is a tenth.
+    values = [96.0, 96.0001, 95.9999, *(99.0 + 0.1 * (n % 3) for n in range(21))]
+    results = planted_looks(study(SMALL), {("none", 0): [97.0] * 24, ("planar", 10): values})
+    part = judged(FALLS_ONCE, results)[0]["K=0..10"]
+    assert part.evidence.p_value("within") < 0.025 > part.evidence.p_value("outside")
+    assert part.verdict == "undecided"
+    assert part.note.startswith("its looks disagree: one is for it, one against it")
+    assert "by itself" not in part.note
 
 
 def test_a_number_of_repetitions_that_is_raised_in_the_file_is_still_a_later_look():

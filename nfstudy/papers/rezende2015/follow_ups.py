@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Literal
@@ -94,16 +95,27 @@ def parse_sources(text: str) -> tuple[Source, ...]:
 def follow_ups(results: Results) -> Exhibit:
     """List our cells and what others have published of MNIST, each with its protocol."""
     rows: dict[str, list[Row]] = {name: [] for name in TABLES}
+    read: dict[str, dict[str, str]] = {name: {} for name in TABLES}
     for result in results.cells:
         row, static = _our_row(result), result.cell.flat().get("data.binarisation") == "static"
         rows["follow-ups" if static else "follow-ups-others"].append(row)
     for source in read_sources():
         for published in source.rows:
             here = source.where == QUOTED or source.of(published, "binarisation") == "static"
-            rows["follow-ups" if here else "follow-ups-others"].append(_published_row(source, published))
+            name = "follow-ups" if here else "follow-ups-others"
+            rows[name].append(_published_row(source, published))
+            read[name][source.source] = source.where
     columns = ("row", NLL.title, FREE_ENERGY.title, "binarisation", "model", "D", "samples", "by", "source", "note")
-    tables = [Table(name, bounded(f"{TABLES[name]} {CAPTION}", results), columns, tuple(rows[name])) for name in TABLES]
+    tables = [
+        Table(name, bounded(f"{words} {CAPTION} {_where(read[name])}", results), columns, tuple(rows[name]))
+        for name, words in TABLES.items()
+    ]
     return Exhibit("follow-ups", "What others have published of MNIST", "", tuple(tables))
+
+
+def _where(read: Mapping[str, str]) -> str:
+    """Say where the rows of each source were read."""
+    return f"Where: {'; '.join(f'{source}: {where}' for source, where in read.items())}."
 
 
 def _our_row(result: CellResult) -> Row:
@@ -123,12 +135,12 @@ def _our_row(result: CellResult) -> Row:
 def _published_row(source: Source, row: FollowUp) -> Row:
     certainty, note = source.of(row, "confidence"), source.of(row, "note")
     numbers = [
-        _published(quantity, printed, f"{source.source}, {row.name}", certainty)
+        _published(quantity, printed, f"{source.source}: {source.where}, {row.name}", certainty)
         for quantity, printed in ((NLL, row.nll), (FREE_ENERGY, row.bound))
     ]
     texts = [
         *(source.of(row, field) for field in ("binarisation", "model", "latent", "samples")),
-        f"{source.source}: {source.where}",
+        source.source,
         certainty,
         "" if note == NOT_STATED else note,
     ]

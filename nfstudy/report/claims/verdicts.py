@@ -237,8 +237,13 @@ def _verdict(found: Evidence, against: float, parts: int) -> PartVerdict:
     among = f", Holm among {parts} parts" if parts > 1 else ""
     if verdict == "contradicted":
         notes += [part.way(contrast.mean), f"p = {against:.2g}{among}"]
-    if verdict == "undecided" and found.p_value("outside") <= error:
-        notes.append(f"against it by itself, p = {found.p_value('outside'):.2g}, but not{among}: p = {against:.2g}")
+    if verdict == "undecided" and against <= error:
+        notes.append("its looks disagree: one is for it, one against it")
+    elif verdict == "undecided" and found.p_value("outside") <= error:
+        alone = found.p_value("outside")
+        notes.append(
+            f"against it by itself, p = {alone:.2g}, but not among its claim's {parts} parts: p = {against:.2g} by Holm"
+        )
     if verdict == "undecided":
         share = look_share(1)
         notes.append(contrast.lack or seeds_text(contrast, part.bounds, share * error, share * error / parts))
