@@ -115,6 +115,11 @@ class Table:
                     f"table {self.id}, row {row.name}: {len(row.entries)} entries; expected: {len(self.columns) - 1}"
                 )
 
+    @property
+    def subject(self) -> str:
+        """The caption's first sentence: what the table is of."""
+        return f"{self.caption.partition('. ')[0].removesuffix('.')}."
+
     def is_numeric(self, column: int) -> bool:
         """Say whether a column, counted from 0 after the names of the rows, holds numbers."""
         return self._numeric[column]

@@ -107,7 +107,13 @@ def follow_ups(results: Results) -> Exhibit:
             read[name][source.source] = source.where
     columns = ("row", NLL.title, FREE_ENERGY.title, "binarisation", "model", "D", "samples", "by", "source", "note")
     tables = [
-        Table(name, bounded(f"{words} {CAPTION} {_where(read[name])}", results), columns, tuple(rows[name]))
+        Table(
+            name,
+            bounded(f"{words} {CAPTION} {_where(read[name])}", results),
+            columns,
+            tuple(rows[name]),
+            in_markdown=name == "follow-ups",
+        )
         for name, words in TABLES.items()
     ]
     return Exhibit("follow-ups", "What others have published of MNIST", "", tuple(tables))

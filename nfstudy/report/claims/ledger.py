@@ -16,10 +16,10 @@ from nfstudy.report.statistics.looks import SCHEDULE
 from nfstudy.report.tables import Entry, Row, Table, format_number
 
 CAPTION = (
-    "Claims of the paper, and below each the inequalities that it comes down to, on the test set, in nats (per image "
-    "or patch where there are images). Ours: mean ± standard error (number of repetitions) of the left-hand side, "
-    "Monte-Carlo error included. Equal repetitions have equal seeds, so cells are compared in pairs, or by Welch's "
-    "interval where these are too few. Supported: the whole confidence interval satisfies the inequality; "
+    "Claims of the paper on {body}, and below each the inequalities that it comes down to, on the test set, in nats "
+    "(per image or patch where there are images). Ours: mean ± standard error (number of repetitions) of the left-hand "
+    "side, Monte-Carlo error included. Equal repetitions have equal seeds, so cells are compared in pairs, or by "
+    "Welch's interval where these are too few. Supported: the whole confidence interval satisfies the inequality; "
     "contradicted: none of it does, also with Holm's correction for the number of parts; undecided: else, with the "
     "number of seeds that a new study would need for a power of 80 % at this mean and spread, and in brackets what "
     "that is at both ends of the spread's 90 % interval. A claim is supported when all of its parts are, which takes "
@@ -143,7 +143,7 @@ def ledger_table(verdicts: Sequence[ClaimVerdict], results: Results, name: str =
     rows = [row for verdict in verdicts for row in (_claim_row(verdict), *map(_part_row, verdict.with_runs))]
     columns = ("claim", "verdict", "statement", "ours", "interval", "paper", "note", "place", "exhibit", "runs")
     meaning = f" {WHAT_IT_MEANS}" if any(entry.marked for row in rows for entry in row.entries) else ""
-    return Table(name, stamped(f"{results.name}. {CAPTION}{meaning}", results), columns, tuple(rows))
+    return Table(name, stamped(f"{CAPTION.format(body=results.name)}{meaning}", results), columns, tuple(rows))
 
 
 def _claim_row(found: ClaimVerdict) -> Row:

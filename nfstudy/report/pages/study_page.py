@@ -177,10 +177,12 @@ class Page:
             for result, run in runs_by_cell(self.results, (*RUN_COLUMNS, "attempts", *paths))
         ]
 
-    @property
-    def run_columns(self) -> dict[str, str]:
-        """Header -> field of `RunRow` of what differs among the runs, besides which runs they are."""
-        cells = {(run.cell, run.settings) for run in self.run_rows}
+    def run_columns(self, listed: Sequence[RunRow]) -> dict[str, str]:
+        """Return header -> field of `RunRow` of what differs among all runs, besides which they are.
+
+        There are no settings where those `listed` of one cell have the same.
+        """
+        cells = {(run.cell, run.settings) for run in listed}
         told = {"settings"} if len(cells) == len({cell for cell, _ in cells}) else set()  # By the cell's name.
         return {header: name for header, name in _RUN_COLUMNS.items() if name not in told and self._differs(name)}
 
@@ -284,7 +286,13 @@ def render_markdown(page: Page) -> str:
     return (
         environment()
         .get_template("index.md.jinja")
-        .render(page=page, runs=listed, more=len(page.run_rows) - len(listed), anchor=run_anchor)
+        .render(
+            page=page,
+            runs=listed,
+            columns=page.run_columns(listed),
+            more=len(page.run_rows) - len(listed),
+            anchor=run_anchor,
+        )
     )
 
 
