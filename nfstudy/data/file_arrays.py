@@ -54,15 +54,33 @@ def read(data: Any, path: Path) -> Found:
         check_finite(array, f"{path}: {keys[split]}")
     shape = _picture_shape(data, own_shape, arrays["train"].shape[1])
     named = {f"{path}: {keys[split]}": array for split, array in arrays.items()}
+    colours = len(shape) == 3
     kind, named = as_kind(
-        named, data.kind, colours=len(shape) == 3, full=data.levels if data.kind in ("levels", "categories") else FULL
+        named, data.kind, colours, FULL if data.kind == "patches" or (colours and data.kind is None) else data.levels
     )
+    if kind == "patches" and data.levels != FULL:
+        raise DataError(
+            f"{path}: data.levels: got {data.levels} for patches, whose whole levels go to {FULL}; "
+            "expected: nothing, or data.kind: levels or categories"
+        )
+    _check_whole(data, kind, named)
     splits, rules = _split_arrays(data, path, keys, dict(zip(arrays, named.values(), strict=True)))
     if (splits.train == splits.train[0, 0]).all():
         raise DataError(f"{path}: {keys['train']}: all values are {splits.train[0, 0]:g}; expected: data that vary")
     digests = file_digests(used)
     files = ", ".join(f"{file.name} SHA-256 {digest}" for file, digest in digests.items())
     return Found(kind, shape, splits, f"{files}; {'; '.join(rules)}")
+
+
+def _check_whole(data: Any, kind: Kind, named: Mapping[str, np.ndarray]) -> None:
+    """Raise DataError where numbers of [0, 1] are to stay whole levels, as categories."""
+    setting = {"levels": "binarisation", "patches": "dequantisation"}.get(kind)
+    if setting and getattr(data, setting) == "categories":
+        for where, array in named.items():
+            if array.dtype != np.uint8:
+                raise DataError(
+                    f"{where}: got numbers from 0 to 1; expected: whole levels with data.{setting}: categories"
+                )
 
 
 def _find_keys(data: Any, path: Path, entries: Mapping[str, Entry]) -> dict[str, str | None]:
@@ -97,7 +115,7 @@ def _find_keys(data: Any, path: Path, entries: Mapping[str, Entry]) -> dict[str,
 def _arrange(
     data: Any, path: Path, keys: Mapping[str, str | None], arrays: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
-    """Return the arrays as (N, D), and the shape that an example of the training array has."""
+    """Return the arrays as (N, D), and the shape of an example; empty where no array has more than two axes."""
     arranged, shapes = {}, {}
     for split, array in arrays.items():
         where = f"{path}: {keys[split]}"
@@ -122,7 +140,8 @@ def _arrange(
         if array.ndim == 4 and array.shape[3] != 3:
             first = "; move the colours from the second axis to the last one" if array.shape[1] in (1, 3) else ""
             raise DataError(f"{where}: got examples of {_by(array.shape[1:])}; expected: H x W or H x W x 3{first}")
-        shapes[split] = array.shape[1:]
+        if array.ndim > 2:
+            shapes[split] = array.shape[1:]
         arranged[split] = np.ascontiguousarray(array.reshape(len(array), -1))
     widths = {split: array.shape[1] for split, array in arranged.items()}
     for split, width in widths.items():
@@ -134,6 +153,12 @@ def _arrange(
                 f"{path}: {keys[split]}: got examples of {width} numbers; expected: {widths['train']}, as in "
                 f"'{keys['train']}'{flip}"
             )
+    for split, shape in shapes.items():
+        first, own = next(iter(shapes.items()))
+        if shape != own:
+            raise DataError(
+                f"{path}: {keys[split]}: got examples of {_by(shape)}; expected: {_by(own)}, as in '{keys[first]}'"
+            )
     if data.shape and math.prod(data.shape) != widths["train"]:
         flip = ""
         if math.prod(data.shape) == len(arranged["train"]):
@@ -142,7 +167,7 @@ def _arrange(
             f"{path}: {keys['train']}: got examples of {widths['train']} numbers; expected: "
             f"{_by(data.shape)} = {math.prod(data.shape)}, as data.shape says{flip}"
         )
-    return arranged, shapes["train"]
+    return arranged, next(iter(shapes.values()), ())
 
 
 def _by(shape: Sequence[int]) -> str:
@@ -150,7 +175,7 @@ def _by(shape: Sequence[int]) -> str:
 
 
 def _picture_shape(data: Any, own: tuple[int, ...], width: int) -> tuple[int, ...]:
-    if data.shape or len(own) > 1:
+    if data.shape or own:
         return tuple(data.shape or own)
     side = math.isqrt(width)
     return (side, side) if side * side == width else (1, width)

@@ -156,11 +156,8 @@ def test_categories_are_the_numbers_of_the_file(tmp_path):
     ("array", "setting"), [(UNIT, "binarisation"), (COLOURS / 255, "dequantisation")], ids=["grey", "colours"]
 )
 def test_numbers_from_0_to_1_are_no_categories(tmp_path, array, setting):
-    spec = resolved(tmp_path, npz(tmp_path, **splits(array)), **{setting: "categories"})
-    with pytest.raises(
-        DataError, match=rf"numbers from 0 to 1; expected: whole levels with data\.{setting}: categories"
-    ):
-        load_dataset(spec, [tmp_path])
+    told = message_of(tmp_path, npz(tmp_path, **splits(array)), **{setting: "categories"})
+    assert f"own.npz: train: got numbers from 0 to 1; expected: whole levels with data.{setting}: categories" in told
 
 
 def test_numbers_from_0_to_1_are_probabilities_of_bits(tmp_path):
@@ -244,9 +241,11 @@ def test_files_of_matlab_as_they_are_published(tmp_path, name):
 
 def test_the_shape_of_pictures(tmp_path):
     shape = {"own": (GREYS, {}, (6, 2)), "square": (BITS[:, :9], {}, (3, 3)), "row": (BITS, {}, (1, 12)),
+             "of another split": (GREYS.reshape(70, 12), {"test_key": "greys"}, (6, 2)),
              "stated": (BITS, {"shape": (3, 4)}, (3, 4)), "one channel": (GREYS[..., None], {}, (6, 2))}  # fmt: skip
     for name, (array, settings, expected) in shape.items():
-        assert load(tmp_path, npz(tmp_path, f"{name}.npz", **splits(array)), **settings).shape == expected, name
+        found = load(tmp_path, npz(tmp_path, f"{name}.npz", **splits(array), greys=GREYS), **settings)
+        assert found.shape == expected, name
 
 
 def saved(array, **options):
@@ -306,6 +305,9 @@ BAD_ROWS = {
     "widths": (BITS[:, :11], {}, ["test: got examples of 12 numbers; expected: 11, as in 'train'"]),
     "columns": (BITS[:15].T, {}, ["test: got examples of 12 numbers; expected: 15"]),
     "shape": (BITS, {"shape": (5, 5)}, ["examples of 12 numbers; expected: 5 x 5 = 25, as data.shape says"]),
+    "turned": (GREYS.swapaxes(1, 2), {"test_key": "greys"}, ["greys: got examples of 6 x 2; expected: 2 x 6, as in"]),
+    "levels of patches": (COLOURS, {"levels": 16, "test_key": "colours"}, ["data.levels: got 16 for patches", "go to 255"]),
+    "told levels": (GREYS, {"levels": 16, "test_key": "greys"}, ["got", "expected: whole numbers from 0 to 16"]),
     "colours first": (np.moveaxis(COLOURS, 3, 1), {}, ["examples of 3 x 2 x 2", "move the colours"]),
     "scales": (GREYS, {"kind": "levels", "test_key": "unit"}, ["unit: got numbers from 0 to 1, where", "one scale"]),
     "stated digest": (BITS, {"sha256": "0" * 64}, ["holds other numbers, of SHA-256", "data.sha256, 0000"]),
@@ -318,7 +320,8 @@ BAD_ROWS = {
 @pytest.mark.parametrize("case", BAD_ROWS)
 def test_a_mistake_names_file_array_row_and_what_is_expected(tmp_path, case):
     array, settings, words = BAD_ROWS[case]
-    message = message_of(tmp_path, npz(tmp_path, train=array, test=BITS, unit=UNIT, greys=GREYS), **settings)
+    others = {"test": BITS, "unit": UNIT, "greys": GREYS, "colours": COLOURS}
+    message = message_of(tmp_path, npz(tmp_path, train=array, **others), **settings)
     assert str(tmp_path / "own.npz") in message
     for word in words:
         assert word in message
