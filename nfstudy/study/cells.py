@@ -94,7 +94,7 @@ class Cell:
     def _identity_of_all(self, search: Search) -> dict[str, Any]:
         """Return what tells apart all settings that its search may come to: a choice may put idle ones to use."""
         flat = self.settings.identity()
-        switches = {path: range_endpoints(axis) for path, axis in search.space.items() if is_switch(path)}
+        switches = {path: _switching(range_endpoints(axis)) for path, axis in search.space.items() if is_switch(path)}
         if not switches and not any(map(is_switch, search.settings)):
             return flat
         for values in itertools.product(*switches.values()):
@@ -198,6 +198,17 @@ class Impossible:
 def range_endpoints(axis: Axis) -> tuple[Any, ...]:
     """Return an axis's values, of a range its two ends."""
     return (axis.low, axis.high) if isinstance(axis, Range) else axis
+
+
+MOST_NUMBERS = 8
+"""Of a list of more numbers, a few tell which settings the others put to use."""
+
+
+def _switching(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the values that can put different settings to use: of many numbers the ends, and 0 and 1 among them."""
+    if len(values) <= MOST_NUMBERS or not all(type(value) in (int, float) for value in values):
+        return values
+    return tuple(value for value in values if value in (0, 1, min(values), max(values)))
 
 
 def cost_key(cell: str, stage: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -118,8 +119,11 @@ class StudyPlan:
         axes = {path: axis for path, axis in space.items() if path.startswith("data.") and not isinstance(axis, Range)}
         searched = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         each = {cell.settings.data: cell for cell in self.corners}.values()
-        found = [cell.tried(values).data for cell in each for values in searched]
-        found += [cell.given.replace(values).data for cell in each for values in searched]
+        found = set()
+        for cell, values in itertools.product(each, searched):
+            for settings in (cell.tried, cell.given.replace):
+                with suppress(ValidationError):  # A search proposes them in vain.
+                    found.add(settings(values).data)
         return frozenset(spec.source() for spec in found if spec)
 
     def check(self) -> None:

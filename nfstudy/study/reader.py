@@ -518,8 +518,9 @@ def _blamed(document: Document, message: str, budget: str) -> Place:
     found = re.search(r"([a-z_]+(?:\.\w+)+): got", message)
     path = found.group(1) if found else ""
     searched = ("search", "space", path.removeprefix("search.space."))
-    places: tuple[Place, ...] = (("budgets", budget, path), ("grid", path), tuple(path.split(".")), searched)
-    several: Place = ("grid",) if document.holds(("grid",)) else ("points",)
+    gridded = ("grid", path.removeprefix("grid."))
+    places: tuple[Place, ...] = (("budgets", budget, path), gridded, tuple(path.split(".")), searched)
+    several: Place = ("grid",) if document.holds(("grid",)) and not message.startswith("points: ") else ("points",)
     return next((place for place in places if document.holds(place)), several)
 
 

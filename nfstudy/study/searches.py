@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -97,7 +98,7 @@ def range_mistakes(where: Place, path: str, axis: Range) -> Iterator[Mistake]:
         yield (*where, "step"), f"got {axis.step}; expected: a whole number, as {path} is one"
     else:
         steps = (axis.high - axis.low) / axis.step
-        if round(steps) < 1 or abs(steps - round(steps)) > 1e-9 * steps:
+        if not math.isfinite(steps) or round(steps) < 1 or abs(steps - round(steps)) > 1e-9 * steps:
             yield (*where, "step"), f"got {axis.step}; expected: a step that leads from {axis.low} to {axis.high}"
 
 
@@ -124,7 +125,9 @@ def search_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistake]
         axes += [(("grid", path), path, axis) for path, axis in spec.grid.items()]
         if not in_part and all(not isinstance(axis, Range) and len(axis) == 1 for axis in spec.grid.values()):
             yield ("grid",), "has one point; expected: several, of which the sampler can choose"
-    for where, path, _ in axes:
+    for where, path, axis in axes:
+        if isinstance(axis, Range) and path.startswith("data.") and path != "data.train_images":
+            yield where, "got a range; expected: a list of values, as the data of each are loaded before the first run"
         if path == "seed":
             yield where, "is what repetitions vary; expected: a setting that is to be chosen"
         elif path in _JUDGING:
@@ -140,6 +143,12 @@ def search_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistake]
         if (budget.search or budget.search_settings) and not spec.search and not in_part:
             key = "search" if budget.search else "search.settings"
             yield ("budgets", name, key), "the study has no search; expected: with search, or without this"
+        if budget.search and budget.search_settings:
+            where = ("budgets", name, "search.settings")
+            yield where, "are of a search that the budget leaves out; expected: one of search: none and search.settings"
+        if budget.trials and budget.search and spec.search and not sampled:
+            where = ("budgets", name, "trials")
+            yield where, "are of a search that the budget leaves out; expected: one of search: none and trials"
         if budget.trials and not (spec.search or sampled) and not in_part:
             yield (
                 ("budgets", name, "trials"),
@@ -200,10 +209,11 @@ def check_choice(plan: StudyPlan) -> None:
         SpecError: names the setting or key to blame.
     """
     search = plan.search
-    if search is None and plan.sampling is None:
-        return
     tried = [[*_variants(cell.given.replace(search.settings), search.space)] if search else [] for cell in plan.corners]
     trained = [settings for found in tried for settings in found]
+    _check_axes(plan, trained)
+    if search is None and plan.sampling is None:
+        return
     if plan.sampling:
         trained += [cell.settings for cell in plan.corners]
     for settings in trained:
@@ -224,6 +234,20 @@ def check_choice(plan: StudyPlan) -> None:
         _check_pruner("sampler.pruner", plan.sampling.pruner, [cell.settings for cell in plan.corners])
 
 
+def _check_axes(plan: StudyPlan, tried: Sequence[Settings]) -> None:
+    """Raise SpecError for an axis of the grid that tells no cells apart, as none uses it, nor any trial of a search."""
+    axes = {path for path, axis in plan.study.axes.items() if isinstance(axis, Range) or len(axis) > 1}
+    axes -= {SEARCH_SAMPLER, *plan.study.budgets[plan.budget].settings}
+    for settings in itertools.chain((cell.settings for cell in plan.corners), tried):
+        if not axes:
+            return
+        axes -= settings.flat().keys()
+    for path in plan.study.axes:
+        if path in axes:
+            where = f"grid.{path}: got" if path in plan.study.grid else f"points: got {path},"
+            raise SpecError(f"{where} an axis that no cell uses; expected: a setting that is in use")
+
+
 def _check_pruner(key: str, pruner: Pruner, trained: list[Settings]) -> None:
     if any(can_prune(pruner, settings) for settings in trained):
         return
@@ -242,10 +266,14 @@ def _check_pruner(key: str, pruner: Pruner, trained: list[Settings]) -> None:
 
 
 def _variants(base: Settings, space: Mapping[str, Axis]) -> Iterator[Settings]:
-    """Yield possible settings of a search's trials: its ends and choices combined, a number of them at most."""
+    """Yield possible settings of a search's trials: each end and choice beside the first of all others, and combined.
+
+    Of what is combined, in which the last of them vary fastest, there is a number at most.
+    """
     ends = {path: range_endpoints(axis) for path, axis in space.items()}
-    for values in itertools.islice(itertools.product(*ends.values()), MOST_VARIANTS):
-        try:
-            yield base.replace(dict(zip(ends, values, strict=True)))
-        except ValidationError:
-            continue
+    first = {path: values[0] for path, values in ends.items()}
+    each = ({**first, path: value} for path, values in ends.items() for value in values[1:])
+    combined = (dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values()))
+    for values in itertools.chain(itertools.islice(combined, MOST_VARIANTS), each):
+        with suppress(ValidationError):
+            yield base.replace(values)

@@ -306,7 +306,7 @@ BAD_ROWS = {
     "columns": (BITS[:15].T, {}, ["test: got examples of 12 numbers; expected: 15"]),
     "shape": (BITS, {"shape": (5, 5)}, ["examples of 12 numbers; expected: 5 x 5 = 25, as data.shape says"]),
     "turned": (GREYS.swapaxes(1, 2), {"test_key": "greys"}, ["greys: got examples of 6 x 2; expected: 2 x 6, as in"]),
-    "levels of patches": (COLOURS, {"levels": 16, "test_key": "colours"}, ["data.levels: got 16 for patches", "go to 255"]),
+    "levels of patches": (COLOURS, {"levels": 16, "test_key": "colours"}, ["levels: got 16 for patches", "go to 255"]),
     "told levels": (GREYS, {"levels": 16, "test_key": "greys"}, ["got", "expected: whole numbers from 0 to 16"]),
     "colours first": (np.moveaxis(COLOURS, 3, 1), {}, ["examples of 3 x 2 x 2", "move the colours"]),
     "scales": (GREYS, {"kind": "levels", "test_key": "unit"}, ["unit: got numbers from 0 to 1, where", "one scale"]),

@@ -144,6 +144,52 @@ MISTAKES = {
         "search.space.train.weight_decay",
         ["no cell uses"],
     ),
+    "over what its last axes put to use is no mistake, but over what none does": (
+        STUDY.replace("  flow.length: [0, 4]\n", "")
+        + search(
+            "flow.length: [0, 4], train.batch: [10, 20, 30, 40], train.beta1: [0.5, 0.6, 0.7, 0.8], "
+            "train.learning_rate: [0.1, 0.2, 0.3, 0.4], train.beta2: [0.5, 0.6, 0.7, 0.8], "
+            "flow.initial_scale: {low: 0.1, high: 3.0}, train.momentum: [0.1, 0.2]"
+        ),
+        "search.space.train.momentum",
+        ["no cell uses"],
+    ),
+    "an axis that no cell uses": (
+        STUDY.replace("grid:\n", "grid:\n  train.momentum: [0.1, 0.5]\n"),
+        "grid.train.momentum",
+        ["no cell uses", "in use"],
+    ),
+    "points along what no cell uses": (
+        STUDY + "points:\n- {train.momentum: 0.1, train.batch: 20}\n- {train.momentum: 0.5, train.batch: 30}\n",
+        "points",
+        ["train.momentum", "no cell uses"],
+    ),
+    "a range of data": (
+        STUDY.replace("{name: digits}", "{name: photos}") + search("data.epsilon: {low: 1e-5, high: 1e-2, log: true}"),
+        "search.space.data.epsilon",
+        ["got a range", "loaded before"],
+    ),
+    "a range of data in a sampler's grid": (
+        STUDY.replace("{name: digits}", "{name: photos}").replace("grid:\n", "grid:\n  data.patch: {low: 4, high: 8}\n")
+        + "sampler: {name: tpe, trials: 3}\n",
+        "grid.data.patch",
+        ["got a range", "loaded before"],
+    ),
+    "a step of next to nothing": (
+        STUDY + search("train.learning_rate: {low: 1e-4, high: 1e-2, step: 1e-320}"),
+        "search.space.train.learning_rate.step",
+        ["got", "leads from 0.0001 to 0.01"],
+    ),
+    "trials of a search that a budget leaves out": (
+        STUDY + search() + "budgets: {a: {search: none, trials: 5}}\n",
+        "budgets.a.trials",
+        ["leaves out"],
+    ),
+    "settings of a search that a budget leaves out": (
+        STUDY + search() + "budgets: {a: {search: none, search.settings: {train.updates: 5}}}\n",
+        "budgets.a.search.settings",
+        ["leaves out"],
+    ),
     "of what is not trained": (
         DRAWN + search("drawn.strength: {low: 0.5, high: 2.0}"),
         "search",
@@ -224,6 +270,33 @@ def test_a_search_that_makes_no_sense_is_told_before_anything_runs(mistake):
     assert "expected" in line
     for word in words:
         assert word in line
+
+
+def test_an_axis_that_only_trials_of_a_search_use_is_one():
+    text = STUDY.replace(", optimiser: adam", "").replace("grid:\n", "grid:\n  train.weight_decay: [0.0, 0.1]\n")
+    with pytest.raises(SpecError, match=r"grid\.train\.weight_decay: got an axis that no cell uses"):
+        parse_study(text, "s.yaml")
+    plan = parse_study(text + search("train.optimiser: [rmsprop, adam]"), "s.yaml").under()
+    assert len({cell.key for cell in plan.cells}) == 2 * 3
+
+
+def test_data_of_settings_that_are_impossible_together_are_not_loaded():
+    text = STUDY.replace("{name: digits}", "{name: mnist}")
+    plan = parse_study(text + search("data.name: [mnist, digits], data.train_images: [1000, 20000]"), "s.yaml").under()
+    assert {spec.name for spec in plan.data_sources} == {"mnist", "digits"}
+
+
+def test_long_lists_of_numbers_cost_a_key_no_more_than_short_ones_and_do_not_change_it():
+    samples = [[1, 2, 3, 5, 8, 9, 10, 20], list(range(1, 21))]
+    found = []
+    for numbers in samples:
+        text = STUDY + search(f"objective.estimator: [pathwise, iwae], objective.samples: {numbers}")
+        found.append(parse_study(text, "s.yaml").under().cells[0].identity())
+    for identity in found:
+        identity.pop("objective.samples")
+    assert found[0] == found[1]
+    assert "objective.samples" not in found[0]
+    assert found[0].keys() > parse_study(STUDY, "s.yaml").under().cells[0].identity().keys() - {"objective.samples"}
 
 
 def test_what_is_left_out_for_a_mistake_is_not_said_to_be_absent():
