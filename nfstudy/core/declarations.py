@@ -91,6 +91,14 @@ class Declaration:
         """All records of settings."""
         return (*((self.settings,) if self.settings else ()), *self.shared_settings)
 
+    def _require_own(self, field_name: str, setting: str) -> None:
+        """Raise ValueError where what a field of the declaration names is none of its settings."""
+        if setting not in self.fields:
+            allowed = ", ".join(self.fields) or "nothing, as it has no settings"
+            raise ValueError(
+                f"{self.kind} {self.name}: {field_name}: got '{setting}'; expected: of its settings, {allowed}"
+            )
+
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of all its settings."""
@@ -155,6 +163,12 @@ class FlowFamily(Declaration):
         super().__post_init__()
         if self.least_latent < 1:
             raise ValueError(f"flows {self.name}: least_latent: got {self.least_latent!r}; expected: 1 or more")
+        for setting in self.inverse_needs:
+            self._require_own("inverse_needs", setting)
+        if self.guided and self.inverse:
+            raise ValueError(
+                f"flows {self.name}: inverse: got True with guided; expected: False, as no such chain has one"
+            )
 
 
 Values = str
@@ -198,11 +212,6 @@ class DataSource(Declaration):
         for field_name in ("not_identity", "fixed"):
             for setting in getattr(self, field_name):
                 self._require_own(field_name, setting)
-
-    def _require_own(self, field_name: str, setting: str) -> None:
-        if setting not in self.fields:
-            allowed = ", ".join(self.fields) or "nothing, as it has no settings"
-            raise ValueError(f"data {self.name}: {field_name}: got '{setting}'; expected: of its settings, {allowed}")
 
     def values_of(self, data: Any) -> Values:
         """Return what the numbers are under the section `data`."""

@@ -17,7 +17,7 @@ from nfstudy.core.declarations import FlowFamily
 from nfstudy.core.errors import UserError
 from nfstudy.core.fields import first_mistake
 from nfstudy.flows import load_flow
-from nfstudy.flows.base import Flow
+from nfstudy.flows.base import Flow, StepHead
 from nfstudy.flows.guided import GuidedFlow
 
 IMAGES, SAMPLES = 3, 2
@@ -128,6 +128,12 @@ def _all_mistakes(family: FlowFamily, flow: Flow, settings: Mapping[str, Any]) -
     if isinstance(flow, GuidedFlow) != family.guided:
         yield f"is {'no' if family.guided else 'a'} GuidedFlow; expected: what `guided` of the declaration says"
         return
+    if other := _other_than_tensors(flow.parameters_from(features)):
+        yield f"parameters_from: got {other}; expected: a tuple of tensors, or of such tuples"
+        return
+    if family.drawn and not isinstance(getattr(flow, "head", None), StepHead):
+        yield "got no `head` that is a StepHead; expected: one, with `drawn`: steps are drawn by its biases"
+        return
     has_inverse = family.inverse and all(settings.get(name) == value for name, value in family.inverse_needs.items())
     near = list[tuple[str, dict[str, Tensor], tuple[Tensor, Tensor]]]()
     for spread in SPREADS:
@@ -155,6 +161,17 @@ def _all_mistakes(family: FlowFamily, flow: Flow, settings: Mapping[str, Any]) -
         single.load_state_dict(state)
         if found := _in_float32(single, z.float(), features.float(), exact):
             yield f"{at}float32: {found}"
+
+
+def _other_than_tensors(found: object) -> str:
+    """Return the type of what is neither tensor nor tuple in a flow's parameters; empty where there is nothing else."""
+    if isinstance(found, tuple):
+        return next((other for part in found if (other := _of_other_type(part))), "")
+    return type(found).__name__
+
+
+def _of_other_type(part: object) -> str:
+    return "" if isinstance(part, Tensor) else _other_than_tensors(part)
 
 
 def _outcome(flow: Flow, z: Tensor, features: Tensor, images: slice = ALL) -> tuple[Tensor, Tensor]:
@@ -296,7 +313,13 @@ def _at_weights(flow: Flow, z: Tensor, features: Tensor, has_inverse: bool) -> I
 
 @torch.no_grad()
 def _other_ways(flow: Flow, z: Tensor, features: Tensor, z_K: Tensor, log_det: Tensor) -> str:
-    """Return which other way through the chain leads elsewhere: when it is evaluated, or of many samples."""
+    """Return which other way through the chain leads elsewhere: by other axes, when evaluated, of many samples."""
+    parameters = flow.parameters_from(features)
+    for axes, of_these in (("(B, D)", z[0]), ("(R, S, B, D)", z.unsqueeze(0))):
+        for found, own in zip(flow(of_these, parameters), (z_K, log_det), strict=True):
+            own = own[0] if of_these.dim() == 2 else own.unsqueeze(0)
+            if not _apart(found, own) <= TOLERANCE:
+                return f"of z_0 {axes}: gives other numbers; expected: those of (S, B, D), for any axes before (B, D)"
     flow.eval()
     parameters = flow.parameters_from(features)
     ways = {"eval()": flow(z, parameters), "for_samples": flow.for_samples(parameters)(z.clone())}

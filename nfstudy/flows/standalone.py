@@ -115,7 +115,8 @@ class StandaloneFlow(nn.Module):
             rows = [torch.autograd.grad(image[:, i].sum(), start, retain_graph=True)[0] for i in range(self.dim)]
             jacobian = torch.stack(rows, dim=1)
         z_K, _ = self.chain(z_0.detach(), self._steps(z_0))
-        step = torch.linalg.solve(jacobian, (z_K - target).unsqueeze(-1)).squeeze(-1)
+        # Where a Jacobian is singular, that row alone has no finite gradient.
+        step = torch.linalg.solve_ex(jacobian, (z_K - target).unsqueeze(-1))[0].squeeze(-1)
         return z_0.detach() - (step - step.detach())
 
 

@@ -235,7 +235,8 @@ PEAK_MEMORY = Metric(
     name="time/peak_memory",
     label="memory (MB)",
     heading="Peak memory",
-    meaning="most memory that the worker held while it trained and evaluated; on CUDA, of the device",
+    meaning="most memory that the worker held while it trained and evaluated; on CUDA, that all workers held of the "
+    "device",
     unit="MB",
     better="lower",
     decimals=0,

@@ -393,6 +393,9 @@ def _impossible_on_the_plane(settings: Settings) -> Iterator[tuple[str, Any, str
     if not family.inverse:
         has_one = ", ".join(name for name, other in families.items() if other.inverse)
         yield "flow.family", family.name, f"{has_one} {why}"
+    if settings.flow.length and family.least_latent > 2:
+        allowed = f"one of two variables; on the plane there are no more, and it takes {family.least_latent}"
+        yield "flow.family", family.name, allowed
     for field, value in family.inverse_needs.items():
         if (got := getattr(settings.flow, field)) != value:
             yield f"flow.{field}", got, f"{json.dumps(value)} {why}"

@@ -25,6 +25,7 @@ from nfstudy.flows.realnvp.flow import invert_realnvp_flow, realnvp_flow
 from nfstudy.flows.spline.flow import invert_spline_flow, spline_flow
 from nfstudy.flows.sylvester.flow import invert_sylvester_flow, sylvester_flow
 from nfstudy.study.sections import FlowSpec
+from nfstudy.study.settings import Settings
 
 FLOWS = {name: family for name, family in registry.all_of("flows").items() if not family.guided}
 FAMILIES = [family for family in FLOWS if family != "none"]
@@ -568,3 +569,65 @@ def test_numbers_of_many_samples_are_finite_and_of_float32(changed, words):
 @pytest.mark.parametrize("name", ["planar", "langevin"])
 def test_families_that_are_right_keep_the_contract(name):
     assert check_family(registry.find("flows", name)) == 16
+
+
+class ListOfParameters(PlanarFlow):
+    def parameters_from(self, features):
+        return list(super().parameters_from(features))
+
+    def forward(self, z, parameters):
+        return super().forward(z, tuple(parameters))
+
+
+class ThreeAxes(PlanarFlow):
+    def forward(self, z, parameters):
+        _, _, _ = z.shape
+        return super().forward(z, parameters)
+
+
+class OneSample(PlanarFlow):
+    def forward(self, z, parameters):
+        z_K, log_det = super().forward(z, parameters)
+        return z_K, log_det + (z.dim() == 2)
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        (ListOfParameters, "parameters_from: got list; expected: a tuple of tensors"),
+        (ThreeAxes, "ValueError: not enough values to unpack"),
+        (OneSample, r"of z_0 \(B, D\): gives other numbers; expected: those of \(S, B, D\)"),
+    ],
+)
+def test_what_training_and_exhibits_ask_beyond_the_formula_is_told(family, words):
+    with pytest.raises(ContractError, match=words):
+        check_family(dataclasses.replace(registry.find("flows", "planar"), implementation=lambda: family))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"inverse_needs": {"constriant": True}},
+            "flows x: inverse_needs: got 'constriant'; expected: of its settings",
+        ),
+        ({"guided": True}, "flows x: inverse: got True with guided; expected: False"),
+    ],
+)
+def test_a_declaration_that_contradicts_itself_is_none(changes, words):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(registry.find("flows", "planar"), name="x", **changes)
+
+
+def test_a_family_of_three_variables_is_not_for_the_plane(monkeypatch):
+    planar = registry.find("flows", "planar")
+    declared = registry._declared["flows"]
+    monkeypatch.setitem(
+        declared,
+        "wide",
+        (dataclasses.replace(planar, name="wide", least_latent=3, inverse_needs={}), registry.BUILT_IN),
+    )
+    with pytest.raises(ValueError, match=r"flow\.family: got wide; expected: one of two variables"):
+        Settings.model_validate({"energy": {"name": "u1"}, "flow": {"family": "wide", "length": 2}})
+    with pytest.raises(ValueError, match=r"flow\.family: got wide; expected: one of two variables"):
+        Settings.model_validate({"drawn": {"density": "normal"}, "flow": {"family": "wide", "length": 2}})

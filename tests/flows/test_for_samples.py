@@ -91,3 +91,15 @@ def test_a_nan_stays_in_its_sample():
         wrong = ends.isnan().any(-1)
         assert wrong[4, 1]
         assert wrong.sum() == 1
+
+
+@pytest.mark.parametrize("slope", [1e4, 1e9, 1e12, 1e16, 1e20, 1e28])
+@torch.no_grad()
+def test_a_steep_planar_step_far_from_its_bend_changes_no_volume(slope):
+    flow = PlanarFlow(2, 1, 0)
+    # u = (slope, 0), w = (1, 0), b = 30, of which softplus makes no other number.
+    flow.head.bias.copy_(torch.tensor([slope, 0.0, 1.0, 0.0, 30.0]))
+    z = torch.zeros(16, 1, 2)
+    parameters = flow.parameters_from(torch.empty(0))
+    assert flow(z, parameters)[1].abs().max() < 1e-6
+    assert flow.for_samples(parameters)(z)[1].abs().max() < 1e-6

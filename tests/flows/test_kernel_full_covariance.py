@@ -69,3 +69,12 @@ def test_what_enters_is_left_as_it_was():
     before = [x.clone() for x in tensors]
     results_and_gradients(by_loop, tensors)
     assert all(torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
+
+
+@pytest.mark.parametrize("log", [708.0, 712.0, 720.0, 1e30])
+def test_a_factor_beyond_float64_is_infinite_and_no_small_number(log):
+    z, log_diagonal = torch.full((1, 3, 1), 2.0, dtype=torch.float64), torch.full((3, 1), log, dtype=torch.float64)
+    end, log_det = by_loop(z, log_diagonal, torch.empty(3, 0, dtype=torch.float64))
+    assert (log_det == log).all()
+    assert (end > 1e307).all()
+    assert end.isinf().all() == (log > 709)

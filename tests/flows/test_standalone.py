@@ -108,3 +108,12 @@ def test_a_flow_without_an_inverse_says_what_has_one():
 def test_points_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"shape \(3, 4\): expected: \(\.\.\., 2\)"):
         nfstudy.flow("planar", dim=2, length=2)(torch.zeros(3, 4))
+
+
+def test_a_point_where_the_chain_is_flat_has_no_gradient_and_the_others_have():
+    flow = nfstudy.flow("planar", dim=2, length=1)
+    with torch.no_grad():  # ŵᵀu is −1 but for rounding: flat where tanh is steepest.
+        flow.chain.head.bias.copy_(torch.tensor([-200.0, 0.0, 1.0, 0.0, 0.0]))
+    z = torch.tensor([[0.0, 0.0], [1.0, 1.0]], requires_grad=True)
+    flow.log_prob(z)[1].backward()
+    assert z.grad[1].isfinite().all()

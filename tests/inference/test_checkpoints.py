@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from nfstudy.core.atomic import LOCK
 from nfstudy.data.dataset import Splits, make_dataset
 from nfstudy.inference.problems import make_problem
+from nfstudy.inference.training import restored
 from nfstudy.inference.training.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -509,3 +511,14 @@ def test_what_a_checkpoint_belongs_to_tells_trials_apart():
         json.dumps(checkpoint_key(trial, "data"))
     ]
     assert len(set(stamps)) == 6
+
+
+def test_updates_are_counted_as_far_as_float32_can(monkeypatch):
+    """torch counts them in float32, in which 2²⁴ + 1 is 2²⁴; here, for the sake of time, 3 + 1 is 3."""
+    monkeypatch.setattr(restored, "MOST_STEPS", 3)
+    loop = Loop(make_problem(CHOSEN, tiny_dataset(), 1, "cpu"), CHOSEN, None)
+    for update, counted, fits in ((5, 3.0, True), (5, 5.0, True), (3, 3.0, True), (5, 2.0, False), (2, 3.0, False)):
+        state = loop.optimiser.state_dict() | {"state": {0: {"step": torch.tensor(counted)}}}
+        expected = SimpleNamespace(optimiser=loop.optimiser, schedule=None)
+        with nullcontext() if fits else pytest.raises(CheckpointError, match="number of steps"):
+            restored._check_optimiser(state, expected, update)

@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import integrate, special, stats
 
-from nfstudy.inference.likelihoods.bernoulli import Bernoulli
+from nfstudy.inference.likelihoods.bernoulli import Bernoulli, plain_log_mass
 from nfstudy.inference.likelihoods.categorical import Categorical
 from nfstudy.inference.likelihoods.normal import INITIAL_VARIANCE, Gaussian, LogitNormal
 from nfstudy.inference.models.dlgm import DLGM
@@ -294,3 +295,17 @@ def test_one_image_for_many_features_is_not_read_past_its_end():
     h = torch.randn(3, 4, FEATURES, generator=torch.Generator().manual_seed(5)).double()
     assert torch.equal(likelihood.of_samples(x, h), likelihood(x, h))
     assert torch.equal(likelihood.of_samples(x, h[0]), likelihood(x, h[0]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_logits_of_a_gpu_are_rounded_as_those_of_a_processor(monkeypatch, training):
+    likelihood = bernoulli(PIXELS, torch.float32).train(training)
+    likelihood.logits.precision = torch.bfloat16
+    x, h = torch.ones(3, PIXELS), torch.randn(3, FEATURES, generator=torch.Generator().manual_seed(5))
+    expected = likelihood(x, h)
+    monkeypatch.setattr("nfstudy.core.cuda.runs_here", lambda *tensors: True)
+    formula = SimpleNamespace(apply=lambda rows, bias, x: plain_log_mass(rows + bias, x))
+    monkeypatch.setattr("nfstudy.inference.likelihoods.bernoulli._LogMassOnGPU", formula)
+    torch.testing.assert_close(likelihood(x, h), expected, rtol=1e-6, atol=1e-5)
+    likelihood.logits.precision = torch.float32
+    assert torch.allclose(likelihood(x, h), expected, rtol=1e-6, atol=1e-5) is not training

@@ -84,6 +84,7 @@ CHANGES = {
     "a baseline that learns": {"objective.estimator": "score-function", "train.learning_rate": 1e-4},
     "free bits": {"objective.free_bits": 0.1, "objective.annealing": "kl"},
     "two layers": {"model.stochastic_layers": 2},
+    "RMSprop without momentum": {"train.optimiser": "rmsprop", "train.momentum": 0.0, "train.learning_rate": 1e-3},
 }
 
 

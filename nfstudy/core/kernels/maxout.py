@@ -1,4 +1,4 @@
-"""The largest of each `window` consecutive numbers, and where it stood: the loops of `layers.maxout_layer`."""
+"""The largest of each `window` consecutive numbers, and where it stood: the loops of `models.maxout`."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ TO_WHOLE = np.float32(1.5 * 2**23)
 """What is added to this is rounded to a whole number, which is then in the lowest bits."""
 ONE, TWO, MINUS_TWO, FOUR, ZERO = map(np.float32, (1, 2, -2, 4, 0))
 FARTHEST = np.float32(-40)
-"""−2|x| from which on 1 − tanh² x is nothing beside 1, nor times any M of a planar step."""
+"""−2|x| from which on 1 − tanh² x is nothing beside 1, nor times an M of a planar step of up to 10¹⁰."""
 MOST = np.float32(9)
 """|x| from which on tanh x is 1 in float32."""
 P = tuple(

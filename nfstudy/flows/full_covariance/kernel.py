@@ -5,13 +5,14 @@ Names are those of `flows.full_covariance`. The factor is read as the head gives
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nfstudy.core.kernels import COMPILED, differentiable_once
+from nfstudy.core.kernels import COMPILED, ORDERED, differentiable_once
 from nfstudy.core.kernels.cache import compiled
 from nfstudy.core.kernels.elementary import exp
 from nfstudy.core.kernels.layout import from_lanes, lanes
@@ -53,6 +54,12 @@ def _batch_last(numbers: Tensor) -> np.ndarray:
     return np.ascontiguousarray(numbers.numpy().T)
 
 
+@compiled(**ORDERED)
+def scale(log):
+    """Return eˡ; infinite from l = 709 on, near which float64 ends."""
+    return math.inf if log > 709 else exp(log)
+
+
 @compiled(**COMPILED)
 def multiply(log_diagonal, below, start, end, log_det):
     """Fill end (S, D, B) with L times start, and log_det (S, B) with the sums of l (D, B)."""
@@ -67,7 +74,7 @@ def multiply(log_diagonal, below, start, end, log_det):
         for d in range(latent):
             row, z = below[d * (d - 1) // 2 : d * (d + 1) // 2], end[s, d]
             for i in range(images):
-                z[i] = exp(np.float64(log_diagonal[d, i])) * np.float64(start[s, d, i])
+                z[i] = scale(np.float64(log_diagonal[d, i])) * np.float64(start[s, d, i])
             for j in range(d):
                 for i in range(images):
                     z[i] += row[j, i] * start[s, j, i]
@@ -92,7 +99,7 @@ def multiply_backward(log_diagonal, below, start, grad_log_det, grad, grad_diago
         for d in range(latent):
             # What is further down is still the gradient of L z.
             for i in range(images):
-                g[d, i] = kind(exp(np.float64(log_diagonal[d, i])) * np.float64(g[d, i]))
+                g[d, i] = kind(scale(np.float64(log_diagonal[d, i])) * np.float64(g[d, i]))
             for i in range(images):
                 so_far = grad_diagonal[d, i] if s > 0 else 0
                 grad_diagonal[d, i] = so_far + g[d, i] * start[s, d, i] + grad_log_det[s, i]

@@ -1,4 +1,4 @@
-"""Products with the masked weights of an autoregressive network, for the loops of `kernels.autoregressive`.
+"""Products with the masked weights of an autoregressive network, for the loops of `flows.iaf.kernel`.
 
 Within a step the variables stand in its order. So each hidden unit sees the first of them, and hears, like what is said
 of each variable, the first of the units: what is masked stands at the end of a row and is left out.

@@ -21,8 +21,9 @@ from nfstudy.core.kernels.vector_functions import tanh_and_bend
 from nfstudy.core.kernels.vectors import LANES, doubled, every, fused, load, store
 from nfstudy.flows.planar.kernel import constrain, products_of_step, tiny_square
 
-LEAST, MOST = 1e-30, 1e30
-"""M between which no determinant leaves float32, and the product of `TOGETHER` of them float64."""
+LEAST, MOST = 1e-30, 1e10
+"""M between which no determinant leaves float32, the product of `TOGETHER` of them no float64, and sech² of `FARTHEST`,
+the least that `tanh_and_bend` gives, is nothing times any."""
 TOGETHER = 8
 """Steps of which there is one logarithm."""
 

@@ -39,7 +39,8 @@ class Bernoulli(Likelihood):
         layer = self.logits
         alike = x.dim() == 2 and features.dim() > 1 and len(x) in (1, features.shape[-2]) and not x.requires_grad
         if alike and cuda.runs_here(x, features, layer.weight):
-            rows = linear(features.flatten(0, -2), layer.weight, None)
+            precision = layer.precision if layer.training else torch.float32  # As the layer itself has it.
+            rows = linear(features.flatten(0, -2), layer.weight, None, precision)
             log_mass: Tensor = _LogMassOnGPU.apply(rows, layer.bias, x).view(features.shape[:-1])
             return log_mass
         return plain_log_mass(layer(features), x)

@@ -190,7 +190,9 @@ class Loop:
 
     def step_by_step(self, updates: int) -> None:
         """Do an epoch's updates until so many of it are done, each from Python; raises DivergenceError."""
-        then, processor_then = time.perf_counter(), time.process_time()
+        # On a GPU the workers are threads of one process; elsewhere one may have several for its products.
+        processor_time = time.thread_time if self.problem.device.startswith("cuda") else time.process_time
+        then, processor_then = time.perf_counter(), processor_time()
         for batch in self.problem.minibatches(len(self.records) + 1, updates, self.count):
             self.set_learning_rate(self.update)
             estimate = self.estimator(batch, beta_at(self.update, self.settings.objective))
@@ -207,12 +209,12 @@ class Loop:
                 self.averages.follow(self.update)
             self.sums = estimate.means if self.sums is None else self.sums + estimate.means
             self.count += 1
-            now, processor_now = time.perf_counter(), time.process_time()
+            now, processor_now = time.perf_counter(), processor_time()
             self.seconds, then = self.seconds + now - then, now
             self.processor_seconds.append(processor_now - processor_then)
             processor_then = processor_now
             if self.save_if_due():
-                then, processor_then = time.perf_counter(), time.process_time()
+                then, processor_then = time.perf_counter(), processor_time()
 
     def set_learning_rate(self, update: int) -> float:
         """Move the schedule on to the update after so many, and return the rate."""

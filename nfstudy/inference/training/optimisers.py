@@ -51,7 +51,15 @@ class FusedRMSprop(_Uncompiled, torch.optim.RMSprop):
             (group, weight) for group in self.param_groups for weight in group["params"] if weight.grad is not None
         ]
         if closure or not all(_fits(group, weight) for group, weight in pairs):
-            return super().step(closure)
+            # The count of updates is to lie with the weights, where a graph of updates can reach it.
+            before = [group["capturable"] for group in self.param_groups]
+            for group in self.param_groups:
+                group["capturable"] = all(weight.is_cuda for weight in group["params"])
+            try:
+                return super().step(closure)
+            finally:
+                for group, own in zip(self.param_groups, before, strict=True):
+                    group["capturable"] = own
         on_gpu: dict[tuple[int, torch.device], list[tuple[Tensor, ...]]] = {}
         for group, weight in pairs:
             state = self.state[weight]

@@ -94,7 +94,8 @@ class Replayed:
         self._sums.zero_()
         try:
             self._graph.capture()
-        except RuntimeError as error:  # What somebody's plug-in does in an update cannot be captured.
+        # What somebody's plug-in does in an update cannot be captured; of what torch's optimisers do, it asserts so.
+        except (RuntimeError, AssertionError) as error:
             reason = " ".join(str(error).split())[:200]
             warnings.warn(f"the updates are done one by one, which is slower: {reason}", stacklevel=2)
             restore()

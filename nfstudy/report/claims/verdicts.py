@@ -267,8 +267,8 @@ def _evidence(part: Part, results: Results | None) -> Evidence:
     looks = _looks(part, cells, values, results.first_look)
     if not looks:
         return Evidence(part, cells, notes=("its cells share no repetition of the first look",), run_ids=run_ids)
-    missing = [(cell.label.row, what_is_missing(cell, part.quantity)) for cell in cells]
-    notes = tuple(f"{row}: {text}" if len(cells) > 1 else text for row, text in missing if text)
+    lacking = [(cell.label.row, what_is_missing(cell, part.quantity)) for cell in cells]
+    notes = tuple(f"{row}: {text}" if len(cells) > 1 else text for row, text in lacking if text)
     marked = any(why_not_converged(cell, part.quantity) for cell in cells)
     return Evidence(part, cells, looks, notes, looks[-1].run_ids, marked)
 
