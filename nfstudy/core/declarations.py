@@ -350,12 +350,14 @@ def load(implementation: Implementation) -> Any:
     """Import or make what a declaration refers to.
 
     Raises:
-        ImportError: the module cannot be imported.
+        ImportError: the module cannot be imported, or the text is not `package.module:name`.
         AttributeError: it has no such name.
     """
     if not isinstance(implementation, str):
         return implementation()
     module, _, name = implementation.partition(":")
+    if not (name and module and not module.startswith(".")):
+        raise ImportError(f"got '{implementation}'; expected: package.module:name")
     return getattr(import_module(module), name)
 
 

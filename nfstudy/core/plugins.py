@@ -12,7 +12,10 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import packages_distributions, version
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +46,13 @@ class Plugin:
     modules that it imports from beside it, of these too."""
     distribution: str = ""
     """Name and version of the distribution that a module belongs to."""
+
+    @property
+    def code(self) -> tuple[bytes, Path | None]:
+        """Its source, or one that imports it, and the folder that the modules beside it are in."""
+        if self.path:
+            return self.source.encode(), Path(self.path).parent
+        return f"import {self.name}".encode(), None
 
     @property
     def origin(self) -> Origin:
@@ -97,7 +107,7 @@ def read_plugin(name: str, folder: Path, recorded_name: str = "") -> Plugin:
     except UnicodeDecodeError as error:
         raise SpecError(f"got '{name}', but byte {error.start} is not UTF-8; expected: Python source") from None
     try:
-        digest = code_digest({recorded_name or name: raw}, brought_along(raw))
+        digest = code_digest({recorded_name or name: raw}, brought_along(raw, path.parent))
     except OSError as error:
         told = f"{error.filename}: {error.strerror or error}"
         raise SpecError(f"got '{name}', which imports what cannot be read: {told}") from None
@@ -139,10 +149,10 @@ def install(plugin: Plugin) -> tuple[Declaration, ...]:
             "GradientEstimator, ExhibitDeclaration or Metric among the names of the module"
         )
     names = [(declaration.kind, declaration.name) for declaration in found]
-    for (kind, name), declaration in zip(names, found, strict=True):
+    for kind, name in names:
         if names.count((kind, name)) > 1:
             raise SpecError(f"{plugin.name}: {kind}: got '{name}' twice; expected: each name once")
-        registry.declare(declaration, plugin.origin)
+    registry.declare_all(found, plugin.origin)
     _installed[plugin] = found
     return found
 
@@ -153,7 +163,60 @@ def install_all(plugins: Iterable[Plugin]) -> None:
         install(plugin)
 
 
+class _Beside(MetaPathFinder):
+    """Finds what plug-ins import from beside them, whatever folder Python was started in, and nothing else."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, tuple[Path, str]] = {}
+        """Name of a module -> its file or folder, and the digest of its code."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find a module as Python's import does."""
+        if fullname not in self.places:
+            return None
+        place, _ = self.places[fullname]
+        within = [str(place)] if place.is_dir() else None
+        file = place / "__init__.py" if within else place
+        return spec_from_file_location(fullname, file, submodule_search_locations=within)
+
+    def add(self, plugin: Plugin) -> None:
+        """Have a plug-in's modules found, and imported anew if they were others before.
+
+        Raises:
+            SpecError: another module of a name is loaded.
+        """
+        source, folder = plugin.code
+        for name, place in brought_along(source, folder).items():
+            if place.parent != folder:
+                continue
+            loaded = _file_of(name)
+            if loaded not in (None, place, place / "__init__.py"):
+                raise SpecError(
+                    f"{plugin.name}: imports {name} from beside it, and {loaded} is loaded by that name; "
+                    "expected: names of their own of the modules beside plug-ins"
+                )
+            digest = code_digest({}, {name: place})
+            if self.places.get(name) != (place, digest):
+                for each in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
+                    del sys.modules[each]
+                self.places[name] = (place, digest)
+
+
+_beside = _Beside()
+
+
+def _file_of(module: str) -> Path | None:
+    """Return the file that a loaded module is of; None where none of that name is loaded."""
+    found = sys.modules.get(module)
+    return Path(getattr(found, "__file__", None) or "nowhere").resolve() if found else None
+
+
 def _run(plugin: Plugin) -> ModuleType:
+    if _beside not in sys.meta_path:
+        sys.meta_path.insert(0, _beside)
+    _beside.add(plugin)
     name = f"nfstudy_plugin_{plugin.digest[:16]}"
     module = ModuleType(name)
     module.__file__ = plugin.path

@@ -7,7 +7,7 @@ points `nfstudy.<kind>` of installed distributions. What a study's `plugins` nam
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -96,8 +96,10 @@ def declare(declaration: Declaration, origin: Origin = BUILT_IN) -> None:
         _, other = found[declaration.name]
         if other == origin and origin != BUILT_IN:
             return
+        again = origin.file and other.file == origin.file
+        hint = "; hint: a file of that name was read as it was before: start Python anew" if again else ""
         raise SpecError(
-            f"{origin}: {declaration.kind}: got '{declaration.name}'; expected: a name not taken by {other}"
+            f"{origin}: {declaration.kind}: got '{declaration.name}'; expected: a name not taken by {other}{hint}"
         )
     for own in declaration.records:
         others = {name for record in _records(found) if record is not own for name in record.model_fields}
@@ -110,6 +112,23 @@ def declare(declaration: Declaration, origin: Origin = BUILT_IN) -> None:
     for metric in getattr(declaration, "metrics", ()):
         if _all("metrics").get(metric.name) != (metric, origin):
             declare(metric, origin)
+
+
+def declare_all(declarations: Sequence[Declaration], origin: Origin) -> None:
+    """Add declarations, all or none of them; raises as `declare`."""
+    global _version
+    for kind in ("metrics", *(declaration.kind for declaration in declarations)):
+        _all(kind)
+    before = {kind: dict(found) for kind, found in _declared.items()}
+    try:
+        for declaration in declarations:
+            declare(declaration, origin)
+    except SpecError:
+        for kind, found in _declared.items():
+            for name in found.keys() - before[kind].keys():
+                del found[name]
+        _version += 1
+        raise
 
 
 def all_of(kind: Kind) -> dict[str, Any]:

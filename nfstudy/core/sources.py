@@ -50,11 +50,18 @@ def _holds_distributions(folder: Path) -> bool:
     return folder.name in INSTALLED or next(folder.glob("*.dist-info"), None) is not None
 
 
-def brought_along(source: bytes) -> dict[str, Path]:
+def place_beside(folder: Path, module: str) -> Path | None:
+    """Return the file or the folder that a module of a name is in a folder; None where there is none."""
+    file, package = folder / f"{module}.py", folder / module
+    return file if file.is_file() else package if (package / "__init__.py").is_file() else None
+
+
+def brought_along(source: bytes, folder: Path | None = None) -> dict[str, Path]:
     """Return name -> place of the modules behind a source that neither Python, nfstudy nor a distribution brings.
 
     Arguments:
         source: Python; what it imports is looked for here, also within its functions, and what that imports.
+        folder: the source's own, in which all of that is looked for first, whatever folder Python was started in.
     """
     found: dict[str, Path] = {}
     todo, seen = [source], {"nfstudy"}
@@ -64,7 +71,10 @@ def brought_along(source: bytes) -> dict[str, Path]:
                 continue
             seen.add(top)
             place = place_of(top)
-            if place and not _holds_distributions(place.parent):
+            if place and _holds_distributions(place.parent):
+                continue
+            place = (folder and place_beside(folder, top)) or place
+            if place:
                 found[top] = place
                 todo += [path.read_bytes() for path in files_of(top, place).values() if path.suffix == ".py"]
     return dict(sorted(found.items()))

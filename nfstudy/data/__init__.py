@@ -71,7 +71,7 @@ def _loaded(name: str, field: str, implementation: Implementation, arguments: tu
     try:
         found: Callable[..., Any] = load(implementation)
     except (ImportError, AttributeError) as error:
-        raise DataError(f"{_where(name)}: cannot be loaded: {error}") from error
+        raise DataError(f"{_where(name)}: {field}: cannot be loaded: {error}") from error
     if not takes(found, arguments):
         raise DataError(f"{_where(name)}: {field}: got {shown(found)}; expected: a function ({', '.join(arguments)})")
     return found

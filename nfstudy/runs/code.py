@@ -115,7 +115,7 @@ def plugin_sources() -> dict[str, str]:
     found = {}
     for plugin in installed():
         found[plugin.name] = plugin.digest or plugin.distribution
-        places = brought_along((plugin.source or f"import {plugin.name}").encode())
+        places = brought_along(*plugin.code)
         if not plugin.path and (place := place_of(plugin.name)):
             places[plugin.name.partition(".")[0]] = place  # Also where it is installed.
         for name, place in places.items():

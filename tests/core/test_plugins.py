@@ -17,7 +17,7 @@ from nfstudy.cli.check_plugin import check_declaration, check_outside
 from nfstudy.core import registry
 from nfstudy.core.declarations import FlowFamily
 from nfstudy.core.errors import SpecError, UserError
-from nfstudy.core.plugins import install, read_plugin, require_recorded
+from nfstudy.core.plugins import _Beside, install, read_plugin, require_recorded
 from nfstudy.flows.contract import check_family
 from nfstudy.study.reader import parse_study
 
@@ -41,6 +41,8 @@ def fresh_registry(monkeypatch):
     registry.all_of("flows")
     monkeypatch.setattr(registry, "_declared", {kind: dict(found) for kind, found in registry._declared.items()})
     monkeypatch.setattr("nfstudy.core.plugins._installed", {})
+    monkeypatch.setattr("nfstudy.core.plugins._beside", _Beside())
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
     yield
     registry._version += 1
 
@@ -387,6 +389,71 @@ def test_what_a_file_imports_from_beside_it_is_part_of_its_digest(line, tmp_path
         path.write_text(text)
     (tmp_path / "my_unused.py").write_text("")
     assert digest_of("shift.py", tmp_path) == before
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """A plug-in with a module beside it, and another of that name in the folder above."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/shift.py").write_text(f"{SHIFT}\n\ndef later():\n    import my_scale\n    return my_scale.SCALE\n")
+    (tmp_path / "own/my_scale.py").write_text("SCALE = 1\n")
+    (tmp_path / "my_scale.py").write_text("SCALE = 2\n")
+    yield tmp_path
+    sys.modules.pop("my_scale", None)
+
+
+def test_what_is_beside_a_file_is_found_whatever_folder_python_was_started_in(beside, monkeypatch):
+    alone = digest_of("own/shift.py", beside)
+    monkeypatch.chdir(beside)
+    monkeypatch.syspath_prepend(beside)
+    plugin = read_plugin("own/shift.py", beside)
+    assert alone == plugin.digest != hashlib.sha256(plugin.source.encode()).hexdigest()
+    install(plugin)
+    later = vars(sys.modules[f"nfstudy_plugin_{plugin.digest[:16]}"])["later"]
+    assert (later(), sys.modules["my_scale"].__file__) == (1, str(beside / "own/my_scale.py"))
+
+
+@pytest.mark.parametrize("folder", ["", "own"])
+def test_the_command_finds_it_from_any_folder(folder, beside):
+    (beside / "own/shift.py").write_text(f"import my_scale\nassert my_scale.SCALE == 1\n{SHIFT}")
+    file = os.path.relpath(beside / "own/shift.py", beside / folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "nfstudy", "check-plugin", file],
+        cwd=beside / folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_module_beside_that_is_edited_is_imported_anew(beside):
+    (beside / "own/shift.py").write_text(f"import my_scale\nSCALE = my_scale.SCALE\n{SHIFT}")
+    first = read_plugin("own/shift.py", beside)
+    install(first)
+    (beside / "own/my_scale.py").write_text("SCALE = 3.5\n")
+    second = read_plugin("own/shift.py", beside)
+    assert second.digest != first.digest
+    with pytest.raises(
+        SpecError, match=r"name not taken by own/shift.py; hint: .* as it was before: start Python anew"
+    ):
+        install(second)
+    assert vars(sys.modules[f"nfstudy_plugin_{second.digest[:16]}"])["SCALE"] == 3.5
+
+
+def test_two_modules_of_one_name_beside_two_files_are_told(beside):
+    (beside / "own/shift.py").write_text(f"import my_scale\n{SHIFT}")
+    (beside / "other.py").write_text("import my_scale\n" + SHIFT.replace('name="shift"', 'name="other"'))
+    install(read_plugin("own/shift.py", beside))
+    with pytest.raises(SpecError, match=r"other.py: imports my_scale from beside it, and .*own/my_scale.py is loaded"):
+        install(read_plugin("other.py", beside))
+
+
+def test_a_file_declares_all_or_nothing(tmp_path):
+    second = SHIFT.replace('name="shift"', 'name="planar"').replace("SHIFT =", "SECOND =")
+    (tmp_path / "shift.py").write_text(f"{SHIFT}\n{second}")
+    with pytest.raises(SpecError, match=r"shift.py: flows: got 'planar'; expected: a name not taken by nfstudy"):
+        install(read_plugin("shift.py", tmp_path))
+    (tmp_path / "shift.py").write_text(SHIFT)
+    install(read_plugin("shift.py", tmp_path))
+    assert registry.find("flows", "shift")
 
 
 @pytest.mark.parametrize("named", ["../shift.py", "absolute"])

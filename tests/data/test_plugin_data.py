@@ -266,6 +266,8 @@ def test_an_example_without_sides_is_a_row():
 RESOLVERS = {
     "no function": ("lambda: 3", "resolve: got 3; expected: a function"),
     "nothing": ("lambda: lambda data, folder: None", "resolve: got None; expected: a mapping of fields to values"),
+    "no package": ("'.x:resolve'", r"cannot be loaded: got '.x:resolve'; expected: package.module:name"),
+    "no name": ("'math'", r"cannot be loaded: got 'math'; expected: package.module:name"),
     "no such module": ("'no.such:resolve'", "cannot be loaded: No module named 'no'"),
     "the function itself": (
         "lambda data, folder: {}",
