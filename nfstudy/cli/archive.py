@@ -33,6 +33,10 @@ def export(options: argparse.Namespace) -> int:
         uri, name, path, options.budget, options.with_checkpoints, tell, study.budget_of, left_out, of_first
     )
     print(f"{path}: {runs} runs of {name}, {path.stat().st_size / 1e6:.2f} MB")
+    apart = {budget: own for budget in study.budgets if (own := study.under(budget).name) != name}
+    if not options.budget and apart:
+        others = ", ".join(f"budget {budget}, which are logged as {own}" for budget, own in apart.items())
+        tell(f"{path}: without the runs of {others}; hint: export them too, each with --budget")
     return 0
 
 

@@ -13,6 +13,9 @@ from nfstudy.core.suggest import did_you_mean
 class Parser(argparse.ArgumentParser):
     """Python's, whose errors suggest the command, option or value that was meant."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
+
     def read(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse all arguments, and keep them as `typed`; ends the process with 2 where one is not known."""
         typed = sys.argv[1:] if arguments is None else [*arguments]
@@ -43,6 +46,9 @@ class Parser(argparse.ArgumentParser):
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         """Read a value; argparse names the function that could not, where a user needs to know what it could."""
+        # As of a variable that a shell does not know.
+        if not arg_string and not isinstance(action, argparse._SubParsersAction):
+            raise argparse.ArgumentError(action, "got nothing; expected: a value")
         try:
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:

@@ -37,9 +37,7 @@ def decide(options: argparse.Namespace) -> int:
     """Decide claims by further repetitions; return 0 if all that were asked for are decided, else 1."""
     project, uri = find_store(options.tracking_uri, always=True)
     studies = chosen_studies(options.study, project).values()
-    work = _Work(
-        project, uri, studies, options.claims, options.budget, options.workers or usable_cores(), options.max_seeds
-    )
+    work = _Work(project, uri, studies, options.claims, options.budget, options.workers, options.max_seeds)
     work.judge()
     if not work.asked:
         print("no claim is undecided on the runs of this store")
@@ -91,7 +89,8 @@ class _Work:
     claims: Sequence[str]
     """Ids; none for all that are undecided."""
     budget: str | None
-    workers: int
+    given: int | None
+    """How many workers; None are as many as the device, or the cores, take."""
     most: int
     judged: tuple[JudgedClaim, ...] = ()
     bodies: dict[str, Results] = field(default_factory=dict)
@@ -103,6 +102,11 @@ class _Work:
     """Study -> cell key -> seconds of one run."""
     plans: dict[str, StudyPlan] = field(default_factory=dict)
     """Body -> the study under its budget, of those in which something was run."""
+
+    @property
+    def workers(self) -> int:
+        """How many runs there are at once, as far as a forecast goes."""
+        return self.given or usable_cores()
 
     def judge(self) -> None:
         """Read the runs of all studies, each under its own budget or the one asked for, and judge the claims."""
@@ -188,7 +192,7 @@ class _Work:
         plan = step.results.plan
         self.plans[step.results.name] = plan
         print(f"{step.claim} on {step.results.name}: look {step.look} at {step.repetitions} repetitions", flush=True)
-        launch = Launch(plan, self.project, self.uri, WorkerOptions(count=self.workers))
+        launch = Launch(plan, self.project, self.uri, WorkerOptions(count=self.given))
         with self.project.study_lock(plan.name):
             failures = _run(launch, step, self.seconds[plan.study.study], deadline) if step.runs else ()
         before = self.bodies_of(step.claim)[step.results.name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from nfstudy.cli.options import nearby, program
@@ -67,12 +68,12 @@ def init(options: argparse.Namespace) -> int:
     try:
         (folder / "mlruns").mkdir(parents=True, exist_ok=True)  # By which commands know the project's folder.
         (folder / STUDY).parent.mkdir(exist_ok=True)
-        for name, text in FILES.items():
+        for name, text in sorted(FILES.items(), key=lambda file: file[0] == STUDY):  # Last what says that all is there.
             if not (folder / name).exists():
                 write_whole(folder / name, text.encode())
                 print(f"wrote {nearby(folder / name)}")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    there = "" if folder.resolve() == Path.cwd() else f"cd {options.folder} && "
+    there = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(options.folder)} && "
     print(f"next: {there}{program()} run first")
     return 0

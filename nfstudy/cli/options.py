@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from nfstudy.core.devices import count_devices
@@ -29,10 +30,10 @@ def retyped(options: argparse.Namespace) -> str:
 
 def count(text: str, least: int = 1) -> int:
     """Return a whole number from `least`; the type of an argument."""
-    value = int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"got {text}; expected: a whole number from {least}")
-    return value
+    with suppress(ValueError):
+        if (value := int(text)) >= least:
+            return value
+    raise argparse.ArgumentTypeError(f"got {text}; expected: a whole number from {least}")
 
 
 def count_from_0(text: str) -> int:

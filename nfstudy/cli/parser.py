@@ -29,10 +29,10 @@ examples:
   nfstudy ui
 
 exit codes: 0 done, 1 some runs failed or some cells are impossible (run), a claim that was supported is contradicted
-(check), some claims stay undecided (decide), some runs are there with other numbers (import, reference), something kept
-is stale (reference --check) or the numbers differ (rerun), 2 a mistake in what was asked, 3 the numbers are the same
-within stated tolerances (rerun), 130 interrupted (by Ctrl-C, SIGTERM, or SIGHUP, which a closed terminal sends), 70 a
-mistake in nfstudy itself
+(check), some claims stay undecided (decide), some runs are there with other numbers (import, reference), some runs
+could not be evaluated (evaluate), something kept is stale (reference --check) or the numbers differ (rerun), 2 a
+mistake in what was asked, 3 the numbers are the same within stated tolerances (rerun), 130 interrupted (by Ctrl-C,
+SIGTERM, or SIGHUP, which a closed terminal sends), 70 a mistake in nfstudy itself
 """
 
 
@@ -100,7 +100,9 @@ def make_parser() -> Parser:
         action="store_true",
         help="run it although another launcher seems to be at work on it, which then stops",
     )
-    run.add_argument("--dry-run", action="store_true", help="print the grid and a time estimate, run nothing")
+    run.add_argument(
+        "--dry-run", action="store_true", help="print the grid and a time estimate, run nothing; it may download data"
+    )
 
     report = commands.add_parser(
         "report", help="rebuild a study's report, or all reports and an overview, from logged runs"

@@ -7,6 +7,7 @@ text, so that workers on other machines run what the study's reader read. Archiv
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,7 +93,7 @@ def read_plugin(name: str, folder: Path, recorded_name: str = "") -> Plugin:
     if "\0" in name:
         raise SpecError(f"got {name!r}; expected: a path, which holds no null characters")
     path = (folder / name).resolve()
-    if not path.exists():
+    if not os.path.lexists(path):
         near = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
         there = f" (in {path.parent}: {', '.join(near)})" if near else ""
         raise SpecError(f"got '{name}'; no such file{there}; expected: a file next to the study file")

@@ -199,7 +199,10 @@ def read_arrays(content: bytes, kinds: Mapping[str, Any], what: str) -> Any:
             record = kind(**{field.name: arrays[field.name] for field in dataclasses.fields(kind)})
     # What zipfile and NumPy make of damaged bytes: NotImplementedError of a compression that is none, RuntimeError of
     # an entry that says it is encrypted.
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except (
+        *(OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+        MemoryError,  # Of a header that declares more than there is.
+    ) as error:
         raise ValueError(f"not a {what} ({type(error).__name__}: {error})") from None
     _require_shapes(record)
     return record

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nfstudy.core.errors import SpecError
 from nfstudy.core.suggest import did_you_mean
-from nfstudy.study.reader import read_studies, read_study
+from nfstudy.study.reader import read_studies, read_study, study_files
 from nfstudy.study.spec import StudySpec
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -26,8 +26,8 @@ def shipped_studies() -> dict[str, Path]:
 def find_study(named: Path | str, root: Path) -> Path:
     """Return the file of a study that is named by its path, or by its name alone.
 
-    A name is looked for as `NAME.yaml` and `studies/NAME.yaml` in the current folder, then in the project's, then among
-    the shipped studies: a local file goes before.
+    A name is looked for as `NAME.yaml` (or `.yml`) and `studies/NAME.yaml` in the current folder, then in the
+    project's, then among the shipped studies: a local file goes before.
 
     Arguments:
         named: what was asked for; a path is returned as it is.
@@ -40,7 +40,7 @@ def find_study(named: Path | str, root: Path) -> Path:
     if path.is_file() or path.name != str(named) or path.suffix or not path.name:
         return path
     folders = (Path(), Path("studies"), root, root / "studies")
-    places = [folder / f"{named}.yaml" for folder in folders]
+    places = [folder / f"{named}{end}" for folder in folders for end in (".yaml", ".yml")]
     shipped = shipped_studies()
     if path.name in shipped:
         places.append(shipped[path.name])
@@ -50,7 +50,7 @@ def find_study(named: Path | str, root: Path) -> Path:
     if merger := _merger(path.name):
         study, budget = merger
         raise SpecError(f"{named}: no such study any more; hint: it is the budget {budget} of {study.study} now")
-    hint = did_you_mean(path.name, [*shipped, *(each.stem for folder in folders for each in folder.glob("*.yaml"))])
+    hint = did_you_mean(path.name, [*shipped, *(each.stem for folder in folders for each in study_files(folder))])
     raise SpecError(f"{named}: no such study; expected: a study file, or one of {', '.join(shipped)}{hint}")
 
 

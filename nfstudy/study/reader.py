@@ -85,13 +85,18 @@ def _meant(path: Path) -> str:
     return f"; did you mean '{meant[0]}'?" if meant else ""
 
 
+def study_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that may be studies, by their names' ends."""
+    return [*folder.glob("*.yaml"), *folder.glob("*.yml")]
+
+
 def read_studies(folder: Path) -> dict[Path, StudySpec]:
     """Read and check every study file of a folder, in the order of their names.
 
     Raises:
         SpecError: the folder holds none, one of them is not valid, or two have one name.
     """
-    studies = {path: read_study(path) for path in sorted(folder.glob("*.yaml"), key=lambda p: p.stem)}
+    studies = {path: read_study(path) for path in sorted(study_files(folder), key=lambda p: (p.stem, p.suffix))}
     if not studies:
         raise SpecError(f"{folder}: contains no study files; expected: a folder with STUDY.yaml files")
     names = [study.study for study in studies.values()]
@@ -116,7 +121,7 @@ def require_sole(path: Path, study: str, root: Path) -> None:
     with suppress(OSError):
         own = path.read_bytes()
     folders = dict.fromkeys(folder.resolve() for folder in (path.parent, root, root / "studies"))
-    for other in (each for folder in folders for each in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")))):
+    for other in (each for folder in folders for each in sorted(study_files(folder))):
         try:
             content = own if other.samefile(path) else read_regular(other, MAX_BYTES)
         except OSError:
@@ -272,9 +277,9 @@ def _meaning_mistakes(spec: StudySpec, in_part: bool = False) -> Iterator[Mistak
     used = USED_SECTIONS[spec.settings.problem]
     for section in sorted(spec.settings.model_fields_set - set(used)):
         yield (section,), f"is not used together with '{used[0]}'; expected: {', '.join(used)}"
-    if spec.budget not in spec.budgets and spec.budget:
+    if spec.budget not in spec.budgets and (spec.budget or not in_part):
         hint = did_you_mean(spec.budget, spec.budgets)
-        yield ("budget",), f"got '{spec.budget}'; expected: {', '.join(spec.budgets)}{hint}"
+        yield ("budget",), f"got {shown(spec.budget)}; expected: {', '.join(spec.budgets)}{hint}"
     axes: list[tuple[Place, str, Any]] = [(("grid", path), path, axis) for path, axis in spec.grid.items()]
     if SEARCH_SAMPLER in spec.grid:
         yield from sampler_axis_mistakes(spec, in_part)

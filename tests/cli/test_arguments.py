@@ -17,7 +17,11 @@ from nfstudy.core.suggest import did_you_mean
         ("run x.yaml --engine rya", "--engine: got 'rya'; expected: local, ray; did you mean 'ray'?"),
         ("run x.yaml --dryrun", "unknown: --dryrun; did you mean '--dry-run'?"),
         ("run x.yaml --buget=laptop", "did you mean '--budget'?"),
-        ("run x.yaml --workers many", "--workers: got 'many'; expected: a number"),
+        ("run x.yaml --workers many", "--workers: got many; expected: a whole number from 1"),
+        ("run x.yaml --workers 1.5", "--workers: got 1.5; expected: a whole number from 1"),
+        ("run x.yaml --worker-timeout soon", "--worker-timeout: got 'soon'; expected: a number"),
+        ("run x.yaml --take", "unknown: --take; did you mean '--take-over'?"),
+        ("export x.yaml y.tar.xz --budget=", "--budget: got nothing; expected: a value"),
         ("run x.yaml --workers 0", "--workers: got 0; expected: a whole number from 1"),
         ("ui --port 70000", "--port: got 70000; expected: a port, from 1 to 65535"),
         ("ui --allowed-hosts http://a", "--allowed-hosts: got 'http://a'; expected: host names"),
@@ -68,3 +72,12 @@ def test_a_name_that_is_not_there_suggests_one_that_is(arguments, words, tmp_pat
 
 def test_a_word_that_is_like_none_suggests_none():
     assert did_you_mean("zzz", ["run", "report"]) == ""
+
+
+@pytest.mark.parametrize("option", ["--budget", "--output", "--tracking-uri"])
+def test_a_value_of_nothing_is_none(option, capsys):
+    """A variable that a shell does not know: it is neither the default nor everything."""
+    with pytest.raises(SystemExit) as ended:
+        main(["report", "x.yaml", option, ""])
+    assert ended.value.code == 2
+    assert f"{option}: got nothing; expected: a value" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from nfstudy.__main__ import main
+from nfstudy.core.atomic import write_whole
 from nfstudy.core.project import Project
 from nfstudy.study.reader import read_study
 
@@ -43,3 +44,23 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path, capsys):
     tmp_path.chmod(0o500)
     assert main(["init", str(tmp_path / "own")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_command_that_it_names_can_be_typed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "my first study"]) == 0
+    assert "next: cd 'my first study' && python -m nfstudy run first" in capsys.readouterr().out
+
+
+def test_what_says_that_all_is_there_is_written_last(tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        if path.name == "first.yaml":
+            raise OSError(28, "No space left on device")
+        write_whole(path, content)
+
+    monkeypatch.setattr("nfstudy.cli.init.write_whole", full)
+    assert main(["init", str(tmp_path / "own")]) == 2
+    assert (tmp_path / "own/.gitignore").is_file()
+    monkeypatch.undo()
+    assert main(["init", str(tmp_path / "own")]) == 0
+    assert (tmp_path / "own/studies/first.yaml").is_file()

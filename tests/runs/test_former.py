@@ -176,6 +176,8 @@ def test_a_budget_is_exported_as_its_runs_are_logged_and_no_other(before, projec
     assert main(["export", "small.yaml", str(tmp_path / "new.tar.xz"), "--budget", "laptop"]) == 0
     assert len(read_archive(tmp_path / "new.tar.xz").runs) == 2
     capsys.readouterr()
+    assert main(["export", "small.yaml", str(tmp_path / "all.tar.xz")]) == 0
+    assert "without the runs of budget long, which are logged as small-long; hint: export" in capsys.readouterr().err
     elsewhere = f"sqlite:///{tmp_path}/elsewhere/mlflow.db"
     for budget in ("long", "short"):
         assert main(["import", f"{budget}.tar.xz", "--tracking-uri", elsewhere]) == 0

@@ -72,3 +72,13 @@ def test_of_nothing_named_the_project_s_studies_are_read_else_the_shipped_ones(t
     (tmp_path / "studies/a.yaml").unlink()
     with pytest.raises(SpecError, match="contains no study files"):
         find_studies((), tmp_path)
+
+
+def test_a_file_may_end_in_yml_wherever_studies_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "studies/mine.yml", "mine")
+    assert find_study("mine", tmp_path).resolve() == path
+    assert [spec.study for spec in find_studies([], tmp_path).values()] == ["mine"]
+    write(tmp_path / "studies/mine.yaml", "mine")
+    with pytest.raises(SpecError, match="study: got 'mine' as in another file"):
+        find_studies([], tmp_path)

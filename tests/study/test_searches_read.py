@@ -272,6 +272,13 @@ def test_a_search_that_makes_no_sense_is_told_before_anything_runs(mistake):
         assert word in line
 
 
+def test_a_budget_without_a_name_and_a_plug_in_of_too_long_a_name_are_told_with_their_place():
+    with pytest.raises(SpecError, match=r"s.yaml:\d+:\d+: budget: got ''; expected: a, b"):
+        parse_study(STUDY + 'budget: ""\nbudgets: {a: {}, b: {}}\n', "s.yaml")
+    with pytest.raises(SpecError, match=r"s.yaml:\d+:\d+: plugins.0: got 'aaa.*no such file"):
+        parse_study(STUDY + f"plugins: [{300 * 'a'}.py]\n", "s.yaml")
+
+
 def test_an_axis_that_only_trials_of_a_search_use_is_one():
     text = STUDY.replace(", optimiser: adam", "").replace("grid:\n", "grid:\n  train.weight_decay: [0.0, 0.1]\n")
     with pytest.raises(SpecError, match=r"grid\.train\.weight_decay: got an axis that no cell uses"):

@@ -305,6 +305,6 @@ def _array(store: LoggedRuns, run_id: str, name: str) -> np.ndarray | None:
         return None
     try:
         array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise ReportError(f"run {run_id}, {name}: not a readable array ({error}); expected: a .npy file") from None
     return np.flipud(array)
