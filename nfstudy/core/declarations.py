@@ -148,7 +148,7 @@ class FlowFamily(Declaration):
     """Whether its steps follow the gradient of ln p(x, z), as a `flows.guided.GuidedFlow`: only models of images have
     one, and no such chain has an inverse: `inverse` is False then."""
     drawn: bool = False
-    """Whether Figure 1 can show it: steps about the identity with drawn parameters, the biases of a `StepHead`, `head`."""
+    """Whether Figure 1 can show it: steps about the identity with drawn parameters, the biases of its `StepHead`."""
     one_step: bool = False
     """Whether K > 1 steps are no more than one: then any K > 0 is the one cell of K = 1."""
     matrix_biases: bool = True
