@@ -69,7 +69,7 @@ $(VENV)/.documented: $(VENV)/.installed
 	@touch $@
 
 docs: $(VENV)/.documented $(FRONT)  ## build the documents as a site that is read offline: site/index.html
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 lint: $(VENV)/.tested  ## check style, names, annotations and docstrings
 	@$(VENV)/bin/ruff check . || { echo "mend most of it with: $(VENV)/bin/ruff check --fix ."; exit 1; }

@@ -160,7 +160,7 @@ def settings_page() -> str:
     for problem, sections in SECTIONS.items():
         for name in sections:
             used.setdefault(name, []).append(problem)
-    kinds = {"data": "data", "model": "likelihoods", "flow": "flows"}
+    kinds = {"data": "data", "model": "likelihoods", "flow": "flows", "objective": "estimators"}
     for name, field in Settings.model_fields.items():
         section = next((each for each in _records(field.annotation)), None)
         if section is None:
@@ -192,14 +192,19 @@ def _records(annotation: Any) -> list[type]:
     return [place for place in places if inspect.isclass(place) and issubclass(place, BaseModel)]
 
 
+_NO_KEYS = ("StudySpec.settings", "StudySpec.options", "Budget.settings")
+"""What the reader fills in: the settings, which have sections of their own, and what exhibits say beside their names."""
+
+
 def rows(record: type, prefix: str) -> list[str]:
     """Return the table of a record's own fields."""
     told = field_docstrings(record)
     lines = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for name, field in record.model_fields.items():
-        if name == "settings":
+        if f"{record.__name__}.{name}" in _NO_KEYS:
             continue
-        path = f"{prefix}.{name}" if prefix else name
+        key = field.alias or name
+        path = f"{prefix}.{key}" if prefix else key
         default = "" if field.is_required() or field.default_factory else _code(field.default)
         lines.append(f"| `{path}` | {_type(path, field)} | {default} | {_cell(told.get(name, ''))} |")
     return lines
@@ -209,7 +214,10 @@ def _type(path: str, field: Any) -> str:
     """Return what a field takes, in words of a study file."""
     from nfstudy.core import registry
 
-    kinds = {"data.name": "data", "flow.family": "flows", "model.likelihood": "likelihoods"}
+    kinds = {
+        **{"data.name": "data", "flow.family": "flows", "model.likelihood": "likelihoods"},
+        "objective.estimator": "estimators",
+    }
     if path in kinds:
         return _cell(" or ".join(f"`{name}`" for name in registry.all_of(kinds[path])))
     text = _words(field.annotation)

@@ -225,7 +225,7 @@ def test_the_example_that_is_worked_by_hand_in_the_documents():
     out, log_det = free_planar_flow(z, u, w, b)
     torch.testing.assert_close(out, torch.tensor([[1.48523, 1.70886]], dtype=torch.float64), atol=5e-6, rtol=0)
     assert log_det.exp().item() == pytest.approx(1.020378, abs=5e-7)
-    # m(wᵀu) = −1 + ln(1 + e^0.35) = −0.116645: û = u + (m − wᵀu) w/‖w‖².
+    # m(wᵀu) = −1 + ln(1 + e^0.35) = −0.116618: û = u + (m − wᵀu) w/‖w‖².
     u_hat, _ = constrain_u(u, w)
     torch.testing.assert_close(u_hat, torch.tensor([[0.1267, -0.4866]], dtype=torch.float64), atol=1e-4, rtol=0)
     out, log_det = planar_flow(z, u, w, b)
