@@ -193,7 +193,7 @@ def _records(annotation: Any) -> list[type]:
 
 
 _NO_KEYS = ("StudySpec.settings", "StudySpec.options", "Budget.settings")
-"""What the reader fills in: the settings, which have sections of their own, and what exhibits say beside their names."""
+"""What the reader fills in: settings, which have sections of their own, and what exhibits say beside their names."""
 
 
 def rows(record: type, prefix: str) -> list[str]:

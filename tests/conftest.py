@@ -37,7 +37,8 @@ def skip_without(files, folders):
     """Skip the test where one of the data files is in none of the folders, saying which and where they belong."""
     missing = [file.name for file in files if locate(file, folders) is None]
     if missing:
-        pytest.skip(f"no {', '.join(missing)} under $NFSTUDY_DATA or data/ (docs/reference.md, Data sets, says where to get them)")
+        where = "docs/reference.md, Data sets, says where to get them"
+        pytest.skip(f"no {', '.join(missing)} under $NFSTUDY_DATA or data/ ({where})")
 
 
 @pytest.fixture(autouse=True)
