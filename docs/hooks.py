@@ -42,6 +42,7 @@ BESIDE = (
 """Files that are copied to where they are in the repository."""
 NOTEBOOKS = "docs/notebooks/*.ipynb"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+AROUND_PICTURE = re.compile(r"()\[(!\[[^\]]*\]\([^)\s]+\))\]\(([^)\s]+)\)")
 SHIM = "https://unpkg.com/iframe-worker/shim"
 """What the theme's offline search loads where a browser lets no file start a worker."""
 REMOTE = re.compile(
@@ -86,10 +87,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         in_repository = posixpath.normpath(posixpath.join(folder, name))
         place = in_repository.removeprefix("docs/").replace(".ipynb", ".md")
         if files.get_file_from_path(place) is None:
-            return text if in_repository == "README.md" or "`" in text else f"{text} (`{in_repository}`)"
+            return (
+                text
+                if text.startswith("![") or in_repository == "README.md" or "`" in text
+                else f"{text} (`{in_repository}`)"
+            )
         return f"{image}[{text}]({posixpath.relpath(place, posixpath.dirname(own) or '.')}{hash_}{anchor})"
 
-    return LINK.sub(lead, markdown)
+    return AROUND_PICTURE.sub(lead, LINK.sub(lead, markdown))
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
