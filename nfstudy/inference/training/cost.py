@@ -64,10 +64,9 @@ def _after_first_epoch(problem: Problem, settings: Settings) -> float:
         marks.append((time.perf_counter(), record.update))
         return True
 
-    started = time.perf_counter()
     end = fit(problem, settings.replace({"train.updates": updates}), on_epoch)
     if len(marks) < 2:  # It has diverged: then its graphs count too.
-        return (time.perf_counter() - started) / max(end.update, 1)
+        return end.seconds / max(end.update, 1)
     (first, of_first), (last, of_last) = marks[0], marks[-1]
     return (last - first) / (of_last - of_first)
 
