@@ -193,7 +193,7 @@ class _Beside(MetaPathFinder):
             if place.parent != folder:
                 continue
             loaded = _file_of(name)
-            if loaded not in (None, place, place / "__init__.py"):
+            if loaded not in (None, place.resolve(), (place / "__init__.py").resolve()):
                 raise SpecError(
                     f"{plugin.name}: imports {name} from beside it, and {loaded} is loaded by that name; "
                     "expected: names of their own of the modules beside plug-ins"

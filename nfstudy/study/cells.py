@@ -208,7 +208,8 @@ def _switching(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the values that can put different settings to use: of many numbers the ends, and 0 and 1 among them."""
     if len(values) <= MOST_NUMBERS or not all(type(value) in (int, float) for value in values):
         return values
-    return tuple(value for value in values if value in (0, 1, min(values), max(values)))
+    telling = (0, 1, min(values), max(values))
+    return tuple(value for value in values if value in telling)
 
 
 def cost_key(cell: str, stage: str) -> str:

@@ -438,6 +438,15 @@ def test_a_module_beside_that_is_edited_is_imported_anew(beside):
     assert vars(sys.modules[f"nfstudy_plugin_{second.digest[:16]}"])["SCALE"] == 3.5
 
 
+def test_a_module_beside_may_be_a_link(beside):
+    (beside / "own/my_scale.py").unlink()
+    (beside / "own/my_scale.py").symlink_to(beside / "my_scale.py")
+    for name in ("shift", "other"):
+        (beside / f"own/{name}.py").write_text("import my_scale\n" + SHIFT.replace("shift", name))
+        install(read_plugin(f"{name}.py", beside / "own"))
+    assert sys.modules["my_scale"].SCALE == 2
+
+
 def test_two_modules_of_one_name_beside_two_files_are_told(beside):
     (beside / "own/shift.py").write_text(f"import my_scale\n{SHIFT}")
     (beside / "other.py").write_text("import my_scale\n" + SHIFT.replace('name="shift"', 'name="other"'))
