@@ -2,11 +2,15 @@
 
 On a CPU, torch multiplies float32 matrices by MKL, which leaves half the speed of other makers' processors unused.
 oneDNN, which torch brings along and calls itself for other types and compiled models, does not. So float32 and bfloat16
-products go to oneDNN, and all others to torch.
+products go to oneDNN, and all others to torch. On x86 processors without AVX-512, most desktops and laptops among them,
+oneDNN has no bfloat16, and torch's own takes ten times as long as float32: there the rounded operands are multiplied
+in float32, which holds each product of two of them exactly, so that the numbers are those of other processors but for
+the order of their sums.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -38,7 +42,15 @@ def operand(tensor: Tensor, precision: torch.dtype) -> Tensor:
     return tensor.bfloat16() if rounds else tensor
 
 
+@cache
+def _multiplies_bfloat16() -> bool:
+    """Whether oneDNN has bfloat16 products on this processor, by AVX-512 or what stands in for it elsewhere."""
+    return not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    if a.dtype == torch.bfloat16 and a.device.type == "cpu" and not _multiplies_bfloat16():
+        return _product(a.float(), b.float(), None if bias is None else bias.float()).bfloat16()
     sizeable = a.numel() and b.numel()  # Of nothing, oneDNN makes no product.
     if (
         sizeable
