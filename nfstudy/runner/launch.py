@@ -24,6 +24,7 @@ from nfstudy.runner.progress import StudyProgress, make_progress
 from nfstudy.runner.scheduler import Scheduler
 from nfstudy.runner.search import further_plan, study_plan
 from nfstudy.runner.signals import StopSignal
+from nfstudy.runner.tried import tried_before
 from nfstudy.runs.former import runs_of_study
 from nfstudy.runs.frame import LoggedRuns, runs_left, study_cells, trusted
 from nfstudy.runs.result import RESULTS, TrialResult
@@ -94,12 +95,13 @@ def run_study(
         for progress in heard:
             progress.note(words)
 
+    tried = tried_before(plan, frame)
     with journal_errors(places.journal):
         if further is None:
-            work = study_plan(plan, places.journal, say)
+            work = study_plan(plan, places.journal, say, tried)
         else:
             cells = [cell for cell in study_cells(plan, frame) if cell.key in further]
-            work = further_plan(plan, places.journal, cells, further, say)
+            work = further_plan(plan, places.journal, cells, further, say, tried)
         scheduler = Scheduler(work, known)
     with closing(make_progress()) as progress:
         heard.append(progress)

@@ -2,7 +2,8 @@
 
 Every proposal is drawn with a seed of its own number, in generations whose values are told in order, and a trial is
 pruned by what trials of earlier generations have come to: so the same study makes the same proposals and prunes the
-same trials whatever the number of workers, after any interruption, and with a journal that is rebuilt.
+same trials whatever the number of workers, after any interruption, and with a journal that is rebuilt. A trial that has
+been run is taken as it was run (`runner.tried`), not as this processor would round what was proposed for it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from optuna.trial import BaseTrial, FrozenTrial, TrialState
 from nfstudy.core.errors import StoreError
 from nfstudy.core.seeds import derive_seed
 from nfstudy.runner.journal import drop_torn_line, odd_line
+from nfstudy.runner.tried import RunAt
 from nfstudy.runs.result import EpochRecord, OnEpoch, TrialResult
 from nfstudy.study.cells import Cell
 from nfstudy.study.searches import annealed_after, draws_whole_numbers
@@ -75,7 +77,14 @@ class Journal:
             self._storage = JournalStorage(JournalFileBackend(str(path)))
 
     def proposals(
-        self, name: str, space: Mapping[str, Axis], sampling: Sampling | None, seed: int, draws: str, label: str
+        self,
+        name: str,
+        space: Mapping[str, Axis],
+        sampling: Sampling | None,
+        seed: int,
+        draws: str,
+        label: str,
+        run_at: RunAt,
     ) -> Proposals:
         """Open or make one search; raises StoreError.
 
@@ -89,15 +98,16 @@ class Journal:
             seed: of the study.
             draws: what tells the random draws of this search from others of the same seed.
             label: what people call it.
+            run_at: what trials of it have been run at.
         """
         with journal_read(self._path):
             study = self._study(name)
-            if sampling and not all(_can_go_on(trial, space) for trial in study.get_trials(deepcopy=False)):
+            if sampling and not all(_can_go_on(trial, space, run_at) for trial in study.get_trials(deepcopy=False)):
                 optuna.delete_study(study_name=name, storage=self._storage)
                 study = self._study(name)
             if LABEL not in study.user_attrs:
                 study.set_user_attr(LABEL, label)
-            return Proposals(study, space, sampling, seed, draws)
+            return Proposals(study, space, sampling, seed, draws, run_at)
 
     def abandon_others(self, name: str) -> None:
         """Fail the trials that were under way when the study was stopped and then edited.
@@ -139,13 +149,20 @@ class Proposals:
     """One Optuna study in the journal, minimising F."""
 
     def __init__(
-        self, study: optuna.Study, space: Mapping[str, Axis], sampling: Sampling | None, seed: int, draws: str
+        self,
+        study: optuna.Study,
+        space: Mapping[str, Axis],
+        sampling: Sampling | None,
+        seed: int,
+        draws: str,
+        run_at: RunAt,
     ) -> None:
         self._study = study
         self._space = {path: _distribution(path, axis) for path, axis in space.items()}
         self._sampling = sampling
         self._seed = seed
         self._draws = draws
+        self._run_at = run_at
         self._ended = optuna.create_study(direction="minimize")
         """What has completed in earlier generations, for the pruner."""
         self._generations = 0
@@ -166,16 +183,20 @@ class Proposals:
         return [self._live(trial) for trial in self._trials() if trial.state != TrialState.FAIL]
 
     def trial(self, number: int) -> BaseTrial:
-        """Return trial `number` with its values: proposed now, or as an earlier launch proposed it, ended or not."""
+        """Return trial `number` with its values: proposed now, or as an earlier launch did or ran it, ended or not."""
         assert self._sampling is not None
         # Quasi-random points are one sequence, so that sampler has one seed for all numbers.
         axes = () if self._sampling.name == "qmc" else (number,)
         seed = derive_seed(self._seed, "proposal", self._draws, *axes) % 2**32
         self._study.sampler = SAMPLERS[self._sampling.name](seed)
         trials = self._trials()
-        trial = self._study.ask() if number == len(trials) else self._live(trials[number])
-        self.suggest(trial)  # Now, while the sampler is the one of this number.
-        return trial
+        if number < len(trials):
+            trial = self._live(trials[number])
+            self.suggest(trial)
+            return trial
+        trial = self._study.ask()
+        proposed = self.suggest(trial)  # Now, while the sampler is the one of this number.
+        return self._as_run(trial, self._run_at(number, proposed))
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Return the trial's values, dotted path -> value."""
@@ -237,6 +258,15 @@ class Proposals:
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
+    def _as_run(self, trial: optuna.Trial, values: Mapping[str, Any]) -> optuna.Trial:
+        """Put values that a trial was run at in the place of those proposed, for what is proposed after it too."""
+        for path, value in values.items():
+            distribution = self._space[path]
+            self._study._storage.set_trial_param(
+                trial._trial_id, path, distribution.to_internal_repr(value), distribution
+            )
+        return optuna.Trial(self._study, trial._trial_id) if values else trial
+
     def _live(self, trial: FrozenTrial) -> BaseTrial:
         """Return a trial that an earlier launch began in the form that takes reports; an ended one as it is."""
         return trial if trial.state.is_finished() else optuna.Trial(self._study, trial._trial_id)
@@ -266,13 +296,16 @@ class _Pruning:
         return not self._pruner.prune(self._ended, trial)
 
 
-def _can_go_on(trial: FrozenTrial, space: Mapping[str, Axis]) -> bool:
+def _can_go_on(trial: FrozenTrial, space: Mapping[str, Axis], run_at: RunAt) -> bool:
     """Say whether a trial of an earlier launch can be taken as it is.
 
     One that has failed, as the study was edited and the edit then undone, can be told nothing more. One that was
-    killed between two of its values would get others for the rest: its draws begin anew.
+    killed between two of its values would get others for the rest: its draws begin anew. One that was proposed here has
+    been run elsewhere since, and its runs imported.
     """
-    return trial.state != TrialState.FAIL and trial.params.keys() == space.keys()
+    if trial.state == TrialState.FAIL or trial.params.keys() != space.keys():
+        return False
+    return not run_at(trial.number, trial.params)
 
 
 def _distribution(path: str, axis: Axis) -> BaseDistribution:

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from nfstudy.core.errors import SpecError
 from nfstudy.runner.proposals import Journal, Proposals, Proposed
 from nfstudy.runner.scheduler import Plan, Task
+from nfstudy.runner.tried import Tried
 from nfstudy.runs.result import OnEpoch, Outcome, TrialResult
 from nfstudy.runs.tags import Tag
 from nfstudy.study.cells import KEY_VERSION, Cell, Trial
@@ -55,26 +56,41 @@ class Choice:
         return {Tag.SEARCH: json.dumps(found)}
 
 
-def study_plan(plan: StudyPlan, journal: Path, say: Say = lambda words: None) -> Plan:
+@dataclass(frozen=True)
+class _Study:
+    """What all plans of a study are made of."""
+
+    plan: StudyPlan
+    journal: Journal
+    tried: Tried
+    say: Say
+
+
+def study_plan(plan: StudyPlan, journal: Path, say: Say = lambda words: None, tried: Tried | None = None) -> Plan:
     """Return the work of a whole study under one budget.
 
     Arguments:
         plan: the study under the budget.
         journal: the file in which Optuna keeps the trials; made where it is not there.
         say: told what the searches inside the cells choose, and what they wait for.
+        tried: what the trials of its searches have been run at, where some have been.
 
     Raises:
         StoreError: the journal cannot be read or written.
     """
     name = f"{plan.name}/{plan.budget}/{_digest(plan)}"
-    opened = Journal(journal)
-    opened.abandon_others(name)
-    proposals = opened.proposals(
-        name, plan.study.axes, plan.sampling, plan.study.settings.seed, name, f"{plan.name}, {plan.budget}: cells"
+    study = _Study(plan, Journal(journal), tried or Tried(plan), say)
+    study.journal.abandon_others(name)
+    proposals = study.journal.proposals(
+        name,
+        plan.study.axes,
+        plan.sampling,
+        plan.study.settings.seed,
+        name,
+        f"{plan.name}, {plan.budget}: cells",
+        study.tried.in_grid,
     )
-    if plan.sampling:
-        return _sampled_plan(plan, opened, proposals, plan.sampling, say)
-    return _exhaustive_plan(plan, opened, proposals, say)
+    return _sampled_plan(study, proposals, plan.sampling) if plan.sampling else _exhaustive_plan(study, proposals)
 
 
 def further_plan(
@@ -83,6 +99,7 @@ def further_plan(
     cells: Sequence[Cell],
     further: Mapping[str, Further],
     say: Say = lambda words: None,
+    tried: Tried | None = None,
 ) -> Plan:
     """Return the work of further repetitions of some cells, at the settings that their searches have chosen.
 
@@ -92,23 +109,24 @@ def further_plan(
         cells: those that get more repetitions.
         further: cell key -> how many in all, and for which look.
         say: told what the searches inside the cells choose, and what they wait for.
+        tried: what the trials of its searches have been run at, where some have been.
 
     Raises:
         StoreError: the journal cannot be read or written.
     """
-    opened = Journal(journal)
-    return _further_plan([_cell_plan(plan, cell, opened, None, say, further[cell.key]) for cell in cells])
+    study = _Study(plan, Journal(journal), tried or Tried(plan), say)
+    return _further_plan([_cell_plan(study, cell, None, further[cell.key]) for cell in cells])
 
 
 def _further_plan(work: list[Plan]) -> Plan:
     yield work
 
 
-def _exhaustive_plan(plan: StudyPlan, journal: Journal, proposals: Proposals, say: Say) -> Plan:
-    cells = {cell.key: cell for cell in plan.cells}
+def _exhaustive_plan(study: _Study, proposals: Proposals) -> Plan:
+    cells = {cell.key: cell for cell in study.plan.cells}
     proposals.enqueue(cells.values())
     yield [
-        _told_plan(proposals, trial, _cell_plan(plan, cells[trial.user_attrs["cell"]], journal, None, say))
+        _told_plan(proposals, trial, _cell_plan(study, cells[trial.user_attrs["cell"]], None))
         for trial in proposals.queued()
     ]
 
@@ -119,19 +137,20 @@ def _told_plan(proposals: Proposals, trial: Proposed, work: Plan) -> Plan:
     proposals.tell(trial, result)
 
 
-def _sampled_plan(plan: StudyPlan, journal: Journal, proposals: Proposals, sampling: Sampling, say: Say) -> Plan:
+def _sampled_plan(study: _Study, proposals: Proposals, sampling: Sampling) -> Plan:
     for numbers in _generations(sampling):
         trials, works = [proposals.trial(number) for number in numbers], {}
         for trial in trials:
             try:
-                cell = plan.cell_at(proposals.suggest(trial))
+                cell = study.plan.cell_at(proposals.suggest(trial))
             except SpecError:
                 continue
             pruning = proposals.pruning(numbers[0], cell.settings)
-            works[trial.number] = _cell_plan(plan, cell, journal, pruning, say)
+            works[trial.number] = _cell_plan(study, cell, pruning)
         results = dict(zip(works, (yield [*works.values()]), strict=True))
         if not _tell_all(proposals, trials, results):
-            say(f"{plan.name}: {sampling.name} waits for cells with failed runs; nothing more is proposed before")
+            waits = f"{sampling.name} waits for cells with failed runs; nothing more is proposed before"
+            study.say(f"{study.plan.name}: {waits}")
             return
 
 
@@ -144,22 +163,15 @@ def _tell_all(proposals: Proposals, trials: list[Proposed], results: Mapping[int
     return all(result.outcome != "failed" for result in results.values())
 
 
-def _cell_plan(
-    plan: StudyPlan,
-    cell: Cell,
-    journal: Journal,
-    should_continue: OnEpoch | None,
-    say: Say,
-    further: Further | None = None,
-) -> Plan:
+def _cell_plan(study: _Study, cell: Cell, should_continue: OnEpoch | None, further: Further | None = None) -> Plan:
     """Search the cell's nuisance settings, if the study does, then run its repetitions; return their mean F."""
     settings, tags = cell.settings, None
     if cell.search:
-        (choice,) = yield [_search_plan(plan, cell, journal, say)]
+        (choice,) = yield [_search_plan(study, cell)]
         if choice is None:
             return TrialResult("failed")
         settings, tags = cell.chosen(choice.values), lambda: choice.tags
-    repetitions = [Task(trial, tags=tags) for trial in plan.repetitions_of(cell, settings, further)]
+    repetitions = [Task(trial, tags=tags) for trial in study.plan.repetitions_of(cell, settings, further)]
     results: list[TrialResult] = []
     if should_continue:
         repetitions[0].should_continue, repetitions[0].others = should_continue, len(repetitions) - 1
@@ -173,19 +185,21 @@ def _cell_plan(
     return TrialResult(worst, value=fmean(result.value for result in results), epochs=results[0].epochs)
 
 
-def _search_plan(plan: StudyPlan, cell: Cell, journal: Journal, say: Say) -> Plan:
+def _search_plan(study: _Study, cell: Cell) -> Plan:
     """Run the search trials of one cell and return the `Choice` with the best validation bound.
 
     Ties, and a search in which nothing finished, go to the earliest trial. It is None where a trial failed, for the
     search then has not ended, or where none was possible.
     """
     assert cell.search is not None
-    sampling = cell.search.sampler
+    plan, sampling = study.plan, cell.search.sampler
     name = f"{plan.name}/{plan.budget}/search/{cell.key}"
     # The draws do not depend on the cell: equal searches, as far as what they come to does not part them.
     label = f"{plan.name}, {plan.budget}: search in {cell.label}"
-    proposals = journal.proposals(name, cell.search.space, sampling, plan.study.settings.seed, "search", label)
-    tried: list[tuple[float, int, dict[str, Any]]] = []
+    proposals = study.journal.proposals(
+        name, cell.search.space, sampling, plan.study.settings.seed, "search", label, study.tried.in_search(cell)
+    )
+    ended: list[tuple[float, int, dict[str, Any]]] = []
     for numbers in _generations(sampling):
         trials = [proposals.trial(number) for number in numbers]
         values = {trial.number: proposals.suggest(trial) for trial in trials}
@@ -200,18 +214,18 @@ def _search_plan(plan: StudyPlan, cell: Cell, journal: Journal, say: Say) -> Pla
         results = dict(zip(tasks, (yield [*tasks.values()]), strict=True))
         if not _tell_all(proposals, trials, results):
             failed = ", ".join(str(number) for number, result in results.items() if result.outcome == "failed")
-            say(
-                f"{cell.label}: its search waits for trial {failed}, which failed; nothing more of the cell runs before"
-            )
+            waits = f"its search waits for trial {failed}, which failed; nothing more of the cell runs before"
+            study.say(f"{cell.label}: {waits}")
             return None
         for number, result in results.items():
-            tried.append((result.value if result.outcome == "finished" else math.inf, number, values[number]))
-    if not tried:
-        say(f"{cell.label}: all settings that its search proposed are impossible together; nothing of the cell runs")
+            ended.append((result.value if result.outcome == "finished" else math.inf, number, values[number]))
+    if not ended:
+        why = "all settings that its search proposed are impossible together; nothing of the cell runs"
+        study.say(f"{cell.label}: {why}")
         return None
-    best, number, value = min(tried, key=lambda entry: entry[:2])
+    best, number, value = min(ended, key=lambda entry: entry[:2])
     text = Trial(plan.name, cell, cell.tried(value), "search", number).values
-    say(f"{cell.label}: chosen of {len(tried)} trials: {text} (trial {number}, validation F {best:.2f})")
+    study.say(f"{cell.label}: chosen of {len(ended)} trials: {text} (trial {number}, validation F {best:.2f})")
     return Choice(value, number, best, proposals)
 
 

@@ -14,6 +14,7 @@ from nfstudy.runner.launch import known_outcomes, with_epochs
 from nfstudy.runner.proposals import PRUNERS, SAMPLERS
 from nfstudy.runner.scheduler import Scheduler
 from nfstudy.runner.search import further_plan, study_plan
+from nfstudy.runner.tried import tried_before
 from nfstudy.runs.result import EpochRecord, TrialResult
 from nfstudy.runs.tags import Tag
 from nfstudy.study.plan import Further
@@ -157,6 +158,97 @@ def test_proposals_do_not_depend_on_which_worker_is_first_or_on_an_interruption(
     assert carry_out(text, tmp_path / "lost.journal", half) == straight, "the journal can be lost"
     for trials in trials_in(tmp_path / "c.journal").values():
         assert all(trial.state.is_finished() for trial in trials)
+
+
+class OtherProcessor(optuna.samplers.BaseSampler):
+    """A sampler as it is where logarithms and exponentials have another last digit."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def infer_relative_search_space(self, study, trial):
+        return self.sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study, trial, search_space):
+        found = self.sampler.sample_relative(study, trial, search_space)
+        return {path: self.rounded(value, search_space[path]) for path, value in found.items()}
+
+    def sample_independent(self, study, trial, name, distribution):
+        return self.rounded(self.sampler.sample_independent(study, trial, name, distribution), distribution)
+
+    def rounded(self, value, distribution):
+        is_range = isinstance(distribution, optuna.distributions.FloatDistribution)
+        return math.nextafter(value, distribution.low) if is_range else value
+
+
+def go_elsewhere(monkeypatch):
+    for name, make in SAMPLERS.items():
+        monkeypatch.setitem(SAMPLERS, name, lambda seed, make=make: OtherProcessor(make(seed)))
+
+
+def run_logged(text, journal, runs, stop=math.inf):
+    """Run what is still to do of a study as `run` does, up to `stop` trials, and log it; return what was run."""
+    plan, ran = parse_study(text, "s.yaml").under(), []
+    frame = runs.frame()
+    work = study_plan(plan, journal, tried=tried_before(plan, frame))
+    scheduler = Scheduler(work, known_outcomes(frame, plan.budget))
+    while not scheduler.done and len(ran) < stop:
+        task = scheduler.next()
+        told = train(task, 0)
+        runs.add(task.trial, point=json.dumps(dict(task.trial.cell.point)), valid__elbo=-told.value)
+        ran.append(task.trial.identity)
+        scheduler.tell(task, told)
+    return ran
+
+
+@pytest.mark.parametrize("name", ["searched", *SAMPLERS])
+def test_a_search_goes_on_on_another_processor_from_what_was_run_on_the_first(name, monkeypatch, tmp_path):
+    text, whole, runs, lost = TEXTS[name], FakeRuns(), FakeRuns(), FakeRuns()
+    straight = run_logged(text, tmp_path / "here.journal", whole)
+    half = run_logged(text, tmp_path / "half.journal", runs, stop=len(straight) // 2)
+    assert half == straight[: len(half)]
+    lost.records = [*runs.records]
+    go_elsewhere(monkeypatch)
+    assert run_logged(text, tmp_path / "there.journal", whole) == []
+    other = run_logged(text, tmp_path / "other.journal", FakeRuns())
+    assert set(other).isdisjoint(straight[-3:]), "it would propose others, were it not told what was run"
+    assert run_logged(text, tmp_path / "other.journal", whole) == [], "though it had proposed its own"
+    rest = run_logged(text, tmp_path / "half.journal", runs)
+    assert len(half) + len(rest) == len(straight)
+    assert {(stage, index) for _, stage, index, _ in half + rest} == {identity[1:3] for identity in straight}
+    assert len(run_logged(text, tmp_path / "lost.journal", lost)) == len(rest)
+    assert run_logged(text, tmp_path / "lost.journal", lost) == []
+
+
+def test_a_search_takes_what_was_run_whatever_it_would_propose_itself(monkeypatch, tmp_path):
+    """As another Optuna might, or a Gaussian process, whose optimiser amplifies rounding: trials have numbers."""
+    runs = FakeRuns()
+    straight = run_logged(SEARCHED, tmp_path / "here.journal", runs)
+    monkeypatch.setitem(SAMPLERS, "tpe", SAMPLERS["random"])
+    assert run_logged(SEARCHED, tmp_path / "there.journal", runs) == []
+    assert set(run_logged(SEARCHED, tmp_path / "alone.journal", FakeRuns())) != set(straight)
+
+
+def test_what_made_no_difference_to_a_run_stays_as_proposed(monkeypatch, tmp_path):
+    """A chain of no step is of no family, and its run logs none: its search has proposed one all the same."""
+    text = BASE + (
+        "search:\n  sampler: {name: random, trials: 8}\n  space:\n    flow.family: [planar, nice-perm]\n"
+        "    flow.length: [0, 2]\n    train.learning_rate: {low: 1e-5, high: 1e-2, log: true}\n"
+    )
+    runs = FakeRuns()
+    run_logged(text, tmp_path / "a.journal", runs)
+    before = all_trials(tmp_path / "a.journal")
+    assert any(trial.params.get("flow.length") == 0 for trial in before)
+    assert run_logged(text, tmp_path / "a.journal", runs) == []
+    kept = [trial.datetime_start for trial in all_trials(tmp_path / "a.journal")]
+    assert kept == [trial.datetime_start for trial in before], "nothing is begun anew"
+    go_elsewhere(monkeypatch)
+    assert run_logged(text, tmp_path / "b.journal", runs) == []
+    assert [trial.params for trial in all_trials(tmp_path / "b.journal")] == [trial.params for trial in before]
+
+
+def all_trials(journal):
+    return [trial for trials in trials_in(journal).values() for trial in trials]
 
 
 def test_a_sampler_makes_as_many_proposals_as_asked_and_another_seed_makes_others(tmp_path):
