@@ -1,11 +1,15 @@
 """Figures: what is drawn where, stable bytes, and no traces left in matplotlib."""
 
+import re
+
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot
+from matplotlib.backend_bases import GraphicsContextBase
 from matplotlib.figure import Figure
+from matplotlib.transforms import Affine2D, TransformedBbox
 
 from nfstudy.report.plots.curves import Column, Curve, Facet, Panel, draw_curves, draw_histories, draw_tiles, render
 
@@ -42,6 +46,20 @@ def test_the_same_figure_gives_the_same_bytes_without_a_date(draw, kind):
     assert first == second
     assert b"<dc:date>" not in first
     assert first.startswith(b"\x89PNG" if kind == "png" else b"<?xml")
+
+
+def test_a_drawing_is_the_same_where_the_last_digit_of_a_place_is_another(monkeypatch):
+    """As on a processor with other logarithms: a rectangle that clips is the same one to six decimals."""
+    here = render(curves(), "svg")
+    rectangle = GraphicsContextBase.get_clip_rectangle
+
+    def nudged(self):
+        return (box := rectangle(self)) and TransformedBbox(box, Affine2D().scale(1 + 2**-52))
+
+    monkeypatch.setattr(GraphicsContextBase, "get_clip_rectangle", nudged)
+    assert render(curves(), "svg") == here
+    assert here.count(b'<clipPath id="clip') == 2
+    assert set(re.findall(r"url\(#[^)]+\)", here.decode())) == {"url(#clip0)", "url(#clip1)"}
 
 
 def test_drawing_leaves_no_global_state():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -93,14 +94,28 @@ def figure_style() -> Iterator[None]:
 
 
 def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
-    """Return a figure's file content, without dates: the same figure gives the same bytes."""
+    """Return a figure's file content, without dates: the same figure gives the same bytes, on any processor."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {}
     with figure_style():
         figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
     # Finding a place for everything takes longer than drawing it, so a second file keeps the places of the first.
     figure.set_layout_engine("none")
-    return buffer.getvalue()
+    return _numbered_clips(buffer.getvalue()) if kind == "svg" else buffer.getvalue()
+
+
+_CLIP = re.compile(rb'(url\(#|<clipPath id=")(p[0-9a-f]{10})(?=[")])')
+"""Where a drawing uses a clipping rectangle, or defines it."""
+
+
+def _numbered_clips(svg: bytes) -> bytes:
+    """Name the clipping rectangles of a drawing by their order.
+
+    Matplotlib names them by a hash of all digits of their ends, and the last one depends on the processor; what it
+    writes of them, and all else, is rounded to six decimals.
+    """
+    names: dict[bytes, bytes] = {}
+    return _CLIP.sub(lambda found: found[1] + names.setdefault(found[2], b"clip%d" % len(names)), svg)
 
 
 def draw_curves(
