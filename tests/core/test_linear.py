@@ -8,6 +8,7 @@ from support.families import FAMILIES, GUIDED
 from torch.nn import functional
 
 from nfstudy.core import registry
+from nfstudy.core.kernels import linear as kernels
 from nfstudy.core.kernels.linear import Linear, linear, linear_batch_last, product
 from nfstudy.inference.models.dlgm import DLGM
 from nfstudy.inference.models.maxout import Maxout, _Maxout, plain_maxout
@@ -71,6 +72,14 @@ def test_a_linear_layer_takes_leading_axes():
     torch.testing.assert_close(layer(x), functional.linear(x, layer.weight, layer.bias))
 
 
+@pytest.fixture(params=["as this processor has it", "without AVX-512"])
+def bfloat16(request, monkeypatch):
+    """How operands of bfloat16 are multiplied: by oneDNN where it can, and as where it cannot."""
+    if request.param == "without AVX-512":
+        monkeypatch.setattr(kernels, "_multiplies_bfloat16", lambda: False)
+
+
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_rounds_the_operands_and_nothing_else():
     a, b, bias = draw(64, 300), draw(32, 300, seed=1), draw(32, seed=2)
     rounded = (a.bfloat16().double() @ b.bfloat16().double().T).float().bfloat16().float() + bias
@@ -197,6 +206,7 @@ def test_a_batch_last_layer_rounds_the_operands_of_each_of_its_three_products():
     assert not torch.equal(numbers, linear_batch_last(x, weight, bias))
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_maxout_in_bfloat16_rounds_the_operands_of_each_of_its_three_products():
     layer = Maxout(30, 10, 4, torch.bfloat16)
     x = draw(20, 30).requires_grad_()
