@@ -175,7 +175,9 @@ def parse_study(text: str, name: str) -> StudySpec:
             spec.under(budget).check()
         except SpecError as error:
             place = _blamed(document, str(error), budget)
-            document.fail([(place, str(error).removeprefix(f"{'.'.join(map(str, place))}: "))])
+            words = str(error).removeprefix(f"{'.'.join(map(str, place))}: ")
+            under = f" (under budget {budget})" if len(spec.budgets) > 1 and place[:1] != ("budgets",) else ""
+            document.fail([(place, words + under)])
     document.fail([*former_mistakes(spec)])
     return spec
 

@@ -287,6 +287,14 @@ def test_an_axis_that_only_trials_of_a_search_use_is_one():
     assert len({cell.key for cell in plan.cells}) == 2 * 3
 
 
+def test_what_is_wrong_under_one_budget_alone_names_it():
+    text = STUDY.replace("grid:\n", "grid:\n  train.beta1: [0.5, 0.9]\n")
+    plain = "budgets:\n  full: {}\n  plain: {train.optimiser: rmsprop}\n"
+    with pytest.raises(SpecError, match=r"grid\.train\.beta1: got an axis .* \(under budget plain\)"):
+        parse_study(text + plain, "s.yaml")
+    assert len(parse_study(text, "s.yaml").under().cells) > 1
+
+
 def test_data_of_settings_that_are_impossible_together_are_not_loaded():
     text = STUDY.replace("{name: digits}", "{name: mnist}")
     plan = parse_study(text + search("data.name: [mnist, digits], data.train_images: [1000, 20000]"), "s.yaml").under()
