@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from nfstudy.core.errors import SpecError
 from nfstudy.runs.frame import drawn_values, latest_per_identity, study_cells
+from nfstudy.runs.result import RESULTS
 from nfstudy.study.cells import Cell, settings_digest
 from nfstudy.study.plan import StudyPlan
 from nfstudy.study.spec import Range
@@ -29,12 +30,14 @@ ROUNDING = 1e-9
 
 
 class LoggedTrial(NamedTuple):
-    """A trial of a search inside a cell, as its run tells it."""
+    """What a trial of a search inside a cell was run at, as its runs tell it."""
 
     settings: str
-    """The digest of its settings."""
+    """The digest of its settings, of the run that reports show."""
     drawn: Mapping[str, Any]
-    """Dotted path -> value, as far as its settings tell what was drawn."""
+    """Dotted path -> value in that run, as far as its settings tell what was drawn."""
+    results: frozenset[str]
+    """The digests of the settings of all its runs that have a result: two processors may have run it, each its own."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Tried:
     searches: Mapping[str, Mapping[int, LoggedTrial]] = field(default_factory=dict)
     """Cell key -> number of the trial in the search inside that cell -> the trial."""
     cells: Mapping[str, Cell] = field(default_factory=dict)
-    """Key -> cell, of those that the study's sampler has proposed."""
+    """Key -> cell, of those that the study's sampler has proposed, each at the point where its runs were logged."""
 
     def in_search(self, cell: Cell) -> RunAt:
         """Say what the trials of the search inside a cell were run at; their numbers tell them apart."""
@@ -61,7 +64,9 @@ class Tried:
 
         def run_at(number: int, proposed: Mapping[str, Any]) -> Mapping[str, Any]:
             logged = own.get(number)
-            if logged is None or digest(proposed) == logged.settings:
+            if logged is None or all(proposed[path] == value for path, value in logged.drawn.items()):
+                return {}
+            if digest(proposed) in {logged.settings, *logged.results}:
                 return {}
             # A choice that made no difference to the run is not logged, or as another: those stay as proposed.
             drawn = {path: v for path, v in logged.drawn.items() if path in ranges or v in space[path]}
@@ -74,18 +79,20 @@ class Tried:
     def in_grid(self, number: int, proposed: Mapping[str, Any]) -> Mapping[str, Any]:
         """Say what a cell that the study's sampler proposes was run at: at what differs from it by rounding alone."""
         ranges = [path for path, axis in self.plan.study.axes.items() if isinstance(axis, Range)]
+        near = {
+            key: {path: cell.point[path] for path in ranges if _rounded(proposed[path], cell.point[path])}
+            for key, cell in self.cells.items()
+        }
+        if not any(near.values()) or self._key_at(proposed) in self.cells:
+            return {}
+        fitting = (some for key, some in near.items() if some and self._key_at({**proposed, **some}) == key)
+        return next(fitting, {})
+
+    def _key_at(self, point: Mapping[str, Any]) -> str:
         try:
-            cell = self.plan.cell_at(proposed) if ranges and self.cells else None
+            return self.plan.cell_at(point).key
         except SpecError:
-            return {}
-        if cell is None or cell.key in self.cells:
-            return {}
-        ours = cell.flat()
-        for other in self.cells.values():
-            theirs = other.flat()
-            if ours.keys() == theirs.keys() and all(_close(value, theirs[path]) for path, value in ours.items()):
-                return {path: theirs[path] for path in ranges if path in theirs}
-        return {}
+            return ""
 
 
 def tried_before(plan: StudyPlan, frame: pd.DataFrame) -> Tried:
@@ -99,14 +106,19 @@ def tried_before(plan: StudyPlan, frame: pd.DataFrame) -> Tried:
     searches: dict[str, dict[int, LoggedTrial]] = {}
     if plan.search:
         own = frame[(frame["budget"] == plan.budget) & (frame["stage"] == "search")]
-        # Of a trial that was run at several values, the run that reports show.
+        results: dict[tuple[str, int], set[str]] = {}
+        for key, index, settings in own.loc[own["outcome"].isin(RESULTS), ["cell", "index", "settings"]].itertuples(
+            index=False, name=None
+        ):
+            results.setdefault((key, index), set()).add(settings)
         for run in latest_per_identity(own).to_dict("records"):
-            trial = LoggedTrial(run["settings"], drawn_values(plan.search, run))
-            searches.setdefault(run["cell"], {})[run["index"]] = trial
+            key, index = run["cell"], run["index"]
+            drawn = drawn_values(plan.search, run)
+            found = LoggedTrial(run["settings"], drawn, frozenset(results.get((key, index), ())))
+            searches.setdefault(key, {})[index] = found
     return Tried(plan, searches, cells)
 
 
-def _close(a: Any, b: Any) -> bool:
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=ROUNDING)
-    return bool(a == b)
+def _rounded(a: Any, b: Any) -> bool:
+    """Say whether two numbers are one that was worked out on two processors."""
+    return isinstance(a, float) and isinstance(b, float) and a != b and math.isclose(a, b, rel_tol=ROUNDING)

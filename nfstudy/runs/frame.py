@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -321,8 +322,8 @@ def trusted(plan: StudyPlan, frame: pd.DataFrame) -> pd.DataFrame:
     return with_notes(frame[~wrong].reset_index(drop=True), (*notes(frame), *told))
 
 
-def _digest_as_drawn(cell: Cell, row: Mapping[str, Any]) -> str | None:
-    """Return the digest of the settings that a cell gives a run with what its search drew; None if that is not known.
+def _digest_as_drawn(cell: Cell, row: Mapping[str, Any]) -> str:
+    """Return the digest of the settings that a cell gives a run with what its search drew; empty if none are possible.
 
     What the run does not use was not drawn for it, or made no difference.
     """
@@ -331,18 +332,20 @@ def _digest_as_drawn(cell: Cell, row: Mapping[str, Any]) -> str | None:
     try:
         return settings_digest(cell.tried(values) if row["stage"] == "search" else cell.chosen(values))
     except ValidationError:
-        return None
+        return ""
 
 
 def drawn_values(search: Search, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a search drew for a run, by its logged settings: a null is logged as no value."""
     found = {path: row.get(path) for path in search.space}
     may_be_null = {path for path, axis in search.space.items() if not isinstance(axis, Range) and None in axis}
-    return {
-        path: value if pd.notna(value) else None
-        for path, value in found.items()
-        if pd.notna(value) or path in may_be_null
-    }
+    values = {path: None if is_absent(value) else value for path, value in found.items()}
+    return {path: value for path, value in values.items() if value is not None or path in may_be_null}
+
+
+def is_absent(value: Any) -> bool:
+    """Say whether a frame's value is that of a setting that the run does not have; whatever somebody has put there."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 class _Told(NamedTuple):

@@ -220,6 +220,44 @@ def test_a_search_goes_on_on_another_processor_from_what_was_run_on_the_first(na
     assert run_logged(text, tmp_path / "lost.journal", lost) == []
 
 
+IDLE_RANGES = {
+    "a length of no family": "grid:\n  flow.family: [none, planar]\n  flow.length: {low: 1, high: 8}\n"
+    "  train.learning_rate: {low: 1e-5, high: 1e-2, log: true}\nsampler: {name: tpe, trials: 24}\n",
+    "a length of no family, logarithmic": "grid:\n  flow.family: [none, planar]\n"
+    "  flow.length: {low: 1, high: 8, log: true}\n"
+    "  train.learning_rate: {low: 1e-5, high: 1e-2, log: true}\nsampler: {name: tpe, trials: 24}\n",
+    "a decay that a search puts to use": "train: {optimiser: rmsprop}\n"
+    "grid:\n  train.weight_decay: {low: 1e-5, high: 1e-2, log: true}\n  train.batch: {low: 10, high: 20, step: 10}\n"
+    "sampler: {name: random, trials: 8}\n"
+    "search:\n  sampler: {name: random, trials: 3}\n  space: {train.optimiser: [rmsprop, adam]}\n",
+}
+
+
+@pytest.mark.parametrize("name", IDLE_RANGES)
+def test_ranges_that_a_cell_does_not_use_keep_what_was_proposed_for_them(name, monkeypatch, tmp_path):
+    text, runs, whole = BASE + IDLE_RANGES[name], FakeRuns(), FakeRuns()
+    straight = run_logged(text, tmp_path / "a.journal", whole)
+    half = run_logged(text, tmp_path / "b.journal", runs, stop=len(straight) // 2)
+    begun = [trial.datetime_start for trial in all_trials(tmp_path / "b.journal")]
+    assert run_logged(text, tmp_path / "b.journal", runs, stop=0) == []
+    again = [trial.datetime_start for trial in all_trials(tmp_path / "b.journal")]
+    assert again == begun, "a journal in which nothing is to change is kept"
+    assert half + run_logged(text, tmp_path / "b.journal", runs) == straight
+    go_elsewhere(monkeypatch)
+    assert run_logged(text, tmp_path / "c.journal", whole) == []
+
+
+def test_where_two_processors_have_run_the_same_trials_each_keeps_its_own(monkeypatch, tmp_path):
+    """As a search was run before the trials of another processor were known, or were imported."""
+    here, there = FakeRuns(), FakeRuns()
+    run_logged(SEARCHED, tmp_path / "here.journal", here)
+    with monkeypatch.context() as patch:
+        go_elsewhere(patch)
+        run_logged(SEARCHED, tmp_path / "there.journal", there, stop=18)
+    here.records += [{**record, "started": record["started"] + 10**6} for record in there.records]
+    assert run_logged(SEARCHED, tmp_path / "here.journal", here) == []
+
+
 def test_a_search_takes_what_was_run_whatever_it_would_propose_itself(monkeypatch, tmp_path):
     """As another Optuna might, or a Gaussian process, whose optimiser amplifies rounding: trials have numbers."""
     runs = FakeRuns()

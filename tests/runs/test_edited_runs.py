@@ -178,6 +178,16 @@ def test_a_run_of_a_search_that_is_not_of_its_cell_is_left_out(place, column):
     assert len(kept) == 3
 
 
+@pytest.mark.parametrize("value", [[1, 2], [], {"a": 1}, "abc", -1.0, True, None], ids=str)
+@pytest.mark.parametrize("place", range(2))
+def test_a_run_of_a_search_with_a_value_that_is_impossible_is_left_out(place, value):
+    runs = searched_runs()
+    runs.records[place]["train.learning_rate"] = value
+    kept = trusted(SEARCHED, runs.frame())
+    assert runs.records[place]["run_id"] not in kept["run_id"].tolist()
+    assert len(kept) == 3
+
+
 SAMPLED = parse_study(
     "study: s\ntitle: T\ndata: {name: digits}\ntrain: {updates: 10, learning_rate: 1e-3}\n"
     "grid: {flow.family: [planar], flow.length: [0, 2]}\nrepetitions: 3\nexhibits: [summary]\n"

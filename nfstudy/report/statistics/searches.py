@@ -14,7 +14,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from nfstudy.report.statistics.estimates import CellResult, Results
-from nfstudy.runs.frame import drawn_values
+from nfstudy.runs.frame import drawn_values, is_absent
 from nfstudy.runs.metrics import VALID_NLL
 from nfstudy.runs.readable import is_object
 from nfstudy.study.cells import Cell
@@ -119,7 +119,7 @@ def _inside(results: Results, result: CellResult) -> SearchResult:
             run["outcome"],
             run["reason"],
             (run["run_id"],),
-            {path: run[path] for path in own.columns if "." in path and not _absent(run[path])},
+            {path: run[path] for path in own.columns if "." in path and not is_absent(run[path])},
             run[VALID_NLL.name],
         )
         for run in own.sort_values("index").to_dict("records")
@@ -155,10 +155,6 @@ def _of_cell(number: int, result: CellResult, results: Results) -> TriedTrial:
 
 def _free_energy(outcome: str, bound: float) -> float:
     return -bound if outcome != "diverged" and math.isfinite(bound) else math.inf
-
-
-def _absent(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def best_so_far(trials: Sequence[TriedTrial]) -> list[float]:
