@@ -191,9 +191,7 @@ class Proposals:
         self._study.sampler = SAMPLERS[self._sampling.name](seed)
         trials = self._trials()
         if number < len(trials):
-            trial = self._live(trials[number])
-            self.suggest(trial)
-            return trial
+            return self._live(trials[number])
         trial = self._study.ask()
         proposed = self.suggest(trial)  # Now, while the sampler is the one of this number.
         return self._as_run(trial, self._run_at(number, proposed))

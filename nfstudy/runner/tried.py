@@ -106,15 +106,11 @@ def tried_before(plan: StudyPlan, frame: pd.DataFrame) -> Tried:
     searches: dict[str, dict[int, LoggedTrial]] = {}
     if plan.search:
         own = frame[(frame["budget"] == plan.budget) & (frame["stage"] == "search")]
-        results: dict[tuple[str, int], set[str]] = {}
-        for key, index, settings in own.loc[own["outcome"].isin(RESULTS), ["cell", "index", "settings"]].itertuples(
-            index=False, name=None
-        ):
-            results.setdefault((key, index), set()).add(settings)
+        ended = own[own["outcome"].isin(RESULTS)]
+        results = {trial: frozenset(runs["settings"]) for trial, runs in ended.groupby(["cell", "index"])}
         for run in latest_per_identity(own).to_dict("records"):
             key, index = run["cell"], run["index"]
-            drawn = drawn_values(plan.search, run)
-            found = LoggedTrial(run["settings"], drawn, frozenset(results.get((key, index), ())))
+            found = LoggedTrial(run["settings"], drawn_values(plan.search, run), results.get((key, index), frozenset()))
             searches.setdefault(key, {})[index] = found
     return Tried(plan, searches, cells)
 
